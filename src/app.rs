@@ -1,0 +1,227 @@
+//! The only place that chooses implementations and puts them together.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::bus::LocalBus;
+use crate::clock::Clock;
+use crate::config::{AppAuthSettings, Settings};
+use crate::demo::Demo;
+use crate::http::{self, App};
+use crate::hub::Hub;
+use crate::login::{Logins, Policy};
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+use crate::store::{OpenError, SqliteStore, Store};
+use crate::token::{AppAuth, AppAuthError, KeyError, KeyRing, MIN_HMAC_SECRET_BYTES, Minter};
+
+/// Stopping takes no longer than this, whatever anyone else does or leaves undone.
+const STOP_SECONDS: u64 = 8;
+const SWEEP_SECONDS: u32 = 10;
+const TIDY_SECONDS: u32 = 1;
+
+/// Why the server does not start. Every text names the setting.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// No way to verify app tokens.
+    #[error(
+        "app_auth: nothing is set to verify app tokens with; set app_auth.hmac_secret (QRLOGIN_APP_AUTH__HMAC_SECRET) \
+         or app_auth.public_key_file"
+    )]
+    NoAppAuth,
+    /// The configured way to verify app tokens cannot be used.
+    #[error(transparent)]
+    AppAuth(#[from] AppAuthError),
+    /// No key to sign with.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// No database.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// No port.
+    #[error("{key}: cannot listen on {address}: {source}")]
+    Listen {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What [`run`] runs.
+pub struct Parts {
+    /// All settings.
+    pub settings: Settings,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// Where sessions are kept.
+    pub store: Arc<dyn Store>,
+    /// What signs.
+    pub keys: KeyRing,
+    /// What verifies.
+    pub app_auth: AppAuth,
+    /// The demo's pages and users.
+    pub demo: Option<Demo>,
+}
+
+/// The two ports.
+pub struct Listeners {
+    /// For browsers and phones.
+    pub public: TcpListener,
+    /// For the operator's tools.
+    pub ops: TcpListener,
+}
+
+impl Listeners {
+    /// Listens where the settings say.
+    ///
+    /// # Errors
+    /// A port in use, or an address that is not ours.
+    pub async fn bind(settings: &Settings) -> Result<Self, StartError> {
+        Ok(Self { public: bind("listen", settings.listen).await?, ops: bind("ops_listen", settings.ops_listen).await? })
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+impl Parts {
+    /// Opens what the settings name.
+    ///
+    /// # Errors
+    /// What cannot be opened.
+    pub async fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, StartError> {
+        let app_auth = app_auth(&settings.app_auth)?;
+        let keys = KeyRing::open(&settings.token.key_dir)?;
+        let store = Arc::new(SqliteStore::open(&settings.database_url, clock.clone()).await?);
+        Ok(Self { settings, clock, store, keys, app_auth, demo })
+    }
+}
+
+/// What verifies app tokens.
+///
+/// # Errors
+/// Nothing is set, or what is set cannot be used.
+pub fn app_auth(settings: &AppAuthSettings) -> Result<AppAuth, StartError> {
+    let secret = settings.hmac_secret.0.as_bytes();
+    let mut app_auth = if !secret.is_empty() {
+        if secret.len() < MIN_HMAC_SECRET_BYTES {
+            warn!(event = "weak secret", "app_auth.hmac_secret is shorter than {MIN_HMAC_SECRET_BYTES} bytes");
+        }
+        AppAuth::hmac(secret)
+    } else if settings.public_key_file != Path::new("") {
+        AppAuth::public_key_file(&settings.public_key_file)?
+    } else {
+        return Err(StartError::NoAppAuth);
+    };
+    if !settings.issuer.is_empty() {
+        app_auth = app_auth.with_issuer(&settings.issuer);
+    }
+    if !settings.audience.is_empty() {
+        app_auth = app_auth.with_audience(&settings.audience);
+    }
+    Ok(app_auth.with_user_claim(&settings.user_claim))
+}
+
+/// Serves until it is asked to stop, and stops in order: first nobody new is sent here, then those who wait are sent
+/// away, then what is in flight is answered.
+pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) {
+    let Parts { settings, clock, store, keys, app_auth, demo } = parts;
+    let metrics = Arc::new(Metrics::new());
+    let hub = Hub::new(clock.clone(), store.clone(), metrics.clone(), settings.session.heartbeat_seconds);
+    let or_public = |value: &str| if value.is_empty() { settings.public_base() } else { value }.to_owned();
+    let minter = Minter::new(
+        keys,
+        or_public(&settings.token.issuer),
+        or_public(&settings.token.audience),
+        settings.token.ttl_seconds,
+        settings.token.claims.clone(),
+    );
+    let (changes, sockets) = (TaskTracker::new(), TaskTracker::new());
+    let logins = Arc::new(Logins {
+        store: store.clone(),
+        bus: LocalBus::new(hub.clone()),
+        clock: clock.clone(),
+        minter,
+        policy: Policy { ttl_seconds: settings.session.ttl_seconds, claim_seconds: settings.session.claim_seconds },
+        metrics,
+        changes: changes.clone(),
+    });
+    let app = App::new(&settings, logins.clone(), hub.clone(), app_auth, shutdown.clone(), sockets.clone(), demo);
+
+    let background = [
+        tokio::spawn(hub.clone().run()),
+        tokio::spawn(sweep(logins, clock.clone())),
+        tokio::spawn(tidy(store.clone(), clock.clone())),
+    ];
+    if let (Ok(public), Ok(ops)) = (listeners.public.local_addr(), listeners.ops.local_addr()) {
+        info!(event = "listening", %public, %ops, public_url = settings.public_base());
+    }
+    let header_seconds = settings.limits.header_seconds;
+    // The operator's port stays until the end: it is how one sees that the server is stopping.
+    let ops_shutdown = Shutdown::new();
+    let ops =
+        http::serve(listeners.ops, http::ops_routes(app.clone()), header_seconds, clock.clone(), ops_shutdown.clone());
+    let ops = tokio::spawn(ops);
+    let public = http::serve(listeners.public, http::routes(app), header_seconds, clock.clone(), shutdown.clone());
+    let public = tokio::spawn(public);
+
+    shutdown.asked().await;
+    info!(event = "stopping", drain_seconds = settings.shutdown.drain_seconds);
+    clock.sleep_seconds(settings.shutdown.drain_seconds).await;
+    hub.close();
+    shutdown.close();
+    let in_order = async {
+        drop(public.await);
+        sockets.close();
+        sockets.wait().await;
+        changes.close();
+        changes.wait().await;
+        ops_shutdown.close();
+        drop(ops.await);
+    };
+    if within_seconds(STOP_SECONDS, in_order).await.is_none() {
+        warn!(event = "stopped in a hurry", "not everyone let go in {STOP_SECONDS} s");
+    }
+    for task in background {
+        task.abort();
+    }
+    if within_seconds(1, store.close()).await.is_none() {
+        warn!(event = "store not closed");
+    }
+    info!(event = "stopped");
+}
+
+/// The promise to exit in time is kept on the machine's own clock.
+#[expect(clippy::disallowed_methods, reason = "nothing a test would want to move")]
+async fn within_seconds<F: Future>(seconds: u64, future: F) -> Option<F::Output> {
+    tokio::time::timeout(Duration::from_secs(seconds), future).await.ok()
+}
+
+async fn sweep(logins: Arc<Logins>, clock: Clock) {
+    loop {
+        clock.sleep_seconds(SWEEP_SECONDS).await;
+        if let Err(error) = logins.sweep().await {
+            warn!(event = "sweep failed", %error);
+        }
+    }
+}
+
+async fn tidy(store: Arc<dyn Store>, clock: Clock) {
+    loop {
+        clock.sleep_seconds(TIDY_SECONDS).await;
+        if let Err(error) = store.tidy().await {
+            warn!(event = "checkpoint failed", %error);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The command line: what each command does with the settings.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::{Map, Value};
+
+use crate::app::{self, Listeners, Parts};
+use crate::clock::Clock;
+use crate::config::{ConfigError, DEFAULT_FILE, Layers, Settings};
+use crate::demo::{Demo, USERS};
+use crate::shutdown::{self, Shutdown};
+use crate::store::SqliteStore;
+use crate::telemetry;
+use crate::token::{KeyRing, sign_app_token};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Log in on a web page by scanning a QR code with a phone on which you are already logged in.
+#[derive(Debug, Parser)]
+#[command(name = "qrlogin", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve browsers and phones
+    Serve(ConfigFlags),
+    /// Try it out: serve with a phone page and users of its own, on loopback, leaving nothing behind
+    Demo {
+        /// Listen on all addresses, so that a real phone in the same network can scan
+        #[arg(long)]
+        lan: bool,
+        #[command(flatten)]
+        config: ConfigFlags,
+    },
+    /// Say whether the settings can be used, without serving
+    CheckConfig(ConfigFlags),
+    /// Print the settings as they are after flags, environment and file, secrets hidden
+    PrintConfig(ConfigFlags),
+    /// Print an app token for trying out, signed with app_auth.hmac_secret
+    GenToken {
+        /// The user's id
+        #[arg(long, value_name = "NAME")]
+        user: String,
+        /// The user's display name
+        #[arg(long)]
+        name: Option<String>,
+        /// The URL of the user's picture
+        #[arg(long, value_name = "URL")]
+        picture: Option<String>,
+        /// How long the token is good, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+        ttl_seconds: u32,
+        #[command(flatten)]
+        config: ConfigFlags,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFlags {
+    /// Read settings from this file [default: qrlogin.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where browsers and phones connect
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where /livez, /readyz and /metrics are
+    #[arg(long, value_name = "ADDRESS")]
+    ops_listen: Option<String>,
+    /// The base of the URL in the QR code
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// Where sessions are kept
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Any setting, such as session.ttl_seconds=120; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigFlags {
+    /// The settings that flags, environment and file make, over these defaults. The file that nobody named is read
+    /// only `with_default_file`.
+    fn settings(&self, defaults: &Settings, with_default_file: bool) -> Result<Settings, Failure> {
+        let mut layers = Layers::over(defaults);
+        match &self.config {
+            Some(file) => layers.file(file)?,
+            None if with_default_file && Path::new(DEFAULT_FILE).exists() => layers.file(Path::new(DEFAULT_FILE))?,
+            None => {}
+        }
+        // A variable that is not text cannot be one of ours with a usable value; its name is all that is looked at.
+        layers.environment(
+            std::env::vars_os()
+                .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())),
+        )?;
+        let named = [
+            ("listen", "--listen", &self.listen),
+            ("ops_listen", "--ops-listen", &self.ops_listen),
+            ("public_url", "--public-url", &self.public_url),
+            ("database_url", "--database-url", &self.database_url),
+        ];
+        for (key, flag, value) in named {
+            if let Some(value) = value {
+                layers.text(key, value, flag)?;
+            }
+        }
+        for setting in &self.set {
+            let (key, value) =
+                setting.split_once('=').ok_or_else(|| format!("--set {setting}: write it as KEY=VALUE"))?;
+            layers.text(key.trim(), value, "--set")?;
+        }
+        Ok(layers.finish()?)
+    }
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(flags) => serve(&flags),
+        Command::Demo { lan, config } => demo(lan, &config),
+        Command::CheckConfig(flags) => check_config(&flags),
+        Command::PrintConfig(flags) => print_config(&flags),
+        Command::GenToken { user, name, picture, ttl_seconds, config } => {
+            gen_token(&config, &user, name, picture, ttl_seconds)
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("qrlogin: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(flags: &ConfigFlags) -> Result<(), Failure> {
+    let settings = flags.settings(&Settings::default(), true)?;
+    telemetry::start(&settings.log.level, settings.log.format);
+    runtime()?.block_on(async {
+        let listeners = Listeners::bind(&settings).await?;
+        let parts = Parts::open(settings, Clock::system(), None).await?;
+        run_until_signalled(parts, listeners).await
+    })
+}
+
+fn demo(lan: bool, flags: &ConfigFlags) -> Result<(), Failure> {
+    let mut defaults = Settings::default();
+    if lan {
+        defaults.listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+    }
+    let settings = flags.settings(&defaults, false)?;
+    if !lan && !settings.listen.ip().is_loopback() {
+        let reason = "the demo listens on loopback only; to let a real phone in, add --lan".to_owned();
+        return Err(ConfigError::Invalid { key: "listen", reason }.into());
+    }
+    telemetry::start(&settings.log.level, settings.log.format);
+    let dir = tempfile::Builder::new().prefix("qrlogin-demo-").tempdir()?;
+    runtime()?.block_on(async {
+        let listeners = Listeners::bind(&settings).await?;
+        let (demo, settings) = Demo::new(settings, listeners.public.local_addr()?, dir.path(), true);
+        println!("Open {} in a browser, and scan the code it shows.", settings.public_base());
+        if lan {
+            let names: Vec<_> = USERS.iter().map(|user| user.name).collect();
+            println!("Warning: everyone in this network can open it, and log in as {}.", names.join(" or "));
+        }
+        let parts = Parts::open(settings, Clock::system(), Some(demo)).await?;
+        run_until_signalled(parts, listeners).await
+    })
+}
+
+async fn run_until_signalled(parts: Parts, listeners: Listeners) -> Result<(), Failure> {
+    let shutdown = Shutdown::new();
+    let running = app::run(parts, listeners, shutdown.clone());
+    let signalled = async {
+        let signalled = shutdown::signal().await;
+        shutdown.stop();
+        signalled
+    };
+    let ((), signalled) = tokio::join!(running, signalled);
+    Ok(signalled?)
+}
+
+/// Everything that `serve` would open is opened, and closed again; the ports are left alone.
+fn check_config(flags: &ConfigFlags) -> Result<(), Failure> {
+    let settings = flags.settings(&Settings::default(), true)?;
+    app::app_auth(&settings.app_auth)?;
+    if settings.token.key_dir.exists() {
+        KeyRing::open(&settings.token.key_dir)?;
+    }
+    SqliteStore::check_url(&settings.database_url)?;
+    println!("The settings can be used.");
+    Ok(())
+}
+
+fn print_config(flags: &ConfigFlags) -> Result<(), Failure> {
+    print!("{}", flags.settings(&Settings::default(), true)?.to_toml()?);
+    Ok(())
+}
+
+fn gen_token(
+    flags: &ConfigFlags,
+    user: &str,
+    name: Option<String>,
+    picture: Option<String>,
+    ttl_seconds: u32,
+) -> Result<(), Failure> {
+    let settings = flags.settings(&Settings::default(), true)?.app_auth;
+    if settings.hmac_secret.0.is_empty() {
+        let reason = "must be set (QRLOGIN_APP_AUTH__HMAC_SECRET): it signs the token".to_owned();
+        return Err(ConfigError::Invalid { key: "app_auth.hmac_secret", reason }.into());
+    }
+    let now = Clock::system().now().as_seconds();
+    let texts = [
+        (settings.user_claim.as_str(), Some(user.to_owned())),
+        ("name", name),
+        ("picture", picture),
+        ("iss", Some(settings.issuer).filter(|issuer| !issuer.is_empty())),
+        ("aud", Some(settings.audience).filter(|audience| !audience.is_empty())),
+    ];
+    let mut claims: Map<String, Value> =
+        texts.into_iter().filter_map(|(claim, text)| Some((claim.to_owned(), text?.into()))).collect();
+    claims.insert("iat".to_owned(), now.into());
+    claims.insert("exp".to_owned(), (now + i64::from(ttl_seconds)).into());
+    let token = sign_app_token(settings.hmac_secret.0.as_bytes(), &claims).ok_or("the token could not be signed")?;
+    println!("{token}");
+    Ok(())
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}

@@ -1,0 +1,106 @@
+//! Request bodies: read whole before anything else is looked at, within bounds. So a request that is refused, for
+//! whatever reason, has been read, and its sender reads the answer instead of a reset connection.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::{HeaderMap, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use http_body_util::BodyExt as _;
+use serde::de::DeserializeOwned;
+
+use super::App;
+use super::problem::ApiError;
+
+/// How much of a body that is too long is read and thrown away.
+const DRAIN_BYTES: usize = 4 * 1024 * 1024;
+
+/// Reads the body, or refuses it.
+pub(super) async fn read(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let limit = app.limits.body_bytes;
+    if is_announced(&parts.headers, limit) {
+        return Err(ApiError::PayloadTooLarge(limit));
+    }
+    let reading = app.logins.clock.timeout(app.limits.header_seconds, collect(body, limit));
+    let bytes = reading.await.ok_or(ApiError::RequestTimeout)??;
+    Ok(next.run(Request::from_parts(parts, Body::from(bytes))).await)
+}
+
+/// A client that asks before it sends (RFC 9110 §10.1.1) is told at once.
+fn is_announced(headers: &HeaderMap, limit: usize) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    headers.contains_key(EXPECT) && length.is_some_and(|length| length > limit)
+}
+
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let mut bytes = Vec::new();
+    let mut seen = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::InvalidRequest("the body broke off".to_owned()))?;
+        if let Some(data) = frame.data_ref() {
+            seen += data.len();
+            if seen <= limit {
+                bytes.extend_from_slice(data);
+            } else if seen > DRAIN_BYTES {
+                break;
+            }
+        }
+    }
+    if seen <= limit { Ok(bytes.into()) } else { Err(ApiError::PayloadTooLarge(limit)) }
+}
+
+/// A JSON body of type `T`.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let is_json = is_json(request.headers());
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|_| ApiError::InvalidRequest("the body cannot be read".to_owned()))?;
+        if !is_json {
+            return Err(ApiError::UnsupportedMediaType);
+        }
+        parse(&bytes).map(Self)
+    }
+}
+
+/// As [`Json`], but a request with no body at all is the default (`curl -X POST` just works).
+pub(super) struct OptionalJson<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let says_nothing = request.method() == Method::POST
+            && !request.headers().contains_key(CONTENT_TYPE)
+            && http_body::Body::is_end_stream(request.body());
+        if says_nothing {
+            return Ok(Self(T::default()));
+        }
+        Json::from_request(request, state).await.map(|Json(value)| Self(value))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+/// The error never quotes the body, which may hold a secret.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let what = match error.classify() {
+            serde_json::error::Category::Data => "the body does not have the fields this call takes, each of its type",
+            _ => "the body is not JSON",
+        };
+        ApiError::InvalidRequest(format!("{what} (line {}, column {})", error.line(), error.column()))
+    })
+}

@@ -1,0 +1,75 @@
+//! The demo's pages.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::{
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+
+use super::body::Json;
+use super::problem::ApiError;
+use super::{Answer, App};
+use crate::demo::{DemoUser, USERS};
+
+/// Nothing inline, nothing from elsewhere, and in nobody's frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+                      connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/", get(async || page("text/html", include_str!("../../web/index.html"))))
+        .route("/q/{code}", get(async || page("text/html", include_str!("../../web/phone.html"))))
+        .route("/demo/{file}", get(file))
+        .route("/demo/users", get(async || Answer(StatusCode::OK, USERS)))
+        .route("/demo/token", post(token))
+}
+
+async fn file(Path(file): Path<String>) -> Result<impl IntoResponse, ApiError> {
+    match file.as_str() {
+        "demo.css" => Ok(page("text/css", include_str!("../../web/demo.css"))),
+        "index.js" => Ok(page("text/javascript", include_str!("../../web/index.js"))),
+        "phone.js" => Ok(page("text/javascript", include_str!("../../web/phone.js"))),
+        "api.js" => Ok(page("text/javascript", include_str!("../../web/api.js"))),
+        "icon.svg" => Ok(page("image/svg+xml", include_str!("../../web/icon.svg"))),
+        _ => Err(ApiError::NotFound),
+    }
+}
+
+fn page(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    let headers = [
+        (CONTENT_TYPE, format!("{kind}; charset=utf-8")),
+        (CONTENT_SECURITY_POLICY, POLICY.to_owned()),
+        (X_FRAME_OPTIONS, "DENY".to_owned()),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        (REFERRER_POLICY, "no-referrer".to_owned()),
+    ];
+    (headers, text)
+}
+
+#[derive(Deserialize)]
+struct TokenRequest {
+    user: String,
+}
+
+#[derive(Serialize)]
+struct TokenResponse {
+    app_token: String,
+    user: DemoUser,
+}
+
+/// `POST /demo/token`: what a site's own login would do for its app.
+async fn token(
+    State(app): State<Arc<App>>,
+    Json(request): Json<TokenRequest>,
+) -> Result<Answer<TokenResponse>, ApiError> {
+    let user = USERS.into_iter().find(|user| user.id == request.user).ok_or(ApiError::NotFound)?;
+    let demo = app.demo.as_ref().ok_or(ApiError::NotFound)?;
+    let app_token = demo.app_token(&user, app.logins.clock.now()).ok_or(ApiError::NotFound)?;
+    Ok(Answer(StatusCode::OK, TokenResponse { app_token, user }))
+}

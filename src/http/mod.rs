@@ -1,0 +1,135 @@
+//! The HTTP API: its whole route table, and what every request passes through.
+
+mod body;
+mod browser;
+mod client;
+mod demo;
+mod observe;
+mod ops;
+mod origin;
+mod phone;
+mod problem;
+mod server;
+mod socket;
+mod upgrade;
+mod view;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{LimitSettings, Settings};
+use crate::demo::Demo;
+use crate::hub::Hub;
+use crate::login::Logins;
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+use crate::token::AppAuth;
+use origin::OriginPolicy;
+use problem::ApiError;
+
+pub use ops::routes as ops_routes;
+pub use server::serve;
+
+/// What the handlers share.
+pub struct App {
+    logins: Arc<Logins>,
+    hub: Arc<Hub>,
+    app_auth: AppAuth,
+    metrics: Arc<Metrics>,
+    shutdown: Shutdown,
+    /// The tasks of the waiting sockets.
+    sockets: TaskTracker,
+    origins: OriginPolicy,
+    public_base: String,
+    limits: LimitSettings,
+    demo: Option<Demo>,
+}
+
+impl App {
+    /// An application of these parts.
+    #[must_use]
+    pub fn new(
+        settings: &Settings,
+        logins: Arc<Logins>,
+        hub: Arc<Hub>,
+        app_auth: AppAuth,
+        shutdown: Shutdown,
+        sockets: TaskTracker,
+        demo: Option<Demo>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            metrics: logins.metrics.clone(),
+            logins,
+            hub,
+            app_auth,
+            shutdown,
+            sockets,
+            origins: OriginPolicy::of(settings),
+            public_base: settings.public_base().to_owned(),
+            limits: settings.limits.clone(),
+            demo,
+        })
+    }
+}
+
+/// Every route that browsers and phones use.
+pub fn routes(app: Arc<App>) -> Router {
+    let browser = Router::new()
+        .route("/v1/qr-login/generate", post(browser::generate))
+        .route("/v1/qr-login/status", get(browser::status))
+        .route("/v1/qr-login/status/{session_id}", get(browser::status))
+        .route("/v1/qr-login/ack", post(browser::ack))
+        .route("/v1/qr-login/cancel", post(browser::cancel))
+        .route("/v1/ws/qr/{session_id}", get(socket::open))
+        .route_layer(from_fn_with_state(app.clone(), origin::check));
+    let phone = Router::new()
+        .route("/v1/qr-login/scan", post(phone::scan))
+        .route("/v1/qr-login/confirm", post(phone::confirm))
+        .route("/v1/qr-login/reject", post(phone::reject));
+    let anyone = Router::new().route("/.well-known/jwks.json", get(jwks));
+
+    let mut routes = browser.merge(phone).merge(anyone);
+    if app.demo.is_some() {
+        routes = routes.merge(demo::routes());
+    }
+    routes
+        .fallback(async || ApiError::NotFound)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(from_fn_with_state(app.clone(), body::read))
+        .layer(origin::cors(&app))
+        .layer(map_response(no_store))
+        .layer(from_fn_with_state(app.clone(), observe::observe))
+        .with_state(app)
+}
+
+/// A JSON answer.
+pub(crate) struct Answer<T>(pub(crate) StatusCode, pub(crate) T);
+
+impl<T: Serialize> IntoResponse for Answer<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.1) {
+            Ok(body) => (self.0, [(CONTENT_TYPE, "application/json")], body).into_response(),
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    }
+}
+
+/// `GET /.well-known/jwks.json`
+async fn jwks(State(app): State<Arc<App>>) -> impl IntoResponse {
+    Answer(StatusCode::OK, app.logins.minter.jwks())
+}
+
+/// Answers carry secrets or what is true for a moment: nobody keeps them, unless the route says so.
+async fn no_store(mut response: Response) -> Response {
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,75 @@
+//! The phone's calls. Each proves itself with the site's own app token.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, State};
+use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+
+use super::body::Json;
+use super::problem::ApiError;
+use super::{Answer, App};
+use crate::login::{LoginError, Verdict};
+use crate::protocol::{ClientView, CodeRequest, ScanResponse, StatusResponse};
+use crate::session::Code;
+use crate::token::{AppUser, InvalidToken};
+
+/// The user whose app token came with the request.
+pub(super) struct Phone(AppUser);
+
+impl FromRequestParts<Arc<App>> for Phone {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let (scheme, token) = header.and_then(|header| header.split_once(' ')).ok_or(InvalidToken::Missing)?;
+        if !scheme.eq_ignore_ascii_case("Bearer") {
+            return Err(InvalidToken::Missing.into());
+        }
+        Ok(Self(app.app_auth.verify(token.trim(), app.logins.clock.now())?))
+    }
+}
+
+/// `POST /v1/qr-login/scan`
+pub(super) async fn scan(
+    State(app): State<Arc<App>>,
+    Phone(by): Phone,
+    Json(request): Json<CodeRequest>,
+) -> Result<Answer<ScanResponse>, ApiError> {
+    let scan = app.logins.scan(&code(&request)?, by.user).await?;
+    let client = scan.client;
+    let view = ClientView {
+        ip: client.ip,
+        browser: client.browser,
+        os: client.os,
+        origin: client.origin,
+        client_info: client.client_info,
+    };
+    Ok(Answer(StatusCode::OK, ScanResponse { status: "scanned", client: view, expires_in: scan.expires_in_seconds }))
+}
+
+/// `POST /v1/qr-login/confirm`
+pub(super) async fn confirm(
+    State(app): State<Arc<App>>,
+    Phone(by): Phone,
+    Json(request): Json<CodeRequest>,
+) -> Result<Answer<StatusResponse>, ApiError> {
+    app.logins.decide(&code(&request)?, by, Verdict::Confirm).await?;
+    Ok(Answer(StatusCode::OK, StatusResponse { status: "confirmed" }))
+}
+
+/// `POST /v1/qr-login/reject`
+pub(super) async fn reject(
+    State(app): State<Arc<App>>,
+    Phone(by): Phone,
+    Json(request): Json<CodeRequest>,
+) -> Result<Answer<StatusResponse>, ApiError> {
+    app.logins.decide(&code(&request)?, by, Verdict::Reject).await?;
+    Ok(Answer(StatusCode::OK, StatusResponse { status: "rejected" }))
+}
+
+/// What has not the form of a code is answered as a code that never was.
+fn code(request: &CodeRequest) -> Result<Code, ApiError> {
+    Code::parse(&request.code).ok_or(ApiError::Login(LoginError::NotFound))
+}

@@ -1,0 +1,121 @@
+//! Every refusal of the HTTP API, and how it looks from outside (RFC 9457).
+
+use axum::http::StatusCode;
+use axum::http::header::{
+    CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
+use axum::response::{IntoResponse, Response};
+use thiserror::Error;
+use tracing::error;
+
+use crate::login::LoginError;
+use crate::protocol::Problem;
+use crate::session::Refusal;
+use crate::token::InvalidToken;
+
+/// When to come back to a store that does not answer.
+const RETRY_AFTER_SECONDS: &str = "2";
+
+/// Why a request was refused.
+#[derive(Debug, Error)]
+pub(super) enum ApiError {
+    #[error("{0}")]
+    InvalidRequest(String),
+    #[error(transparent)]
+    InvalidToken(#[from] InvalidToken),
+    #[error("the origin {0} may not use this server; to allow it, add it to the setting allowed_origins")]
+    ForbiddenOrigin(String),
+    #[error("a request without an Origin header may not use this server (setting allow_missing_origin)")]
+    MissingOrigin,
+    #[error("there is nothing here")]
+    NotFound,
+    #[error("this method is not known here")]
+    MethodNotAllowed,
+    #[error("the request did not arrive in time")]
+    RequestTimeout,
+    #[error("the body is longer than {0} bytes")]
+    PayloadTooLarge(usize),
+    #[error("the body must be JSON, sent with Content-Type: application/json")]
+    UnsupportedMediaType,
+    #[error("this is a WebSocket: send an upgrade request of version 13 (RFC 6455)")]
+    UpgradeRequired,
+    #[error("the server is stopping; come back")]
+    Stopping,
+    #[error(transparent)]
+    Login(#[from] LoginError),
+}
+
+impl ApiError {
+    /// Status, stable code, and what to say.
+    fn parts(&self) -> (StatusCode, &'static str, String) {
+        let (status, code) = match self {
+            Self::InvalidRequest(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::InvalidToken(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Self::ForbiddenOrigin(_) | Self::MissingOrigin => (StatusCode::FORBIDDEN, "forbidden_origin"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
+            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::Login(error) => return login_parts(error),
+        };
+        (status, code, self.to_string())
+    }
+}
+
+/// What went wrong inside stays in the log.
+fn login_parts(error: &LoginError) -> (StatusCode, &'static str, String) {
+    let (status, code, detail) = match error {
+        LoginError::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is no such session or code"),
+        LoginError::Refused(refusal) => match refusal {
+            Refusal::Expired => (StatusCode::GONE, "expired", "the session has expired"),
+            Refusal::Cancelled => (StatusCode::GONE, "cancelled", "the browser has cancelled the session"),
+            Refusal::WrongUser => (StatusCode::FORBIDDEN, "wrong_user", "another user scanned this code"),
+            Refusal::AlreadyScanned => {
+                (StatusCode::CONFLICT, "already_scanned", "another user scanned this code first")
+            }
+            Refusal::AlreadyDecided => (StatusCode::CONFLICT, "already_decided", "the session has been decided"),
+            Refusal::NotDecided => (StatusCode::CONFLICT, "not_decided", "the session has not been decided"),
+        },
+        LoginError::Store(_) | LoginError::Contended => {
+            error!(event = "store unavailable", %error);
+            (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the store does not answer; try again")
+        }
+        LoginError::Mint(_) => {
+            error!(event = "token not minted", %error);
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal", "the token could not be made; the server's log says why")
+        }
+    };
+    (status, code, detail.to_owned())
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code, detail) = self.parts();
+        let title = status.canonical_reason().unwrap_or("Error");
+        let problem = Problem { kind: "about:blank", title, status: status.as_u16(), code, detail };
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (status, [(CONTENT_TYPE, "application/problem+json")], body).into_response();
+        let mut set = |name: HeaderName, value| response.headers_mut().insert(name, HeaderValue::from_static(value));
+        match status {
+            StatusCode::UNAUTHORIZED => drop(set(
+                WWW_AUTHENTICATE,
+                // RFC 6750 §3.1: no error code where no token was sent.
+                if matches!(self, Self::InvalidToken(InvalidToken::Missing)) {
+                    "Bearer"
+                } else {
+                    r#"Bearer error="invalid_token""#
+                },
+            )),
+            StatusCode::SERVICE_UNAVAILABLE => drop(set(RETRY_AFTER, RETRY_AFTER_SECONDS)),
+            StatusCode::UPGRADE_REQUIRED => {
+                set(UPGRADE, "websocket");
+                set(SEC_WEBSOCKET_VERSION, "13");
+            }
+            _ => {}
+        }
+        response
+    }
+}

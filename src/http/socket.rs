@@ -1,0 +1,320 @@
+//! `GET /v1/ws/qr/{session_id}`: the browser waits.
+//!
+//! One task a socket drives it from the first frame to the last. However it ends, the task ends, and with it goes its
+//! [`Registration`].
+
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use futures_util::{SinkExt as _, StreamExt as _};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt as _;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tracing::{debug, info, warn};
+
+use super::problem::ApiError;
+use super::upgrade::Handshake;
+use super::{App, view};
+use crate::hub::{Event, Inbox, Registration};
+use crate::login::{LoginError, Logins, Told};
+use crate::metrics::CloseReason;
+use crate::protocol::{ACK_MESSAGE, Frame, close_code};
+use crate::session::{Session, SessionId, SessionKey};
+
+/// What a browser may say at once.
+const MAX_MESSAGE_BYTES: usize = 1024;
+/// Our frames are smaller than this; what the kernel does not take of them is what we hold.
+const WRITE_BUFFER_BYTES: usize = 4 * 1024;
+const READ_BUFFER_BYTES: usize = 1024;
+/// A browser that does not take a frame in this time is disconnected.
+const WRITE_SECONDS: u32 = 5;
+/// How long a receipt is waited for.
+const RECEIPT_SECONDS: u32 = 5;
+/// How long the browser's side of a closing handshake is waited for where nothing hangs on it.
+const CLOSE_SECONDS: u32 = 1;
+/// What is read and thrown away of a browser that broke the protocol, so that it reads the Close.
+const LINGER_BYTES: u64 = 4 * 1024 * 1024;
+/// Heartbeats in a row that may go unanswered.
+const MAX_UNANSWERED: u8 = 2;
+
+/// Answers the handshake, and lets the browser wait.
+pub(super) async fn open(
+    State(app): State<Arc<App>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let handshake = Handshake::of(&mut request.into_parts().0)?;
+    let id = path.ok().and_then(|Path(id)| SessionId::parse(&id)).ok_or(ApiError::Login(LoginError::NotFound))?;
+    // Register first, read second: a change in between is in the inbox.
+    let (registration, inbox) = app.hub.register(id.key()).map_err(|_| ApiError::Stopping)?;
+    let (session, _) = app.logins.current(id.key()).await?;
+    let response = handshake.response()?;
+
+    let logins = app.logins.clone();
+    app.sockets.spawn(async move {
+        // A browser that hung up before the answer reached it never waited.
+        let Ok(upgraded) = handshake.upgrade.await else { return };
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_write_buffer_size(WRITE_BUFFER_BYTES)
+            .max_message_size(Some(MAX_MESSAGE_BYTES))
+            .max_frame_size(Some(MAX_MESSAGE_BYTES));
+        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+        let acknowledges = handshake.acknowledges;
+        let waiter = Waiter { socket, logins, key: id.key(), acknowledges, told_version: 0, unanswered: 0 };
+        waiter.run(registration, inbox, Arc::new(session)).await;
+    });
+    Ok(response)
+}
+
+/// A browser that waits.
+struct Waiter {
+    socket: WebSocketStream<TokioIo<Upgraded>>,
+    logins: Arc<Logins>,
+    key: SessionKey,
+    acknowledges: bool,
+    told_version: u32,
+    unanswered: u8,
+}
+
+/// Goes on, or has ended for this reason.
+type Flow = ControlFlow<CloseReason>;
+
+impl Waiter {
+    async fn run(mut self, mut registration: Registration, mut inbox: Inbox, session: Arc<Session>) {
+        registration.activate(session.expires_at);
+        let mut flow = self.tell(&session).await;
+        while flow.is_continue() {
+            flow = tokio::select! {
+                biased;
+                event = inbox.recv() => match event {
+                    Some(event) => self.hear(event).await,
+                    None => Break(CloseReason::Shutdown),
+                },
+                message = self.socket.next() => self.read(message).await,
+            };
+        }
+        if let Break(reason) = flow {
+            registration.set_reason(reason);
+        }
+        // Explicitly, and in this order: the socket is closed before the entry is gone.
+        drop(self);
+        drop(registration);
+    }
+
+    async fn hear(&mut self, event: Event) -> Flow {
+        match event {
+            Event::Changed(session, since) => {
+                if session.version <= self.told_version {
+                    return Continue(());
+                }
+                let flow = self.tell(&session).await;
+                self.logins.metrics.pushed(since);
+                flow
+            }
+            Event::Expired => {
+                info!(event = "expired", session = %self.key, active = self.logins.metrics.active_connections());
+                self.finish(Told::Expired, CloseReason::Expired).await
+            }
+            Event::Heartbeat if self.unanswered >= MAX_UNANSWERED => {
+                let active = self.logins.metrics.active_connections();
+                info!(event = "heartbeat failed", session = %self.key, active);
+                self.close(close_code::HEARTBEAT, "no answer to two heartbeats", CloseReason::Heartbeat).await
+            }
+            Event::Heartbeat => {
+                self.unanswered += 1;
+                self.send(Message::Ping(Vec::new().into())).await
+            }
+            Event::Replaced => {
+                self.close(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced).await
+            }
+            Event::Restarting { retry_after_millis } => {
+                let reason = format!("retry_after_ms={retry_after_millis}");
+                self.close(close_code::RESTARTING, &reason, CloseReason::Shutdown).await
+            }
+            Event::Unavailable => self.unavailable().await,
+        }
+    }
+
+    async fn read(&mut self, message: Option<Result<Message, Error>>) -> Flow {
+        self.unanswered = 0;
+        match message {
+            Some(Ok(Message::Close(_))) => {
+                info!(event = "client closed", session = %self.key, active = self.logins.metrics.active_connections());
+                // Reading on sends the Close back.
+                self.read_close(CLOSE_SECONDS).await;
+                Break(CloseReason::Client)
+            }
+            Some(Ok(_)) => Continue(()),
+            Some(Err(error)) => self.fail(&error).await,
+            None => Break(CloseReason::Network),
+        }
+    }
+
+    /// Tells the browser how its session stands; the end, if that is decided.
+    async fn tell(&mut self, session: &Session) -> Flow {
+        self.told_version = session.version;
+        let told = match self.logins.tell(session, self.logins.clock.now()) {
+            Ok(told) => told,
+            Err(error) => {
+                warn!(event = "token not minted", session = %self.key, %error);
+                return self.unavailable().await;
+            }
+        };
+        match told {
+            Told::Pending { .. } | Told::Scanned { .. } => self.push(told).await,
+            Told::Confirmed { .. } => self.deliver(told).await,
+            Told::Claimed | Told::Rejected => self.finish(told, CloseReason::Decided).await,
+            Told::Cancelled => self.finish(told, CloseReason::Cancelled).await,
+            Told::Expired => {
+                info!(event = "expired", session = %self.key, active = self.logins.metrics.active_connections());
+                self.finish(told, CloseReason::Expired).await
+            }
+        }
+    }
+
+    /// Hands over the token, and waits for the receipt: the browser's Close 1000 after ours, or its `ack`.
+    async fn deliver(&mut self, told: Told) -> Flow {
+        if self.acknowledges {
+            self.push(told).await?;
+            if self.read_ack().await {
+                self.claim().await;
+            }
+            return self.close(close_code::DONE, "", CloseReason::Decided).await;
+        }
+        self.push_and_close(told).await?;
+        if self.read_close(RECEIPT_SECONDS).await == Some(close_code::DONE) {
+            self.claim().await;
+        }
+        Break(CloseReason::Decided)
+    }
+
+    async fn claim(&mut self) {
+        match self.logins.claim(self.key).await {
+            Ok(()) => {}
+            // Without the receipt the token is good for another delivery, to this same browser only.
+            Err(error) => warn!(event = "receipt lost", session = %self.key, %error),
+        }
+    }
+
+    async fn finish(&mut self, told: Told, reason: CloseReason) -> Flow {
+        self.push_and_close(told).await?;
+        self.read_close(CLOSE_SECONDS).await;
+        Break(reason)
+    }
+
+    async fn unavailable(&mut self) -> Flow {
+        self.close(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable).await
+    }
+
+    /// Closes from our side and waits for the browser to agree.
+    async fn close(&mut self, code: u16, reason: &str, closed: CloseReason) -> Flow {
+        self.send(close_message(code, reason)).await?;
+        self.read_close(CLOSE_SECONDS).await;
+        Break(closed)
+    }
+
+    async fn push(&mut self, told: Told) -> Flow {
+        let text = self.frame_text(told);
+        self.send(text).await
+    }
+
+    /// The frame and the Close leave in one write.
+    async fn push_and_close(&mut self, told: Told) -> Flow {
+        let text = self.frame_text(told);
+        let socket = &mut self.socket;
+        let writing = async move {
+            socket.feed(text).await?;
+            socket.send(close_message(close_code::DONE, "")).await
+        };
+        outcome_of_write(self.logins.clock.timeout(WRITE_SECONDS, writing).await)
+    }
+
+    async fn send(&mut self, message: Message) -> Flow {
+        outcome_of_write(self.logins.clock.timeout(WRITE_SECONDS, self.socket.send(message)).await)
+    }
+
+    fn frame_text(&self, told: Told) -> Message {
+        let frame = view::frame(told);
+        let status = match frame {
+            Frame::Pending { .. } => "pending",
+            Frame::Scanned { .. } => "scanned",
+            Frame::Confirmed(_) => "confirmed",
+            Frame::Rejected { .. } => "rejected",
+            Frame::Expired { .. } => "expired",
+            Frame::Cancelled {} => "cancelled",
+        };
+        let active = self.logins.metrics.active_connections();
+        info!(event = "status pushed", session = %self.key, status, active);
+        Message::text(serde_json::to_string(&frame).unwrap_or_default())
+    }
+
+    /// Reads until the browser's Close; its code, if it came in time and had one.
+    async fn read_close(&mut self, seconds: u32) -> Option<u16> {
+        let socket = &mut self.socket;
+        let reading = async move {
+            let mut code = None;
+            // To the end, so that a Close that is owed is sent.
+            while let Some(Ok(message)) = socket.next().await {
+                if let Message::Close(frame) = message {
+                    code = frame.map(|frame| frame.code.into());
+                }
+            }
+            code
+        };
+        self.logins.clock.timeout(seconds, reading).await.flatten()
+    }
+
+    async fn read_ack(&mut self) -> bool {
+        let socket = &mut self.socket;
+        let reading = async move {
+            loop {
+                match socket.next().await {
+                    Some(Ok(Message::Text(text))) if text.as_str() == ACK_MESSAGE => return true,
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
+                    Some(Ok(_)) => {}
+                }
+            }
+        };
+        self.logins.clock.timeout(RECEIPT_SECONDS, reading).await.unwrap_or(false)
+    }
+
+    /// Reading failed: a broken network, or a broken protocol, which is answered with its close code.
+    async fn fail(&mut self, error: &Error) -> Flow {
+        let code = match error {
+            Error::Capacity(_) => close_code::TOO_BIG,
+            Error::Utf8(_) => close_code::INVALID_TEXT,
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return Break(CloseReason::Network),
+            Error::Protocol(_) => close_code::PROTOCOL_ERROR,
+            _ => return Break(CloseReason::Network),
+        };
+        debug!(event = "protocol broken", session = %self.key, code);
+        self.send(close_message(code, "")).await?;
+        let mut rest = self.socket.get_mut().take(LINGER_BYTES);
+        let mut scratch = [0; 4096];
+        let reading = async move { while rest.read(&mut scratch).await.is_ok_and(|read| read > 0) {} };
+        self.logins.clock.timeout(CLOSE_SECONDS, reading).await;
+        Break(CloseReason::Protocol)
+    }
+}
+
+fn close_message(code: u16, reason: &str) -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::from(code), reason: reason.into() }))
+}
+
+fn outcome_of_write(written: Option<Result<(), Error>>) -> Flow {
+    match written {
+        Some(Ok(())) => Continue(()),
+        Some(Err(_)) => Break(CloseReason::Network),
+        None => Break(CloseReason::Slow),
+    }
+}

@@ -1,0 +1,101 @@
+//! Who waits for which session.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+
+use super::Event;
+use crate::session::SessionKey;
+
+/// A power of two; keys are SHA-256, so any byte of them spreads evenly.
+const SHARDS: usize = 64;
+
+/// One connection, unlike any other of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct ConnectionId(pub(super) u64);
+
+struct Waiting {
+    id: ConnectionId,
+    active: bool,
+    sender: mpsc::Sender<Event>,
+}
+
+/// Almost always one connection a session: more than one only while a newer takes over from an older.
+type Shard = HashMap<SessionKey, Vec<Waiting>>;
+
+/// The locks are held for as long as it takes to look an entry up, never across a wait.
+pub(super) struct Registry {
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+impl Registry {
+    /// Enters a connection that is still being set up.
+    pub(super) fn insert(&self, key: SessionKey, id: ConnectionId, sender: mpsc::Sender<Event>) {
+        self.shard(key).entry(key).or_default().push(Waiting { id, active: false, sender });
+    }
+
+    /// The connection is up; returns the ones it takes over from.
+    pub(super) fn activate(&self, key: SessionKey, id: ConnectionId) -> Vec<mpsc::Sender<Event>> {
+        let mut shard = self.shard(key);
+        let Some(connections) = shard.get_mut(&key) else { return Vec::new() };
+        let mut older = Vec::new();
+        for connection in connections {
+            if connection.id == id {
+                connection.active = true;
+            } else if connection.active {
+                older.push(connection.sender.clone());
+            }
+        }
+        older
+    }
+
+    /// Removes this connection and no other.
+    pub(super) fn remove(&self, key: SessionKey, id: ConnectionId) {
+        let mut shard = self.shard(key);
+        if let Some(connections) = shard.get_mut(&key) {
+            connections.retain(|connection| connection.id != id);
+            if connections.is_empty() {
+                shard.remove(&key);
+            }
+        }
+    }
+
+    pub(super) fn find(&self, key: SessionKey, id: ConnectionId) -> Option<mpsc::Sender<Event>> {
+        let shard = self.shard(key);
+        shard.get(&key)?.iter().find(|connection| connection.id == id).map(|connection| connection.sender.clone())
+    }
+
+    /// `act` must not wait: it runs under the lock.
+    pub(super) fn for_each_of(&self, key: SessionKey, act: impl FnMut(&mpsc::Sender<Event>)) {
+        let shard = self.shard(key);
+        shard.get(&key).into_iter().flatten().map(|connection| &connection.sender).for_each(act);
+    }
+
+    /// `act` must not wait: it runs under the lock.
+    pub(super) fn for_each(&self, mut act: impl FnMut(&mpsc::Sender<Event>)) {
+        for shard in &self.shards {
+            lock(shard).values().flatten().map(|connection| &connection.sender).for_each(&mut act);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).values().map(Vec::len).sum::<usize>()).sum()
+    }
+
+    fn shard(&self, key: SessionKey) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[usize::from(key.0[31]) % SHARDS])
+    }
+}
+
+/// A panic under the lock cannot leave a shard half changed: each change is one call.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}

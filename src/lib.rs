@@ -1,0 +1,34 @@
+//! Log in on a web page by scanning a QR code with a phone on which you are already logged in.
+//!
+//! The map of the code; imports point downwards only (`tests/architecture.rs` sees to it), and ARCHITECTURE.md follows
+//! one login through it.
+
+// The program.
+pub mod app;
+pub mod cli;
+pub mod demo;
+
+// What the outside talks to.
+pub mod http;
+
+// One login: its use-cases, and who waits for it.
+pub mod hub;
+pub mod login;
+
+// What they stand on.
+pub mod bus;
+pub mod protocol;
+pub mod qr;
+pub mod store;
+pub mod token;
+
+// What a login is.
+pub mod session;
+
+// Needed everywhere.
+pub mod clock;
+pub mod config;
+pub mod metrics;
+pub mod random;
+pub mod shutdown;
+pub mod telemetry;

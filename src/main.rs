@@ -1,0 +1,5 @@
+//! The `qrlogin` program; see the library.
+
+fn main() -> std::process::ExitCode {
+    qrlogin::cli::main()
+}

@@ -1,0 +1,230 @@
+//! The wire types: what is said over HTTP and the WebSocket, field by field. PROTOCOL.md documents each; a test ties
+//! the two together.
+
+use serde::{Deserialize, Serialize};
+
+use crate::session::PhoneUser;
+
+/// The longest `client_info`, in characters.
+pub const MAX_CLIENT_INFO_CHARS: usize = 256;
+/// The subprotocol of a browser that acknowledges its token itself.
+pub const ACK_SUBPROTOCOL: &str = "qrlogin.ack";
+/// What such a browser says, as a text frame.
+pub const ACK_MESSAGE: &str = "ack";
+/// The header in which status takes the session id on the path without it.
+pub const SESSION_HEADER: &str = "x-qr-session";
+
+/// Close codes of the WebSocket (RFC 6455 §7.4; 4000 and up are our own).
+pub mod close_code {
+    /// Decided, cancelled or expired: do not come back.
+    pub const DONE: u16 = 1000;
+    /// The protocol was broken.
+    pub const PROTOCOL_ERROR: u16 = 1002;
+    /// A text frame that is not UTF-8.
+    pub const INVALID_TEXT: u16 = 1007;
+    /// A frame that is too long.
+    pub const TOO_BIG: u16 = 1009;
+    /// This node is restarting; come back after the delay in the reason.
+    pub const RESTARTING: u16 = 1012;
+    /// The store is unreachable; come back with backoff.
+    pub const UNAVAILABLE: u16 = 1013;
+    /// Two heartbeats went unanswered; come back.
+    pub const HEARTBEAT: u16 = 4408;
+    /// A newer connection took over: do not come back.
+    pub const REPLACED: u16 = 4409;
+}
+
+/// `POST /v1/qr-login/generate`.
+#[derive(Debug, Default, Deserialize)]
+pub struct GenerateRequest {
+    /// The browser's own word on itself.
+    pub client_info: Option<String>,
+}
+
+/// Its answer.
+#[derive(Debug, Serialize)]
+pub struct GenerateResponse {
+    /// The browser's secret.
+    pub session_id: String,
+    /// What the QR holds, public.
+    pub code: String,
+    /// The URL in the QR.
+    pub qr_url: String,
+    /// The QR, as a `data:image/svg+xml` URL.
+    pub qr_image: String,
+    /// Seconds until expiry.
+    pub expires_in: u64,
+    /// The instant of expiry, RFC 3339.
+    pub expires_at: String,
+    /// The path of the WebSocket.
+    pub ws_path: String,
+}
+
+/// `POST /v1/qr-login/ack` and `/cancel`.
+#[derive(Deserialize)]
+pub struct SessionRequest {
+    /// The browser's secret.
+    pub session_id: String,
+}
+
+/// `POST /v1/qr-login/scan`, `/confirm` and `/reject`.
+#[derive(Debug, Deserialize)]
+pub struct CodeRequest {
+    /// What the phone scanned.
+    pub code: String,
+}
+
+/// The answer to a scan.
+#[derive(Debug, Serialize)]
+pub struct ScanResponse {
+    /// Always `scanned`.
+    pub status: &'static str,
+    /// Who is asking.
+    pub client: ClientView,
+    /// Seconds until expiry.
+    pub expires_in: u64,
+}
+
+/// Who is asking; `null` where the server does not know.
+#[derive(Debug, Serialize)]
+pub struct ClientView {
+    /// The browser's address.
+    pub ip: String,
+    /// The browser's name and version.
+    pub browser: Option<String>,
+    /// Its operating system.
+    pub os: Option<String>,
+    /// The page's origin.
+    pub origin: Option<String>,
+    /// The browser's own unverified word.
+    pub client_info: Option<String>,
+}
+
+/// The answer to a decision, and to `cancel`.
+#[derive(Debug, Serialize)]
+pub struct StatusResponse {
+    /// What the session is now.
+    pub status: &'static str,
+}
+
+/// Who scanned or confirmed, as far as the app token says.
+#[derive(Debug, Clone, Serialize)]
+pub struct UserView {
+    /// Display name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Picture URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub picture: Option<String>,
+}
+
+impl UserView {
+    /// What may be shown of this user; `None` if the app token named neither.
+    #[must_use]
+    pub fn of(user: PhoneUser) -> Option<Self> {
+        (user.name.is_some() || user.picture.is_some()).then_some(Self { name: user.name, picture: user.picture })
+    }
+}
+
+/// A frame from the server to the browser.
+#[derive(Debug, Serialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum Frame {
+    /// Waiting for a phone.
+    Pending {
+        /// The session's version.
+        version: u32,
+        /// Seconds until expiry.
+        expires_in: u64,
+    },
+    /// A phone has scanned.
+    Scanned {
+        /// The session's version.
+        version: u32,
+        /// Whose.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<UserView>,
+    },
+    /// Logged in.
+    Confirmed(Confirmed),
+    /// The phone's owner said no.
+    Rejected {
+        /// For people.
+        message: &'static str,
+    },
+    /// Out of time.
+    Expired {
+        /// For people.
+        message: &'static str,
+    },
+    /// The browser gave up.
+    Cancelled {},
+}
+
+/// The two forms of a confirmed login.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Confirmed {
+    /// With the token.
+    Token {
+        /// The JWT; a secret.
+        web_token: String,
+        /// Always `Bearer` (RFC 6750).
+        token_type: &'static str,
+        /// Seconds until the token's end.
+        expires_in: u64,
+        /// Who.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<UserView>,
+    },
+    /// The token was received before.
+    Claimed {
+        /// Always true.
+        claimed: bool,
+    },
+}
+
+/// `GET /v1/qr-login/status/{session_id}`: the frame that the WebSocket would begin with, and what a page needs to
+/// show the code again.
+#[derive(Debug, Serialize)]
+pub struct SessionView {
+    /// As on the WebSocket.
+    #[serde(flatten)]
+    pub frame: Frame,
+    /// The session's version, where the frame does not have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// Seconds until expiry, where the frame has no `expires_in` of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<u64>,
+    /// The code, while it can be used.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub code: Option<CodeView>,
+}
+
+/// A code, in its three forms.
+#[derive(Debug, Serialize)]
+pub struct CodeView {
+    /// What the QR holds, public.
+    pub code: String,
+    /// The URL in the QR.
+    pub qr_url: String,
+    /// The QR, as a `data:image/svg+xml` URL.
+    pub qr_image: String,
+}
+
+/// An error (RFC 9457).
+#[derive(Debug, Serialize)]
+pub struct Problem {
+    /// Always `about:blank`: `code` says what it is.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The status in words.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// What it is, for programs; stable.
+    pub code: &'static str,
+    /// What it is, for people.
+    pub detail: String,
+}

@@ -1,0 +1,165 @@
+//! The two names of a session: the browser's secret id, and the public code in the picture.
+//!
+//! Neither is stored. The store's keys are their SHA-256, so a copy of the database opens nothing.
+
+use std::fmt;
+
+use aws_lc_rs::{digest, hmac};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Bytes of a [`SessionId`].
+const ID_BYTES: usize = 32;
+/// Bytes of a [`Code`]: 128 bits, of which 80 would do.
+const CODE_BYTES: usize = 16;
+
+/// The browser's secret: whoever holds it is given the token. 256 random bits, base64url.
+///
+/// Prints as `SessionId(…)`; only [`SessionId::expose`] gives it away.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionId([u8; ID_BYTES]);
+
+impl SessionId {
+    /// Makes an id of random bytes.
+    #[must_use]
+    pub const fn from_random(bytes: [u8; ID_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads an id as the browser sends it; `None` if it does not have an id's form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        decode(text).map(Self)
+    }
+
+    /// The secret itself, for the one answer that hands it out.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    /// The key under which the session is stored and waited for.
+    #[must_use]
+    pub fn key(&self) -> SessionKey {
+        SessionKey(sha256(&self.0))
+    }
+
+    /// The session's code. Derived, so that it need not be stored to be shown again; one-way, so that it does not
+    /// lead back to the id.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0), b"qrlogin code");
+        let mut bytes = [0; CODE_BYTES];
+        bytes.copy_from_slice(&tag.as_ref()[..CODE_BYTES]);
+        Code(bytes)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionId(…)")
+    }
+}
+
+/// What the QR picture holds: can be scanned, can never claim a token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Code([u8; CODE_BYTES]);
+
+impl Code {
+    /// Reads a code as the phone sends it; `None` if it does not have a code's form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        decode(text).map(Self)
+    }
+
+    /// The key under which the session of this code is found.
+    #[must_use]
+    pub fn key(&self) -> CodeKey {
+        CodeKey(sha256(&self.0))
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Code(…)")
+    }
+}
+
+/// SHA-256 of a [`SessionId`]. Prints as the session's short public id: its first 12 hexadecimal digits, for logs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey(pub [u8; 32]);
+
+impl fmt::Display for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// SHA-256 of a [`Code`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CodeKey(pub [u8; 32]);
+
+impl fmt::Debug for CodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CodeKey(…)")
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
+}
+
+/// Strict base64url of exactly `N` bytes: one spelling per value, so that one secret has one key.
+fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    bytes.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_its_own_spelling_and_no_other() {
+        let id = SessionId::from_random([7; 32]);
+        let text = id.expose();
+        assert_eq!(text.len(), 43);
+        assert_eq!(SessionId::parse(&text), Some(id));
+        assert_eq!(SessionId::parse(&format!("{text}=")), None);
+        assert_eq!(SessionId::parse(&text[..42]), None);
+        // The last character has two bits to spare: another spelling of the same bytes is no id.
+        assert!(text.ends_with('c'));
+        assert_eq!(SessionId::parse(&format!("{}d", &text[..42])), None);
+    }
+
+    #[test]
+    fn a_code_is_no_id_and_an_id_no_code() {
+        let id = SessionId::from_random([9; 32]);
+        assert!(SessionId::parse(&id.code().to_string()).is_none());
+        assert!(Code::parse(&id.expose()).is_none());
+        assert_eq!(Code::parse(&id.code().to_string()), Some(id.code()));
+        assert_eq!(id.code().to_string().len(), 22);
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let id = SessionId::from_random([3; 32]);
+        assert!(!format!("{id:?} {:?} {}", id.code(), id.key()).contains(&id.expose()[..8]));
+        assert_eq!(format!("{id:?}"), "SessionId(…)");
+        assert_eq!(id.key().to_string().len(), 12);
+    }
+}

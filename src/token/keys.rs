@@ -1,0 +1,223 @@
+//! The keys that sign `web_token`: Ed25519, PKCS#8 PEM files in one directory, read once at the start.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use aws_lc_rs::digest;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::random;
+
+/// The file that the first start makes.
+const FIRST_KEY: &str = "web-token.pem";
+
+/// All keys of the directory: the newest signs what is decided now, an older one what was decided under it.
+#[derive(Debug)]
+pub struct KeyRing {
+    keys: BTreeMap<String, Ed25519KeyPair>,
+    newest: String,
+}
+
+/// Why there are no keys to sign with.
+#[derive(Debug, Error)]
+pub enum KeyError {
+    /// The directory cannot be read or written.
+    #[error("token.key_dir: {path}: {source}")]
+    Io {
+        /// What was being read or written.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A `.pem` file that is no signing key.
+    #[error("token.key_dir: {path}: not an Ed25519 private key in PKCS#8 PEM form")]
+    NotAKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system's cryptography failed to make a key.
+    #[error("token.key_dir: a key could not be made")]
+    Generate,
+}
+
+impl KeyRing {
+    /// Reads every `.pem` file of `dir`; makes the directory and a first key if there is none.
+    ///
+    /// The newest is the one modified last (of equals, the one whose name sorts last), so a key is rotated by adding
+    /// a file and restarting.
+    ///
+    /// # Errors
+    /// A directory or file that cannot be read or made, or a `.pem` file that holds something else.
+    pub fn open(dir: &Path) -> Result<Self, KeyError> {
+        let mut files = key_files(dir)?;
+        if files.is_empty() {
+            make_first_key(dir)?;
+            files = key_files(dir)?;
+        }
+        let mut ring = Self { keys: BTreeMap::new(), newest: String::new() };
+        for (_, path) in files {
+            let key = read_key(&path)?;
+            ring.newest = thumbprint(&key);
+            ring.keys.insert(ring.newest.clone(), key);
+        }
+        Ok(ring)
+    }
+
+    /// The id of the key that signs what is decided now.
+    #[must_use]
+    pub fn newest(&self) -> &str {
+        &self.newest
+    }
+
+    /// Signs with the key of this id; `None` if it is not in the directory.
+    #[must_use]
+    pub fn sign(&self, kid: &str, message: &[u8]) -> Option<Vec<u8>> {
+        Some(self.keys.get(kid)?.sign(message).as_ref().to_vec())
+    }
+
+    /// The public halves of all keys, as a JWK Set (RFC 7517 §5, RFC 8037 §2).
+    #[must_use]
+    pub fn jwks(&self) -> Value {
+        let key = |(kid, key): (&String, &Ed25519KeyPair)| json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": public_part(key) });
+        json!({ "keys": self.keys.iter().map(key).collect::<Vec<_>>() })
+    }
+}
+
+/// The directory's `.pem` files, oldest first.
+fn key_files(dir: &Path) -> Result<Vec<(SystemTime, PathBuf)>, KeyError> {
+    let failed = |source| KeyError::Io { path: dir.into(), source };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "pem") {
+            let modified = fs::metadata(&path).and_then(|file| file.modified()).map_err(failed)?;
+            files.push((modified, path));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_key(path: &Path) -> Result<Ed25519KeyPair, KeyError> {
+    let text = fs::read(path).map_err(|source| KeyError::Io { path: path.into(), source })?;
+    let not_a_key = || KeyError::NotAKey { path: path.into() };
+    let document = pem::parse(text).map_err(|_| not_a_key())?;
+    // "Maybe unchecked": openssl writes PKCS#8 v1, which does not carry the public half to check against.
+    Ed25519KeyPair::from_pkcs8_maybe_unchecked(document.contents()).map_err(|_| not_a_key())
+}
+
+/// Written beside, then linked into place: the link fails where a file of that name has come meanwhile, so of two
+/// nodes that start at once one makes the key and both read it, and nobody ever reads half a file.
+fn make_first_key(dir: &Path) -> Result<(), KeyError> {
+    let document = Ed25519KeyPair::generate().and_then(|key| key.to_pkcs8v1()).map_err(|_| KeyError::Generate)?;
+    let text = pem::encode(&pem::Pem::new("PRIVATE KEY", document.as_ref()));
+    let draft = dir.join(format!(".{FIRST_KEY}.{:08x}", u32::from_le_bytes(random::bytes())));
+    let written = create_private_dir(dir)
+        .and_then(|()| create_private_file(&draft)?.write_all(text.as_bytes()))
+        .and_then(|()| fs::hard_link(&draft, dir.join(FIRST_KEY)));
+    let removed = fs::remove_file(&draft);
+    match written.and(removed) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.map_err(|source| KeyError::Io { path: dir.into(), source }),
+    }
+}
+
+fn create_private_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}
+
+fn create_private_file(path: &Path) -> io::Result<fs::File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+fn public_part(key: &Ed25519KeyPair) -> String {
+    URL_SAFE_NO_PAD.encode(key.public_key().as_ref())
+}
+
+/// The JWK thumbprint (RFC 7638 §3, RFC 8037 §2): a key's id is what the key is, whatever its file is called.
+fn thumbprint(key: &Ed25519KeyPair) -> String {
+    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, public_part(key));
+    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, canonical.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_start_makes_one_private_key_and_the_next_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join("deep/keys");
+        let first = KeyRing::open(&keys).unwrap();
+        let second = KeyRing::open(&keys).unwrap();
+        assert_eq!(first.newest(), second.newest());
+        assert_eq!(fs::read_dir(&keys).unwrap().count(), 1, "no draft is left behind");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = fs::metadata(keys.join(FIRST_KEY)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn of_two_first_starts_one_makes_the_key() {
+        let dir = tempfile::tempdir().unwrap();
+        make_first_key(dir.path()).unwrap();
+        let kid = KeyRing::open(dir.path()).unwrap().newest().to_owned();
+        make_first_key(dir.path()).unwrap();
+        assert_eq!(KeyRing::open(dir.path()).unwrap().newest(), kid);
+    }
+
+    #[test]
+    fn the_key_that_came_last_signs_and_all_are_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = KeyRing::open(dir.path()).unwrap().newest().to_owned();
+        let other = tempfile::tempdir().unwrap();
+        let new = KeyRing::open(other.path()).unwrap().newest().to_owned();
+        let added = dir.path().join("a.pem");
+        fs::copy(other.path().join(FIRST_KEY), &added).unwrap();
+        let later =
+            fs::metadata(dir.path().join(FIRST_KEY)).unwrap().modified().unwrap() + std::time::Duration::from_secs(1);
+        fs::File::options().append(true).open(&added).unwrap().set_modified(later).unwrap();
+
+        let ring = KeyRing::open(dir.path()).unwrap();
+        assert_eq!(ring.newest(), new);
+        assert!(ring.sign(&old, b"decided under the old key").is_some());
+        assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_pem_file_that_is_no_key_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("notes.pem"), "hello").unwrap();
+        let error = KeyRing::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("token.key_dir") && error.contains("notes.pem"), "{error}");
+    }
+
+    #[test]
+    fn the_thumbprint_is_that_of_rfc_8037_appendix_a_3() {
+        let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
+        let key = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+        assert_eq!(thumbprint(&key), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    }
+}
