@@ -27,7 +27,7 @@ use crate::hub::{Event, Inbox, Registration};
 use crate::login::{LoginError, Logins, Told};
 use crate::metrics::CloseReason;
 use crate::protocol::{ACK_MESSAGE, Frame, close_code};
-use crate::session::{Session, SessionId, SessionKey};
+use crate::session::{Session, SessionId, SessionKey, Timestamp};
 
 /// What a browser may say at once.
 const MAX_MESSAGE_BYTES: usize = 1024;
@@ -55,7 +55,7 @@ pub(super) async fn open(
     let id = path.ok().and_then(|Path(id)| SessionId::parse(&id)).ok_or(ApiError::Login(LoginError::NotFound))?;
     // Register first, read second: a change in between is in the inbox.
     let (registration, inbox) = app.hub.register(id.key()).map_err(|_| ApiError::Stopping)?;
-    let (session, _) = app.logins.current(id.key()).await?;
+    let (session, read_at) = app.logins.current(id.key()).await?;
     let response = handshake.response()?;
 
     let logins = app.logins.clone();
@@ -71,7 +71,7 @@ pub(super) async fn open(
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
         let acknowledges = handshake.acknowledges;
         let waiter = Waiter { socket, logins, key: id.key(), acknowledges, told_version: 0, unanswered: 0 };
-        waiter.run(registration, inbox, Arc::new(session)).await;
+        waiter.run(registration, inbox, &session, read_at).await;
     });
     Ok(response)
 }
@@ -90,9 +90,9 @@ struct Waiter {
 type Flow = ControlFlow<CloseReason>;
 
 impl Waiter {
-    async fn run(mut self, mut registration: Registration, mut inbox: Inbox, session: Arc<Session>) {
+    async fn run(mut self, mut registration: Registration, mut inbox: Inbox, session: &Session, read_at: Timestamp) {
         registration.activate(session.expires_at);
-        let mut flow = self.tell(&session).await;
+        let mut flow = self.tell(session, read_at).await;
         while flow.is_continue() {
             flow = tokio::select! {
                 biased;
@@ -117,7 +117,11 @@ impl Waiter {
                 if session.version <= self.told_version {
                     return Continue(());
                 }
-                let flow = self.tell(&session).await;
+                // That an undecided session expired is for the store to say, at its deadline: a decision may be on its
+                // way. A scan is told as what it was when it was written.
+                let now = self.logins.clock.now();
+                let as_of = if session.is_undecided() { now.min(session.expires_at.plus_millis(-1)) } else { now };
+                let flow = self.tell(&session, as_of).await;
                 self.logins.metrics.pushed(since);
                 flow
             }
@@ -160,10 +164,10 @@ impl Waiter {
         }
     }
 
-    /// Tells the browser how its session stands; the end, if that is decided.
-    async fn tell(&mut self, session: &Session) -> Flow {
+    /// Tells the browser how its session stood at `as_of`; the end, if that is decided.
+    async fn tell(&mut self, session: &Session, as_of: Timestamp) -> Flow {
         self.told_version = session.version;
-        let told = match self.logins.tell(session, self.logins.clock.now()) {
+        let told = match self.logins.tell(session, as_of) {
             Ok(told) => told,
             Err(error) => {
                 warn!(event = "token not minted", session = %self.key, %error);

@@ -243,8 +243,8 @@ impl Registration {
         self.active = true;
         self.hub.metrics.connection_opened();
         info!(event = "connected", session = %self.key, active = self.hub.metrics.active_connections());
-        for older in self.hub.registry.activate(self.key, self.id) {
-            deliver(&older, Event::Replaced);
+        for replaced in self.hub.registry.activate(self.key, self.id) {
+            deliver(&replaced, Event::Replaced);
         }
         let first_beat = self.hub.clock.now().plus_seconds(self.hub.heartbeat_seconds);
         self.hub.arm(first_beat, Due::Heartbeat(self.key, self.id));

@@ -11,8 +11,8 @@ use crate::session::SessionKey;
 /// A power of two; keys are SHA-256, so any byte of them spreads evenly.
 const SHARDS: usize = 64;
 
-/// One connection, unlike any other of this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// One connection, unlike any other of this process; a newer one's is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ConnectionId(pub(super) u64);
 
 struct Waiting {
@@ -41,19 +41,17 @@ impl Registry {
         self.shard(key).entry(key).or_default().push(Waiting { id, active: false, sender });
     }
 
-    /// The connection is up; returns the ones it takes over from.
+    /// The connection is up; returns those that give way: the older ones, or this one if a newer is up already. (The
+    /// order is that of the requests: two handshakes may finish in another.)
     pub(super) fn activate(&self, key: SessionKey, id: ConnectionId) -> Vec<mpsc::Sender<Event>> {
         let mut shard = self.shard(key);
         let Some(connections) = shard.get_mut(&key) else { return Vec::new() };
-        let mut older = Vec::new();
-        for connection in connections {
-            if connection.id == id {
-                connection.active = true;
-            } else if connection.active {
-                older.push(connection.sender.clone());
-            }
+        for connection in connections.iter_mut().filter(|connection| connection.id == id) {
+            connection.active = true;
         }
-        older
+        let newest = connections.iter().filter(|connection| connection.active).map(|connection| connection.id).max();
+        let gives_way = |connection: &&Waiting| connection.active && Some(connection.id) != newest;
+        connections.iter().filter(gives_way).map(|connection| connection.sender.clone()).collect()
     }
 
     /// Removes this connection and no other.

@@ -1,0 +1,207 @@
+//! However a waiting connection ends, its entry is gone and it is counted once, under its own reason.
+
+use futures_util::SinkExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::{Browser, Seen, Server, Session};
+
+/// A browser that has been told `pending`.
+async fn waiting(server: &Server) -> (Session, Browser) {
+    let session = server.generate().await;
+    let mut browser = server.browser(&session).await;
+    browser.frame("pending").await;
+    (session, browser)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_at_once_in_any_order_and_the_count_returns_to_zero() {
+    let server = Server::start().await;
+    let mut browsers = Vec::new();
+    for _ in 0..300 {
+        browsers.push(waiting(&server).await);
+    }
+    assert_eq!(server.active().await, 300);
+    let ann = server.phone("ann");
+    let mut expiring = Vec::new();
+    for (index, (session, browser)) in browsers.into_iter().enumerate() {
+        match index % 5 {
+            0 => {
+                ann.confirm(&session).await;
+                assert!(browser.rest().await.len() == 2);
+            }
+            1 => browser.close(1001).await,
+            2 => browser.reset(),
+            3 => {
+                server.cancel(&session).await;
+                browser.rest().await;
+            }
+            _ => expiring.push(browser),
+        }
+    }
+    server.until_active(60).await;
+    server.hands.advance_seconds(29);
+    server.hands.advance_seconds(271);
+    for browser in expiring {
+        let seen = browser.rest().await;
+        assert!(matches!(seen.last(), Some(Seen::Close(1000, _))), "{seen:?}");
+    }
+    server.until_active(0).await;
+    for reason in ["decided", "client", "network", "cancelled", "expired"] {
+        assert_eq!(server.closed(reason).await, 60, "{reason}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expiry_is_told_at_the_deadline_and_never_before() {
+    let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
+    let (_session, mut first) = waiting(&server).await;
+    server.hands.advance_millis(250);
+    let (_session, mut second) = waiting(&server).await;
+    server.hands.advance_millis(299_749);
+    // One millisecond short of the first deadline: whatever the server would say comes before the answer to this ping.
+    first.socket.send(Message::Ping("still there?".into())).await.unwrap();
+    let answer = futures_util::StreamExt::next(&mut first.socket).await.unwrap().unwrap();
+    assert_eq!(answer, Message::Pong("still there?".into()));
+    server.hands.advance_millis(1);
+    assert_eq!(first.frame("expired").await["message"], "QR code expired");
+    first.closed(1000).await;
+    assert_eq!(server.closed("expired").await, 1);
+    server.hands.advance_millis(300);
+    second.frame("expired").await;
+    second.closed(1000).await;
+    server.until_active(0).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_answers_its_heartbeats_stays() {
+    let server = Server::start().await;
+    let (_session, mut browser) = waiting(&server).await;
+    for _ in 0..9 {
+        server.hands.advance_millis(30_100);
+        assert_eq!(browser.next().await, Seen::Ping);
+        // The answer is on its way; when this is answered, it has arrived.
+        browser.socket.send(Message::Ping("".into())).await.unwrap();
+        let answer = futures_util::StreamExt::next(&mut browser.socket).await.unwrap().unwrap();
+        assert_eq!(answer, Message::Pong("".into()));
+    }
+    assert_eq!(server.active().await, 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_unanswered_heartbeats_end_a_connection() {
+    let server = Server::start().await;
+    let (_session, browser) = waiting(&server).await;
+    // A browser that has gone without a word: its side of the connection takes everything and answers nothing.
+    let mut silent = browser.into_tcp();
+    let mut frame = [0; 2];
+    for _ in 0..2 {
+        server.hands.advance_millis(30_100);
+        silent.read_exact(&mut frame).await.unwrap();
+        assert_eq!(frame, [0x89, 0], "a ping");
+        assert_eq!(server.active().await, 1);
+    }
+    server.hands.advance_millis(30_100);
+    let mut close = [0; 4];
+    silent.read_exact(&mut close).await.unwrap();
+    assert_eq!((close[0], u16::from_be_bytes([close[2], close[3]])), (0x88, 4408));
+    // It does not agree to the Close either: that is waited for a second.
+    server.hands.advance_seconds(1);
+    server.until_active(0).await;
+    assert_eq!(server.closed("heartbeat").await, 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_connection_takes_over_and_the_older_does_not_take_it_along() {
+    let server = Server::start().await;
+    let (session, mut older) = waiting(&server).await;
+    let mut newer = server.browser(&session).await;
+    newer.frame("pending").await;
+    assert!(matches!(older.next().await, Seen::Close(4409, _)));
+    server.until_active(1).await;
+    assert_eq!(server.closed("replaced").await, 1);
+    server.phone("ann").confirm(&session).await;
+    newer.frame("confirmed").await;
+    newer.closed(1000).await;
+    server.until_active(0).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_server_sends_its_browsers_away_and_says_when_to_return() {
+    let server = Server::start().await;
+    let mut browsers = Vec::new();
+    for _ in 0..50 {
+        browsers.push(waiting(&server).await.1);
+    }
+    server.begin_to_stop();
+    for browser in browsers {
+        let seen = browser.rest().await;
+        let Some(Seen::Close(1012, reason)) = seen.last() else { panic!("{seen:?}") };
+        let delay: u32 = reason.strip_prefix("retry_after_ms=").unwrap().parse().unwrap();
+        assert!(delay < 3000);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_talk_is_ignored() {
+    let server = Server::start().await;
+    let (session, mut browser) = waiting(&server).await;
+    for message in [Message::text("hello"), Message::text("ack"), Message::binary(vec![7; 1024]), Message::Pong("".into())] {
+        browser.socket.send(message).await.unwrap();
+    }
+    server.phone("ann").confirm(&session).await;
+    browser.frame("confirmed").await;
+    browser.closed(1000).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_breaks_the_protocol_is_told_how() {
+    let server = Server::start().await;
+    let masked = |first: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        let mut frame = vec![first, 0x80 | length, 0, 0, 0, 0];
+        frame.extend_from_slice(payload);
+        frame
+    };
+    let cases = [
+        (vec![0x82, 0xFE, 0x04, 0x01, 0, 0, 0, 0], 1009, "a message of 1025 bytes"),
+        (vec![0x82, 0xFF, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1009, "a message of a terabyte"),
+        (masked(0x81, &[0xC3, 0x28]), 1007, "text that is not UTF-8"),
+        (vec![0x81, 0x02, b'h', b'i'], 1002, "a frame without a mask"),
+        (masked(0x83, b"?"), 1002, "an opcode that is not known"),
+        (masked(0xC1, b"?"), 1002, "a reserved bit"),
+        (masked(0x09, b""), 1002, "a ping in fragments"),
+        (masked(0x80, b"?"), 1002, "a continuation of nothing"),
+    ];
+    for (bytes, code, what) in &cases {
+        let (_session, browser) = waiting(&server).await;
+        let mut raw = browser.into_tcp();
+        raw.write_all(bytes).await.unwrap();
+        let mut close = [0; 4];
+        raw.read_exact(&mut close).await.unwrap();
+        assert_eq!((close[0], u16::from_be_bytes([close[2], close[3]])), (0x88, *code), "{what}");
+        drop(raw);
+    }
+    server.until_active(0).await;
+    assert_eq!(server.closed("protocol").await, i64::try_from(cases.len()).unwrap());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_browser_was_never_counted() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let unknown = "A".repeat(43);
+    assert_eq!(Browser::open(&server, &format!("/v1/ws/qr/{unknown}"), None).await.err(), Some(404));
+    assert_eq!(Browser::open(&server, &format!("/v1/ws/qr/{}", session.code), None).await.err(), Some(404));
+    assert_eq!(server.active().await, 0);
+    assert!(!server.metrics().await.lines().any(|line| line.starts_with("qrlogin_connections_closed_total") && !line.ends_with(" 0")));
+    server.stop().await;
+}

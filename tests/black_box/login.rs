@@ -1,0 +1,249 @@
+//! One login, end to end.
+
+use qrlogin::session::Timestamp;
+use serde_json::json;
+
+use crate::harness::{Seen, Server, START, token_in, verified};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_waits_a_phone_confirms_and_the_browser_is_logged_in() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let mut browser = server.browser(&session).await;
+    assert_eq!(
+        browser.next().await,
+        Seen::Frame(json!({ "status": "pending", "version": 1, "expires_in": 300 }))
+    );
+
+    let ann = server.phone("ann");
+    let scan = ann.scan(&session).await;
+    assert_eq!(scan.status, 200);
+    assert_eq!(scan.body["status"], "scanned");
+    assert_eq!(scan.body["expires_in"], 300);
+    assert_eq!(scan.body["client"]["ip"], "127.0.0.1");
+    assert_eq!(
+        browser.next().await,
+        Seen::Frame(json!({ "status": "scanned", "version": 2, "user": { "name": "Name of ann" } }))
+    );
+
+    let confirm = ann.confirm(&session).await;
+    assert_eq!((confirm.status.as_u16(), confirm.body), (200, json!({ "status": "confirmed" })));
+    let confirmed = browser.frame("confirmed").await;
+    assert_eq!(confirmed["token_type"], "Bearer");
+    assert_eq!(confirmed["expires_in"], 3600);
+    assert_eq!(confirmed["user"], json!({ "name": "Name of ann" }));
+    assert_eq!(confirmed.as_object().unwrap().len(), 5, "{confirmed}");
+    assert_eq!(browser.next().await, Seen::Close(1000, String::new()));
+
+    let claims = verified(&server, confirmed["web_token"].as_str().unwrap()).await;
+    assert_eq!(claims["sub"], "ann");
+    assert_eq!(claims["iat"], START.as_seconds());
+    assert_eq!(claims["exp"], START.as_seconds() + 3600);
+    assert_eq!(claims["auth_time"], START.as_seconds());
+    assert_eq!(claims["amr"], json!(["mca", "qr"]));
+    server.until_active(0).await;
+    assert_eq!(server.closed("decided").await, 1);
+    assert_eq!(server.metric(r#"qrlogin_sessions_total{outcome="confirmed"}"#).await, 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generate_answers_with_a_secret_a_public_code_and_its_picture() {
+    let server = Server::start_with(|settings| settings.public_url = "https://login.example/".to_owned()).await;
+    let answer = server.post("/v1/qr-login/generate", json!({ "client_info": "Kiosk 7" })).await;
+    assert_eq!(answer.status, 201);
+    assert_eq!(answer.header("cache-control"), "no-store");
+    let text = |field: &str| answer.body[field].as_str().unwrap();
+    assert_eq!(text("session_id").len(), 43);
+    assert_eq!(text("code").len(), 22);
+    assert_eq!(text("qr_url"), format!("https://login.example/q/{}", text("code")));
+    assert!(text("qr_image").starts_with("data:image/svg+xml;base64,"));
+    assert_eq!(text("ws_path"), format!("/v1/ws/qr/{}", text("session_id")));
+    assert_eq!(answer.body["expires_in"], 300);
+    assert_eq!(text("expires_at"), "2030-01-01T00:05:00.000Z");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generate_needs_no_body_at_all() {
+    let server = Server::start().await;
+    let response = server.http.post(format!("{}/v1/qr-login/generate", server.base)).send().await.unwrap();
+    assert_eq!(response.status(), 201);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_phone_is_told_who_is_asking() {
+    let server = Server::start_with(|settings| settings.allowed_origins = vec!["https://shop.example".to_owned()]).await;
+    let agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36";
+    let request = server.http.post(format!("{}/v1/qr-login/generate", server.base));
+    let request = request.header("user-agent", agent).header("origin", "https://shop.example");
+    let generated: serde_json::Value =
+        request.json(&json!({ "client_info": "till 3" })).send().await.unwrap().json().await.unwrap();
+    let token = server.app_token(json!({ "sub": "ann" }));
+    let scan = server
+        .request(reqwest::Method::POST, "/v1/qr-login/scan", Some(&token), Some(json!({ "code": generated["code"] })))
+        .await;
+    let expected = json!({
+        "ip": "127.0.0.1", "browser": "Chrome 140", "os": "Linux", "origin": "https://shop.example", "client_info": "till 3"
+    });
+    assert_eq!(scan.body["client"], expected);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_may_confirm_without_a_scan() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let mut browser = server.browser(&session).await;
+    browser.frame("pending").await;
+    assert_eq!(server.phone("ann").confirm(&session).await.status, 200);
+    browser.frame("confirmed").await;
+    browser.closed(1000).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_browser_is_told_so() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let mut browser = server.browser(&session).await;
+    browser.frame("pending").await;
+    let ann = server.phone("ann");
+    ann.scan(&session).await;
+    browser.frame("scanned").await;
+    let reject = ann.reject(&session).await;
+    assert_eq!((reject.status.as_u16(), reject.body), (200, json!({ "status": "rejected" })));
+    assert_eq!(
+        browser.next().await,
+        Seen::Frame(json!({ "status": "rejected", "message": "Login rejected by user" }))
+    );
+    browser.closed(1000).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_gives_up_is_told_so_and_the_phone_learns_it() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let mut browser = server.browser(&session).await;
+    browser.frame("pending").await;
+    let ann = server.phone("ann");
+    ann.scan(&session).await;
+    browser.frame("scanned").await;
+    let cancel = server.cancel(&session).await;
+    assert_eq!((cancel.status.as_u16(), cancel.body), (200, json!({ "status": "cancelled" })));
+    assert_eq!(browser.next().await, Seen::Frame(json!({ "status": "cancelled" })));
+    browser.closed(1000).await;
+    assert_eq!(ann.confirm(&session).await.refusal(), "410 cancelled");
+    server.until_active(0).await;
+    assert_eq!(server.closed("cancelled").await, 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_what_the_websocket_would_have_told() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let pending = server.status(&session).await.body;
+    assert_eq!((&pending["status"], &pending["version"], &pending["expires_in"]), (&json!("pending"), &json!(1), &json!(300)));
+    assert_eq!(pending["code"], session.code.as_str());
+    assert!(pending["qr_url"].as_str().unwrap().ends_with(&session.code));
+    assert!(pending["qr_image"].as_str().unwrap().starts_with("data:"));
+
+    let ann = server.phone("ann");
+    ann.scan(&session).await;
+    server.hands.advance_seconds(10);
+    let scanned = server.status(&session).await.body;
+    assert_eq!((&scanned["status"], &scanned["version"], &scanned["expires_in"]), (&json!("scanned"), &json!(2), &json!(290)));
+    assert_eq!(scanned["user"]["name"], "Name of ann");
+
+    ann.confirm(&session).await;
+    let confirmed = server.status(&session).await.body;
+    assert_eq!((&confirmed["status"], &confirmed["version"], &confirmed["expires_in"]), (&json!("confirmed"), &json!(3), &json!(3600)));
+    let by_header = server.http.get(format!("{}/v1/qr-login/status", server.base)).header("x-qr-session", &session.id);
+    let by_header: serde_json::Value = by_header.send().await.unwrap().json().await.unwrap();
+    assert_eq!(by_header, confirmed);
+
+    assert_eq!(server.ack(&session).await.status, 204);
+    assert_eq!(
+        server.status(&session).await.body,
+        json!({ "status": "confirmed", "claimed": true, "version": 4, "expires_in": 0 })
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_frame_is_the_state_as_it_is() {
+    let server = Server::start().await;
+    let ann = server.phone("ann");
+
+    let scanned = server.generate().await;
+    ann.scan(&scanned).await;
+    server.browser(&scanned).await.frame("scanned").await;
+
+    let rejected = server.generate().await;
+    ann.reject(&rejected).await;
+    let mut browser = server.browser(&rejected).await;
+    browser.frame("rejected").await;
+    browser.closed(1000).await;
+
+    let confirmed = server.generate().await;
+    ann.confirm(&confirmed).await;
+    let seen = server.browser(&confirmed).await.rest().await;
+    assert!(token_in(&seen).is_some());
+    assert_eq!(seen.last(), Some(&Seen::Close(1000, String::new())));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_scan_or_decision_has_the_same_answer() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let ann = server.phone("ann");
+    let first = ann.scan(&session).await;
+    assert_eq!(ann.scan(&session).await.body, first.body);
+    for _ in 0..3 {
+        let confirm = ann.confirm(&session).await;
+        assert_eq!((confirm.status.as_u16(), confirm.body), (200, json!({ "status": "confirmed" })));
+    }
+    // Also past the session's end, until the row is swept.
+    server.hands.advance_seconds(400);
+    assert_eq!(ann.confirm(&session).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_of_the_app_token_are_passed_on_as_configured() {
+    let server = Server::start_with(|settings| {
+        settings.token.claims = vec!["email".to_owned(), "roles".to_owned(), "missing".to_owned()];
+        settings.app_auth.user_claim = "uid".to_owned();
+    })
+    .await;
+    let session = server.generate().await;
+    let token = server.app_token(json!({ "uid": 4711, "email": "ann@example.com", "roles": ["a", "b"], "private": true }));
+    let body = Some(json!({ "code": session.code }));
+    server.request(reqwest::Method::POST, "/v1/qr-login/confirm", Some(&token), body).await;
+    let web_token = server.status(&session).await.body["web_token"].as_str().unwrap().to_owned();
+    let claims = verified(&server, &web_token).await;
+    assert_eq!(claims["sub"], "4711");
+    assert_eq!(claims["email"], "ann@example.com");
+    assert_eq!(claims["roles"], json!(["a", "b"]));
+    assert!(!claims.contains_key("private") && !claims.contains_key("missing"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ended_long_ago_is_swept_and_was_never_there() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    server.hands.advance_seconds(300);
+    assert_eq!(server.status(&session).await.body["status"], "expired");
+    server.hands.advance_seconds(60 + 600);
+    assert_eq!(server.clock.now(), Timestamp::from_millis(START.as_millis() + 960_000));
+    assert_eq!(server.status(&session).await.body["status"], "expired", "kept for ten minutes after its end");
+    server.hands.advance_seconds(11);
+    while server.status(&session).await.status != 404 {}
+    assert_eq!(server.metric(r#"qrlogin_sessions_total{outcome="expired"}"#).await, 1);
+    server.stop().await;
+}

@@ -1,0 +1,133 @@
+//! A login is delivered when its receipt is in; until then it is delivered again, and it is always the same.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::harness::{Browser, Seen, Server, Session, token_in};
+
+/// A confirmed session, and the token that status shows for it.
+async fn confirmed(server: &Server) -> (Session, String) {
+    let session = server.generate().await;
+    server.phone("ann").confirm(&session).await;
+    let token = server.status(&session).await.body["web_token"].as_str().unwrap().to_owned();
+    (session, token)
+}
+
+async fn is_claimed(server: &Server, session: &Session) -> bool {
+    server.status(session).await.body["claimed"] == json!(true)
+}
+
+async fn delivered(server: &Server, session: &Session) -> Option<String> {
+    token_in(&server.browser(session).await.rest().await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_browsers_close_1000_after_ours_is_the_receipt() {
+    let server = Server::start().await;
+    let (session, token) = confirmed(&server).await;
+    assert_eq!(delivered(&server, &session).await, Some(token));
+    assert!(is_claimed(&server, &session).await);
+
+    let seen = server.browser(&session).await.rest().await;
+    assert_eq!(seen[0], Seen::Frame(json!({ "status": "confirmed", "claimed": true })));
+    assert_eq!(seen[1], Seen::Close(1000, String::new()));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_receipt_the_same_token_comes_again() {
+    let server = Server::start().await;
+    let (session, token) = confirmed(&server).await;
+
+    // Cut in the instant of the push.
+    server.browser(&session).await.reset();
+    // A page that is leaving says 1001, and what it was sent may never have been looked at.
+    let mut leaving = server.browser(&session).await.raw().await;
+    let close = CloseFrame { code: CloseCode::Away, reason: "".into() };
+    leaving.send(Message::Close(Some(close))).await.unwrap();
+    while let Some(Ok(_)) = leaving.next().await {}
+    // Gone without a Close of its own.
+    drop(server.browser(&session).await.into_tcp());
+    server.until_active(0).await;
+
+    assert!(!is_claimed(&server, &session).await);
+    assert_eq!(delivered(&server, &session).await, Some(token));
+    assert!(is_claimed(&server, &session).await);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_of_the_ack_subprotocol_says_itself_when_it_has_the_token() {
+    let server = Server::start().await;
+    let (session, _) = confirmed(&server).await;
+    let mut browser = server.acknowledging_browser(&session).await;
+    assert_eq!(browser.subprotocol.as_deref(), Some("qrlogin.ack"));
+    browser.frame("confirmed").await;
+    assert!(!is_claimed(&server, &session).await, "the server waits for the word");
+    browser.socket.send(Message::text("ack")).await.unwrap();
+    browser.closed(1000).await;
+    assert!(is_claimed(&server, &session).await);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_word_there_is_no_receipt_even_if_the_browser_agrees_to_the_close() {
+    let server = Server::start().await;
+    let (session, token) = confirmed(&server).await;
+    let mut browser = server.acknowledging_browser(&session).await;
+    browser.frame("confirmed").await;
+    browser.socket.send(Message::text("something else")).await.unwrap();
+    // The status call is answered after the frame has been sent, and so the wait has begun.
+    assert!(!is_claimed(&server, &session).await);
+    loop {
+        server.hands.advance_seconds(1);
+        let next = tokio::time::timeout(std::time::Duration::from_millis(50), browser.next()).await;
+        if let Ok(seen) = next {
+            assert_eq!(seen, Seen::Close(1000, String::new()));
+            break;
+        }
+    }
+    server.until_active(0).await;
+    assert!(!is_claimed(&server, &session).await);
+    assert_eq!(delivered(&server, &session).await, Some(token));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_without_a_websocket_acknowledges_by_a_call() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    assert_eq!(server.ack(&session).await.refusal(), "409 not_decided");
+    server.phone("ann").confirm(&session).await;
+    for _ in 0..2 {
+        assert_eq!(server.ack(&session).await.status, 204);
+    }
+    assert_eq!(delivered(&server, &session).await, None);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unclaimed_login_can_be_claimed_past_the_sessions_end_but_not_past_its_own() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    server.hands.advance_millis(299_999);
+    server.phone("ann").confirm(&session).await;
+    let token = server.status(&session).await.body["web_token"].as_str().unwrap().to_owned();
+
+    server.hands.advance_millis(59_999);
+    let status = server.status(&session).await.body;
+    assert_eq!(status["web_token"], token.as_str());
+    assert_eq!(status["expires_in"], 3600 - 59);
+    Browser::open(&server, &session.ws_path, None).await.unwrap().reset();
+    server.until_active(0).await;
+
+    server.hands.advance_millis(1);
+    assert_eq!(server.status(&session).await.body["status"], "expired");
+    let seen = server.browser(&session).await.rest().await;
+    assert_eq!(seen[0], Seen::Frame(json!({ "status": "expired", "message": "QR code expired" })));
+    assert_eq!(server.ack(&session).await.refusal(), "410 expired");
+    server.stop().await;
+}
