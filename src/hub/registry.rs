@@ -83,11 +83,6 @@ impl Registry {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).values().map(Vec::len).sum::<usize>()).sum()
-    }
-
     fn shard(&self, key: SessionKey) -> MutexGuard<'_, Shard> {
         lock(&self.shards[usize::from(key.0[31]) % SHARDS])
     }
@@ -96,4 +91,52 @@ impl Registry {
 /// A panic under the lock cannot leave a shard half changed: each change is one call.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: SessionKey = SessionKey([7; 32]);
+    const OTHER: SessionKey = SessionKey([8; 32]);
+
+    /// A connection, and where its events arrive.
+    fn enter(registry: &Registry, key: SessionKey, id: u64) -> mpsc::Receiver<Event> {
+        let (sender, receiver) = mpsc::channel(1);
+        registry.insert(key, ConnectionId(id), sender);
+        receiver
+    }
+
+    fn is_sender_of(sender: &mpsc::Sender<Event>, receiver: &mut mpsc::Receiver<Event>) -> bool {
+        drop(sender.try_send(Event::Heartbeat));
+        receiver.try_recv().is_ok()
+    }
+
+    #[test]
+    fn an_older_connection_removes_itself_and_never_a_newer_one() {
+        let registry = Registry::default();
+        let (_older, mut newer) = (enter(&registry, KEY, 1), enter(&registry, KEY, 2));
+        registry.remove(KEY, ConnectionId(1));
+        registry.remove(KEY, ConnectionId(1));
+        registry.remove(OTHER, ConnectionId(2));
+        assert!(registry.find(KEY, ConnectionId(1)).is_none());
+        assert!(is_sender_of(&registry.find(KEY, ConnectionId(2)).unwrap(), &mut newer));
+        registry.remove(KEY, ConnectionId(2));
+        assert!(registry.shards.iter().all(|shard| lock(shard).is_empty()), "nothing is left");
+    }
+
+    #[test]
+    fn the_newer_takes_over_in_whatever_order_the_two_come_up() {
+        for order in [[1, 2], [2, 1]] {
+            let registry = Registry::default();
+            let (mut older, _newer) = (enter(&registry, KEY, 1), enter(&registry, KEY, 2));
+            let _third_that_is_not_up_yet = enter(&registry, KEY, 3);
+            let _of_another_session = enter(&registry, OTHER, 4);
+            registry.activate(OTHER, ConnectionId(4));
+            assert!(registry.activate(KEY, ConnectionId(order[0])).is_empty());
+            let giving_way = registry.activate(KEY, ConnectionId(order[1]));
+            assert_eq!(giving_way.len(), 1);
+            assert!(is_sender_of(&giving_way[0], &mut older));
+        }
+    }
 }

@@ -140,6 +140,7 @@ pub enum Status {
 
 /// What a permitted event does.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "taken apart at once, never kept")]
 pub enum Step {
     /// The session as it is to be written, one version on.
     To(Session),

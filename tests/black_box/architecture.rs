@@ -1,1 +1,164 @@
-//! x
+//! What the documents say of the code holds.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Imports point downwards: `main → app → http → {login, hub} → {store, bus, token} → session`. A module may use those
+/// of lower layers, and itself. Those of layer 0 may be used by all but `session`.
+const LAYERS: [(&str, u8); 19] = [
+    ("main", 9),
+    ("cli", 8),
+    ("app", 7),
+    ("http", 6),
+    ("demo", 5),
+    ("hub", 4),
+    ("login", 4),
+    ("store", 3),
+    ("bus", 3),
+    ("token", 3),
+    ("protocol", 3),
+    ("qr", 3),
+    ("config", 4),
+    ("session", 1),
+    ("clock", 2),
+    ("metrics", 2),
+    ("random", 2),
+    ("shutdown", 2),
+    ("telemetry", 2),
+];
+
+fn layer(module: &str) -> u8 {
+    let known = LAYERS.iter().find(|(name, _)| *name == module);
+    known.unwrap_or_else(|| panic!("the module {module} has no layer; give it one here and in ARCHITECTURE.md")).1
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// Without its unit tests, which may use what they like.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned()
+}
+
+#[test]
+fn imports_point_downwards() {
+    let src = root().join("src");
+    for path in sources(&src) {
+        let relative = path.strip_prefix(&src).unwrap();
+        let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        if module == "lib" {
+            continue;
+        }
+        for used in code(&path).split("crate::").skip(1) {
+            let used: String = used.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+            let allowed = used == module || layer(&used) < layer(module);
+            assert!(allowed, "{} uses crate::{used}, which lies no deeper", relative.display());
+        }
+    }
+}
+
+#[test]
+fn session_is_pure() {
+    for path in sources(&root().join("src/session")) {
+        for impure in ["tokio", "sqlx", "axum", "rand", "tracing", "crate::clock", "std::time", "async "] {
+            let text = code(&path);
+            let used =
+                text.lines().filter(|line| !line.trim_start().starts_with("//")).any(|line| line.contains(impure));
+            assert!(!used || impure == "rand" && text.contains("from_random"), "{} uses {impure}", path.display());
+        }
+    }
+}
+
+/// The words of the wire types: fields, and variants in lower case.
+fn wire_names() -> BTreeSet<String> {
+    let text = code(&root().join("src/protocol.rs"));
+    let mut names = BTreeSet::new();
+    for line in text.lines().map(str::trim) {
+        if let Some((name, _)) = line.strip_prefix("pub ").and_then(|field| field.split_once(": "))
+            && !name.contains(' ')
+        {
+            names.insert(name.to_owned());
+        }
+    }
+    names.remove("frame");
+    names.remove("kind");
+    names.extend(
+        ["pending", "scanned", "confirmed", "rejected", "expired", "cancelled", "claimed", "type"].map(str::to_owned),
+    );
+    names
+}
+
+#[test]
+fn every_word_of_the_wire_is_in_the_protocol() {
+    let protocol = fs::read_to_string(root().join("PROTOCOL.md")).unwrap();
+    for name in wire_names() {
+        let is_named = [format!("`{name}`"), format!("\"{name}\"")].iter().any(|spelled| protocol.contains(spelled));
+        assert!(is_named, "PROTOCOL.md does not name `{name}` of src/protocol.rs");
+    }
+    let codes = code(&root().join("src/protocol.rs"));
+    for close_code in codes.lines().filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": u16 = ")) {
+        let code = close_code.1.trim_end_matches(';');
+        assert!(protocol.contains(&format!("| {code} |")), "PROTOCOL.md does not name close code {code}");
+    }
+    let problems = code(&root().join("src/http/problem.rs"));
+    for problem in problems.split('"').skip(1).step_by(2).filter(|text| !text.contains(' ') && text.contains('_')) {
+        assert!(protocol.contains(&format!("`{problem}`")), "PROTOCOL.md does not name the error code {problem}");
+    }
+}
+
+#[test]
+fn every_setting_is_in_the_readme_with_its_default() {
+    let readme = fs::read_to_string(root().join("docs/SETTINGS.md")).unwrap();
+    let defaults: toml::Table = toml::from_str(&qrlogin::config::Settings::default().to_toml().unwrap()).unwrap();
+    for (name, value) in &defaults {
+        match value {
+            toml::Value::Table(section) => {
+                for (key, value) in section {
+                    is_documented(&readme, &format!("{name}.{key}"), value);
+                }
+            }
+            value => is_documented(&readme, name, value),
+        }
+    }
+}
+
+fn is_documented(text: &str, key: &str, value: &toml::Value) {
+    let shown = match value {
+        toml::Value::String(text) if text.is_empty() => "none".to_owned(),
+        toml::Value::Array(items) if items.is_empty() => "none".to_owned(),
+        toml::Value::String(text) => format!("`{text}`"),
+        other => format!("`{other}`"),
+    };
+    let row = text.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
+    let row = row.unwrap_or_else(|| panic!("docs/SETTINGS.md does not name {key}"));
+    assert!(
+        row.contains(&format!("| {shown} |")),
+        "docs/SETTINGS.md gives another default for {key} than {shown}: {row}"
+    );
+}
+
+#[test]
+fn both_languages_of_the_readme_have_the_same_parts() {
+    let headings = |file: &str| {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let of_kind = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+        (of_kind("## "), of_kind("```"), of_kind("!["), of_kind("- "))
+    };
+    assert_eq!(headings("README.md"), headings("README.zh-CN.md"));
+}

@@ -1,1 +1,119 @@
-//! x
+//! The server is killed in the middle of everything, and started again on the same database.
+
+use std::collections::HashMap;
+use std::process::Command;
+
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::SECRET;
+use crate::program::{Program, qrlogin, run};
+
+const LOGINS: usize = 120;
+
+fn app_token(user: usize) -> String {
+    let exp = qrlogin::clock::Clock::system().now().as_seconds() + 600;
+    let claims = json!({ "sub": format!("user {user}"), "exp": exp });
+    qrlogin::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap()
+}
+
+/// One login until the server is gone: the session, whether the phone was told 200, and the token if it came.
+async fn login(program: &Program, user: usize, session: &Value) -> (bool, Option<String>) {
+    let url = format!("{}{}", program.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
+    let Ok((mut socket, _)) = tokio_tungstenite::connect_async(url).await else { return (false, None) };
+    let confirm =
+        program.post("/v1/qr-login/confirm", Some(&app_token(user)), json!({ "code": session["code"] })).await;
+    let confirmed = confirm.is_ok_and(|answer| answer.status == 200);
+    // Frames are read and never answered, so there is no receipt and every login is still to be delivered.
+    let mut token = None;
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Text(text) = message {
+            let frame: Value = serde_json::from_str(&text).unwrap();
+            if let Some(web_token) = frame["web_token"].as_str() {
+                token = Some(web_token.to_owned());
+                break;
+            }
+        }
+    }
+    (confirmed, token)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_confirmed_login_is_lost_or_changed_also_when_a_signing_key_comes_in_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = Program::serve(&dir, "warn,qrlogin::app=info");
+    let mut sessions = Vec::new();
+    for _ in 0..LOGINS {
+        sessions.push(program.generate().await);
+    }
+    let before = {
+        let program = &program;
+        let logins = join_all(sessions.iter().enumerate().map(|(user, session)| login(program, user, session)));
+        let mut logins = std::pin::pin!(logins);
+        // In the middle: as soon as the first thirty are in the database.
+        let thirty = async {
+            loop {
+                let metrics = program.http.get(format!("{}/metrics", program.ops)).send().await.unwrap();
+                let metrics = metrics.text().await.unwrap();
+                let line = metrics
+                    .lines()
+                    .find_map(|line| line.strip_prefix(r#"qrlogin_sessions_total{outcome="confirmed"} "#));
+                if line.unwrap().parse::<usize>().unwrap() >= 30 {
+                    return;
+                }
+            }
+        };
+        let finished = tokio::select! {
+            biased;
+            () = thirty => None,
+            finished = &mut logins => Some(finished),
+        };
+        assert!(Command::new("kill").args(["-KILL", &program.id().to_string()]).status().unwrap().success());
+        match finished {
+            Some(finished) => finished,
+            None => logins.await,
+        }
+    };
+    program.kill();
+
+    // A new key, as an operator adds one.
+    let other = tempfile::tempdir().unwrap();
+    drop(qrlogin::token::KeyRing::open(&other.path().join("keys")).unwrap());
+    std::fs::copy(other.path().join("keys/web-token.pem"), dir.path().join("keys/a-newer.pem")).unwrap();
+    let (status, ..) = run(&mut qrlogin(dir.path(), &["check-config"]));
+    assert!(status.success());
+
+    let program = Program::serve(&dir, "warn,qrlogin::app=info");
+    let mut tokens: HashMap<String, usize> = HashMap::new();
+    let mut delivered = 0;
+    for (user, (session, (confirmed, earlier))) in sessions.iter().zip(before).enumerate() {
+        let now = program.status(session).await;
+        let again = program.status(session).await;
+        assert_eq!(now["web_token"], again["web_token"]);
+        let Some(token) = now["web_token"].as_str() else {
+            assert!(!confirmed && earlier.is_none(), "a confirmed login is lost: {now}");
+            continue;
+        };
+        delivered += 1;
+        if let Some(earlier) = earlier {
+            assert_eq!(token, earlier, "minted twice, with different content");
+        }
+        assert_eq!(claims_of(token)["sub"], format!("user {user}"));
+        assert_eq!(tokens.insert(token.to_owned(), user), None);
+    }
+    assert!(delivered >= 30);
+    // And it goes on, under the new key.
+    let session = program.generate().await;
+    program.post("/v1/qr-login/confirm", Some(&app_token(1)), json!({ "code": session["code"] })).await.unwrap();
+    let newest = program.status(&session).await["web_token"].as_str().unwrap().to_owned();
+    assert_ne!(newest.split('.').next(), tokens.keys().next().unwrap().split('.').next(), "another kid");
+    assert_eq!(program.terminate().0.code(), Some(0));
+}
+
+fn claims_of(token: &str) -> Value {
+    use base64::Engine as _;
+    let part = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice(&part).unwrap()
+}

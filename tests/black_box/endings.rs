@@ -152,7 +152,9 @@ async fn a_stopping_server_sends_its_browsers_away_and_says_when_to_return() {
 async fn small_talk_is_ignored() {
     let server = Server::start().await;
     let (session, mut browser) = waiting(&server).await;
-    for message in [Message::text("hello"), Message::text("ack"), Message::binary(vec![7; 1024]), Message::Pong("".into())] {
+    for message in
+        [Message::text("hello"), Message::text("ack"), Message::binary(vec![7; 1024]), Message::Pong("".into())]
+    {
         browser.socket.send(message).await.unwrap();
     }
     server.phone("ann").confirm(&session).await;
@@ -202,6 +204,12 @@ async fn a_refused_browser_was_never_counted() {
     assert_eq!(Browser::open(&server, &format!("/v1/ws/qr/{unknown}"), None).await.err(), Some(404));
     assert_eq!(Browser::open(&server, &format!("/v1/ws/qr/{}", session.code), None).await.err(), Some(404));
     assert_eq!(server.active().await, 0);
-    assert!(!server.metrics().await.lines().any(|line| line.starts_with("qrlogin_connections_closed_total") && !line.ends_with(" 0")));
+    assert!(
+        !server
+            .metrics()
+            .await
+            .lines()
+            .any(|line| line.starts_with("qrlogin_connections_closed_total") && !line.ends_with(" 0"))
+    );
     server.stop().await;
 }

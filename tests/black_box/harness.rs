@@ -73,7 +73,18 @@ impl Server {
         let shutdown = Shutdown::new();
         let running = tokio::spawn(app::run(parts, listeners, shutdown.clone()));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { base: format!("http://{address}"), ops, address, hands, clock, store, http, shutdown, running, _dir: dir }
+        Self {
+            base: format!("http://{address}"),
+            ops,
+            address,
+            hands,
+            clock,
+            store,
+            http,
+            shutdown,
+            running,
+            _dir: dir,
+        }
     }
 
     /// Any request; `body` is sent as JSON.
@@ -167,6 +178,22 @@ impl Server {
         panic!("active connections stay at {} and do not become {expected}", self.active().await);
     }
 
+    /// Lets time pass, second by second, until this browser sees something.
+    pub async fn let_time_pass_until_seen(&self, browser: &mut Browser) -> Seen {
+        let passing = async {
+            loop {
+                self.hands.advance_seconds(1);
+                // A round trip, in which the server has its turn.
+                self.active().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            seen = browser.next() => seen,
+            () = passing => unreachable!("time passes for ever"),
+        }
+    }
+
     /// Asks the server to stop, and waits until it has.
     pub async fn stop(self) {
         self.shutdown.stop();
@@ -184,13 +211,6 @@ pub struct Session {
     pub id: String,
     pub code: String,
     pub ws_path: String,
-}
-
-impl Session {
-    /// The short public id, as PROTOCOL.md defines it.
-    pub fn public_id(&self) -> String {
-        qrlogin::session::SessionId::parse(&self.id).unwrap().key().to_string()
-    }
 }
 
 /// An answer, read whole.

@@ -3,17 +3,14 @@
 use qrlogin::session::Timestamp;
 use serde_json::json;
 
-use crate::harness::{Seen, Server, START, token_in, verified};
+use crate::harness::{START, Seen, Server, token_in, verified};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_waits_a_phone_confirms_and_the_browser_is_logged_in() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut browser = server.browser(&session).await;
-    assert_eq!(
-        browser.next().await,
-        Seen::Frame(json!({ "status": "pending", "version": 1, "expires_in": 300 }))
-    );
+    assert_eq!(browser.next().await, Seen::Frame(json!({ "status": "pending", "version": 1, "expires_in": 300 })));
 
     let ann = server.phone("ann");
     let scan = ann.scan(&session).await;
@@ -74,7 +71,8 @@ async fn generate_needs_no_body_at_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_phone_is_told_who_is_asking() {
-    let server = Server::start_with(|settings| settings.allowed_origins = vec!["https://shop.example".to_owned()]).await;
+    let server =
+        Server::start_with(|settings| settings.allowed_origins = vec!["https://shop.example".to_owned()]).await;
     let agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36";
     let request = server.http.post(format!("{}/v1/qr-login/generate", server.base));
     let request = request.header("user-agent", agent).header("origin", "https://shop.example");
@@ -114,10 +112,7 @@ async fn a_rejected_browser_is_told_so() {
     browser.frame("scanned").await;
     let reject = ann.reject(&session).await;
     assert_eq!((reject.status.as_u16(), reject.body), (200, json!({ "status": "rejected" })));
-    assert_eq!(
-        browser.next().await,
-        Seen::Frame(json!({ "status": "rejected", "message": "Login rejected by user" }))
-    );
+    assert_eq!(browser.next().await, Seen::Frame(json!({ "status": "rejected", "message": "Login rejected by user" })));
     browser.closed(1000).await;
     server.stop().await;
 }
@@ -146,7 +141,10 @@ async fn status_tells_what_the_websocket_would_have_told() {
     let server = Server::start().await;
     let session = server.generate().await;
     let pending = server.status(&session).await.body;
-    assert_eq!((&pending["status"], &pending["version"], &pending["expires_in"]), (&json!("pending"), &json!(1), &json!(300)));
+    assert_eq!(
+        (&pending["status"], &pending["version"], &pending["expires_in"]),
+        (&json!("pending"), &json!(1), &json!(300))
+    );
     assert_eq!(pending["code"], session.code.as_str());
     assert!(pending["qr_url"].as_str().unwrap().ends_with(&session.code));
     assert!(pending["qr_image"].as_str().unwrap().starts_with("data:"));
@@ -155,12 +153,18 @@ async fn status_tells_what_the_websocket_would_have_told() {
     ann.scan(&session).await;
     server.hands.advance_seconds(10);
     let scanned = server.status(&session).await.body;
-    assert_eq!((&scanned["status"], &scanned["version"], &scanned["expires_in"]), (&json!("scanned"), &json!(2), &json!(290)));
+    assert_eq!(
+        (&scanned["status"], &scanned["version"], &scanned["expires_in"]),
+        (&json!("scanned"), &json!(2), &json!(290))
+    );
     assert_eq!(scanned["user"]["name"], "Name of ann");
 
     ann.confirm(&session).await;
     let confirmed = server.status(&session).await.body;
-    assert_eq!((&confirmed["status"], &confirmed["version"], &confirmed["expires_in"]), (&json!("confirmed"), &json!(3), &json!(3600)));
+    assert_eq!(
+        (&confirmed["status"], &confirmed["version"], &confirmed["expires_in"]),
+        (&json!("confirmed"), &json!(3), &json!(3600))
+    );
     let by_header = server.http.get(format!("{}/v1/qr-login/status", server.base)).header("x-qr-session", &session.id);
     let by_header: serde_json::Value = by_header.send().await.unwrap().json().await.unwrap();
     assert_eq!(by_header, confirmed);
@@ -221,7 +225,8 @@ async fn claims_of_the_app_token_are_passed_on_as_configured() {
     })
     .await;
     let session = server.generate().await;
-    let token = server.app_token(json!({ "uid": 4711, "email": "ann@example.com", "roles": ["a", "b"], "private": true }));
+    let token =
+        server.app_token(json!({ "uid": 4711, "email": "ann@example.com", "roles": ["a", "b"], "private": true }));
     let body = Some(json!({ "code": session.code }));
     server.request(reqwest::Method::POST, "/v1/qr-login/confirm", Some(&token), body).await;
     let web_token = server.status(&session).await.body["web_token"].as_str().unwrap().to_owned();

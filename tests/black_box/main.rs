@@ -4,12 +4,13 @@ mod harness;
 
 mod architecture;
 mod browser_page;
-mod command_line;
+
 mod crash;
 mod endings;
 mod login;
 mod origins;
 mod outage;
+mod program;
 mod races;
 mod receipts;
 mod refusals;

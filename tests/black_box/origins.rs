@@ -41,7 +41,9 @@ async fn a_foreign_page_is_refused_on_every_browser_route_before_anything_is_don
         (Method::GET, session.ws_path.clone()),
     ];
     for (method, path) in routes {
-        for origin in [FOREIGN, "null", "https://login.example.evil.example", "http://login.example", "https://shop.example"] {
+        for origin in
+            [FOREIGN, "null", "https://login.example.evil.example", "http://login.example", "https://shop.example"]
+        {
             let answer = call(&server, method.clone(), &path, &[("origin", origin)]).await;
             assert_eq!(answer.refusal(), "403 forbidden_origin", "{method} {path} from {origin}");
             assert!(!answer.headers.contains_key("access-control-allow-origin"));
@@ -52,7 +54,8 @@ async fn a_foreign_page_is_refused_on_every_browser_route_before_anything_is_don
             assert_eq!(answer.header("access-control-allow-origin"), origin);
         }
     }
-    let mut request = format!("{}{}", server.base.replace("http", "ws"), session.ws_path).into_client_request().unwrap();
+    let mut request =
+        format!("{}{}", server.base.replace("http", "ws"), session.ws_path).into_client_request().unwrap();
     request.headers_mut().insert("origin", FOREIGN.parse().unwrap());
     assert_eq!(Browser::send(request).await.err(), Some(403));
     assert_eq!(server.active().await, 0);

@@ -44,16 +44,9 @@ async fn at_its_deadline_a_browser_waits_for_the_store_and_is_told_the_truth() {
     server.hands.advance_seconds(5);
     assert_eq!(server.active().await, 1);
     server.store.fail(false);
-    server.hands.advance_seconds(2);
-    loop {
-        // The next attempt may only just have been put off.
-        server.hands.advance_seconds(1);
-        let next = tokio::time::timeout(std::time::Duration::from_millis(20), browser.next()).await;
-        if let Ok(seen) = next {
-            assert_eq!(seen, Seen::Frame(json!({ "status": "expired", "message": "QR code expired" })));
-            break;
-        }
-    }
+    // The next attempt may only just have been put off.
+    let seen = server.let_time_pass_until_seen(&mut browser).await;
+    assert_eq!(seen, Seen::Frame(json!({ "status": "expired", "message": "QR code expired" })));
     server.stop().await;
 }
 
@@ -65,14 +58,8 @@ async fn a_browser_is_sent_away_when_the_store_stays_silent_long_past_its_deadli
     browser.frame("pending").await;
     server.store.fail(true);
     server.hands.advance_seconds(300);
-    loop {
-        server.hands.advance_seconds(1);
-        let next = tokio::time::timeout(std::time::Duration::from_millis(20), browser.next()).await;
-        if let Ok(seen) = next {
-            assert!(matches!(seen, Seen::Close(1013, _)), "{seen:?}");
-            break;
-        }
-    }
+    let seen = server.let_time_pass_until_seen(&mut browser).await;
+    assert!(matches!(seen, Seen::Close(1013, _)), "{seen:?}");
     server.until_active(0).await;
     assert_eq!(server.closed("unavailable").await, 1);
     server.store.fail(false);

@@ -53,9 +53,7 @@ async fn of_two_tabs_the_newer_gets_the_token_whatever_becomes_of_the_older() {
         let session = server.generate().await;
         let older = server.browser(&session).await;
         let newer = server.browser(&session).await;
-        let closing = async {
-            if round % 2 == 0 { older.close(1001).await } else { older.reset() }
-        };
+        let closing = async { if round % 2 == 0 { older.close(1001).await } else { older.reset() } };
         let ((), confirm) = join(closing, ann.confirm(&session)).await;
         assert_eq!(confirm.status, 200);
         the_one_token(&[newer.rest().await]);

@@ -82,14 +82,7 @@ async fn without_the_word_there_is_no_receipt_even_if_the_browser_agrees_to_the_
     browser.socket.send(Message::text("something else")).await.unwrap();
     // The status call is answered after the frame has been sent, and so the wait has begun.
     assert!(!is_claimed(&server, &session).await);
-    loop {
-        server.hands.advance_seconds(1);
-        let next = tokio::time::timeout(std::time::Duration::from_millis(50), browser.next()).await;
-        if let Ok(seen) = next {
-            assert_eq!(seen, Seen::Close(1000, String::new()));
-            break;
-        }
-    }
+    assert_eq!(server.let_time_pass_until_seen(&mut browser).await, Seen::Close(1000, String::new()));
     server.until_active(0).await;
     assert!(!is_claimed(&server, &session).await);
     assert_eq!(delivered(&server, &session).await, Some(token));

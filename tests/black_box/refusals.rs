@@ -31,7 +31,9 @@ async fn bodies_that_are_not_what_the_call_takes() {
     let good = json!({ "code": session.code }).to_string();
     let json = Some("application/json");
     for path in ["scan", "confirm", "reject"] {
-        for body in ["", "{", "not json", "[]", "null", "{}", r#"{"code":7}"#, r#"{"code":null}"#, r#"{"code":["x"]}"#, "\u{0}"] {
+        for body in
+            ["", "{", "not json", "[]", "null", "{}", r#"{"code":7}"#, r#"{"code":null}"#, r#"{"code":["x"]}"#, "\u{0}"]
+        {
             assert_eq!(send(path, json, body).await, "400 invalid_request", "{path} {body}");
         }
         for kind in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("application/jsonx")] {
@@ -43,7 +45,10 @@ async fn bodies_that_are_not_what_the_call_takes() {
         assert_eq!(send(path, None, r#"{"session_id":"x"}"#).await, "415 unsupported_media_type");
     }
     assert_eq!(send("generate", json, r#"{"client_info":7}"#).await, "400 invalid_request");
-    assert_eq!(send("generate", json, &format!(r#"{{"client_info":"{}"}}"#, "é".repeat(257))).await, "400 invalid_request");
+    assert_eq!(
+        send("generate", json, &format!(r#"{{"client_info":"{}"}}"#, "é".repeat(257))).await,
+        "400 invalid_request"
+    );
     assert_eq!(send("generate", json, &format!(r#"{{"client_info":"{}"}}"#, "é".repeat(256))).await, "201");
     assert_eq!(send("generate", Some("text/plain"), "{}").await, "415 unsupported_media_type");
     is_untouched(&server, &session).await;
@@ -77,12 +82,16 @@ async fn a_body_that_is_too_long_is_read_to_its_end_so_that_the_answer_is_read_t
     let long = vec![b' '; 1024 * 1024];
     for path in ["generate", "scan", "nowhere"] {
         let request = server.http.post(format!("{}/v1/qr-login/{path}", server.base));
-        let answer = Answer::of(request.header("content-type", "application/json").body(long.clone()).send().await.unwrap());
+        let answer =
+            Answer::of(request.header("content-type", "application/json").body(long.clone()).send().await.unwrap());
         assert_eq!(answer.await.refusal(), "413 payload_too_large", "{path}");
     }
     // A client that sends it all before it reads anything.
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let head = format!("POST /v1/qr-login/confirm HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", long.len());
+    let head = format!(
+        "POST /v1/qr-login/confirm HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        long.len()
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&long).await.unwrap();
     let mut answer = String::new();
@@ -120,7 +129,10 @@ async fn app_tokens_that_prove_nothing() {
     };
     let good = signed(json!({}));
     let (unsigned, signature) = good.rsplit_once('.').unwrap();
-    let foreign = qrlogin::token::sign_app_token(b"another secret of thirty-two bytes or so", claims(json!({})).as_object().unwrap());
+    let foreign = qrlogin::token::sign_app_token(
+        b"another secret of thirty-two bytes or so",
+        claims(json!({})).as_object().unwrap(),
+    );
 
     let refused = [
         ("not a JWT", "swordfish".to_owned()),
@@ -321,9 +333,14 @@ async fn a_key_of_each_kind_takes_its_own_algorithm_and_no_other() {
             assert_eq!(scan(token).await, "401 invalid_token", "{other:?} for {algorithm:?}");
         }
         // The oldest trick: the public key, known to all, as an HMAC secret.
-        let confused = encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&read(&public))).unwrap();
+        let confused =
+            encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&read(&public))).unwrap();
         assert_eq!(scan(confused).await, "401 invalid_token");
-        assert_eq!(scan(server.app_token(json!({ "sub": "ann" }))).await, "401 invalid_token", "{SECRET} is not trusted here");
+        assert_eq!(
+            scan(server.app_token(json!({ "sub": "ann" }))).await,
+            "401 invalid_token",
+            "{SECRET} is not trusted here"
+        );
         is_untouched(&server, &session).await;
         assert_eq!(scan(encode(&Header::new(*algorithm), &claims, key).unwrap()).await, "200", "{algorithm:?}");
         server.stop().await;

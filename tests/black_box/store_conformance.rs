@@ -14,7 +14,9 @@ use serde_json::{Map, json};
 use crate::harness::START;
 
 fn ann() -> PhoneUser {
-    PhoneUser { id: "ann".into(), name: Some("Ann Ä. 安".into()), picture: Some("https://example.com/ann.png".into()) }
+    PhoneUser {
+        id: "ann".into(), name: Some("Ann Ä. 安".into()), picture: Some("https://example.com/ann.png".into())
+    }
 }
 
 fn grant() -> Grant {
@@ -178,8 +180,13 @@ async fn the_ended_are_swept_in_batches(store: &dyn Store, hands: &Hands) {
     for session in [&expired, &settled, &unclaimed, &living] {
         store.insert(session).await.unwrap();
     }
-    let confirmation =
-        Confirmation { by: ann(), decided_at: now, claimable_until: now.plus_seconds(60), grant: grant(), claimed: false };
+    let confirmation = Confirmation {
+        by: ann(),
+        decided_at: now,
+        claimable_until: now.plus_seconds(60),
+        grant: grant(),
+        claimed: false,
+    };
     let confirmed = Session { version: 2, state: State::Confirmed(confirmation), ..unclaimed };
     let rejected = Session { version: 2, state: State::Rejected(ann()), ..settled };
     for next in [confirmed, rejected] {
@@ -230,7 +237,8 @@ async fn sqlite_keeps_what_it_was_given_and_shows_it_to_nobody_else() {
 async fn a_database_that_cannot_be_opened_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let nonsense = dir.path().join("nonsense.db");
-    std::fs::write(&nonsense, "this is not a database, although it is long enough to be looked at ".repeat(100)).unwrap();
+    std::fs::write(&nonsense, "this is not a database, although it is long enough to be looked at ".repeat(100))
+        .unwrap();
     for (url, part) in [
         (format!("sqlite://{}/missing/x.db", dir.path().display()), "missing/x.db"),
         (format!("sqlite://{}", dir.path().display()), "database_url"),

@@ -1,0 +1,226 @@
+//! The program itself, as an operator starts and stops it.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Answer, SECRET};
+
+/// The program, with settings of a test's own: nothing of the environment's, all files in `dir`.
+pub fn qrlogin(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qrlogin"));
+    command.args(arguments).current_dir(dir).env_clear().env("QRLOGIN_APP_AUTH__HMAC_SECRET", SECRET);
+    command
+}
+
+/// Runs to its end; what it printed on both outputs.
+pub fn run(command: &mut Command) -> (ExitStatus, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status, text(output.stdout), text(output.stderr))
+}
+
+/// A `qrlogin serve` that listens.
+pub struct Program {
+    child: Child,
+    pub base: String,
+    pub ops: String,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+    pub http: reqwest::Client,
+}
+
+impl Program {
+    /// Starts it on free ports, with its database and keys in `dir`.
+    pub fn serve(dir: &TempDir, log_level: &str) -> Self {
+        let mut child = qrlogin(dir.path(), &["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+            .env("QRLOGIN_LOG__FORMAT", "json")
+            .env("QRLOGIN_LOG__LEVEL", log_level)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let listening = loop {
+            let mut line = String::new();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "it ended: {}", log.lock().unwrap());
+            log.lock().unwrap().push_str(&line);
+            let event: Value = serde_json::from_str(&line).unwrap();
+            if event["event"] == "listening" {
+                break event;
+            }
+        };
+        let address = |name: &str| format!("http://{}", listening[name].as_str().unwrap());
+        let (base, ops) = (address("public"), address("ops"));
+        let collected = log.clone();
+        let reader = std::thread::spawn(move || {
+            let mut line = String::new();
+            while lines.read_line(&mut line).unwrap() > 0 {
+                collected.lock().unwrap().push_str(&std::mem::take(&mut line));
+            }
+        });
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { child, base, ops, log, reader: Some(reader), http }
+    }
+
+    pub async fn post(&self, path: &str, token: Option<&str>, body: Value) -> Result<Answer, reqwest::Error> {
+        let mut request = self.http.post(format!("{}{path}", self.base)).json(&body);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        Ok(Answer::of(request.send().await?).await)
+    }
+
+    pub async fn generate(&self) -> Value {
+        self.post("/v1/qr-login/generate", None, json!({})).await.unwrap().body
+    }
+
+    pub async fn status(&self, session: &Value) -> Value {
+        let path = format!("{}/v1/qr-login/status/{}", self.base, session["session_id"].as_str().unwrap());
+        Answer::of(self.http.get(path).send().await.unwrap()).await.body
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it without a warning.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to stop; how it ended, and all that it logged.
+    pub fn terminate(mut self) -> (ExitStatus, String) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        let status = self.child.wait().unwrap();
+        self.reader.take().unwrap().join().unwrap();
+        let log = std::mem::take(&mut *self.log.lock().unwrap());
+        (status, log)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It has ended already, or the test has failed.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A refusal to start: one line that names what is wrong, and an exit code that is not 0.
+fn refused(command: &mut Command, parts: &[&str]) {
+    let (status, _, stderr) = run(command);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "'{part}' is missing in: {stderr}");
+    }
+}
+
+#[test]
+fn it_does_not_start_with_what_it_cannot_use_and_says_which_setting_that_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let serve =
+        |arguments: &[&str]| qrlogin(dir.path(), &[&["serve", "--ops-listen", "127.0.0.1:0"], arguments].concat());
+    refused(&mut serve(&["--set", "sesion.ttl=3"]), &["--set", "unknown key 'sesion.ttl'"]);
+    refused(serve(&[]).env("QRLOGIN_SESSION__TTL", "3"), &["QRLOGIN_SESSION__TTL", "unknown key 'session.ttl'"]);
+    refused(&mut serve(&["--config", "missing.toml"]), &["missing.toml"]);
+    refused(
+        &mut serve(&["--listen", "127.0.0.1:0", "--database-url", "sqlite:///proc/no/x.db"]),
+        &["database_url", "/proc/no/x.db"],
+    );
+    refused(serve(&["--listen", "127.0.0.1:0"]).env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET"), &["app_auth.hmac_secret"]);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    refused(&mut serve(&["--listen", &address]), &["listen", &address, "in use"]);
+    std::fs::write(dir.path().join("qrlogin.toml"), "[token]\nttl = 1\n").unwrap();
+    refused(&mut serve(&[]), &["qrlogin.toml", "'token.ttl'", "ttl_seconds"]);
+    refused(&mut qrlogin(dir.path(), &["check-config"]), &["qrlogin.toml", "'token.ttl'"]);
+    refused(&mut qrlogin(dir.path(), &["demo", "--listen", "0.0.0.0:0"]), &["listen", "--lan"]);
+}
+
+#[test]
+fn the_settings_can_be_checked_and_shown_and_secrets_are_hidden() {
+    let dir = tempfile::tempdir().unwrap();
+    let (status, stdout, _) = run(&mut qrlogin(dir.path(), &["check-config"]));
+    assert!(status.success() && stdout.contains("can be used"), "{stdout}");
+    let (status, shown, _) = run(qrlogin(dir.path(), &["print-config"]).env("QRLOGIN_SESSION__TTL_SECONDS", "120"));
+    assert!(status.success() && shown.contains("ttl_seconds = 120") && !shown.contains(SECRET), "{shown}");
+    // What is shown is a file that can be read again.
+    std::fs::write(dir.path().join("again.toml"), &shown).unwrap();
+    let (_, again, stderr) =
+        run(qrlogin(dir.path(), &["print-config", "--config", "again.toml"])
+            .env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET"));
+    assert_eq!(again, shown, "{stderr}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else was made");
+}
+
+#[test]
+fn it_tells_its_version_and_its_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, version, _) = run(&mut qrlogin(dir.path(), &["--version"]));
+    assert_eq!(version.trim(), format!("qrlogin {}", env!("CARGO_PKG_VERSION")));
+    let (_, help, _) = run(&mut qrlogin(dir.path(), &["--help"]));
+    for command in ["serve", "demo", "check-config", "print-config", "gen-token"] {
+        assert!(help.contains(command), "{help}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_serves_takes_its_own_trial_tokens_and_stops_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve(&dir, "info");
+    let (status, token, _) = run(&mut qrlogin(dir.path(), &["gen-token", "--user", "ann", "--name", "Ann"]));
+    assert!(status.success());
+    let session = program.generate().await;
+    let scan = program.post("/v1/qr-login/scan", Some(token.trim()), json!({ "code": session["code"] })).await.unwrap();
+    assert_eq!(scan.status, 200);
+    let shown = program.status(&session).await;
+    assert_eq!((&shown["status"], &shown["user"]["name"]), (&json!("scanned"), &json!("Ann")));
+    for (path, expected) in [("livez", "ok\n"), ("readyz", "ok\n")] {
+        let answer = program.http.get(format!("{}/{path}", program.ops)).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), expected);
+    }
+    let url = format!("{}{}", program.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
+    let (waiting, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    let (status, log) = program.terminate();
+    assert_eq!(status.code(), Some(0));
+    drop(waiting);
+    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(last["event"], "stopped");
+}
+
+#[test]
+fn the_demo_leaves_nothing_behind() {
+    let (dir, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let arguments = ["demo", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
+    let mut child = qrlogin(dir.path(), &arguments)
+        .env("TMPDIR", temp.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0);
+    }
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let mut greeting = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut greeting).unwrap();
+    assert!(greeting.starts_with("Open http://localhost:"), "{greeting}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    for left in [dir, temp] {
+        assert_eq!(std::fs::read_dir(left.path()).unwrap().count(), 0);
+    }
+}
