@@ -60,6 +60,7 @@ pub(super) async fn status(
         (Err(_), None) => return Err(ApiError::NotFound),
     };
     let id = session_id(id)?;
+    app.hub.receipt_settled(id.key()).await;
     let (session, now) = app.logins.current(id.key()).await?;
     let told = app.logins.tell(&session, now).map_err(LoginError::from)?;
     let code = if session.is_undecided() && now < session.expires_at {

@@ -53,6 +53,7 @@ pub(super) async fn open(
 ) -> Result<Response, ApiError> {
     let handshake = Handshake::of(&mut request.into_parts().0)?;
     let id = path.ok().and_then(|Path(id)| SessionId::parse(&id)).ok_or(ApiError::Login(LoginError::NotFound))?;
+    app.hub.receipt_settled(id.key()).await;
     // Register first, read second: a change in between is in the inbox.
     let (registration, inbox) = app.hub.register(id.key()).map_err(|_| ApiError::Stopping)?;
     let (session, read_at) = app.logins.current(id.key()).await?;
@@ -70,15 +71,18 @@ pub(super) async fn open(
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
         let acknowledges = handshake.acknowledges;
-        let waiter = Waiter { socket, logins, key: id.key(), acknowledges, told_version: 0, unanswered: 0 };
-        waiter.run(registration, inbox, &session, read_at).await;
+        let waiter =
+            Waiter { socket, registration, logins, key: id.key(), acknowledges, told_version: 0, unanswered: 0 };
+        waiter.run(inbox, &session, read_at).await;
     });
     Ok(response)
 }
 
 /// A browser that waits.
 struct Waiter {
+    // Before the registration, so that the socket is closed before the entry is gone.
     socket: WebSocketStream<TokioIo<Upgraded>>,
+    registration: Registration,
     logins: Arc<Logins>,
     key: SessionKey,
     acknowledges: bool,
@@ -90,8 +94,8 @@ struct Waiter {
 type Flow = ControlFlow<CloseReason>;
 
 impl Waiter {
-    async fn run(mut self, mut registration: Registration, mut inbox: Inbox, session: &Session, read_at: Timestamp) {
-        registration.activate(session.expires_at);
+    async fn run(mut self, mut inbox: Inbox, session: &Session, read_at: Timestamp) {
+        self.registration.activate(session.expires_at);
         let mut flow = self.tell(session, read_at).await;
         while flow.is_continue() {
             flow = tokio::select! {
@@ -104,11 +108,8 @@ impl Waiter {
             };
         }
         if let Break(reason) = flow {
-            registration.set_reason(reason);
+            self.registration.set_reason(reason);
         }
-        // Explicitly, and in this order: the socket is closed before the entry is gone.
-        drop(self);
-        drop(registration);
     }
 
     async fn hear(&mut self, event: Event) -> Flow {
@@ -195,6 +196,8 @@ impl Waiter {
             }
             return self.close(close_code::DONE, "", CloseReason::Decided).await;
         }
+        // Before the write: the receipt may be here before we go on.
+        self.registration.await_receipt();
         self.push_and_close(told).await?;
         if self.read_close(RECEIPT_SECONDS).await == Some(close_code::DONE) {
             self.claim().await;

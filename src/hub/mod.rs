@@ -35,6 +35,10 @@ const PATIENCE_SECONDS: u32 = 60;
 /// Browsers that are sent away by a restart come back spread over this long.
 const RECONNECT_SPREAD_MILLIS: u32 = 3000;
 
+/// How long a browser that comes back waits for the receipt of its own earlier connection, which may be in our socket's
+/// buffer already.
+const RECEIPT_GRACE_MILLIS: i64 = 250;
+
 /// What a waiting browser must hear or do.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -68,6 +72,8 @@ pub struct Hub {
     deadlines: Mutex<Deadlines>,
     /// A deadline has come that is earlier than all before.
     earlier: Notify,
+    /// A connection that awaited a receipt has ended.
+    receipt_settled: Notify,
     next_id: AtomicU64,
     closing: AtomicBool,
 }
@@ -88,6 +94,7 @@ impl Hub {
             registry: Registry::default(),
             deadlines: Mutex::default(),
             earlier: Notify::new(),
+            receipt_settled: Notify::new(),
             next_id: AtomicU64::new(0),
             closing: AtomicBool::new(false),
         })
@@ -105,6 +112,26 @@ impl Hub {
         let registration = Registration { hub: self.clone(), key, id, active: false, reason: CloseReason::Network };
         // Read after the entry is in: whoever closes all either finds the entry, or is seen here.
         if self.closing.load(Ordering::SeqCst) { Err(Closing) } else { Ok((registration, inbox)) }
+    }
+
+    /// Waits until no connection of this session awaits a receipt, for a moment at most. A browser that has sent its
+    /// receipt and asks at once again, on another connection, is not to overtake itself.
+    pub async fn receipt_settled(&self, key: SessionKey) {
+        let settled = async {
+            loop {
+                let mut ended = std::pin::pin!(self.receipt_settled.notified());
+                ended.as_mut().enable();
+                if !self.registry.awaits_receipt(key) {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = settled => {}
+            () = self.clock.sleep_until(self.clock.now().plus_millis(RECEIPT_GRACE_MILLIS)) => {}
+        }
     }
 
     /// Sends every browser away, with 1012, and takes no more.
@@ -251,6 +278,11 @@ impl Registration {
         self.hub.arm(expires_at, Due::Expiry { key: self.key, id: self.id, at: expires_at });
     }
 
+    /// The token is being written; what the browser says next may be its receipt.
+    pub fn await_receipt(&self) {
+        self.hub.registry.await_receipt(self.key, self.id);
+    }
+
     /// Why the connection is about to end. Until this is called, the network is to blame.
     pub fn set_reason(&mut self, reason: CloseReason) {
         self.reason = reason;
@@ -260,6 +292,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.hub.registry.remove(self.key, self.id);
+        self.hub.receipt_settled.notify_waiters();
         if self.active {
             self.hub.metrics.connection_closed(self.reason);
             let active = self.hub.metrics.active_connections();

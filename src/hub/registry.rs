@@ -18,6 +18,7 @@ pub(super) struct ConnectionId(pub(super) u64);
 struct Waiting {
     id: ConnectionId,
     active: bool,
+    awaits_receipt: bool,
     sender: mpsc::Sender<Event>,
 }
 
@@ -38,7 +39,7 @@ impl Default for Registry {
 impl Registry {
     /// Enters a connection that is still being set up.
     pub(super) fn insert(&self, key: SessionKey, id: ConnectionId, sender: mpsc::Sender<Event>) {
-        self.shard(key).entry(key).or_default().push(Waiting { id, active: false, sender });
+        self.shard(key).entry(key).or_default().push(Waiting { id, active: false, awaits_receipt: false, sender });
     }
 
     /// The connection is up; returns those that give way: the older ones, or this one if a newer is up already. (The
@@ -52,6 +53,18 @@ impl Registry {
         let newest = connections.iter().filter(|connection| connection.active).map(|connection| connection.id).max();
         let gives_way = |connection: &&Waiting| connection.active && Some(connection.id) != newest;
         connections.iter().filter(gives_way).map(|connection| connection.sender.clone()).collect()
+    }
+
+    /// The token is being written to this connection, and its receipt may follow.
+    pub(super) fn await_receipt(&self, key: SessionKey, id: ConnectionId) {
+        let mut shard = self.shard(key);
+        for connection in shard.get_mut(&key).into_iter().flatten().filter(|connection| connection.id == id) {
+            connection.awaits_receipt = true;
+        }
+    }
+
+    pub(super) fn awaits_receipt(&self, key: SessionKey) -> bool {
+        self.shard(key).get(&key).into_iter().flatten().any(|connection| connection.awaits_receipt)
     }
 
     /// Removes this connection and no other.

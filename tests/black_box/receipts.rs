@@ -60,6 +60,21 @@ async fn without_a_receipt_the_same_token_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_sends_its_receipt_and_comes_back_at_once_does_not_overtake_itself() {
+    let server = Server::start().await;
+    for _ in 0..50 {
+        let (session, _) = confirmed(&server).await;
+        let mut browser = server.browser(&session).await;
+        browser.frame("confirmed").await;
+        // The Close is answered, and nobody waits to see what the server makes of it.
+        assert!(matches!(browser.socket.next().await, Some(Ok(Message::Close(_)))));
+        browser.socket.flush().await.unwrap();
+        assert_eq!(delivered(&server, &session).await, None);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_browser_of_the_ack_subprotocol_says_itself_when_it_has_the_token() {
     let server = Server::start().await;
     let (session, _) = confirmed(&server).await;
