@@ -1,5 +1,6 @@
 //! `qrlogin demo`: the server with a phone page and users of its own. `serve` has none of this.
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use base64::Engine as _;
@@ -86,7 +87,8 @@ impl Demo {
     /// Shows a code in the terminal, for whoever has a phone at hand and no browser.
     pub fn show(&self, qr_url: &str) {
         if let (true, Ok(picture)) = (self.print_codes, Picture::of(qr_url)) {
-            println!("\n{}\n{qr_url}\n", picture.terminal());
+            // Whoever closed our output does not want to see it.
+            drop(writeln!(std::io::stdout().lock(), "\n{}\n{qr_url}\n", picture.terminal()));
         }
     }
 }

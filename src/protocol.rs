@@ -1,5 +1,7 @@
 //! The wire types: what is said over HTTP and the WebSocket, field by field. PROTOCOL.md documents each; a test ties
 //! the two together.
+//!
+//! Types that hold a secret have no `Debug`, so that none is ever printed.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +44,7 @@ pub struct GenerateRequest {
 }
 
 /// Its answer.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub struct GenerateResponse {
     /// The browser's secret.
     pub session_id: String,
@@ -127,7 +129,7 @@ impl UserView {
 }
 
 /// A frame from the server to the browser.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum Frame {
     /// Waiting for a phone.
@@ -162,7 +164,7 @@ pub enum Frame {
 }
 
 /// The two forms of a confirmed login.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 #[serde(untagged)]
 pub enum Confirmed {
     /// With the token.
@@ -186,7 +188,7 @@ pub enum Confirmed {
 
 /// `GET /v1/qr-login/status/{session_id}`: the frame that the WebSocket would begin with, and what a page needs to
 /// show the code again.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub struct SessionView {
     /// As on the WebSocket.
     #[serde(flatten)]

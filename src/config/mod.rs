@@ -16,6 +16,9 @@ use crate::token::RESERVED_CLAIMS;
 
 pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers};
 
+/// `public_url` stands in every QR code.
+const MAX_PUBLIC_URL_BYTES: usize = 512;
+
 /// A setting that is not shown.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -261,6 +264,9 @@ impl Settings {
 
 fn public_url(text: &str) -> Result<(), String> {
     let url = Url::parse(text).map_err(|error| format!("'{text}': {error}"))?;
+    if text.len() > MAX_PUBLIC_URL_BYTES {
+        return Err(format!("is longer than {MAX_PUBLIC_URL_BYTES} bytes, too long for a QR code that can be scanned"));
+    }
     let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
     let is_bare = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
     if is_web && is_bare { Ok(()) } else { Err(format!("'{text}' is not an http(s) URL without query and fragment")) }

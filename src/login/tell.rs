@@ -2,8 +2,7 @@ use super::Logins;
 use crate::session::{PhoneUser, Session, State, Status, Timestamp};
 use crate::token::MintError;
 
-/// What a browser is told of its session.
-#[derive(Debug, Clone, PartialEq)]
+/// What a browser is told of its session. Not to be printed: it may hold a token.
 pub enum Told {
     /// Waiting for a phone.
     Pending {

@@ -123,17 +123,17 @@ fn every_word_of_the_wire_is_in_the_protocol() {
 }
 
 #[test]
-fn every_setting_is_in_the_readme_with_its_default() {
-    let readme = fs::read_to_string(root().join("docs/SETTINGS.md")).unwrap();
+fn every_setting_is_documented_with_its_default() {
+    let documented = fs::read_to_string(root().join("docs/SETTINGS.md")).unwrap();
     let defaults: toml::Table = toml::from_str(&qrlogin::config::Settings::default().to_toml().unwrap()).unwrap();
     for (name, value) in &defaults {
         match value {
             toml::Value::Table(section) => {
                 for (key, value) in section {
-                    is_documented(&readme, &format!("{name}.{key}"), value);
+                    is_documented(&documented, &format!("{name}.{key}"), value);
                 }
             }
-            value => is_documented(&readme, name, value),
+            value => is_documented(&documented, name, value),
         }
     }
 }

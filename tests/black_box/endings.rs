@@ -4,22 +4,14 @@ use futures_util::SinkExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{Browser, Seen, Server, Session};
-
-/// A browser that has been told `pending`.
-async fn waiting(server: &Server) -> (Session, Browser) {
-    let session = server.generate().await;
-    let mut browser = server.browser(&session).await;
-    browser.frame("pending").await;
-    (session, browser)
-}
+use crate::harness::{Browser, Seen, Server};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_at_once_in_any_order_and_the_count_returns_to_zero() {
     let server = Server::start().await;
     let mut browsers = Vec::new();
     for _ in 0..300 {
-        browsers.push(waiting(&server).await);
+        browsers.push(server.waiting().await);
     }
     assert_eq!(server.active().await, 300);
     let ann = server.phone("ann");
@@ -56,9 +48,9 @@ async fn hundreds_at_once_in_any_order_and_the_count_returns_to_zero() {
 #[tokio::test(flavor = "multi_thread")]
 async fn expiry_is_told_at_the_deadline_and_never_before() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
-    let (_session, mut first) = waiting(&server).await;
+    let (_session, mut first) = server.waiting().await;
     server.hands.advance_millis(250);
-    let (_session, mut second) = waiting(&server).await;
+    let (_session, mut second) = server.waiting().await;
     server.hands.advance_millis(299_749);
     // One millisecond short of the first deadline: whatever the server would say comes before the answer to this ping.
     first.socket.send(Message::Ping("still there?".into())).await.unwrap();
@@ -78,7 +70,7 @@ async fn expiry_is_told_at_the_deadline_and_never_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_that_answers_its_heartbeats_stays() {
     let server = Server::start().await;
-    let (_session, mut browser) = waiting(&server).await;
+    let (_session, mut browser) = server.waiting().await;
     for _ in 0..9 {
         server.hands.advance_millis(30_100);
         assert_eq!(browser.next().await, Seen::Ping);
@@ -94,7 +86,7 @@ async fn a_browser_that_answers_its_heartbeats_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_unanswered_heartbeats_end_a_connection() {
     let server = Server::start().await;
-    let (_session, browser) = waiting(&server).await;
+    let (_session, browser) = server.waiting().await;
     // A browser that has gone without a word: its side of the connection takes everything and answers nothing.
     let mut silent = browser.into_tcp();
     let mut frame = [0; 2];
@@ -118,7 +110,7 @@ async fn two_unanswered_heartbeats_end_a_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_connection_takes_over_and_the_older_does_not_take_it_along() {
     let server = Server::start().await;
-    let (session, mut older) = waiting(&server).await;
+    let (session, mut older) = server.waiting().await;
     let mut newer = server.browser(&session).await;
     newer.frame("pending").await;
     assert!(matches!(older.next().await, Seen::Close(4409, _)));
@@ -136,7 +128,7 @@ async fn a_stopping_server_sends_its_browsers_away_and_says_when_to_return() {
     let server = Server::start().await;
     let mut browsers = Vec::new();
     for _ in 0..50 {
-        browsers.push(waiting(&server).await.1);
+        browsers.push(server.waiting().await.1);
     }
     server.begin_to_stop();
     for browser in browsers {
@@ -151,7 +143,7 @@ async fn a_stopping_server_sends_its_browsers_away_and_says_when_to_return() {
 #[tokio::test(flavor = "multi_thread")]
 async fn small_talk_is_ignored() {
     let server = Server::start().await;
-    let (session, mut browser) = waiting(&server).await;
+    let (session, mut browser) = server.waiting().await;
     for message in
         [Message::text("hello"), Message::text("ack"), Message::binary(vec![7; 1024]), Message::Pong("".into())]
     {
@@ -183,7 +175,7 @@ async fn whoever_breaks_the_protocol_is_told_how() {
         (masked(0x80, b"?"), 1002, "a continuation of nothing"),
     ];
     for (bytes, code, what) in &cases {
-        let (_session, browser) = waiting(&server).await;
+        let (_session, browser) = server.waiting().await;
         let mut raw = browser.into_tcp();
         raw.write_all(bytes).await.unwrap();
         let mut close = [0; 4];

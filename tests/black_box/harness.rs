@@ -131,6 +131,14 @@ impl Server {
         Browser::open(self, &session.ws_path, None).await.unwrap()
     }
 
+    /// A new session, and a browser that has been told `pending`.
+    pub async fn waiting(&self) -> (Session, Browser) {
+        let session = self.generate().await;
+        let mut browser = self.browser(&session).await;
+        browser.frame("pending").await;
+        (session, browser)
+    }
+
     /// A browser that acknowledges its token itself.
     pub async fn acknowledging_browser(&self, session: &Session) -> Browser {
         Browser::open(self, &session.ws_path, Some("qrlogin.ack")).await.unwrap()

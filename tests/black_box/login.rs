@@ -92,9 +92,7 @@ async fn the_phone_is_told_who_is_asking() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_may_confirm_without_a_scan() {
     let server = Server::start().await;
-    let session = server.generate().await;
-    let mut browser = server.browser(&session).await;
-    browser.frame("pending").await;
+    let (session, mut browser) = server.waiting().await;
     assert_eq!(server.phone("ann").confirm(&session).await.status, 200);
     browser.frame("confirmed").await;
     browser.closed(1000).await;
@@ -104,9 +102,7 @@ async fn a_phone_may_confirm_without_a_scan() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_browser_is_told_so() {
     let server = Server::start().await;
-    let session = server.generate().await;
-    let mut browser = server.browser(&session).await;
-    browser.frame("pending").await;
+    let (session, mut browser) = server.waiting().await;
     let ann = server.phone("ann");
     ann.scan(&session).await;
     browser.frame("scanned").await;
@@ -120,9 +116,7 @@ async fn a_rejected_browser_is_told_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_that_gives_up_is_told_so_and_the_phone_learns_it() {
     let server = Server::start().await;
-    let session = server.generate().await;
-    let mut browser = server.browser(&session).await;
-    browser.frame("pending").await;
+    let (session, mut browser) = server.waiting().await;
     let ann = server.phone("ann");
     ann.scan(&session).await;
     browser.frame("scanned").await;

@@ -36,9 +36,7 @@ async fn whoever_asks_is_told_to_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn at_its_deadline_a_browser_waits_for_the_store_and_is_told_the_truth() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
-    let session = server.generate().await;
-    let mut browser = server.browser(&session).await;
-    browser.frame("pending").await;
+    let (_session, mut browser) = server.waiting().await;
     server.store.fail(true);
     server.hands.advance_seconds(300);
     server.hands.advance_seconds(5);
@@ -53,9 +51,7 @@ async fn at_its_deadline_a_browser_waits_for_the_store_and_is_told_the_truth() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_is_sent_away_when_the_store_stays_silent_long_past_its_deadline() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
-    let session = server.generate().await;
-    let mut browser = server.browser(&session).await;
-    browser.frame("pending").await;
+    let (_session, mut browser) = server.waiting().await;
     server.store.fail(true);
     server.hands.advance_seconds(300);
     let seen = server.let_time_pass_until_seen(&mut browser).await;
