@@ -21,6 +21,7 @@ pub mod protocol;
 pub mod qr;
 pub mod store;
 pub mod token;
+pub mod websocket;
 
 // What a login is.
 pub mod session;

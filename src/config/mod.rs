@@ -1,4 +1,4 @@
-//! Settings: their keys, defaults and limits. Where they come from is in [`layers`].
+//! Settings: their keys, defaults and limits. Where they come from is in [`Layers`].
 
 mod layers;
 

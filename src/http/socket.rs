@@ -9,15 +9,8 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use futures_util::{SinkExt as _, StreamExt as _};
-use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncReadExt as _;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::problem::ApiError;
@@ -28,12 +21,10 @@ use crate::login::{LoginError, Logins, Told};
 use crate::metrics::CloseReason;
 use crate::protocol::{ACK_MESSAGE, Frame, close_code};
 use crate::session::{Session, SessionId, SessionKey, Timestamp};
+use crate::websocket::{Failure, Heard, Opcode, Socket, Violation, close_payload, frame};
 
 /// What a browser may say at once.
-const MAX_MESSAGE_BYTES: usize = 1024;
-/// Our frames are smaller than this; what the kernel does not take of them is what we hold.
-const WRITE_BUFFER_BYTES: usize = 4 * 1024;
-const READ_BUFFER_BYTES: usize = 1024;
+const MAX_MESSAGE_BYTES: u32 = 1024;
 /// A browser that does not take a frame in this time is disconnected.
 const WRITE_SECONDS: u32 = 5;
 /// How long a receipt is waited for.
@@ -41,7 +32,7 @@ const RECEIPT_SECONDS: u32 = 5;
 /// How long the browser's side of a closing handshake is waited for where nothing hangs on it.
 const CLOSE_SECONDS: u32 = 1;
 /// What is read and thrown away of a browser that broke the protocol, so that it reads the Close.
-const LINGER_BYTES: u64 = 4 * 1024 * 1024;
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
 /// Heartbeats in a row that may go unanswered.
 const MAX_UNANSWERED: u8 = 2;
 
@@ -63,13 +54,9 @@ pub(super) async fn open(
     app.sockets.spawn(async move {
         // A browser that hung up before the answer reached it never waited.
         let Ok(upgraded) = handshake.upgrade.await else { return };
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
-            .max_write_buffer_size(WRITE_BUFFER_BYTES)
-            .max_message_size(Some(MAX_MESSAGE_BYTES))
-            .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+        // Our own accept loop serves nothing else than TCP.
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+        let socket = Socket::new(parts.io.into_inner(), parts.read_buf.into(), MAX_MESSAGE_BYTES, ACK_MESSAGE);
         let acknowledges = handshake.acknowledges;
         let waiter =
             Waiter { socket, registration, logins, key: id.key(), acknowledges, told_version: 0, unanswered: 0 };
@@ -81,7 +68,7 @@ pub(super) async fn open(
 /// A browser that waits.
 struct Waiter {
     // Before the registration, so that the socket is closed before the entry is gone.
-    socket: WebSocketStream<TokioIo<Upgraded>>,
+    socket: Socket,
     registration: Registration,
     logins: Arc<Logins>,
     key: SessionKey,
@@ -104,7 +91,7 @@ impl Waiter {
                     Some(event) => self.hear(event).await,
                     None => Break(CloseReason::Shutdown),
                 },
-                message = self.socket.next() => self.read(message).await,
+                heard = self.socket.receive() => self.listen(heard).await,
             };
         }
         if let Break(reason) = flow {
@@ -137,7 +124,7 @@ impl Waiter {
             }
             Event::Heartbeat => {
                 self.unanswered += 1;
-                self.send(Message::Ping(Vec::new().into())).await
+                self.send(Opcode::Ping, &[]).await
             }
             Event::Replaced => {
                 self.close(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced).await
@@ -150,18 +137,25 @@ impl Waiter {
         }
     }
 
-    async fn read(&mut self, message: Option<Result<Message, Error>>) -> Flow {
+    async fn listen(&mut self, heard: Result<Heard, Failure>) -> Flow {
         self.unanswered = 0;
-        match message {
-            Some(Ok(Message::Close(_))) => {
+        match heard {
+            Ok(Heard { close: Some(code), .. }) => {
                 info!(event = "client closed", session = %self.key, active = self.logins.metrics.active_connections());
-                // Reading on sends the Close back.
-                self.read_close(CLOSE_SECONDS).await;
+                let agreed = close_payload(code.unwrap_or(close_code::DONE), "");
+                self.send(Opcode::Close, if code.is_some() { &agreed } else { &[] }).await?;
                 Break(CloseReason::Client)
             }
-            Some(Ok(_)) => Continue(()),
-            Some(Err(error)) => self.fail(&error).await,
-            None => Break(CloseReason::Network),
+            Ok(heard) => self.answer(heard).await,
+            Err(Failure::Network) => Break(CloseReason::Network),
+            Err(Failure::Violation(violation)) => self.fail(violation).await,
+        }
+    }
+
+    async fn answer(&mut self, heard: Heard) -> Flow {
+        match heard.ping {
+            Some(payload) => self.send(Opcode::Pong, &payload).await,
+            None => Continue(()),
         }
     }
 
@@ -225,32 +219,39 @@ impl Waiter {
 
     /// Closes from our side and waits for the browser to agree.
     async fn close(&mut self, code: u16, reason: &str, closed: CloseReason) -> Flow {
-        self.send(close_message(code, reason)).await?;
+        self.send(Opcode::Close, &close_payload(code, reason)).await?;
         self.read_close(CLOSE_SECONDS).await;
         Break(closed)
     }
 
     async fn push(&mut self, told: Told) -> Flow {
         let text = self.frame_text(told);
-        self.send(text).await
+        self.send(Opcode::Text, &text).await
     }
 
     /// The frame and the Close leave in one write.
     async fn push_and_close(&mut self, told: Told) -> Flow {
-        let text = self.frame_text(told);
-        let socket = &mut self.socket;
-        let writing = async move {
-            socket.feed(text).await?;
-            socket.send(close_message(close_code::DONE, "")).await
-        };
-        outcome_of_write(self.logins.clock.timeout(WRITE_SECONDS, writing).await)
+        let mut frames = Vec::new();
+        frame(&mut frames, Opcode::Text, &self.frame_text(told));
+        frame(&mut frames, Opcode::Close, &close_payload(close_code::DONE, ""));
+        self.write(&frames).await
     }
 
-    async fn send(&mut self, message: Message) -> Flow {
-        outcome_of_write(self.logins.clock.timeout(WRITE_SECONDS, self.socket.send(message)).await)
+    async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Flow {
+        let mut frames = Vec::new();
+        frame(&mut frames, opcode, payload);
+        self.write(&frames).await
     }
 
-    fn frame_text(&self, told: Told) -> Message {
+    async fn write(&mut self, frames: &[u8]) -> Flow {
+        match self.logins.clock.timeout(WRITE_SECONDS, self.socket.send(frames)).await {
+            Some(Ok(())) => Continue(()),
+            Some(Err(_)) => Break(CloseReason::Network),
+            None => Break(CloseReason::Slow),
+        }
+    }
+
+    fn frame_text(&self, told: Told) -> Vec<u8> {
         let frame = view::frame(told);
         let status = match frame {
             Frame::Pending { .. } => "pending",
@@ -262,66 +263,52 @@ impl Waiter {
         };
         let active = self.logins.metrics.active_connections();
         info!(event = "status pushed", session = %self.key, status, active);
-        Message::text(serde_json::to_string(&frame).unwrap_or_default())
+        serde_json::to_vec(&frame).unwrap_or_default()
     }
 
     /// Reads until the browser's Close; its code, if it came in time and had one.
     async fn read_close(&mut self, seconds: u32) -> Option<u16> {
-        let socket = &mut self.socket;
-        let reading = async move {
-            let mut code = None;
-            // To the end, so that a Close that is owed is sent.
-            while let Some(Ok(message)) = socket.next().await {
-                if let Message::Close(frame) = message {
-                    code = frame.map(|frame| frame.code.into());
+        let reading = async {
+            loop {
+                match self.socket.receive().await {
+                    Ok(Heard { close: Some(code), .. }) => return code,
+                    Ok(_) => {}
+                    Err(_) => return None,
                 }
             }
-            code
         };
         self.logins.clock.timeout(seconds, reading).await.flatten()
     }
 
     async fn read_ack(&mut self) -> bool {
-        let socket = &mut self.socket;
-        let reading = async move {
+        let clock = self.logins.clock.clone();
+        let reading = async {
             loop {
-                match socket.next().await {
-                    Some(Ok(Message::Text(text))) if text.as_str() == ACK_MESSAGE => return true,
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
-                    Some(Ok(_)) => {}
+                match self.socket.receive().await {
+                    Ok(Heard { word: true, .. }) => return true,
+                    Ok(Heard { close: None, ping, .. }) => {
+                        let pong = Heard { ping, ..Heard::default() };
+                        if self.answer(pong).await.is_break() {
+                            return false;
+                        }
+                    }
+                    Ok(_) | Err(_) => return false,
                 }
             }
         };
-        self.logins.clock.timeout(RECEIPT_SECONDS, reading).await.unwrap_or(false)
+        clock.timeout(RECEIPT_SECONDS, reading).await.unwrap_or(false)
     }
 
-    /// Reading failed: a broken network, or a broken protocol, which is answered with its close code.
-    async fn fail(&mut self, error: &Error) -> Flow {
-        let code = match error {
-            Error::Capacity(_) => close_code::TOO_BIG,
-            Error::Utf8(_) => close_code::INVALID_TEXT,
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return Break(CloseReason::Network),
-            Error::Protocol(_) => close_code::PROTOCOL_ERROR,
-            _ => return Break(CloseReason::Network),
+    /// A broken protocol is answered with its close code.
+    async fn fail(&mut self, violation: Violation) -> Flow {
+        let code = match violation {
+            Violation::Protocol => close_code::PROTOCOL_ERROR,
+            Violation::InvalidText => close_code::INVALID_TEXT,
+            Violation::TooBig => close_code::TOO_BIG,
         };
         debug!(event = "protocol broken", session = %self.key, code);
-        self.send(close_message(code, "")).await?;
-        let mut rest = self.socket.get_mut().take(LINGER_BYTES);
-        let mut scratch = [0; 4096];
-        let reading = async move { while rest.read(&mut scratch).await.is_ok_and(|read| read > 0) {} };
-        self.logins.clock.timeout(CLOSE_SECONDS, reading).await;
+        self.send(Opcode::Close, &close_payload(code, "")).await?;
+        self.logins.clock.timeout(CLOSE_SECONDS, self.socket.drain(LINGER_BYTES)).await;
         Break(CloseReason::Protocol)
-    }
-}
-
-fn close_message(code: u16, reason: &str) -> Message {
-    Message::Close(Some(CloseFrame { code: CloseCode::from(code), reason: reason.into() }))
-}
-
-fn outcome_of_write(written: Option<Result<(), Error>>) -> Flow {
-    match written {
-        Some(Ok(())) => Continue(()),
-        Some(Err(_)) => Break(CloseReason::Network),
-        None => Break(CloseReason::Slow),
     }
 }

@@ -10,10 +10,10 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::upgrade::OnUpgrade;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::problem::ApiError;
 use crate::protocol::ACK_SUBPROTOCOL;
+use crate::websocket::accept_key;
 
 /// A request that may become a WebSocket.
 pub(super) struct Handshake {
@@ -42,7 +42,7 @@ impl Handshake {
         if STANDARD.decode(key).map(|nonce| nonce.len()) != Ok(16) {
             return Err(ApiError::InvalidRequest("Sec-WebSocket-Key is not 16 bytes in base64".to_owned()));
         }
-        let accept = derive_accept_key(key);
+        let accept = accept_key(key);
         let acknowledges = tokens(headers, &SEC_WEBSOCKET_PROTOCOL).any(|token| token == ACK_SUBPROTOCOL);
         let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(ApiError::UpgradeRequired)?;
         Ok(Self { accept, acknowledges, upgrade })

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Imports point downwards: `main → app → http → {login, hub} → {store, bus, token} → session`. A module may use those
 /// of lower layers, and itself. Those of layer 0 may be used by all but `session`.
-const LAYERS: [(&str, u8); 19] = [
+const LAYERS: [(&str, u8); 20] = [
     ("main", 9),
     ("cli", 8),
     ("app", 7),
@@ -19,6 +19,7 @@ const LAYERS: [(&str, u8); 19] = [
     ("token", 3),
     ("protocol", 3),
     ("qr", 3),
+    ("websocket", 3),
     ("config", 4),
     ("session", 1),
     ("clock", 2),

@@ -1,0 +1,356 @@
+//! Frames (RFC 6455 §5), from bytes and to bytes. No input or output, and no allocation but for a control frame that
+//! arrives in pieces.
+
+/// What a message is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// UTF-8, which has been checked.
+    Text,
+    /// Bytes.
+    Binary,
+}
+
+/// What arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// A piece of a message: as much of it as was there. Pieces need not be those the sender made.
+    Data {
+        /// Of what message.
+        kind: Kind,
+        /// The piece. Of a text, it may end within a character.
+        payload: &'a [u8],
+        /// The message ends with it.
+        is_last: bool,
+    },
+    /// To be answered with a pong of the same payload (§5.5.2).
+    Ping(&'a [u8]),
+    /// An answer, or a sign of life.
+    Pong(&'a [u8]),
+    /// The other end closes, with this code if it gave one (§5.5.1).
+    Close(Option<u16>),
+}
+
+/// The types of frames that are sent (§5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// A whole text message.
+    Text = 0x1,
+    /// A whole binary message.
+    Binary = 0x2,
+    /// The end.
+    Close = 0x8,
+    /// Is anybody there?
+    Ping = 0x9,
+    /// Yes.
+    Pong = 0xA,
+}
+
+/// How the other end broke the protocol. Nothing more can be read then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Violation {
+    /// A frame that must not be: close with 1002.
+    Protocol,
+    /// A text that is not UTF-8: close with 1007.
+    InvalidText,
+    /// A message longer than allowed: close with 1009.
+    TooBig,
+}
+
+/// The longest payload of a control frame (§5.5).
+const MAX_CONTROL_BYTES: usize = 125;
+/// The longest head of a frame: two bytes, a length of eight, a mask.
+const MAX_HEAD_BYTES: usize = 14;
+
+const CONTINUATION: u8 = 0x0;
+
+/// Reads frames off bytes as they come, in whatever pieces. Between two frames it holds nothing but whether a message
+/// goes on; within one, its head and what remains.
+#[derive(Debug)]
+pub struct Decoder {
+    max_message_bytes: u32,
+    head: [u8; MAX_HEAD_BYTES],
+    head_bytes: u8,
+    frame: Option<FrameInProgress>,
+    message: Option<MessageInProgress>,
+    /// Of a control frame that came in pieces.
+    control: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct FrameInProgress {
+    opcode: u8,
+    is_final: bool,
+    remaining_bytes: u32,
+    /// Turned so that its first byte is for the payload's next.
+    mask: [u8; 4],
+}
+
+#[derive(Debug)]
+struct MessageInProgress {
+    kind: Kind,
+    bytes: u32,
+    tail: Utf8Tail,
+}
+
+impl Decoder {
+    /// Refuses messages (not only frames) longer than this.
+    #[must_use]
+    pub const fn new(max_message_bytes: u32) -> Self {
+        Self {
+            max_message_bytes,
+            head: [0; MAX_HEAD_BYTES],
+            head_bytes: 0,
+            frame: None,
+            message: None,
+            control: Vec::new(),
+        }
+    }
+
+    /// Takes the next thing off the front of `input`; `None` when all of it is used up. Payloads are unmasked in
+    /// place.
+    ///
+    /// # Errors
+    /// The other end broke the protocol; nothing more can be read.
+    pub fn decode<'d, 'i: 'd>(&'d mut self, input: &mut &'i mut [u8]) -> Result<Option<Incoming<'d>>, Violation> {
+        let Some(mut frame) = self.frame.take().map_or_else(|| self.read_head(input), |frame| Ok(Some(frame)))? else {
+            return Ok(None);
+        };
+        let available = input.len().min(frame.remaining_bytes as usize);
+        if available == 0 && frame.remaining_bytes > 0 {
+            self.frame = Some(frame);
+            return Ok(None);
+        }
+        let (payload, rest) = std::mem::take(input).split_at_mut(available);
+        *input = rest;
+        unmask(payload, &mut frame.mask);
+        frame.remaining_bytes -= u32::try_from(available).unwrap_or(u32::MAX);
+        let is_whole = frame.remaining_bytes == 0;
+        if frame.opcode & 0x8 != 0 {
+            return self.control(frame, payload, is_whole);
+        }
+        self.frame = (!is_whole).then_some(frame);
+        self.data(payload, is_whole && frame.is_final).map(Some)
+    }
+
+    /// Collects a frame's head; checks all that can be said of it before its payload is there.
+    fn read_head(&mut self, input: &mut &mut [u8]) -> Result<Option<FrameInProgress>, Violation> {
+        loop {
+            let have = usize::from(self.head_bytes);
+            let need = head_bytes(&self.head[..have]);
+            if have >= 2 && have == need {
+                self.head_bytes = 0;
+                return self.begin_frame(need).map(Some);
+            }
+            let take = input.len().min(need - have);
+            if take == 0 {
+                return Ok(None);
+            }
+            let (bytes, rest) = std::mem::take(input).split_at_mut(take);
+            *input = rest;
+            self.head[have..have + take].copy_from_slice(bytes);
+            #[expect(clippy::cast_possible_truncation, reason = "at most 14")]
+            let now = (have + take) as u8;
+            self.head_bytes = now;
+            if have < 2 && now >= 2 {
+                self.check_first_bytes()?;
+            }
+        }
+    }
+
+    /// What is wrong with a frame's first two bytes is wrong whatever follows.
+    fn check_first_bytes(&self) -> Result<(), Violation> {
+        let [first, second] = [self.head[0], self.head[1]];
+        let (opcode, is_final) = (first & 0x0F, first & 0x80 != 0);
+        let is_masked = second & 0x80 != 0;
+        let has_reserved_bits = first & 0x70 != 0;
+        if has_reserved_bits || !is_masked {
+            return Err(Violation::Protocol);
+        }
+        let is_permitted = match opcode {
+            CONTINUATION => self.message.is_some(),
+            0x1 | 0x2 => self.message.is_none(),
+            0x8..=0xA => is_final && usize::from(second & 0x7F) <= MAX_CONTROL_BYTES,
+            _ => false,
+        };
+        if is_permitted { Ok(()) } else { Err(Violation::Protocol) }
+    }
+
+    fn begin_frame(&mut self, head_bytes: usize) -> Result<FrameInProgress, Violation> {
+        let opcode = self.head[0] & 0x0F;
+        let length = payload_bytes(&self.head)?;
+        let mut mask = [0; 4];
+        mask.copy_from_slice(&self.head[head_bytes - 4..head_bytes]);
+        if opcode & 0x8 != 0 {
+            self.control = Vec::new();
+        } else {
+            let kind = if opcode == 0x1 { Kind::Text } else { Kind::Binary };
+            let message = self.message.get_or_insert(MessageInProgress { kind, bytes: 0, tail: Utf8Tail::default() });
+            let total = length.checked_add(message.bytes.into()).ok_or(Violation::TooBig)?;
+            if total > u64::from(self.max_message_bytes) {
+                return Err(Violation::TooBig);
+            }
+            message.bytes = u32::try_from(total).map_err(|_| Violation::TooBig)?;
+        }
+        let remaining_bytes = u32::try_from(length).map_err(|_| Violation::TooBig)?;
+        Ok(FrameInProgress { opcode, is_final: self.head[0] & 0x80 != 0, remaining_bytes, mask })
+    }
+
+    fn data<'d>(&mut self, payload: &'d [u8], is_last: bool) -> Result<Incoming<'d>, Violation> {
+        let message = self.message.as_mut().ok_or(Violation::Protocol)?;
+        let kind = message.kind;
+        if kind == Kind::Text {
+            message.tail.check(payload, is_last)?;
+        }
+        if is_last {
+            self.message = None;
+        }
+        Ok(Incoming::Data { kind, payload, is_last })
+    }
+
+    fn control<'d>(
+        &'d mut self,
+        frame: FrameInProgress,
+        payload: &'d [u8],
+        is_whole: bool,
+    ) -> Result<Option<Incoming<'d>>, Violation> {
+        if !is_whole {
+            self.control.extend_from_slice(payload);
+            self.frame = Some(frame);
+            return Ok(None);
+        }
+        // Only where it came in pieces is there anything to put together; it is let go when the next frame begins.
+        if self.control.is_empty() {
+            return incoming_control(frame.opcode, payload).map(Some);
+        }
+        self.control.extend_from_slice(payload);
+        incoming_control(frame.opcode, &self.control).map(Some)
+    }
+}
+
+/// How many bytes the head has of which these have come.
+fn head_bytes(head: &[u8]) -> usize {
+    let extended = match head.get(1).map(|second| second & 0x7F) {
+        None => return 2,
+        Some(126) => 2,
+        Some(127) => 8,
+        Some(_) => 0,
+    };
+    2 + extended + 4
+}
+
+/// The payload's length; it must be written in the shortest way (§5.2).
+fn payload_bytes(head: &[u8; MAX_HEAD_BYTES]) -> Result<u64, Violation> {
+    let (length, least) = match head[1] & 0x7F {
+        126 => (u64::from(u16::from_be_bytes([head[2], head[3]])), 126),
+        127 => {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&head[2..10]);
+            (u64::from_be_bytes(bytes), 0x1_0000)
+        }
+        short => (short.into(), 0),
+    };
+    // The highest bit of a length of eight bytes must be 0.
+    if length >= least && length <= i64::MAX.cast_unsigned() { Ok(length) } else { Err(Violation::Protocol) }
+}
+
+/// XOR with the mask (§5.3), which is left turned for the byte after.
+fn unmask(payload: &mut [u8], mask: &mut [u8; 4]) {
+    let mut words = payload.chunks_exact_mut(4);
+    for word in &mut words {
+        for (byte, key) in word.iter_mut().zip(*mask) {
+            *byte ^= key;
+        }
+    }
+    let rest = words.into_remainder();
+    for (byte, key) in rest.iter_mut().zip(*mask) {
+        *byte ^= key;
+    }
+    mask.rotate_left(rest.len());
+}
+
+fn incoming_control(opcode: u8, payload: &[u8]) -> Result<Incoming<'_>, Violation> {
+    match opcode {
+        0x9 => Ok(Incoming::Ping(payload)),
+        0xA => Ok(Incoming::Pong(payload)),
+        _ => close_code_of(payload).map(Incoming::Close),
+    }
+}
+
+/// The code in a Close's payload: one that may be sent (§7.4), with a reason that is UTF-8.
+fn close_code_of(payload: &[u8]) -> Result<Option<u16>, Violation> {
+    let Some((code, reason)) = payload.split_first_chunk::<2>() else {
+        return if payload.is_empty() { Ok(None) } else { Err(Violation::Protocol) };
+    };
+    let code = u16::from_be_bytes(*code);
+    // 1004 to 1006 and 1015 are never sent; the others below 3000 are not (yet) anybody's.
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(Violation::Protocol);
+    }
+    std::str::from_utf8(reason).map_err(|_| Violation::InvalidText)?;
+    Ok(Some(code))
+}
+
+/// The bytes of a character that is not complete yet: a text is checked piece by piece.
+#[derive(Debug, Default)]
+struct Utf8Tail {
+    bytes: [u8; 4],
+    len: u8,
+}
+
+impl Utf8Tail {
+    fn check(&mut self, mut piece: &[u8], is_last: bool) -> Result<(), Violation> {
+        while self.len > 0 {
+            let Some((next, rest)) = piece.split_first() else { break };
+            piece = rest;
+            self.bytes[usize::from(self.len)] = *next;
+            self.len += 1;
+            match std::str::from_utf8(&self.bytes[..usize::from(self.len)]) {
+                Ok(_) => self.len = 0,
+                Err(error) if error.error_len().is_some() => return Err(Violation::InvalidText),
+                Err(_) => {}
+            }
+        }
+        if let Err(error) = std::str::from_utf8(piece) {
+            if error.error_len().is_some() {
+                return Err(Violation::InvalidText);
+            }
+            let incomplete = &piece[error.valid_up_to()..];
+            self.bytes[..incomplete.len()].copy_from_slice(incomplete);
+            #[expect(clippy::cast_possible_truncation, reason = "at most 3")]
+            let len = incomplete.len() as u8;
+            self.len = len;
+        }
+        if is_last && self.len > 0 { Err(Violation::InvalidText) } else { Ok(()) }
+    }
+}
+
+/// Appends a whole frame: unmasked, as a server sends it. A control frame's payload is cut at 125 bytes.
+pub fn frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
+    let is_control = opcode as u8 & 0x8 != 0;
+    let payload = if is_control { &payload[..payload.len().min(MAX_CONTROL_BYTES)] } else { payload };
+    out.push(0x80 | opcode as u8);
+    #[expect(clippy::cast_possible_truncation, reason = "each arm is of the length's range")]
+    match payload.len() {
+        short @ 0..=125 => out.push(short as u8),
+        medium @ 126..=0xFFFF => {
+            out.push(126);
+            out.extend_from_slice(&(medium as u16).to_be_bytes());
+        }
+        long => {
+            out.push(127);
+            out.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(payload);
+}
+
+/// The payload of a Close: a code and a reason, which is cut (between characters) to fit.
+#[must_use]
+pub fn close_payload(code: u16, reason: &str) -> Vec<u8> {
+    let fits = reason.floor_char_boundary(MAX_CONTROL_BYTES - 2);
+    [&code.to_be_bytes(), &reason.as_bytes()[..fits]].concat()
+}
+
+#[cfg(test)]
+mod tests;
