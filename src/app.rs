@@ -19,7 +19,7 @@ use crate::hub::Hub;
 use crate::login::{Logins, Policy};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
-use crate::store::{OpenError, SqliteStore, Store};
+use crate::store::{BatchingReader, OpenError, SqliteStore, Store};
 use crate::token::{AppAuth, AppAuthError, KeyError, KeyRing, MIN_HMAC_SECRET_BYTES, Minter};
 
 /// Stopping takes no longer than this, whatever anyone else does or leaves undone.
@@ -150,6 +150,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) {
     let (changes, sockets) = (TaskTracker::new(), TaskTracker::new());
     let logins = Arc::new(Logins {
         store: store.clone(),
+        reader: BatchingReader::new(store.clone()),
         bus: LocalBus::new(hub.clone()),
         clock: clock.clone(),
         minter,

@@ -174,15 +174,16 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<(), Failure> {
 }
 
 async fn run_until_signalled(parts: Parts, listeners: Listeners) -> Result<(), Failure> {
+    // Listening for signals before anybody can know that we run.
+    let signal = shutdown::signal()?;
     let shutdown = Shutdown::new();
     let running = app::run(parts, listeners, shutdown.clone());
-    let signalled = async {
-        let signalled = shutdown::signal().await;
+    let stopping = async {
+        signal.await;
         shutdown.stop();
-        signalled
     };
-    let ((), signalled) = tokio::join!(running, signalled);
-    Ok(signalled?)
+    tokio::join!(running, stopping);
+    Ok(())
 }
 
 /// Everything that `serve` would open is opened, and closed again; the ports are left alone.

@@ -79,7 +79,7 @@ fn login_parts(error: &LoginError) -> (StatusCode, &'static str, String) {
             Refusal::AlreadyDecided => (StatusCode::CONFLICT, "already_decided", "the session has been decided"),
             Refusal::NotDecided => (StatusCode::CONFLICT, "not_decided", "the session has not been decided"),
         },
-        LoginError::Store(_) | LoginError::Contended => {
+        LoginError::Store(_) | LoginError::Read(_) | LoginError::Contended => {
             error!(event = "store unavailable", %error);
             (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the store does not answer; try again")
         }

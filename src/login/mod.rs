@@ -19,7 +19,7 @@ use crate::bus::LocalBus;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome, Stopwatch};
 use crate::session::{Code, Refusal, Session, SessionKey, State, Step, Timestamp};
-use crate::store::{Replaced, Store, StoreError};
+use crate::store::{BatchingReader, Replaced, Store, StoreError};
 use crate::token::{MintError, Minter};
 
 pub use decide::Verdict;
@@ -43,6 +43,8 @@ pub struct Policy {
 pub struct Logins {
     /// Where sessions are kept.
     pub store: Arc<dyn Store>,
+    /// Where the rows of those who come and ask are read.
+    pub reader: BatchingReader,
     /// Where changes are announced.
     pub bus: LocalBus,
     /// Where the time comes from.
@@ -69,6 +71,9 @@ pub enum LoginError {
     /// The store failed; nothing is known.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store failed for all who asked together; nothing is known.
+    #[error(transparent)]
+    Read(#[from] Arc<StoreError>),
     /// Others changed the session again and again.
     #[error("the session kept changing")]
     Contended,
@@ -89,7 +94,7 @@ impl Logins {
     /// # Errors
     /// There is none, or the store failed.
     pub async fn current(&self, key: SessionKey) -> Result<(Session, Timestamp), LoginError> {
-        let session = self.store.read(&[key]).await?.pop().ok_or(LoginError::NotFound)?;
+        let session = self.reader.read(key).await?.ok_or(LoginError::NotFound)?;
         let now = self.clock.now();
         if session.is_undecided() && now >= session.expires_at {
             // A decision taken in time may be on its way to the disk: ask again in order with it, so that nobody is

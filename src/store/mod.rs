@@ -1,5 +1,6 @@
 //! Where sessions are kept. The store is the truth; all else (the hub, the bus) is a hint.
 
+mod reader;
 mod row;
 mod sqlite;
 
@@ -8,6 +9,7 @@ use thiserror::Error;
 
 use crate::session::{CodeKey, Session, SessionKey, Status, Timestamp};
 
+pub use reader::BatchingReader;
 pub use sqlite::{OpenError, SqliteStore};
 
 /// What every store does; `tests/store_conformance.rs` says how it must behave.

@@ -1,6 +1,11 @@
 //! However a waiting connection ends, its entry is gone and it is counted once, under its own reason.
 
+use std::sync::atomic::Ordering;
+
 use futures_util::SinkExt as _;
+use futures_util::future::join_all;
+use qrlogin::session::SessionId;
+use qrlogin::store::BatchingReader;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -203,5 +208,59 @@ async fn a_refused_browser_was_never_counted() {
             .lines()
             .any(|line| line.starts_with("qrlogin_connections_closed_total") && !line.ends_with(" 0"))
     );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_not_asked_while_browsers_wait_and_once_for_all_that_are_due_together() {
+    let server = Server::start().await;
+    let mut browsers = Vec::new();
+    for _ in 0..200 {
+        browsers.push(server.waiting().await.1);
+    }
+    let before = server.store.reads.load(Ordering::SeqCst);
+    for _ in 0..2 {
+        server.hands.advance_millis(30_100);
+        for browser in &mut browsers {
+            assert_eq!(browser.next().await, Seen::Ping);
+        }
+    }
+    assert_eq!(server.store.reads.load(Ordering::SeqCst), before, "asked while they wait");
+    server.hands.advance_millis(300_000 - 60_200);
+    let ended = join_all(browsers.into_iter().map(Browser::rest)).await;
+    assert!(ended.iter().all(|seen| matches!(seen.last(), Some(Seen::Close(1000, _)))));
+    let asked = server.store.reads.load(Ordering::SeqCst) - before;
+    // All are due at one instant; those whose turn came while the first query ran share the second.
+    assert!((1..=2).contains(&asked), "{asked} queries for 200 that are due together");
+    server.until_active(0).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_that_return_all_at_once_share_their_queries() {
+    let server = Server::start().await;
+    let mut keys = Vec::new();
+    for _ in 0..300 {
+        keys.push(SessionId::parse(&server.generate().await.id).unwrap().key());
+    }
+    keys.push(SessionId::from_random([7; 32]).key());
+    let reader = BatchingReader::new(server.store.clone());
+    let before = server.store.reads.load(Ordering::SeqCst);
+    let busy = server.store.turnstile.write().await;
+    let mut asking = std::pin::pin!(join_all(keys.iter().map(|key| reader.read(*key))));
+    assert!(futures_util::poll!(&mut asking).is_pending(), "all have asked, and the store is busy");
+    drop(busy);
+    let answers = asking.await;
+    for (key, answer) in keys.iter().zip(&answers).take(300) {
+        assert_eq!(answer.as_ref().unwrap().as_ref().map(|session| session.key), Some(*key));
+    }
+    assert!(answers[300].as_ref().unwrap().is_none());
+    // What had come when the first query began, and the rest.
+    assert!(server.store.reads.load(Ordering::SeqCst) - before <= 2);
+
+    server.store.fail(true);
+    assert!(reader.read(keys[0]).await.is_err());
+    server.store.fail(false);
+    assert!(reader.read(keys[0]).await.is_ok(), "and it goes on");
     server.stop().await;
 }

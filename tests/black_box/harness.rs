@@ -1,7 +1,7 @@
 //! A server in this process, a browser that waits, and a phone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use qrlogin::app::{self, Listeners, Parts};
@@ -15,6 +15,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::sync::RwLock;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -61,7 +62,12 @@ impl Server {
         let address = listeners.public.local_addr().unwrap();
         let ops = format!("http://{}", listeners.ops.local_addr().unwrap());
         let sqlite = SqliteStore::open(&settings.database_url, clock.clone()).await.unwrap();
-        let store = Arc::new(FailingStore { inner: sqlite, fails: AtomicBool::new(false) });
+        let store = Arc::new(FailingStore {
+            inner: sqlite,
+            fails: AtomicBool::new(false),
+            reads: AtomicUsize::new(0),
+            turnstile: RwLock::default(),
+        });
         let parts = Parts {
             keys: KeyRing::open(&settings.token.key_dir).unwrap(),
             app_auth: app::app_auth(&settings.app_auth).unwrap(),
@@ -409,10 +415,14 @@ pub async fn verified(server: &Server, token: &str) -> Map<String, Value> {
     decode::<Map<String, Value>>(token, &key, &validation).unwrap().claims
 }
 
-/// A store that can be made to fail, and works otherwise.
+/// A store that can be made to fail, counts how often it is read, and works otherwise.
 pub struct FailingStore {
     inner: SqliteStore,
     pub fails: AtomicBool,
+    /// Queries for sessions by their keys, so far.
+    pub reads: AtomicUsize,
+    /// Whoever holds it for writing holds readings up.
+    pub turnstile: RwLock<()>,
 }
 
 impl FailingStore {
@@ -431,12 +441,15 @@ impl Store for FailingStore {
         self.answers()?.insert(session).await
     }
     async fn read(&self, keys: &[SessionKey]) -> Result<Vec<StoredSession>, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        drop(self.turnstile.read().await);
         self.answers()?.read(keys).await
     }
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<StoredSession>, StoreError> {
         self.answers()?.find_by_code(code).await
     }
     async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<StoredSession>), StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         self.answers()?.read_settled(keys).await
     }
     async fn replace(&self, next: &StoredSession) -> Result<Replaced, StoreError> {
