@@ -50,7 +50,7 @@ pub(super) async fn open(
     let (session, read_at) = app.logins.current(id.key()).await?;
     let response = handshake.response()?;
 
-    let logins = app.logins.clone();
+    let (session, logins) = (Box::new(session), app.logins.clone());
     app.sockets.spawn(async move {
         // A browser that hung up before the answer reached it never waited.
         let Ok(upgraded) = handshake.upgrade.await else { return };
@@ -60,7 +60,7 @@ pub(super) async fn open(
         let acknowledges = handshake.acknowledges;
         let waiter =
             Waiter { socket, registration, logins, key: id.key(), acknowledges, told_version: 0, unanswered: 0 };
-        waiter.run(inbox, &session, read_at).await;
+        waiter.run(inbox, session, read_at).await;
     });
     Ok(response)
 }
@@ -81,17 +81,19 @@ struct Waiter {
 type Flow = ControlFlow<CloseReason>;
 
 impl Waiter {
-    async fn run(mut self, mut inbox: Inbox, session: &Session, read_at: Timestamp) {
+    async fn run(mut self, mut inbox: Inbox, session: Box<Session>, read_at: Timestamp) {
         self.registration.activate(session.expires_at);
-        let mut flow = self.tell(session, read_at).await;
+        // What acts is boxed: it is large, short, and not to be held while waiting.
+        let mut flow = Box::pin(self.tell(&session, read_at)).await;
+        drop(session);
         while flow.is_continue() {
             flow = tokio::select! {
                 biased;
                 event = inbox.recv() => match event {
-                    Some(event) => self.hear(event).await,
+                    Some(event) => Box::pin(self.hear(event)).await,
                     None => Break(CloseReason::Shutdown),
                 },
-                heard = self.socket.receive() => self.listen(heard).await,
+                heard = self.socket.receive() => Box::pin(self.listen(heard)).await,
             };
         }
         if let Break(reason) = flow {
