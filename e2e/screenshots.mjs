@@ -11,7 +11,7 @@ const state = (page, name) => page.locator(`.card[data-state="${name}"]`).waitFo
 
 for (const colorScheme of ["light", "dark"]) {
   const shoot = (page, name) => page.screenshot({ path: join(directory, `${name}-${colorScheme}.png`) });
-  const desktop = await browser.newContext({ viewport: { width: 560, height: 640 }, colorScheme });
+  const desktop = await browser.newContext({ viewport: { width: 560, height: 680 }, colorScheme });
   const page = await desktop.newPage();
   const generated = page.waitForResponse(/\/generate$/);
   await page.goto(base);
@@ -20,7 +20,7 @@ for (const colorScheme of ["light", "dark"]) {
   await page.waitForFunction(() => document.querySelector('[data-role="left"]').textContent);
   await shoot(page, "demo-ready");
 
-  const mobile = { viewport: { width: 390, height: 640 }, isMobile: true, hasTouch: true, deviceScaleFactor: 1 };
+  const mobile = { viewport: { width: 390, height: 680 }, isMobile: true, hasTouch: true, deviceScaleFactor: 1 };
   const phone = await (await browser.newContext({ ...mobile, colorScheme })).newPage();
   await phone.goto(qr_url);
   await phone.getByRole("button", { name: "Ada" }).waitFor();
@@ -35,7 +35,7 @@ for (const colorScheme of ["light", "dark"]) {
   await page.setViewportSize({ width: 560, height: 1000 });
   await shoot(page, "demo-confirmed");
   await shoot(phone, "phone-confirmed");
-  await page.setViewportSize({ width: 560, height: 640 });
+  await page.setViewportSize({ width: 560, height: 680 });
   await page.getByRole("button", { name: "Not you?" }).click();
   await state(page, "ready");
   await page.getByRole("button", { name: "Cancel" }).click();
