@@ -18,7 +18,7 @@ use super::upgrade::Handshake;
 use super::{App, view};
 use crate::hub::{Event, Inbox, Registration};
 use crate::login::{LoginError, Logins, Told};
-use crate::metrics::CloseReason;
+use crate::metrics::{CloseReason, Stopwatch};
 use crate::protocol::{ACK_MESSAGE, Frame, close_code};
 use crate::session::{Session, SessionId, SessionKey, Timestamp};
 use crate::websocket::{Failure, Heard, Opcode, Socket, Violation, close_payload, frame};
@@ -58,8 +58,16 @@ pub(super) async fn open(
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
         let socket = Socket::new(parts.io.into_inner(), parts.read_buf.into(), MAX_MESSAGE_BYTES, ACK_MESSAGE);
         let acknowledges = handshake.acknowledges;
-        let waiter =
-            Waiter { socket, registration, logins, key: id.key(), acknowledges, told_version: 0, unanswered: 0 };
+        let waiter = Waiter {
+            socket,
+            registration,
+            logins,
+            key: id.key(),
+            acknowledges,
+            told_version: 0,
+            unanswered: 0,
+            pushing: None,
+        };
         waiter.run(inbox, session, read_at).await;
     });
     Ok(response)
@@ -75,6 +83,8 @@ struct Waiter {
     acknowledges: bool,
     told_version: u32,
     unanswered: u8,
+    /// Runs while a change is on its way to the browser.
+    pushing: Option<Stopwatch>,
 }
 
 /// Goes on, or has ended for this reason.
@@ -111,9 +121,8 @@ impl Waiter {
                 // way. A scan is told as what it was when it was written.
                 let now = self.logins.clock.now();
                 let as_of = if session.is_undecided() { now.min(session.expires_at.plus_millis(-1)) } else { now };
-                let flow = self.tell(&session, as_of).await;
-                self.logins.metrics.pushed(since);
-                flow
+                self.pushing = Some(since);
+                self.tell(&session, as_of).await
             }
             Event::Expired => {
                 info!(event = "expired", session = %self.key, active = self.logins.metrics.active_connections());
@@ -192,6 +201,12 @@ impl Waiter {
             }
             return self.close(close_code::DONE, "", CloseReason::Decided).await;
         }
+        // A Close that is here already was sent before the token, and is no receipt for it.
+        match self.socket.receive_now() {
+            Ok(Some(heard)) if heard.close.is_some() => return self.listen(Ok(heard)).await,
+            Err(failure) => return self.listen(Err(failure)).await,
+            Ok(_) => {}
+        }
         // Before the write: the receipt may be here before we go on.
         self.registration.await_receipt();
         self.push_and_close(told).await?;
@@ -247,7 +262,12 @@ impl Waiter {
 
     async fn write(&mut self, frames: &[u8]) -> Flow {
         match self.logins.clock.timeout(WRITE_SECONDS, self.socket.send(frames)).await {
-            Some(Ok(())) => Continue(()),
+            Some(Ok(())) => {
+                if let Some(since) = self.pushing.take() {
+                    self.logins.metrics.pushed(since);
+                }
+                Continue(())
+            }
             Some(Err(_)) => Break(CloseReason::Network),
             None => Break(CloseReason::Slow),
         }

@@ -85,14 +85,18 @@ impl Socket {
         }
         loop {
             self.stream.readable().await.map_err(|_| Failure::Network)?;
-            if let Some(heard) = self.try_receive()? {
+            if let Some(heard) = self.receive_now()? {
                 return Ok(heard);
             }
         }
     }
 
-    /// Not async, so that its buffer is on the stack and not kept with the task.
-    fn try_receive(&mut self) -> Result<Option<Heard>, Failure> {
+    /// What is known to be there already; `None` if that is nothing. (Not async, so that its buffer is on the stack and
+    /// not kept with the task.)
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn receive_now(&mut self) -> Result<Option<Heard>, Failure> {
         let mut buffer = [0; READ_BYTES];
         match self.stream.try_read(&mut buffer) {
             Ok(0) => Err(Failure::Network),

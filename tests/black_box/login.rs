@@ -41,6 +41,7 @@ async fn a_browser_waits_a_phone_confirms_and_the_browser_is_logged_in() {
     server.until_active(0).await;
     assert_eq!(server.closed("decided").await, 1);
     assert_eq!(server.metric(r#"qrlogin_sessions_total{outcome="confirmed"}"#).await, 1);
+    assert_eq!(server.metric("qrlogin_push_seconds_count").await, 2, "scanned and confirmed");
     server.stop().await;
 }
 
