@@ -32,6 +32,8 @@ static MIGRATIONS: Migrator = {
 const READERS: u32 = 2;
 /// Ids in one query.
 const READ_BATCH: usize = 500;
+/// From this many pages (of 4 KiB) on, the write-ahead log is made to begin anew.
+const RESTART_PAGES: i64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// See the module.
@@ -227,7 +229,14 @@ impl Store for SqliteStore {
 
     async fn tidy(&self) -> Result<(), StoreError> {
         if self.written_since_checkpoint.swap(false, Ordering::Relaxed) {
-            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&self.checkpointer).await?;
+            // (busy, pages in the log, pages of them that are in the database now)
+            let (_, log_pages, _): (i64, i64, i64) =
+                sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&self.checkpointer).await?;
+            if log_pages > RESTART_PAGES {
+                // While somebody always writes, the log never comes to an end and grows. Here nobody writes, and hardly
+                // anything is left to do: the next to write begins the log anew.
+                sqlx::query("PRAGMA wal_checkpoint(RESTART)").execute(&self.decider).await?;
+            }
         }
         Ok(())
     }

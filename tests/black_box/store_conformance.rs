@@ -234,6 +234,33 @@ async fn sqlite_keeps_what_it_was_given_and_shows_it_to_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sqlites_log_stays_small_while_somebody_always_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", dir.path().join("busy.db").display());
+    let store = Arc::new(SqliteStore::open(&url, Clock::manual(START).0).await.unwrap());
+    let writers = join_all((0..8).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for _ in 0..800 {
+                store.insert(&new_session()).await.unwrap();
+            }
+        })
+    }));
+    let tidying = async {
+        loop {
+            store.tidy().await.unwrap();
+        }
+    };
+    tokio::select! {
+        written = writers => assert!(written.iter().all(Result::is_ok)),
+        () = tidying => unreachable!("there is always something to tidy"),
+    }
+    let log_bytes = std::fs::metadata(dir.path().join("busy.db-wal")).unwrap().len();
+    assert!(log_bytes < 48 * 1024 * 1024, "{log_bytes} bytes");
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cannot_be_opened_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let nonsense = dir.path().join("nonsense.db");
