@@ -186,7 +186,8 @@ async fn run_until_signalled(parts: Parts, listeners: Listeners) -> Result<(), F
     Ok(())
 }
 
-/// Everything that `serve` would open is opened, and closed again; the ports are left alone.
+/// What `serve` would refuse, as far as that can be told without making anything: the ports and the database are left
+/// alone.
 fn check_config(flags: &ConfigFlags) -> Result<(), Failure> {
     let settings = flags.settings(&Settings::default(), true)?;
     app::app_auth(&settings.app_auth)?;

@@ -1,7 +1,7 @@
 //! What is logged, and how.
 //!
-//! Only `tracing` events are shown, never those of the `log` crate: a WebSocket library prints whole frames there, and
-//! frames carry tokens.
+//! Only `tracing` events are shown, never those of the `log` crate, where libraries print what they please: whole frames,
+//! some of them, and frames carry tokens.
 
 use std::io::IsTerminal as _;
 

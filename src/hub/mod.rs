@@ -25,8 +25,8 @@ use crate::store::Store;
 use deadlines::{Deadlines, Due};
 use registry::{ConnectionId, Registry};
 
-/// A session causes four changes at most, and heartbeats stop being queued while any wait; a browser whose inbox is
-/// full all the same is stuck in a write, and is disconnected for that.
+/// A session causes four changes at most, and heartbeats stop being queued while half of it is taken; a browser whose
+/// inbox is full all the same is stuck in a write, and is disconnected for that.
 const INBOX_CAPACITY: usize = 8;
 /// While the store does not answer, what is due is asked for again after this long ...
 const RETRY_MILLIS: i64 = 1000;

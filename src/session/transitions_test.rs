@@ -6,7 +6,7 @@ use super::*;
 
 const CREATED: Timestamp = Timestamp::from_millis(1_000_000);
 const EXPIRES: Timestamp = CREATED.plus_seconds(300);
-const DECIDED: Timestamp = EXPIRES.plus_seconds(1).plus_millis(-2000);
+const DECIDED: Timestamp = EXPIRES.plus_millis(-1000);
 const CLAIMABLE_UNTIL: Timestamp = DECIDED.plus_seconds(60);
 
 /// While undecided sessions live.

@@ -1,27 +1,27 @@
 //! A server in this process, a browser that waits, and a phone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use qrlogin::app::{self, Listeners, Parts};
 use qrlogin::clock::{Clock, Hands};
 use qrlogin::config::{Secret, Settings};
-use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
+use qrlogin::session::Timestamp;
 use qrlogin::shutdown::Shutdown;
-use qrlogin::store::{Ended, Replaced, SqliteStore, Store, StoreError};
+use qrlogin::store::SqliteStore;
 use qrlogin::token::{KeyRing, sign_app_token};
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tokio::sync::RwLock;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{Error, Message, http};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::failing_store::FailingStore;
 
 pub const SECRET: &str = "a secret of at least thirty-two bytes, for tests";
 /// When the tests' time begins: 2030-01-01T00:00:00Z.
@@ -62,12 +62,7 @@ impl Server {
         let address = listeners.public.local_addr().unwrap();
         let ops = format!("http://{}", listeners.ops.local_addr().unwrap());
         let sqlite = SqliteStore::open(&settings.database_url, clock.clone()).await.unwrap();
-        let store = Arc::new(FailingStore {
-            inner: sqlite,
-            fails: AtomicBool::new(false),
-            reads: AtomicUsize::new(0),
-            turnstile: RwLock::default(),
-        });
+        let store = Arc::new(FailingStore::new(sqlite));
         let parts = Parts {
             keys: KeyRing::open(&settings.token.key_dir).unwrap(),
             app_auth: app::app_auth(&settings.app_auth).unwrap(),
@@ -413,58 +408,4 @@ pub async fn verified(server: &Server, token: &str) -> Map<String, Value> {
     validation.set_audience(&["http://localhost:8080"]);
     validation.set_issuer(&["http://localhost:8080"]);
     decode::<Map<String, Value>>(token, &key, &validation).unwrap().claims
-}
-
-/// A store that can be made to fail, counts how often it is read, and works otherwise.
-pub struct FailingStore {
-    inner: SqliteStore,
-    pub fails: AtomicBool,
-    /// Queries for sessions by their keys, so far.
-    pub reads: AtomicUsize,
-    /// Whoever holds it for writing holds readings up.
-    pub turnstile: RwLock<()>,
-}
-
-impl FailingStore {
-    pub fn fail(&self, fails: bool) {
-        self.fails.store(fails, Ordering::SeqCst);
-    }
-
-    fn answers(&self) -> Result<&SqliteStore, StoreError> {
-        if self.fails.load(Ordering::SeqCst) { Err(sqlx::Error::PoolTimedOut.into()) } else { Ok(&self.inner) }
-    }
-}
-
-#[async_trait::async_trait]
-impl Store for FailingStore {
-    async fn insert(&self, session: &StoredSession) -> Result<(), StoreError> {
-        self.answers()?.insert(session).await
-    }
-    async fn read(&self, keys: &[SessionKey]) -> Result<Vec<StoredSession>, StoreError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        drop(self.turnstile.read().await);
-        self.answers()?.read(keys).await
-    }
-    async fn find_by_code(&self, code: &CodeKey) -> Result<Option<StoredSession>, StoreError> {
-        self.answers()?.find_by_code(code).await
-    }
-    async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<StoredSession>), StoreError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        self.answers()?.read_settled(keys).await
-    }
-    async fn replace(&self, next: &StoredSession) -> Result<Replaced, StoreError> {
-        self.answers()?.replace(next).await
-    }
-    async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
-        self.answers()?.sweep(expired_before, limit).await
-    }
-    async fn tidy(&self) -> Result<(), StoreError> {
-        self.answers()?.tidy().await
-    }
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.answers()?.ping().await
-    }
-    async fn close(&self) {
-        self.inner.close().await;
-    }
 }

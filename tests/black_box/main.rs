@@ -1,5 +1,6 @@
 //! The product, seen from outside: a real server on a port of its own, real sockets, and a clock that the test moves.
 
+mod failing_store;
 mod harness;
 
 mod architecture;

@@ -1,0 +1,65 @@
+//! The store of the tests: a real one that can be made to fail.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
+use qrlogin::store::{Ended, Replaced, SqliteStore, Store, StoreError};
+use tokio::sync::RwLock;
+
+/// A store that can be made to fail, counts how often it is read, and works otherwise.
+pub struct FailingStore {
+    inner: SqliteStore,
+    fails: AtomicBool,
+    /// Queries for sessions by their keys, so far.
+    pub reads: AtomicUsize,
+    /// Whoever holds it for writing holds readings up.
+    pub turnstile: RwLock<()>,
+}
+
+impl FailingStore {
+    pub fn new(inner: SqliteStore) -> Self {
+        Self { inner, fails: AtomicBool::new(false), reads: AtomicUsize::new(0), turnstile: RwLock::default() }
+    }
+
+    pub fn fail(&self, fails: bool) {
+        self.fails.store(fails, Ordering::SeqCst);
+    }
+
+    fn answers(&self) -> Result<&SqliteStore, StoreError> {
+        if self.fails.load(Ordering::SeqCst) { Err(sqlx::Error::PoolTimedOut.into()) } else { Ok(&self.inner) }
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for FailingStore {
+    async fn insert(&self, session: &StoredSession) -> Result<(), StoreError> {
+        self.answers()?.insert(session).await
+    }
+    async fn read(&self, keys: &[SessionKey]) -> Result<Vec<StoredSession>, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        drop(self.turnstile.read().await);
+        self.answers()?.read(keys).await
+    }
+    async fn find_by_code(&self, code: &CodeKey) -> Result<Option<StoredSession>, StoreError> {
+        self.answers()?.find_by_code(code).await
+    }
+    async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<StoredSession>), StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.answers()?.read_settled(keys).await
+    }
+    async fn replace(&self, next: &StoredSession) -> Result<Replaced, StoreError> {
+        self.answers()?.replace(next).await
+    }
+    async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
+        self.answers()?.sweep(expired_before, limit).await
+    }
+    async fn tidy(&self) -> Result<(), StoreError> {
+        self.answers()?.tidy().await
+    }
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.answers()?.ping().await
+    }
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
