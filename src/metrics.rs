@@ -201,8 +201,9 @@ impl Metrics {
 
     /// A browser no longer waits.
     pub fn connection_closed(&self, reason: CloseReason) {
-        self.active_connections.dec();
+        // In this order: whoever sees the connection gone sees it counted.
         self.connections_closed.get_or_create(&ReasonLabel { reason }).inc();
+        self.active_connections.dec();
     }
 
     /// How many browsers wait now.

@@ -64,6 +64,7 @@ async fn expiry_is_told_at_the_deadline_and_never_before() {
     server.hands.advance_millis(1);
     assert_eq!(first.frame("expired").await["message"], "QR code expired");
     first.closed(1000).await;
+    server.until_active(1).await;
     assert_eq!(server.closed("expired").await, 1);
     server.hands.advance_millis(300);
     second.frame("expired").await;
