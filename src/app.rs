@@ -1,12 +1,13 @@
 //! The only place that chooses implementations and puts them together.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -24,6 +25,8 @@ use crate::token::{AppAuth, AppAuthError, KeyError, KeyRing, MIN_HMAC_SECRET_BYT
 
 /// Stopping takes no longer than this, whatever anyone else does or leaves undone.
 const STOP_SECONDS: u64 = 8;
+/// Connections that the system keeps for us until they are accepted, if it is set up to keep as many.
+const BACKLOG: u32 = 4096;
 const SWEEP_SECONDS: u32 = 10;
 const TIDY_SECONDS: u32 = 1;
 
@@ -45,6 +48,9 @@ pub enum StartError {
     /// No database.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// No thread, or no way to watch sockets.
+    #[error("the system does not let us wait for sockets: {0}")]
+    Threads(io::Error),
     /// No port.
     #[error("{key}: cannot listen on {address}: {source}")]
     Listen {
@@ -76,7 +82,7 @@ pub struct Parts {
 /// The two ports.
 pub struct Listeners {
     /// For browsers and phones.
-    pub public: TcpListener,
+    pub public: std::net::TcpListener,
     /// For the operator's tools.
     pub ops: TcpListener,
 }
@@ -87,12 +93,23 @@ impl Listeners {
     /// # Errors
     /// A port in use, or an address that is not ours.
     pub async fn bind(settings: &Settings) -> Result<Self, StartError> {
-        Ok(Self { public: bind("listen", settings.listen).await?, ops: bind("ops_listen", settings.ops_listen).await? })
+        let public = bind("listen", settings.listen, |listener| listener.into_std())?;
+        Ok(Self { public, ops: bind("ops_listen", settings.ops_listen, Ok)? })
     }
 }
 
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+fn bind<T>(
+    key: &'static str,
+    address: SocketAddr,
+    wrap: impl FnOnce(TcpListener) -> io::Result<T>,
+) -> Result<T, StartError> {
+    let listen = || {
+        let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        wrap(socket.listen(BACKLOG)?)
+    };
+    listen().map_err(|source| StartError::Listen { key, address, source })
 }
 
 impl Parts {
@@ -135,10 +152,12 @@ pub fn app_auth(settings: &AppAuthSettings) -> Result<AppAuth, StartError> {
 
 /// Serves until it is asked to stop, and stops in order: first nobody new is sent here, then those who wait are sent
 /// away, then what is in flight is answered.
-pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) {
+///
+/// # Errors
+/// The system does not give what it takes.
+pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Result<(), StartError> {
     let Parts { settings, clock, store, keys, app_auth, demo } = parts;
     let metrics = Arc::new(Metrics::new());
-    let hub = Hub::new(clock.clone(), store.clone(), metrics.clone(), settings.session.heartbeat_seconds);
     let or_public = |value: &str| if value.is_empty() { settings.public_base() } else { value }.to_owned();
     let minter = Minter::new(
         keys,
@@ -147,18 +166,21 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) {
         settings.token.ttl_seconds,
         settings.token.claims.clone(),
     );
-    let (changes, sockets) = (TaskTracker::new(), TaskTracker::new());
+    let (changes, upgrades) = (TaskTracker::new(), TaskTracker::new());
     let logins = Arc::new(Logins {
         store: store.clone(),
         reader: BatchingReader::new(store.clone()),
-        bus: LocalBus::new(hub.clone()),
+        bus: LocalBus::default(),
         clock: clock.clone(),
         minter,
         policy: Policy { ttl_seconds: settings.session.ttl_seconds, claim_seconds: settings.session.claim_seconds },
         metrics,
         changes: changes.clone(),
     });
-    let app = App::new(&settings, logins.clone(), hub.clone(), app_auth, shutdown.clone(), sockets.clone(), demo);
+    let hub = Hub::start(logins.clone(), settings.session.heartbeat_seconds).map_err(StartError::Threads)?;
+    let listener: Weak<Hub> = Arc::downgrade(&hub);
+    logins.bus.listen(listener);
+    let app = App::new(&settings, logins.clone(), hub.clone(), app_auth, shutdown.clone(), upgrades.clone(), demo);
 
     let background = [
         tokio::spawn(hub.clone().run()),
@@ -171,11 +193,16 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) {
     let header_seconds = settings.limits.header_seconds;
     // The operator's port stays until the end: it is how one sees that the server is stopping.
     let ops_shutdown = Shutdown::new();
-    let ops =
-        http::serve(listeners.ops, http::ops_routes(app.clone()), header_seconds, clock.clone(), ops_shutdown.clone());
+    let ops = http::serve_ops(
+        listeners.ops,
+        http::ops_routes(app.clone()),
+        header_seconds,
+        clock.clone(),
+        ops_shutdown.clone(),
+    );
     let ops = tokio::spawn(ops);
-    let public = http::serve(listeners.public, http::routes(app), header_seconds, clock.clone(), shutdown.clone());
-    let public = tokio::spawn(public);
+    let public = http::serve_public(listeners.public, http::routes(app.clone()), app, shutdown.clone());
+    let public = tokio::spawn(public.map_err(StartError::Threads)?);
 
     shutdown.asked().await;
     info!(event = "stopping", drain_seconds = settings.shutdown.drain_seconds);
@@ -184,8 +211,9 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) {
     shutdown.close();
     let in_order = async {
         drop(public.await);
-        sockets.close();
-        sockets.wait().await;
+        upgrades.close();
+        upgrades.wait().await;
+        hub.emptied().await;
         changes.close();
         changes.wait().await;
         ops_shutdown.close();
@@ -194,6 +222,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) {
     if within_seconds(STOP_SECONDS, in_order).await.is_none() {
         warn!(event = "stopped in a hurry", "not everyone let go in {STOP_SECONDS} s");
     }
+    hub.stop();
     for task in background {
         task.abort();
     }
@@ -201,6 +230,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) {
         warn!(event = "store not closed");
     }
     info!(event = "stopped");
+    Ok(())
 }
 
 /// The promise to exit in time is kept on the machine's own clock.

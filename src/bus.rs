@@ -1,7 +1,7 @@
 //! How a change gets from where it was decided to where the browser waits. A hint, never the truth: whoever missed it
 //! finds the change in the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::metrics::Stopwatch;
 use crate::session::Session;
@@ -9,22 +9,23 @@ use crate::session::Session;
 /// Someone who wants to hear of changes.
 pub trait Listener: Send + Sync + 'static {
     /// This session has just been written. Must not block.
-    fn changed(&self, session: &Arc<Session>, since: Stopwatch);
+    fn changed(self: Arc<Self>, session: &Arc<Session>, since: Stopwatch);
 }
 
 /// The bus of a single process: a function call, which also spares the listener a reading of the store.
-#[derive(Clone)]
-pub struct LocalBus(Arc<dyn Listener>);
+#[derive(Default)]
+pub struct LocalBus(OnceLock<Weak<dyn Listener>>);
 
 impl LocalBus {
-    /// A bus to this listener.
-    #[must_use]
-    pub fn new(listener: Arc<dyn Listener>) -> Self {
-        Self(listener)
+    /// Lets `listener` hear what is announced from here on. There is one; a second is not heard.
+    pub fn listen(&self, listener: Weak<dyn Listener>) {
+        drop(self.0.set(listener));
     }
 
     /// Says that `session` has just been written; `since` runs from the write on.
     pub fn announce(&self, session: &Arc<Session>, since: Stopwatch) {
-        self.0.changed(session, since);
+        if let Some(listener) = self.0.get().and_then(Weak::upgrade) {
+            listener.changed(session, since);
+        }
     }
 }

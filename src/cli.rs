@@ -182,8 +182,8 @@ async fn run_until_signalled(parts: Parts, listeners: Listeners) -> Result<(), F
         signal.await;
         shutdown.stop();
     };
-    tokio::join!(running, stopping);
-    Ok(())
+    let (ran, ()) = tokio::join!(running, stopping);
+    Ok(ran?)
 }
 
 /// What `serve` would refuse, as far as that can be told without making anything: the ports and the database are left

@@ -39,6 +39,12 @@ impl Shutdown {
         self.closing.cancel();
     }
 
+    /// Whether nothing new is to be taken.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
     /// Waits until nothing new is to be taken.
     pub async fn closing(&self) {
         self.closing.cancelled().await;

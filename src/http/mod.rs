@@ -4,11 +4,13 @@ mod body;
 mod browser;
 mod client;
 mod demo;
+mod gate;
 mod observe;
 mod ops;
 mod origin;
 mod phone;
 mod problem;
+mod rewound;
 mod server;
 mod socket;
 mod upgrade;
@@ -36,8 +38,9 @@ use crate::token::AppAuth;
 use origin::OriginPolicy;
 use problem::ApiError;
 
+pub use gate::serve_public;
 pub use ops::routes as ops_routes;
-pub use server::serve;
+pub use server::serve_ops;
 
 /// What the handlers share.
 pub struct App {
@@ -46,8 +49,8 @@ pub struct App {
     app_auth: AppAuth,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
-    /// The tasks of the waiting sockets.
-    sockets: TaskTracker,
+    /// Handshakes that hyper has answered, and whose connections it has not given back yet.
+    upgrades: TaskTracker,
     origins: OriginPolicy,
     public_base: String,
     limits: LimitSettings,
@@ -63,7 +66,7 @@ impl App {
         hub: Arc<Hub>,
         app_auth: AppAuth,
         shutdown: Shutdown,
-        sockets: TaskTracker,
+        upgrades: TaskTracker,
         demo: Option<Demo>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -72,7 +75,7 @@ impl App {
             hub,
             app_auth,
             shutdown,
-            sockets,
+            upgrades,
             origins: OriginPolicy::of(settings),
             public_base: settings.public_base().to_owned(),
             limits: settings.limits.clone(),

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER};
-use axum::http::{HeaderMap, Method};
+use axum::http::Method;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, ORIGIN, RETRY_AFTER};
 use axum::middleware::Next;
 use axum::response::Response;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::App;
 use super::problem::ApiError;
+use super::upgrade::Fields;
 use crate::config::Settings;
 use crate::protocol::SESSION_HEADER;
 
@@ -29,21 +30,21 @@ impl OriginPolicy {
         Self { allowed, allow_missing: settings.allow_missing_origin }
     }
 
-    fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        match headers.get(ORIGIN) {
+    pub(super) fn check(&self, fields: &(impl Fields + ?Sized)) -> Result<(), ApiError> {
+        match fields.line(&ORIGIN) {
             Some(origin) if self.allows(origin) => Ok(()),
-            Some(origin) => Err(ApiError::ForbiddenOrigin(String::from_utf8_lossy(origin.as_bytes()).into_owned())),
+            Some(origin) => Err(ApiError::ForbiddenOrigin(String::from_utf8_lossy(origin).into_owned())),
             None if !self.allow_missing => Err(ApiError::MissingOrigin),
             // A browser that sends no Origin says with this header from where the request comes.
-            None if headers.get(SEC_FETCH_SITE).is_some_and(|site| site != "same-origin") => {
+            None if fields.line(&SEC_FETCH_SITE).is_some_and(|site| site != b"same-origin") => {
                 Err(ApiError::ForbiddenOrigin("of another site".to_owned()))
             }
             None => Ok(()),
         }
     }
 
-    fn allows(&self, origin: &HeaderValue) -> bool {
-        self.allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
+    fn allows(&self, origin: &[u8]) -> bool {
+        self.allowed.iter().any(|allowed| allowed.as_bytes() == origin)
     }
 }
 
@@ -57,7 +58,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
 pub(super) fn cors(app: &Arc<App>) -> CorsLayer {
     let app = app.clone();
     CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(move |origin, _| app.origins.allows(origin)))
+        .allow_origin(AllowOrigin::predicate(move |origin, _| app.origins.allows(origin.as_bytes())))
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static(SESSION_HEADER)])
         .expose_headers([RETRY_AFTER])

@@ -13,6 +13,8 @@ use crate::protocol::Problem;
 use crate::session::Refusal;
 use crate::token::InvalidToken;
 
+/// The media type of RFC 9457.
+const PROBLEM: &str = "application/problem+json";
 /// When to come back to a store that does not answer.
 const RETRY_AFTER_SECONDS: &str = "2";
 
@@ -65,6 +67,26 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    fn problem(&self) -> (StatusCode, Vec<u8>) {
+        let (status, code, detail) = self.parts();
+        let title = status.canonical_reason().unwrap_or("Error");
+        let problem = Problem { kind: "about:blank", title, status: status.as_u16(), code, detail };
+        (status, serde_json::to_vec(&problem).unwrap_or_default())
+    }
+
+    /// All that is said on a connection on which no request has arrived.
+    pub(super) fn as_last_answer(&self) -> Vec<u8> {
+        let (status, body) = self.problem();
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {PROBLEM}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+             Connection: close\r\n\r\n",
+            body.len()
+        );
+        [head.into_bytes(), body].concat()
+    }
+}
+
 /// What went wrong inside stays in the log.
 fn login_parts(error: &LoginError) -> (StatusCode, &'static str, String) {
     let (status, code, detail) = match error {
@@ -93,11 +115,8 @@ fn login_parts(error: &LoginError) -> (StatusCode, &'static str, String) {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, code, detail) = self.parts();
-        let title = status.canonical_reason().unwrap_or("Error");
-        let problem = Problem { kind: "about:blank", title, status: status.as_u16(), code, detail };
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
-        let mut response = (status, [(CONTENT_TYPE, "application/problem+json")], body).into_response();
+        let (status, body) = self.problem();
+        let mut response = (status, [(CONTENT_TYPE, PROBLEM)], body).into_response();
         let mut set = |name: HeaderName, value| response.headers_mut().insert(name, HeaderValue::from_static(value));
         match status {
             StatusCode::UNAUTHORIZED => drop(set(

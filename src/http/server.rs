@@ -1,6 +1,8 @@
-//! The accept loop: from connections to requests.
+//! From connections to requests: hyper speaks HTTP on those that it is given.
 
 use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -9,54 +11,69 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use super::client::Peer;
+use super::rewound::Rewound;
+use super::socket::Refused;
 use crate::clock::Clock;
 use crate::shutdown::Shutdown;
 
 /// A request's head, in bytes.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// When the system has no sockets left to give, it is asked again after this long.
-const ACCEPT_RETRY_MILLIS: i64 = 50;
+pub(super) const ACCEPT_RETRY_MILLIS: u16 = 50;
 
-/// Serves `routes` on `listener` until the shutdown's closing; then answers what is in flight, and returns.
-/// Connections that became WebSockets are no longer its own.
-pub async fn serve(listener: TcpListener, routes: Router, header_seconds: u32, clock: Clock, shutdown: Shutdown) {
-    let connections = TaskTracker::new();
-    loop {
-        let (stream, peer) = tokio::select! {
-            () = shutdown.closing() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => (stream, Peer(address)),
-                Err(error) => {
-                    if !is_of_one_connection(&error) {
-                        warn!(event = "accept failed", %error);
-                        clock.sleep_until(clock.now().plus_millis(ACCEPT_RETRY_MILLIS)).await;
-                    }
-                    continue;
-                }
-            },
-        };
-        // A push is one small write, which is not to wait for more.
-        drop(stream.set_nodelay(true));
-        let routes = routes.clone();
+/// The connections on which HTTP is spoken. Those that became WebSockets are no longer among them.
+pub(super) struct Connections {
+    routes: Router,
+    header_seconds: u32,
+    shutdown: Shutdown,
+    tasks: TaskTracker,
+    runtime: Handle,
+}
+
+/// A connection that was accepted.
+pub(super) struct Accepted {
+    pub(super) stream: std::net::TcpStream,
+    pub(super) peer: SocketAddr,
+    /// What has been read of it.
+    pub(super) beginning: Vec<u8>,
+    /// What is known of its first request.
+    pub(super) refused: Option<Refused>,
+}
+
+impl Connections {
+    /// None yet. To be called within the runtime that is to serve them.
+    pub(super) fn new(routes: Router, header_seconds: u32, shutdown: Shutdown) -> Self {
+        Self { routes, header_seconds, shutdown, tasks: TaskTracker::new(), runtime: Handle::current() }
+    }
+
+    /// Serves this one, until its end or the shutdown's closing; then what is in flight is still answered.
+    pub(super) fn serve(&self, accepted: Accepted) {
+        let Accepted { stream, peer, beginning, refused } = accepted;
+        let routes = self.routes.clone();
+        let (peer, refused) = (Peer(peer), Mutex::new(refused));
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            if let Some(refused) = refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                request.extensions_mut().insert(refused);
+            }
             routes.clone().oneshot(request)
         });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_secs(header_seconds.into()))
-            .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let shutdown = shutdown.clone();
-        connections.spawn(async move {
-            let mut connection = std::pin::pin!(connection);
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_secs(self.header_seconds.into()))
+            .max_buf_size(MAX_HEAD_BYTES);
+        let shutdown = self.shutdown.clone();
+        let serving = async move {
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
+            let stream = TokioIo::new(Rewound::new(stream, beginning));
+            let mut connection = std::pin::pin!(http.serve_connection(stream, service).with_upgrades());
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
                 () = shutdown.closing() => {
@@ -67,15 +84,41 @@ pub async fn serve(listener: TcpListener, routes: Router, header_seconds: u32, c
             if let Err(error) = ended {
                 debug!(event = "connection failed", %error);
             }
-        });
+        };
+        self.tasks.spawn_on(serving, &self.runtime);
+    }
+
+    /// Waits until all have ended.
+    pub(super) async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Serves the operator's `routes` on `listener` until the shutdown's closing; then answers what is in flight, and
+/// returns.
+pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u32, clock: Clock, shutdown: Shutdown) {
+    let connections = Connections::new(routes, header_seconds, shutdown.clone());
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.closing() => break,
+            accepted = listener.accept() => accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))),
+        };
+        match accepted {
+            Ok((stream, peer)) => connections.serve(Accepted { stream, peer, beginning: Vec::new(), refused: None }),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                warn!(event = "accept failed", %error);
+                clock.sleep_until(clock.now().plus_millis(ACCEPT_RETRY_MILLIS.into())).await;
+            }
+        }
     }
     drop(listener);
-    connections.close();
-    connections.wait().await;
+    connections.ended().await;
 }
 
 /// Errors that came with the connection that was accepted, and say nothing of the next.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionRefused | ConnectionAborted | ConnectionReset)
+pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionRefused | ConnectionAborted | ConnectionReset | Interrupted)
 }

@@ -1,132 +1,129 @@
 //! Who is waiting, and what they must hear.
 //!
-//! A browser that waits has a [`Registration`]: an entry under its session's key, gone when the guard is dropped,
-//! whatever dropped it. What the browser must hear arrives in its [`Inbox`]; putting it there never waits.
+//! A browser that waits is a small record in the [`registry`]; nothing runs for it. Its socket is [parked](parking)
+//! with a thread that watches all of them; its deadlines are a number in the [`wheel`]; what it must hear is written
+//! straight to its socket by whoever has decided it. What happens to it is in [`waiting`].
 //!
 //! Nothing asks the store while a browser waits. At its deadline, the rows of all sessions that are due are read
 //! again, in one query, before anybody is told `expired`.
 
-mod deadlines;
+mod message;
+mod parking;
 mod registry;
+mod settle;
+mod waiting;
+mod wheel;
 
-use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mio::Waker;
+use mio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::bus::Listener;
 use crate::clock::Clock;
-use crate::metrics::{CloseReason, Metrics, Stopwatch};
+use crate::login::Logins;
+use crate::metrics::{CloseReason, Stopwatch};
+use crate::protocol::close_code;
 use crate::random;
-use crate::session::{Session, SessionKey, Status, Timestamp};
-use crate::store::Store;
-use deadlines::{Deadlines, Due};
-use registry::{ConnectionId, Registry};
+use crate::session::{Session, SessionKey, Timestamp};
+use message::Message;
+use registry::{Fate, Keyed as _, Place, Registry};
+use waiting::{Opening, Step, Turn, Waiting};
+use wheel::{Epoch, Tick, Wheel};
 
-/// A session causes four changes at most, and heartbeats stop being queued while half of it is taken; a browser whose
-/// inbox is full all the same is stuck in a write, and is disconnected for that.
-const INBOX_CAPACITY: usize = 8;
-/// While the store does not answer, what is due is asked for again after this long ...
-const RETRY_MILLIS: i64 = 1000;
-/// ... for this long past its deadline; then the browser is sent away, to come back later.
-const PATIENCE_SECONDS: u32 = 60;
+pub use message::wire_frame;
+pub use registry::Closing;
+
+/// What the registry locks with.
+mod sync {
+    pub(super) use std::sync::{Mutex, MutexGuard};
+}
+
 /// Browsers that are sent away by a restart come back spread over this long.
 const RECONNECT_SPREAD_MILLIS: u32 = 3000;
-
 /// How long a browser that comes back waits for the receipt of its own earlier connection, which may be in our socket's
 /// buffer already.
 const RECEIPT_GRACE_MILLIS: i64 = 250;
-
-/// What a waiting browser must hear or do.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// The session has changed; measured since the change was stored.
-    Changed(Arc<Session>, Stopwatch),
-    /// The session expired, undecided; the store said so.
-    Expired,
-    /// Time for a ping.
-    Heartbeat,
-    /// A newer connection of the same session took over.
-    Replaced,
-    /// This server is stopping; come back after this long.
-    Restarting {
-        /// A random delay, so that not all come back at once.
-        retry_after_millis: u32,
-    },
-    /// The store does not say what became of the session.
-    Unavailable,
-}
-
-/// Where a browser's events arrive.
-pub type Inbox = mpsc::Receiver<Event>;
+/// Turns of a tick after which others have theirs.
+const TURNS_AT_ONCE: usize = 64;
 
 /// See the module.
 pub struct Hub {
     clock: Clock,
-    store: Arc<dyn Store>,
-    metrics: Arc<Metrics>,
+    logins: Arc<Logins>,
     heartbeat_seconds: u32,
-    registry: Registry,
-    deadlines: Mutex<Deadlines>,
+    registry: Registry<Waiting>,
+    wheel: Mutex<Wheel>,
+    epoch: Epoch,
     /// A deadline has come that is earlier than all before.
     earlier: Notify,
-    /// A connection that awaited a receipt has ended.
-    receipt_settled: Notify,
-    next_id: AtomicU64,
-    closing: AtomicBool,
+    /// A connection has ended.
+    ended: Notify,
+    next_order: AtomicU64,
+    is_closing: AtomicBool,
+    poll: mio::Registry,
+    waker: Waker,
+    is_stopped: AtomicBool,
+    /// Where receipts are stored.
+    runtime: Handle,
 }
 
-/// The server is stopping and takes no new browsers.
-#[derive(Debug)]
-pub struct Closing;
-
 impl Hub {
-    /// A hub in which nobody waits.
-    #[must_use]
-    pub fn new(clock: Clock, store: Arc<dyn Store>, metrics: Arc<Metrics>, heartbeat_seconds: u32) -> Arc<Self> {
-        Arc::new(Self {
-            clock,
-            store,
-            metrics,
+    /// A hub in which nobody waits, and its thread. To be called within the runtime that it is to use.
+    ///
+    /// # Errors
+    /// The system gives us no thread, or nothing to watch sockets with.
+    pub fn start(logins: Arc<Logins>, heartbeat_seconds: u32) -> io::Result<Arc<Self>> {
+        let (poll, waker) = parking::prepare()?;
+        let clock = logins.clock.clone();
+        let hub = Arc::new(Self {
             heartbeat_seconds,
             registry: Registry::default(),
-            deadlines: Mutex::default(),
+            wheel: Mutex::default(),
+            epoch: Epoch(clock.now()),
             earlier: Notify::new(),
-            receipt_settled: Notify::new(),
-            next_id: AtomicU64::new(0),
-            closing: AtomicBool::new(false),
-        })
+            ended: Notify::new(),
+            next_order: AtomicU64::new(0),
+            is_closing: AtomicBool::new(false),
+            poll: poll.registry().try_clone()?,
+            waker,
+            is_stopped: AtomicBool::new(false),
+            runtime: Handle::current(),
+            clock,
+            logins,
+        });
+        parking::watch(hub.clone(), poll)?;
+        Ok(hub)
     }
 
-    /// Enters a browser under its session's key, before its row is read: a change that comes between the two is in
-    /// the inbox.
+    /// Enters a browser under its session's key, before its row is read: a change that comes between the two is not
+    /// missed.
     ///
     /// # Errors
     /// The server is stopping.
-    pub fn register(self: &Arc<Self>, key: SessionKey) -> Result<(Registration, Inbox), Closing> {
-        let id = ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        let (sender, inbox) = mpsc::channel(INBOX_CAPACITY);
-        self.registry.insert(key, id, sender);
-        let registration = Registration { hub: self.clone(), key, id, active: false, reason: CloseReason::Network };
-        // Read after the entry is in: whoever closes all either finds the entry, or is seen here.
-        if self.closing.load(Ordering::SeqCst) { Err(Closing) } else { Ok((registration, inbox)) }
+    pub fn register(self: &Arc<Self>, key: SessionKey) -> Result<Registration, Closing> {
+        let order = self.next_order.fetch_add(1, Ordering::Relaxed);
+        let place = self.registry.enter(Waiting::arriving(key, order))?;
+        Ok(Registration { hub: self.clone(), key, place, is_open: false })
+    }
+
+    /// Whether a connection of this session may be about to say that it has its token.
+    #[must_use]
+    pub fn awaits_receipt(&self, key: SessionKey) -> bool {
+        let mut awaits = false;
+        self.registry.each_of(&key, |_, waiting| awaits |= waiting.awaits_receipt());
+        awaits
     }
 
     /// Waits until no connection of this session awaits a receipt, for a moment at most. A browser that has sent its
     /// receipt and asks at once again, on another connection, is not to overtake itself.
     pub async fn receipt_settled(&self, key: SessionKey) {
-        let settled = async {
-            loop {
-                let mut ended = std::pin::pin!(self.receipt_settled.notified());
-                ended.as_mut().enable();
-                if !self.registry.awaits_receipt(key) {
-                    return;
-                }
-                ended.await;
-            }
-        };
+        let settled = self.until(|| !self.awaits_receipt(key));
         tokio::select! {
             biased;
             () = settled => {}
@@ -135,115 +132,178 @@ impl Hub {
     }
 
     /// Sends every browser away, with 1012, and takes no more.
-    pub fn close(&self) {
-        self.closing.store(true, Ordering::SeqCst);
-        self.registry.for_each(|sender| {
-            deliver(sender, Event::Restarting { retry_after_millis: random::below(RECONNECT_SPREAD_MILLIS) })
-        });
+    pub fn close(self: &Arc<Self>) {
+        self.is_closing.store(true, Ordering::SeqCst);
+        for place in self.registry.close() {
+            self.send_away(place);
+        }
+    }
+
+    /// Waits until nobody is left.
+    pub async fn emptied(&self) {
+        self.until(|| self.registry.is_empty()).await;
+    }
+
+    /// Ends the hub's thread.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Release);
+        drop(self.waker.wake());
     }
 
     /// Watches the deadlines, for as long as the program runs.
     pub async fn run(self: Arc<Self>) {
-        let (expiring, expired) = mpsc::unbounded_channel();
-        tokio::join!(self.watch_deadlines(expiring), self.settle(expired));
+        let (asking, asked) = mpsc::unbounded_channel();
+        tokio::join!(self.turn_wheel(asking), self.settle(asked));
     }
 
-    async fn watch_deadlines(&self, expiring: mpsc::UnboundedSender<Due>) {
+    async fn turn_wheel(self: &Arc<Self>, asking: mpsc::UnboundedSender<Vec<Place>>) {
         loop {
             let earlier = self.earlier.notified();
-            let next = self.deadlines().next();
+            let next = self.wheel().next().map(|tick| self.epoch.instant_of(tick));
             tokio::select! {
                 () = earlier => continue,
                 () = sleep_until(&self.clock, next) => {}
             }
-            let now = self.clock.now();
-            let due = self.deadlines().take_due(now);
-            for due in due {
-                match due {
-                    Due::Heartbeat(key, id) => self.beat(key, id, now),
-                    Due::Expiry { .. } => drop(expiring.send(due)),
+            let now = self.epoch.tick_by(self.clock.now());
+            loop {
+                let Some((tick, places)) = self.wheel().take_due(now) else { break };
+                let mut ask = Vec::new();
+                for some in places.chunks(TURNS_AT_ONCE) {
+                    ask.extend(some.iter().filter(|place| self.is_to_be_asked(**place, tick)));
+                    tokio::task::yield_now().await;
+                }
+                if !ask.is_empty() {
+                    drop(asking.send(ask));
                 }
             }
         }
     }
 
-    fn beat(&self, key: SessionKey, id: ConnectionId, now: Timestamp) {
-        let Some(sender) = self.registry.find(key, id) else { return };
-        if sender.capacity() > INBOX_CAPACITY / 2 {
-            deliver(&sender, Event::Heartbeat);
-        }
-        self.arm(now.plus_seconds(self.heartbeat_seconds), Due::Heartbeat(key, id));
+    fn is_to_be_asked(self: &Arc<Self>, place: Place, tick: Tick) -> bool {
+        self.act(place, |waiting, turn| waiting.due(tick, turn)) == Step::AskStore
     }
 
-    /// Reads what is due, in one query for all that have become due since the last, and tells what the store says.
-    async fn settle(&self, mut expiring: mpsc::UnboundedReceiver<Due>) {
-        let mut batch = Vec::new();
-        while expiring.recv_many(&mut batch, usize::MAX).await > 0 {
-            let due: Vec<_> = batch
-                .drain(..)
-                .filter_map(|due| match due {
-                    Due::Expiry { key, id, at } => self.registry.find(key, id).map(|sender| (key, id, at, sender)),
-                    Due::Heartbeat(..) => None,
-                })
-                .collect();
-            let keys: Vec<_> = due.iter().map(|(key, ..)| *key).collect();
-            match self.store.read_settled(&keys).await {
-                Ok((now, sessions)) => {
-                    let found: HashMap<_, _> =
-                        sessions.into_iter().map(|session| (session.key, Arc::new(session))).collect();
-                    for (key, id, at, sender) in due {
-                        self.tell_settled(found.get(&key), now, Due::Expiry { key, id, at }, &sender);
-                    }
-                }
-                Err(error) => {
-                    warn!(event = "store unavailable", waiting = due.len(), %error, "deadlines wait for the store");
-                    let now = self.clock.now();
-                    for (key, id, at, sender) in due {
-                        if now < at.plus_seconds(PATIENCE_SECONDS) {
-                            self.arm(now.plus_millis(RETRY_MILLIS), Due::Expiry { key, id, at });
-                        } else {
-                            deliver(&sender, Event::Unavailable);
-                        }
-                    }
-                }
+    /// Lets `what` have a turn at the browser at this place, if it is still there, and sees to what follows.
+    fn act(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting, &Turn<'_>) -> Step) -> Step {
+        let now = self.epoch.tick_at(self.clock.now());
+        let turn = Turn { place, now, heartbeat_seconds: self.heartbeat_seconds, poll: &self.poll };
+        let mut step = Step::Stay;
+        let mut receipt = None;
+        let gone = self.registry.at(place, |waiting| {
+            step = what(waiting, &turn);
+            match step {
+                Step::End => return Fate::Goes,
+                Step::Claim => receipt = Some(*waiting.key()),
+                Step::Stay | Step::ReadMore | Step::AskStore => {}
             }
-        }
-    }
-
-    fn tell_settled(&self, session: Option<&Arc<Session>>, now: Timestamp, due: Due, sender: &mpsc::Sender<Event>) {
-        match session {
-            // Only if the clock was set back meanwhile.
-            Some(session) if matches!(session.status(now), Status::Pending | Status::Scanned) => {
-                self.arm(session.expires_at, due);
+            if let Some(tick) = waiting.rearm()
+                && self.wheel().arm(tick, place)
+            {
+                self.earlier.notify_one();
             }
-            Some(session) if !session.is_undecided() => {
-                deliver(sender, Event::Changed(session.clone(), Stopwatch::start()))
+            Fate::Stays
+        });
+        if gone.is_some() {
+            drop(gone);
+            self.ended.notify_waiters();
+        }
+        if let Some(key) = receipt {
+            self.claim(place, key);
+        }
+        step
+    }
+
+    /// The browser has said that it has its token; the connection stays until that is stored.
+    fn claim(self: &Arc<Self>, place: Place, key: SessionKey) {
+        let hub = self.clone();
+        self.runtime.spawn(async move {
+            // Without the receipt the token is good for another delivery, to this same browser only.
+            if let Err(error) = hub.logins.claim(key).await {
+                warn!(event = "receipt lost", session = %key, %error);
             }
-            // Undecided and out of time; or swept, which is long past it.
-            Some(_) | None => deliver(sender, Event::Expired),
+            hub.act(place, Waiting::claimed);
+        });
+    }
+
+    fn send_away(self: &Arc<Self>, place: Place) {
+        let why = format!("retry_after_ms={}", random::below(RECONNECT_SPREAD_MILLIS));
+        self.act(place, |waiting, turn| waiting.leave(close_code::RESTARTING, &why, CloseReason::Shutdown, turn));
+    }
+
+    /// The newest connection of a session is the one that is told, in the order of the requests: two handshakes may
+    /// finish in another.
+    fn let_older_give_way(self: &Arc<Self>, key: SessionKey) {
+        let mut active = Vec::new();
+        self.registry.each_of(&key, |place, waiting| active.extend(waiting.active_order().map(|order| (order, place))));
+        let newest = active.iter().map(|(order, _)| *order).max();
+        for (_, place) in active.into_iter().filter(|(order, _)| Some(*order) != newest) {
+            self.act(place, |waiting, turn| {
+                waiting.leave(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced, turn)
+            });
         }
     }
 
-    fn arm(&self, at: Timestamp, due: Due) {
-        if self.deadlines().arm(at, due) {
-            self.earlier.notify_one();
+    /// What is said of this session at `as_of`, to whom it concerns.
+    fn tell(self: &Arc<Self>, places: &[Place], session: &Session, as_of: Timestamp, since: Option<Stopwatch>) {
+        let message = self.message(session, as_of);
+        for place in places {
+            self.act(*place, |waiting, turn| match &message {
+                Some(message) => waiting.tell(message, since, turn),
+                None => waiting.unavailable(turn),
+            });
         }
     }
 
-    fn deadlines(&self) -> MutexGuard<'_, Deadlines> {
-        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn message(&self, session: &Session, as_of: Timestamp) -> Option<Message> {
+        let message = Message::of(&self.logins, session, as_of);
+        message.inspect_err(|error| warn!(event = "token not minted", session = %session.key, %error)).ok()
+    }
+
+    fn tell_change(self: &Arc<Self>, places: &[Place], session: &Session, since: Stopwatch) {
+        // That an undecided session expired is for the store to say, at its deadline: a decision may be on its way. A
+        // scan is told as what it was when it was written.
+        let now = self.clock.now();
+        let as_of = if session.is_undecided() { now.min(session.expires_at.plus_millis(-1)) } else { now };
+        self.tell(places, session, as_of, Some(since));
+    }
+
+    /// Somewhere in the first interval: those who come together are not to be asked together ever after.
+    fn first_beat(&self, now: Tick) -> Tick {
+        now.plus_millis(u64::from(random::below(self.heartbeat_seconds * 1000)) + 1)
+    }
+
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if is_so() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    fn wheel(&self) -> MutexGuard<'_, Wheel> {
+        self.wheel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Listener for Hub {
-    fn changed(&self, session: &Arc<Session>, since: Stopwatch) {
-        self.registry.for_each_of(session.key, |sender| deliver(sender, Event::Changed(session.clone(), since)));
+    fn changed(self: Arc<Self>, session: &Arc<Session>, since: Stopwatch) {
+        let mut places = Vec::new();
+        self.registry.each_of(&session.key, |place, _| places.push(place));
+        places.retain(|place| {
+            let mut is_arriving = false;
+            self.act(*place, |waiting, _| {
+                is_arriving = waiting.note_if_arriving(session, since);
+                Step::Stay
+            });
+            !is_arriving
+        });
+        if !places.is_empty() {
+            self.tell_change(&places, session, since);
+        }
     }
-}
-
-/// Never waits. A full inbox belongs to a browser that is about to be disconnected; a closed one to one that is gone.
-fn deliver(sender: &mpsc::Sender<Event>, event: Event) {
-    drop(sender.try_send(event));
 }
 
 async fn sleep_until(clock: &Clock, instant: Option<Timestamp>) {
@@ -253,50 +313,71 @@ async fn sleep_until(clock: &Clock, instant: Option<Timestamp>) {
     }
 }
 
-/// A browser's place in the hub. Dropping it removes exactly this entry, counts the connection as closed (if it was
-/// ever open) under the reason last given, and says so in the log.
+/// A browser's entry while its row is being read and its handshake answered: gone when this is dropped.
 pub struct Registration {
     hub: Arc<Hub>,
     key: SessionKey,
-    id: ConnectionId,
-    active: bool,
-    reason: CloseReason,
+    place: Place,
+    is_open: bool,
+}
+
+/// A connection that has become a WebSocket.
+pub struct Connection {
+    /// Nobody else's any more.
+    pub socket: TcpStream,
+    /// The answer to the handshake, if it has not been written.
+    pub answer: Vec<u8>,
+    /// What the browser said right behind its request.
+    pub early: Vec<u8>,
+    /// The browser says itself when it has its token.
+    pub acknowledges: bool,
 }
 
 impl Registration {
+    /// The session this is for.
+    #[must_use]
+    pub const fn key(&self) -> SessionKey {
+        self.key
+    }
+
     /// The socket is up: from here on the connection counts, its deadlines run, and older ones of the same session
-    /// are closed.
-    pub fn activate(&mut self, expires_at: Timestamp) {
-        self.active = true;
-        self.hub.metrics.connection_opened();
-        info!(event = "connected", session = %self.key, active = self.hub.metrics.active_connections());
-        for replaced in self.hub.registry.activate(self.key, self.id) {
-            deliver(&replaced, Event::Replaced);
+    /// are closed. The browser is told how its session stood at `read_at`.
+    pub fn open(mut self, mut connection: Connection, session: &Session, read_at: Timestamp) {
+        let (hub, place) = (self.hub.clone(), self.place);
+        let message = hub.message(session, read_at);
+        // From here on the record ends like any other.
+        self.is_open = true;
+        let mut missed = None;
+        hub.act(place, |waiting, turn| {
+            let opening = Opening {
+                socket: connection.socket,
+                answer: connection.answer,
+                early: &mut connection.early,
+                acknowledges: connection.acknowledges,
+                expiry: hub.epoch.tick_at(session.expires_at),
+                first_beat: hub.first_beat(turn.now),
+                metrics: hub.logins.metrics.clone(),
+            };
+            let (step, missed_change) = waiting.open(opening, message.as_ref(), turn);
+            missed = missed_change;
+            step
+        });
+        hub.let_older_give_way(session.key);
+        if let Some((session, since)) = missed {
+            hub.tell_change(&[place], &session, since);
         }
-        let first_beat = self.hub.clock.now().plus_seconds(self.hub.heartbeat_seconds);
-        self.hub.arm(first_beat, Due::Heartbeat(self.key, self.id));
-        self.hub.arm(expires_at, Due::Expiry { key: self.key, id: self.id, at: expires_at });
-    }
-
-    /// The token is being written; what the browser says next may be its receipt.
-    pub fn await_receipt(&self) {
-        self.hub.registry.await_receipt(self.key, self.id);
-    }
-
-    /// Why the connection is about to end. Until this is called, the network is to blame.
-    pub fn set_reason(&mut self, reason: CloseReason) {
-        self.reason = reason;
+        // Whoever closes all either finds the connection open, or is seen here.
+        if hub.is_closing.load(Ordering::SeqCst) {
+            hub.send_away(place);
+        }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.hub.registry.remove(self.key, self.id);
-        self.hub.receipt_settled.notify_waiters();
-        if self.active {
-            self.hub.metrics.connection_closed(self.reason);
-            let active = self.hub.metrics.active_connections();
-            info!(event = "disconnected", session = %self.key, reason = self.reason.as_str(), active);
+        if !self.is_open {
+            drop(self.hub.registry.at(self.place, |_| Fate::Goes));
+            self.hub.ended.notify_waiters();
         }
     }
 }

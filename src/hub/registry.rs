@@ -1,155 +1,328 @@
-//! Who waits for which session.
+//! Who waits for which session: sharded by the session's key, no lock held across a wait.
+//!
+//! An entry costs what it holds, about ten bytes of index, and its share of a chunk. Chunks are of one size, and given
+//! back when they are empty, so the cost grows evenly and shrinks again.
+//!
+//! This file is compiled once more in `tests/registry_model.rs`, where `loom` runs it through every order in which
+//! threads can meet; so its locks come from the module above.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use hashbrown::HashTable;
 
-use tokio::sync::mpsc;
-
-use super::Event;
+use super::sync::{Mutex, MutexGuard};
 use crate::session::SessionKey;
 
-/// A power of two; keys are SHA-256, so any byte of them spreads evenly.
+/// Enough that two threads seldom meet; keys are SHA-256, so any byte of them spreads evenly.
 const SHARDS: usize = 64;
+/// Entries in a chunk: as many as the bits of its map of those in use.
+const CHUNK: usize = u32::BITS as usize;
+const SLOT_BITS: u32 = 24;
 
-/// One connection, unlike any other of this process; a newer one's is greater.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ConnectionId(pub(super) u64);
+/// Where an entry is, for as long as it is there: no later entry is ever found at the place of an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Place(u64);
 
-struct Waiting {
-    id: ConnectionId,
-    active: bool,
-    awaits_receipt: bool,
-    sender: mpsc::Sender<Event>,
+impl Place {
+    const fn new(shard: usize, slot: u32, generation: u32) -> Self {
+        Self((shard as u64) << (SLOT_BITS + u32::BITS) | (slot as u64) << u32::BITS | generation as u64)
+    }
+
+    /// As a number, for the system to give back.
+    #[expect(clippy::cast_possible_truncation, reason = "a server of a million sockets has 64 bits")]
+    pub(super) const fn to_token(self) -> usize {
+        self.0 as usize
+    }
+
+    pub(super) const fn from_token(token: usize) -> Self {
+        Self(token as u64)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the parts that were put together")]
+    const fn parts(self) -> (usize, u32, u32) {
+        let slot = (self.0 >> u32::BITS) as u32 & ((1 << SLOT_BITS) - 1);
+        ((self.0 >> (SLOT_BITS + u32::BITS)) as usize, slot, self.0 as u32)
+    }
 }
 
-/// Almost always one connection a session: more than one only while a newer takes over from an older.
-type Shard = HashMap<SessionKey, Vec<Waiting>>;
-
-/// The locks are held for as long as it takes to look an entry up, never across a wait.
-pub(super) struct Registry {
-    shards: [Mutex<Shard>; SHARDS],
+/// What has a session's key.
+pub(super) trait Keyed {
+    fn key(&self) -> &SessionKey;
 }
 
-impl Default for Registry {
+/// What becomes of an entry after it was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Stays,
+    Goes,
+}
+
+/// Nobody new is taken.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closing;
+
+pub(super) struct Registry<T, const N: usize = SHARDS> {
+    shards: [Mutex<Shard<T>>; N],
+}
+
+struct Shard<T> {
+    chunks: Vec<Chunk<T>>,
+    /// Before this chunk, none has a place that is free.
+    first_with_room: usize,
+    /// Slots by key. Almost always one entry a key: more than one only while a newer takes over from an older.
+    index: HashTable<u32>,
+    generation: u32,
+    is_closing: bool,
+}
+
+struct Chunk<T> {
+    in_use: u32,
+    slots: Option<Box<[Option<Entry<T>>; CHUNK]>>,
+}
+
+struct Entry<T> {
+    generation: u32,
+    value: T,
+}
+
+impl<T: Keyed, const N: usize> Default for Registry<T, N> {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::default()) }
+        Self { shards: std::array::from_fn(|_| Mutex::new(Shard::default())) }
     }
 }
 
-impl Registry {
-    /// Enters a connection that is still being set up.
-    pub(super) fn insert(&self, key: SessionKey, id: ConnectionId, sender: mpsc::Sender<Event>) {
-        self.shard(key).entry(key).or_default().push(Waiting { id, active: false, awaits_receipt: false, sender });
-    }
-
-    /// The connection is up; returns those that give way: the older ones, or this one if a newer is up already. (The
-    /// order is that of the requests: two handshakes may finish in another.)
-    pub(super) fn activate(&self, key: SessionKey, id: ConnectionId) -> Vec<mpsc::Sender<Event>> {
-        let mut shard = self.shard(key);
-        let Some(connections) = shard.get_mut(&key) else { return Vec::new() };
-        for connection in connections.iter_mut().filter(|connection| connection.id == id) {
-            connection.active = true;
+impl<T: Keyed, const N: usize> Registry<T, N> {
+    /// Enters `value` under its key.
+    pub(super) fn enter(&self, value: T) -> Result<Place, Closing> {
+        let number = shard_number::<N>(value.key());
+        let mut shard = lock(&self.shards[number]);
+        if shard.is_closing {
+            return Err(Closing);
         }
-        let newest = connections.iter().filter(|connection| connection.active).map(|connection| connection.id).max();
-        let gives_way = |connection: &&Waiting| connection.active && Some(connection.id) != newest;
-        connections.iter().filter(gives_way).map(|connection| connection.sender.clone()).collect()
+        let (slot, generation) = shard.insert(value);
+        Ok(Place::new(number, slot, generation))
     }
 
-    /// The token is being written to this connection, and its receipt may follow.
-    pub(super) fn await_receipt(&self, key: SessionKey, id: ConnectionId) {
-        let mut shard = self.shard(key);
-        for connection in shard.get_mut(&key).into_iter().flatten().filter(|connection| connection.id == id) {
-            connection.awaits_receipt = true;
+    /// Looks at the entry at this place, if it is still there. One that goes is handed back, so that it is dropped
+    /// outside of the lock.
+    pub(super) fn at(&self, place: Place, look: impl FnOnce(&mut T) -> Fate) -> Option<T> {
+        let (number, slot, generation) = place.parts();
+        let mut shard = lock(self.shards.get(number)?);
+        let entry = shard.get_mut(slot)?;
+        if entry.generation != generation || look(&mut entry.value) == Fate::Stays {
+            return None;
         }
+        shard.remove(slot)
     }
 
-    pub(super) fn awaits_receipt(&self, key: SessionKey) -> bool {
-        self.shard(key).get(&key).into_iter().flatten().any(|connection| connection.awaits_receipt)
-    }
-
-    /// Removes this connection and no other.
-    pub(super) fn remove(&self, key: SessionKey, id: ConnectionId) {
-        let mut shard = self.shard(key);
-        if let Some(connections) = shard.get_mut(&key) {
-            connections.retain(|connection| connection.id != id);
-            if connections.is_empty() {
-                shard.remove(&key);
+    /// Looks at all entries of this key.
+    pub(super) fn each_of(&self, key: &SessionKey, mut look: impl FnMut(Place, &T)) {
+        let number = shard_number::<N>(key);
+        let shard = lock(&self.shards[number]);
+        for slot in shard.index.iter_hash(hash(key)) {
+            if let Some(entry) = shard.get(*slot).filter(|entry| entry.value.key() == key) {
+                look(Place::new(number, *slot, entry.generation), &entry.value);
             }
         }
     }
 
-    pub(super) fn find(&self, key: SessionKey, id: ConnectionId) -> Option<mpsc::Sender<Event>> {
-        let shard = self.shard(key);
-        shard.get(&key)?.iter().find(|connection| connection.id == id).map(|connection| connection.sender.clone())
-    }
-
-    /// `act` must not wait: it runs under the lock.
-    pub(super) fn for_each_of(&self, key: SessionKey, act: impl FnMut(&mpsc::Sender<Event>)) {
-        let shard = self.shard(key);
-        shard.get(&key).into_iter().flatten().map(|connection| &connection.sender).for_each(act);
-    }
-
-    /// `act` must not wait: it runs under the lock.
-    pub(super) fn for_each(&self, mut act: impl FnMut(&mpsc::Sender<Event>)) {
-        for shard in &self.shards {
-            lock(shard).values().flatten().map(|connection| &connection.sender).for_each(&mut act);
+    /// From here on nobody is entered. The places of all who are there.
+    pub(super) fn close(&self) -> Vec<Place> {
+        let mut places = Vec::new();
+        for (number, shard) in self.shards.iter().enumerate() {
+            let mut shard = lock(shard);
+            shard.is_closing = true;
+            places.extend(
+                shard
+                    .index
+                    .iter()
+                    .filter_map(|slot| shard.get(*slot).map(|entry| Place::new(number, *slot, entry.generation))),
+            );
         }
+        places
     }
 
-    fn shard(&self, key: SessionKey) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[usize::from(key.0[31]) % SHARDS])
+    pub(super) fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| lock(shard).index.is_empty())
     }
 }
 
-/// A panic under the lock cannot leave a shard half changed: each change is one call.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+impl<T> Default for Shard<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), first_with_room: 0, index: HashTable::new(), generation: 0, is_closing: false }
+    }
+}
+
+impl<T: Keyed> Shard<T> {
+    /// The lowest free slot is taken, so that the highest chunks empty.
+    fn insert(&mut self, value: T) -> (u32, u32) {
+        let number = (self.first_with_room..self.chunks.len())
+            .find(|number| self.chunks[*number].in_use != u32::MAX)
+            .unwrap_or(self.chunks.len());
+        self.first_with_room = number;
+        if number == self.chunks.len() {
+            self.chunks.push(Chunk { in_use: 0, slots: None });
+        }
+        let chunk = &mut self.chunks[number];
+        let within = chunk.in_use.trailing_ones() as usize;
+        let slots = chunk.slots.get_or_insert_with(|| Box::new([const { None }; CHUNK]));
+        self.generation = self.generation.wrapping_add(1);
+        let hash = hash(value.key());
+        slots[within] = Some(Entry { generation: self.generation, value });
+        chunk.in_use |= 1 << within;
+        let slot = u32::try_from(number * CHUNK + within).unwrap_or(u32::MAX);
+        let chunks = &self.chunks;
+        self.index.insert_unique(hash, slot, |slot| hash_at(chunks, *slot));
+        (slot, self.generation)
+    }
+
+    fn remove(&mut self, slot: u32) -> Option<T> {
+        let (number, within) = (slot as usize / CHUNK, slot as usize % CHUNK);
+        let chunk = self.chunks.get_mut(number)?;
+        let entry = chunk.slots.as_mut()?[within].take()?;
+        chunk.in_use &= !(1 << within);
+        if chunk.in_use == 0 {
+            chunk.slots = None;
+        }
+        self.first_with_room = self.first_with_room.min(number);
+        if let Ok(indexed) = self.index.find_entry(hash(entry.value.key()), |indexed| *indexed == slot) {
+            indexed.remove();
+        }
+        if self.index.len() < self.index.capacity() / 8 {
+            self.shrink();
+        }
+        Some(entry.value)
+    }
+
+    fn shrink(&mut self) {
+        while self.chunks.last().is_some_and(|chunk| chunk.in_use == 0) {
+            self.chunks.pop();
+        }
+        self.chunks.shrink_to_fit();
+        self.first_with_room = self.first_with_room.min(self.chunks.len());
+        let chunks = &self.chunks;
+        self.index.shrink_to(self.index.len() * 2, |slot| hash_at(chunks, *slot));
+    }
+
+    fn get(&self, slot: u32) -> Option<&Entry<T>> {
+        self.chunks.get(slot as usize / CHUNK)?.slots.as_ref()?[slot as usize % CHUNK].as_ref()
+    }
+
+    fn get_mut(&mut self, slot: u32) -> Option<&mut Entry<T>> {
+        self.chunks.get_mut(slot as usize / CHUNK)?.slots.as_mut()?[slot as usize % CHUNK].as_mut()
+    }
+}
+
+fn hash_at<T: Keyed>(chunks: &[Chunk<T>], slot: u32) -> u64 {
+    let slots = chunks[slot as usize / CHUNK].slots.as_ref();
+    slots.and_then(|slots| slots[slot as usize % CHUNK].as_ref()).map_or(0, |entry| hash(entry.value.key()))
+}
+
+/// A key is a hash already.
+fn hash(key: &SessionKey) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = key.0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// Of a byte that the hash leaves out: else all of one shard would share bits of their hash.
+fn shard_number<const N: usize>(key: &SessionKey) -> usize {
+    usize::from(key.0[31]) % N
+}
+
+/// A panic under the lock cannot leave a shard half changed: nothing that can panic stands between its changes.
+fn lock<T>(shard: &Mutex<Shard<T>>) -> MutexGuard<'_, Shard<T>> {
+    shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const KEY: SessionKey = SessionKey([7; 32]);
-    const OTHER: SessionKey = SessionKey([8; 32]);
+    #[derive(Debug, PartialEq, Eq)]
+    struct Named(SessionKey, u32);
 
-    /// A connection, and where its events arrive.
-    fn enter(registry: &Registry, key: SessionKey, id: u64) -> mpsc::Receiver<Event> {
-        let (sender, receiver) = mpsc::channel(1);
-        registry.insert(key, ConnectionId(id), sender);
-        receiver
-    }
-
-    fn is_sender_of(sender: &mpsc::Sender<Event>, receiver: &mut mpsc::Receiver<Event>) -> bool {
-        drop(sender.try_send(Event::Heartbeat));
-        receiver.try_recv().is_ok()
-    }
-
-    #[test]
-    fn an_older_connection_removes_itself_and_never_a_newer_one() {
-        let registry = Registry::default();
-        let (_older, mut newer) = (enter(&registry, KEY, 1), enter(&registry, KEY, 2));
-        registry.remove(KEY, ConnectionId(1));
-        registry.remove(KEY, ConnectionId(1));
-        registry.remove(OTHER, ConnectionId(2));
-        assert!(registry.find(KEY, ConnectionId(1)).is_none());
-        assert!(is_sender_of(&registry.find(KEY, ConnectionId(2)).unwrap(), &mut newer));
-        registry.remove(KEY, ConnectionId(2));
-        assert!(registry.shards.iter().all(|shard| lock(shard).is_empty()), "nothing is left");
-    }
-
-    #[test]
-    fn the_newer_takes_over_in_whatever_order_the_two_come_up() {
-        for order in [[1, 2], [2, 1]] {
-            let registry = Registry::default();
-            let (mut older, _newer) = (enter(&registry, KEY, 1), enter(&registry, KEY, 2));
-            let _third_that_is_not_up_yet = enter(&registry, KEY, 3);
-            let _of_another_session = enter(&registry, OTHER, 4);
-            registry.activate(OTHER, ConnectionId(4));
-            assert!(registry.activate(KEY, ConnectionId(order[0])).is_empty());
-            let giving_way = registry.activate(KEY, ConnectionId(order[1]));
-            assert_eq!(giving_way.len(), 1);
-            assert!(is_sender_of(&giving_way[0], &mut older));
+    impl Keyed for Named {
+        fn key(&self) -> &SessionKey {
+            &self.0
         }
+    }
+
+    fn key(number: u32) -> SessionKey {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&number.wrapping_mul(0x9E37_79B9).to_le_bytes());
+        key[31] = number.to_le_bytes()[0];
+        SessionKey(key)
+    }
+
+    fn names(registry: &Registry<Named>, key: SessionKey) -> Vec<u32> {
+        let mut names = Vec::new();
+        registry.each_of(&key, |_, named| names.push(named.1));
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn an_entry_is_found_by_its_key_and_at_its_place_until_it_goes_once() {
+        let registry = Registry::<Named>::default();
+        let older = registry.enter(Named(key(1), 10)).unwrap();
+        let newer = registry.enter(Named(key(1), 11)).unwrap();
+        registry.enter(Named(key(2), 20)).unwrap();
+        assert_eq!(names(&registry, key(1)), [10, 11]);
+        assert_eq!(registry.at(older, |_| Fate::Goes), Some(Named(key(1), 10)));
+        assert_eq!(registry.at(older, |_| unreachable!("it is gone")), None);
+        assert_eq!(names(&registry, key(1)), [11]);
+        assert_eq!(registry.at(newer, |_| Fate::Stays), None);
+        assert_eq!(names(&registry, key(1)), [11]);
+        assert_eq!(names(&registry, key(2)), [20]);
+        assert_eq!(names(&registry, key(3)), [] as [u32; 0]);
+    }
+
+    #[test]
+    fn whoever_comes_later_is_never_found_at_an_earlier_place() {
+        let registry = Registry::<Named>::default();
+        let first = registry.enter(Named(key(1), 1)).unwrap();
+        registry.at(first, |_| Fate::Goes);
+        let second = registry.enter(Named(key(1), 2)).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(registry.at(first, |_| Fate::Goes), None);
+        assert_eq!(names(&registry, key(1)), [2]);
+        assert_eq!(Place::from_token(second.to_token()), second);
+    }
+
+    #[test]
+    fn thousands_come_and_go_in_any_order_and_nothing_is_left() {
+        let registry = Registry::<Named>::default();
+        let mut places = Vec::new();
+        for round in 0..3 {
+            for number in 0..5_000 {
+                places.push((number, registry.enter(Named(key(number), number)).unwrap()));
+            }
+            // Every third stays for another round; of the others, the later ones go first.
+            let (stay, go): (Vec<_>, Vec<_>) =
+                places.drain(..).partition(|(number, _)| round < 2 && number % 3 == round);
+            for (number, place) in go.into_iter().rev() {
+                assert_eq!(registry.at(place, |_| Fate::Goes).map(|named| named.1), Some(number));
+            }
+            places = stay;
+            for (number, _) in &places {
+                assert!(names(&registry, key(*number)).contains(number));
+            }
+        }
+        assert!(registry.is_empty());
+        for shard in &registry.shards {
+            let mut shard = lock(shard);
+            shard.shrink();
+            assert!(shard.chunks.is_empty() && shard.index.capacity() == 0);
+        }
+    }
+
+    #[test]
+    fn a_registry_that_closes_names_all_who_are_there_and_takes_no_more() {
+        let registry = Registry::<Named>::default();
+        let mut entered: Vec<_> =
+            (0..100).map(|number| registry.enter(Named(key(number), number)).unwrap().to_token()).collect();
+        let mut closing: Vec<_> = registry.close().into_iter().map(Place::to_token).collect();
+        entered.sort_unstable();
+        closing.sort_unstable();
+        assert_eq!(entered, closing);
+        assert_eq!(registry.enter(Named(key(200), 200)), Err(Closing));
     }
 }

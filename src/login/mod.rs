@@ -9,6 +9,7 @@ mod scan;
 mod sweep;
 mod tell;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -103,6 +104,30 @@ impl Logins {
             return Ok((settled.pop().ok_or(LoginError::NotFound)?, now));
         }
         Ok((session, now))
+    }
+
+    /// As [`Logins::current`], of many at once; those that are not there are left out.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn current_of_all(
+        &self,
+        keys: &[SessionKey],
+    ) -> Result<HashMap<SessionKey, (Session, Timestamp)>, Arc<StoreError>> {
+        let sessions = self.store.read(keys).await?;
+        let now = self.clock.now();
+        let is_out_of_time = |session: &Session| session.is_undecided() && now >= session.expires_at;
+        let unsettled: Vec<_> =
+            sessions.iter().filter(|session| is_out_of_time(session)).map(|session| session.key).collect();
+        let mut current: HashMap<_, _> = sessions.into_iter().map(|session| (session.key, (session, now))).collect();
+        if !unsettled.is_empty() {
+            let (now, settled) = self.store.read_settled(&unsettled).await?;
+            for key in unsettled {
+                current.remove(&key);
+            }
+            current.extend(settled.into_iter().map(|session| (session.key, (session, now))));
+        }
+        Ok(current)
     }
 
     async fn find(&self, code: &Code) -> Result<Session, LoginError> {

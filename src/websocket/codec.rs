@@ -107,6 +107,12 @@ impl Decoder {
         }
     }
 
+    /// Whether all that was read is used up, between two messages: a new decoder would go on as well as this one.
+    #[must_use]
+    pub const fn is_at_rest(&self) -> bool {
+        self.head_bytes == 0 && self.frame.is_none() && self.message.is_none()
+    }
+
     /// Takes the next thing off the front of `input`; `None` when all of it is used up. Payloads are unmasked in
     /// place.
     ///

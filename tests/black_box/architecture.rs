@@ -12,7 +12,7 @@ const LAYERS: [(&str, u8); 20] = [
     ("app", 7),
     ("http", 6),
     ("demo", 5),
-    ("hub", 4),
+    ("hub", 5),
     ("login", 4),
     ("store", 3),
     ("bus", 3),

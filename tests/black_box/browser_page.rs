@@ -56,5 +56,5 @@ async fn the_demos_pages_tell_every_story_of_a_login() {
     }
     assert!(script.wait().await.unwrap().success(), "the story broke off; see above");
     shutdown.stop();
-    running.await.unwrap();
+    running.await.unwrap().unwrap();
 }

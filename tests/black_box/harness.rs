@@ -72,7 +72,8 @@ impl Server {
             demo: None,
         };
         let shutdown = Shutdown::new();
-        let running = tokio::spawn(app::run(parts, listeners, shutdown.clone()));
+        let run = app::run(parts, listeners, shutdown.clone());
+        let running = tokio::spawn(async move { run.await.unwrap() });
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
             base: format!("http://{address}"),
@@ -334,9 +335,25 @@ impl Browser {
 
     /// The next frame, which has this status.
     pub async fn frame(&mut self, status: &str) -> Value {
-        match self.next().await {
-            Seen::Frame(frame) if frame["status"] == status => frame,
-            other => panic!("expected {status}, saw {other:?}"),
+        loop {
+            match self.next().await {
+                Seen::Frame(frame) if frame["status"] == status => return frame,
+                Seen::Ping => {}
+                other => panic!("expected {status}, saw {other:?}"),
+            }
+        }
+    }
+
+    /// Whatever the server had to say, and everything that was on its way to it, has arrived when this returns; there
+    /// were only pings.
+    pub async fn nothing_is_said(&mut self) {
+        self.socket.send(Message::Ping("anything?".into())).await.unwrap();
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Ping(_))) => {}
+                Some(Ok(Message::Pong(payload))) if payload == "anything?" => return,
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -1,0 +1,365 @@
+//! The public port: a thread that accepts connections and reads their first request.
+//!
+//! What it knows is one request, `GET /v1/ws/qr/{session_id}` as a browser sends it. That it answers itself, for a
+//! fraction of what a general HTTP server takes, and without anything being kept for the connection. Every other
+//! request, and every one of these that is to be refused, goes to hyper and the route table, together with the bytes
+//! that have been read: refusals are written in one place.
+
+use std::collections::VecDeque;
+use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Version;
+use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::App;
+use super::origin::OriginPolicy;
+use super::problem::ApiError;
+use super::server::{ACCEPT_RETRY_MILLIS, Accepted, Connections, MAX_HEAD_BYTES, is_of_one_connection};
+use super::socket::Refused;
+use super::upgrade::{Fields as _, Handshake};
+use crate::hub::{Connection, Registration};
+use crate::metrics::Stopwatch;
+use crate::session::{Session, SessionId, Timestamp};
+use crate::shutdown::Shutdown;
+
+const LISTENER: Token = Token(usize::MAX);
+const WAKE: Token = Token(usize::MAX - 1);
+const EVENTS: usize = 1024;
+/// More fields than this are left to hyper.
+const MAX_FIELDS: usize = 64;
+/// What a request for a WebSocket begins with.
+const BEGINNING: &[u8] = b"GET /v1/ws/qr/";
+const PATH: &str = "/v1/ws/qr/";
+const ROUTE: &str = "/v1/ws/qr/{session_id}";
+/// Browsers whose rows are read in one query, and those that may wait for the next.
+const MAX_BATCH: usize = 256;
+const QUEUE: usize = 2048;
+
+/// Serves `routes` on `listener` until the shutdown's closing; the future ends when what was in flight then has been
+/// answered. To be called within the runtime that is to serve.
+///
+/// # Errors
+/// The system gives us no thread, or nothing to watch sockets with.
+pub fn serve_public(
+    listener: std::net::TcpListener,
+    routes: Router,
+    app: Arc<App>,
+    shutdown: Shutdown,
+) -> io::Result<impl Future<Output = ()> + Send> {
+    let connections = Arc::new(Connections::new(routes, app.limits.header_seconds, shutdown.clone()));
+    let (arrivals, arriving) = mpsc::channel(QUEUE);
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKE)?;
+    listener.set_nonblocking(true)?;
+    // Inherited by the connections: a push is one small write, which is not to wait for more.
+    socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
+    let mut listener = TcpListener::from_std(listener);
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let gate = Gate {
+        app: app.clone(),
+        connections: connections.clone(),
+        arrivals,
+        poll,
+        listener,
+        heads: Slab::new(),
+        deadlines: VecDeque::new(),
+        next_serial: 0,
+        is_to_accept: false,
+        shutdown: shutdown.clone(),
+    };
+    std::thread::Builder::new().name("qrlogin-gate".to_owned()).spawn(move || gate.run())?;
+    // Ends when the thread has, and all whom it let in have been answered.
+    let admitting = tokio::spawn(admit(app, connections.clone(), arriving));
+    Ok(async move {
+        shutdown.closing().await;
+        drop(waker.wake());
+        drop(admitting.await);
+        connections.ended().await;
+    })
+}
+
+struct Gate {
+    app: Arc<App>,
+    connections: Arc<Connections>,
+    arrivals: mpsc::Sender<Arrival>,
+    poll: Poll,
+    listener: TcpListener,
+    /// Connections whose first request has not arrived whole.
+    heads: Slab<Head>,
+    /// When their time is up, in order, by slot and serial number.
+    deadlines: VecDeque<(Stopwatch, usize, u64)>,
+    next_serial: u64,
+    /// The system had no socket to give: ask again.
+    is_to_accept: bool,
+    shutdown: Shutdown,
+}
+
+struct Head {
+    socket: TcpStream,
+    peer: SocketAddr,
+    bytes: Vec<u8>,
+    serial: u64,
+}
+
+/// A browser whose handshake is in order, and whose row is to be read.
+struct Arrival {
+    socket: TcpStream,
+    peer: SocketAddr,
+    /// All that has been read, of which the head is this much.
+    bytes: Vec<u8>,
+    head_bytes: usize,
+    handshake: Handshake,
+    registration: Registration,
+    since: Stopwatch,
+}
+
+/// What the bytes that have been read are.
+enum Request {
+    /// The beginning of what may be a request for a WebSocket.
+    Unfinished,
+    /// One that is in order.
+    Upgrade { head_bytes: usize, handshake: Handshake, id: SessionId },
+    /// Anything else.
+    Other,
+    /// No request: the connection has ended.
+    None,
+}
+
+impl Gate {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut scratch = vec![0; MAX_HEAD_BYTES];
+        while !self.shutdown.is_closing() {
+            // An interrupted poll comes with no events.
+            drop(self.poll.poll(&mut events, self.patience()));
+            self.is_to_accept |= events.iter().any(|event| event.token() == LISTENER);
+            if self.is_to_accept {
+                self.accept(&mut scratch);
+            }
+            for event in events.iter().filter(|event| event.token() != LISTENER && event.token() != WAKE) {
+                self.read_on(event.token().0, &mut scratch);
+            }
+            self.time_out();
+        }
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        if self.is_to_accept {
+            return Some(Duration::from_millis(ACCEPT_RETRY_MILLIS.into()));
+        }
+        let (since, ..) = self.deadlines.front()?;
+        Some(self.header_time().saturating_sub(since.elapsed()) + Duration::from_millis(1))
+    }
+
+    fn header_time(&self) -> Duration {
+        Duration::from_secs(self.app.limits.header_seconds.into())
+    }
+
+    /// Accepts all who are there. Whoever has sent a request is served at once.
+    fn accept(&mut self, scratch: &mut [u8]) {
+        self.is_to_accept = true;
+        loop {
+            match self.listener.accept() {
+                Ok((socket, peer)) => {
+                    self.next_serial += 1;
+                    let mut head = Head { socket, peer, bytes: Vec::new(), serial: self.next_serial };
+                    match head.read(scratch, &self.app.origins) {
+                        Request::Unfinished => self.wait_for(head),
+                        request => self.pass_on(head, request),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_to_accept = false;
+                    return;
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    warn!(event = "accept failed", %error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn wait_for(&mut self, mut head: Head) {
+        let slot = self.heads.vacant_key();
+        if self.poll.registry().register(&mut head.socket, Token(slot), Interest::READABLE).is_ok() {
+            self.deadlines.push_back((Stopwatch::start(), slot, head.serial));
+            self.heads.insert(head);
+        }
+    }
+
+    fn read_on(&mut self, slot: usize, scratch: &mut [u8]) {
+        let Some(head) = self.heads.get_mut(slot) else { return };
+        match head.read(scratch, &self.app.origins) {
+            Request::Unfinished => {}
+            request => {
+                let mut head = self.heads.remove(slot);
+                drop(self.poll.registry().deregister(&mut head.socket));
+                self.pass_on(head, request);
+            }
+        }
+    }
+
+    fn pass_on(&self, head: Head, request: Request) {
+        match request {
+            Request::Upgrade { head_bytes, handshake, id } => self.let_in(head, head_bytes, handshake, &id),
+            Request::Other | Request::Unfinished => self.hand_over(head),
+            Request::None => {}
+        }
+    }
+
+    fn let_in(&self, head: Head, head_bytes: usize, handshake: Handshake, id: &SessionId) {
+        let since = Stopwatch::start();
+        let key = id.key();
+        // Whoever must wait for its own receipt, or comes while the server stops, is a matter for the long way.
+        let registration = if self.app.hub.awaits_receipt(key) { None } else { self.app.hub.register(key).ok() };
+        match registration {
+            Some(registration) => {
+                let Head { socket, peer, bytes, .. } = head;
+                let arrival = Arrival { socket, peer, bytes, head_bytes, handshake, registration, since };
+                // If the store is slower than those who come, they wait in front of the door.
+                drop(self.arrivals.blocking_send(arrival));
+            }
+            None => self.hand_over(head),
+        }
+    }
+
+    fn hand_over(&self, head: Head) {
+        let Head { socket, peer, bytes, .. } = head;
+        self.connections.serve(Accepted { stream: socket.into(), peer, beginning: bytes, refused: None });
+    }
+
+    /// Tells those whose request has not come in time.
+    fn time_out(&mut self) {
+        while let Some((since, slot, serial)) = self.deadlines.front().copied() {
+            if since.elapsed() < self.header_time() {
+                return;
+            }
+            self.deadlines.pop_front();
+            if self.heads.get(slot).is_some_and(|head| head.serial == serial) {
+                let mut head = self.heads.remove(slot);
+                if !head.bytes.is_empty() {
+                    drop(head.socket.write(&ApiError::RequestTimeout.as_last_answer()));
+                }
+            }
+        }
+    }
+}
+
+impl Head {
+    /// Reads what is there, until it is known what it is.
+    fn read(&mut self, scratch: &mut [u8], origins: &OriginPolicy) -> Request {
+        loop {
+            let read = match self.socket.read(scratch) {
+                Ok(0) => return Request::None,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Request::Unfinished,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return Request::None,
+            };
+            let new_from = self.bytes.len().saturating_sub(2);
+            self.bytes.extend_from_slice(&scratch[..read]);
+            // One that comes byte by byte is not looked at whole each time.
+            let is_worth_a_look = self.bytes.len() <= BEGINNING.len().max(read) || has_end(&self.bytes[new_from..]);
+            match if is_worth_a_look { understand(&self.bytes, origins) } else { Request::Unfinished } {
+                // hyper says 431 of a head that is too long.
+                Request::Unfinished if self.bytes.len() >= MAX_HEAD_BYTES => return Request::Other,
+                Request::Unfinished => {}
+                request => return request,
+            }
+        }
+    }
+}
+
+fn understand(bytes: &[u8], origins: &OriginPolicy) -> Request {
+    if !bytes.starts_with(BEGINNING) {
+        return if BEGINNING.starts_with(bytes) { Request::Unfinished } else { Request::Other };
+    }
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let head_bytes = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) => return Request::Unfinished,
+        Err(_) => return Request::Other,
+    };
+    let fields = &*request.headers;
+    let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let has_body = fields.line(&CONTENT_LENGTH).is_some() || fields.line(&TRANSFER_ENCODING).is_some();
+    let path = request.path.unwrap_or_default();
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let id = path.strip_prefix(PATH).and_then(SessionId::parse);
+    match (Handshake::of(version, fields), id) {
+        (Ok(handshake), Some(id)) if !has_body && origins.check(fields).is_ok() => {
+            Request::Upgrade { head_bytes, handshake, id }
+        }
+        _ => Request::Other,
+    }
+}
+
+/// Whether an empty line is among these bytes.
+fn has_end(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
+}
+
+/// Reads the rows of those who arrive, many in one query, and lets them wait.
+async fn admit(app: Arc<App>, connections: Arc<Connections>, mut arriving: mpsc::Receiver<Arrival>) {
+    let mut batch = Vec::new();
+    while arriving.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let keys: Vec<_> = batch.iter().map(|arrival: &Arrival| arrival.registration.key()).collect();
+        let read = app.logins.current_of_all(&keys).await;
+        for arrival in batch.drain(..) {
+            match &read {
+                Ok(found) => match found.get(&arrival.registration.key()) {
+                    Some((session, read_at)) => arrival.open(&app, session, *read_at),
+                    None => arrival.refuse(&connections, Refused::NotFound),
+                },
+                Err(error) => arrival.refuse(&connections, Refused::Unread(error.clone())),
+            }
+        }
+    }
+}
+
+impl Arrival {
+    fn open(mut self, app: &App, session: &Session, read_at: Timestamp) {
+        let mut answer = Vec::with_capacity(512);
+        answer.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+        for (name, value) in self.handshake.answer() {
+            for part in [name, ": ", value, "\r\n"] {
+                answer.extend_from_slice(part.as_bytes());
+            }
+        }
+        answer.extend_from_slice(b"\r\n");
+        let early = self.bytes.split_off(self.head_bytes);
+        let acknowledges = self.handshake.acknowledges;
+        let connection = Connection { socket: self.socket, answer, early, acknowledges };
+        self.registration.open(connection, session, read_at);
+        app.metrics.answered("GET", ROUTE, 101, self.since);
+        debug!(
+            event = "answered",
+            method = "GET",
+            route = ROUTE,
+            status = 101,
+            micros = self.since.elapsed().as_micros()
+        );
+    }
+
+    fn refuse(self, connections: &Connections, refused: Refused) {
+        drop(self.registration);
+        connections.serve(Accepted {
+            stream: self.socket.into(),
+            peer: self.peer,
+            beginning: self.bytes,
+            refused: Some(refused),
+        });
+    }
+}
