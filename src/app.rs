@@ -92,7 +92,7 @@ impl Listeners {
     ///
     /// # Errors
     /// A port in use, or an address that is not ours.
-    pub async fn bind(settings: &Settings) -> Result<Self, StartError> {
+    pub fn bind(settings: &Settings) -> Result<Self, StartError> {
         let public = bind("listen", settings.listen, |listener| listener.into_std())?;
         Ok(Self { public, ops: bind("ops_listen", settings.ops_listen, Ok)? })
     }
@@ -117,10 +117,10 @@ impl Parts {
     ///
     /// # Errors
     /// What cannot be opened.
-    pub async fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, StartError> {
+    pub fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, StartError> {
         let app_auth = app_auth(&settings.app_auth)?;
         let keys = KeyRing::open(&settings.token.key_dir)?;
-        let store = Arc::new(SqliteStore::open(&settings.database_url, clock.clone()).await?);
+        let store = Arc::new(SqliteStore::open(&settings.database_url, clock.clone())?);
         Ok(Self { settings, clock, store, keys, app_auth, demo })
     }
 }

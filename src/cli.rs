@@ -1,5 +1,6 @@
 //! The command line: what each command does with the settings.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,14 +9,19 @@ use serde_json::{Map, Value};
 
 use crate::app::{self, Listeners, Parts};
 use crate::clock::Clock;
-use crate::config::{ConfigError, DEFAULT_FILE, Layers, Settings};
+use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Settings};
 use crate::demo::{Demo, USERS};
+use crate::files;
+use crate::load::{self, Plan};
 use crate::shutdown::{self, Shutdown};
 use crate::store::SqliteStore;
 use crate::telemetry;
 use crate::token::{KeyRing, sign_app_token};
 
 type Failure = Box<dyn std::error::Error>;
+
+/// Longer than any load test runs.
+const LOAD_TOKEN_SECONDS: u32 = 2 * 3600;
 
 /// Log in on a web page by scanning a QR code with a phone on which you are already logged in.
 #[derive(Debug, Parser)]
@@ -58,6 +64,41 @@ enum Command {
         #[command(flatten)]
         config: ConfigFlags,
     },
+    /// Measure a running server: browsers that wait, and logins at an even rate
+    Load(LoadFlags),
+}
+
+#[derive(Debug, Args)]
+struct LoadFlags {
+    /// The server [default: the setting listen]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Browsers that wait all the time
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    browsers: usize,
+    /// Logins, each with one more browser; 0 for none
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    logins_per_second: u32,
+    /// For how long
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Handshakes under way at once
+    #[arg(long, value_name = "COUNT", default_value_t = 64)]
+    concurrency: usize,
+    /// Addresses that browsers connect from, in turn: one has about 28,000 ports (127.0.0.1,127.0.0.2,...)
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    sources: Vec<IpAddr>,
+    /// The phone's app token [default: one signed with app_auth.hmac_secret]
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// The server's process, to measure its memory
+    #[arg(long, value_name = "ID")]
+    pid: Option<u32>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigFlags,
 }
 
 #[derive(Debug, Args)]
@@ -128,6 +169,7 @@ pub fn main() -> ExitCode {
         Command::GenToken { user, name, picture, ttl_seconds, config } => {
             gen_token(&config, &user, name, picture, ttl_seconds)
         }
+        Command::Load(flags) => load(flags),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -140,10 +182,10 @@ pub fn main() -> ExitCode {
 
 fn serve(flags: &ConfigFlags) -> Result<(), Failure> {
     let settings = flags.settings(&Settings::default(), true)?;
-    telemetry::start(&settings.log.level, settings.log.format);
+    let _log = telemetry::start(&settings.log.level, settings.log.format);
     runtime()?.block_on(async {
-        let listeners = Listeners::bind(&settings).await?;
-        let parts = Parts::open(settings, Clock::system(), None).await?;
+        let listeners = Listeners::bind(&settings)?;
+        let parts = Parts::open(settings, Clock::system(), None)?;
         run_until_signalled(parts, listeners).await
     })
 }
@@ -158,22 +200,24 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<(), Failure> {
         let reason = "the demo listens on loopback only; to let a real phone in, add --lan".to_owned();
         return Err(ConfigError::Invalid { key: "listen", reason }.into());
     }
-    telemetry::start(&settings.log.level, settings.log.format);
+    let _log = telemetry::start(&settings.log.level, settings.log.format);
     let dir = tempfile::Builder::new().prefix("qrlogin-demo-").tempdir()?;
     runtime()?.block_on(async {
-        let listeners = Listeners::bind(&settings).await?;
+        let listeners = Listeners::bind(&settings)?;
         let (demo, settings) = Demo::new(settings, listeners.public.local_addr()?, dir.path(), true);
         println!("Open {} in a browser, and scan the code it shows.", settings.public_base());
         if lan {
             let names: Vec<_> = USERS.iter().map(|user| user.name).collect();
             println!("Warning: everyone in this network can open it, and log in as {}.", names.join(" or "));
         }
-        let parts = Parts::open(settings, Clock::system(), Some(demo)).await?;
+        let parts = Parts::open(settings, Clock::system(), Some(demo))?;
         run_until_signalled(parts, listeners).await
     })
 }
 
 async fn run_until_signalled(parts: Parts, listeners: Listeners) -> Result<(), Failure> {
+    // Each browser that waits is an open file.
+    let _ = files::raise_limit();
     // Listening for signals before anybody can know that we run.
     let signal = shutdown::signal()?;
     let shutdown = Shutdown::new();
@@ -212,24 +256,59 @@ fn gen_token(
     ttl_seconds: u32,
 ) -> Result<(), Failure> {
     let settings = flags.settings(&Settings::default(), true)?.app_auth;
+    println!("{}", app_token(&settings, user, name, picture, ttl_seconds)?);
+    Ok(())
+}
+
+fn app_token(
+    settings: &AppAuthSettings,
+    user: &str,
+    name: Option<String>,
+    picture: Option<String>,
+    ttl_seconds: u32,
+) -> Result<String, Failure> {
     if settings.hmac_secret.0.is_empty() {
         let reason = "must be set (QRLOGIN_APP_AUTH__HMAC_SECRET): it signs the token".to_owned();
         return Err(ConfigError::Invalid { key: "app_auth.hmac_secret", reason }.into());
     }
     let now = Clock::system().now().as_seconds();
+    let set = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let texts = [
         (settings.user_claim.as_str(), Some(user.to_owned())),
         ("name", name),
         ("picture", picture),
-        ("iss", Some(settings.issuer).filter(|issuer| !issuer.is_empty())),
-        ("aud", Some(settings.audience).filter(|audience| !audience.is_empty())),
+        ("iss", set(&settings.issuer)),
+        ("aud", set(&settings.audience)),
     ];
     let mut claims: Map<String, Value> =
         texts.into_iter().filter_map(|(claim, text)| Some((claim.to_owned(), text?.into()))).collect();
     claims.insert("iat".to_owned(), now.into());
     claims.insert("exp".to_owned(), (now + i64::from(ttl_seconds)).into());
-    let token = sign_app_token(settings.hmac_secret.0.as_bytes(), &claims).ok_or("the token could not be signed")?;
-    println!("{token}");
+    Ok(sign_app_token(settings.hmac_secret.0.as_bytes(), &claims).ok_or("the token could not be signed")?)
+}
+
+fn load(flags: LoadFlags) -> Result<(), Failure> {
+    let settings = flags.config.settings(&Settings::default(), true)?;
+    let app_token = match flags.token {
+        Some(token) => token,
+        None => app_token(&settings.app_auth, "load", None, None, LOAD_TOKEN_SECONDS)?,
+    };
+    let plan = Plan {
+        url: flags.url.unwrap_or_else(|| format!("http://{}", settings.listen)),
+        browsers: flags.browsers,
+        logins_per_second: flags.logins_per_second,
+        seconds: flags.seconds,
+        concurrency: flags.concurrency,
+        sources: flags.sources,
+        app_token,
+        pid: flags.pid,
+    };
+    let report = runtime()?.block_on(load::run(&plan))?;
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{report}");
+    }
     Ok(())
 }
 

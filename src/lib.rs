@@ -7,6 +7,7 @@
 pub mod app;
 pub mod cli;
 pub mod demo;
+pub mod load;
 
 // What the outside talks to.
 pub mod http;
@@ -29,6 +30,7 @@ pub mod session;
 // Needed everywhere.
 pub mod clock;
 pub mod config;
+pub mod files;
 pub mod metrics;
 pub mod random;
 pub mod shutdown;

@@ -241,6 +241,12 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
+    /// From this start to a later one.
+    #[must_use]
+    pub fn until(self, later: Self) -> Duration {
+        later.0.saturating_duration_since(self.0)
+    }
+
     /// How long it has been.
     #[must_use]
     pub fn elapsed(self) -> Duration {

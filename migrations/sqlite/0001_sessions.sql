@@ -7,7 +7,7 @@
 -- Every change is one UPDATE ... WHERE id = ? AND version = ?, and moves version on by one.
 -- Times are milliseconds since the Unix epoch.
 
-CREATE TABLE sessions (
+CREATE TABLE IF NOT EXISTS sessions (
     id              BLOB    NOT NULL PRIMARY KEY,  -- SHA-256 of the browser's secret
     code            BLOB    NOT NULL UNIQUE,       -- SHA-256 of the code in the QR picture
     version         BIGINT  NOT NULL,
@@ -38,4 +38,4 @@ CREATE TABLE sessions (
 );
 
 -- For the sweeper. It never changes, so no update has to touch an index.
-CREATE INDEX sessions_by_expires_at ON sessions (expires_at);
+CREATE INDEX IF NOT EXISTS sessions_by_expires_at ON sessions (expires_at);

@@ -9,7 +9,7 @@ impl Logins {
     /// # Errors
     /// See [`LoginError`].
     pub async fn claim(self: &Arc<Self>, key: SessionKey) -> Result<(), LoginError> {
-        let (found, _) = self.current(key).await?;
+        let found = self.store.read(&[key]).await?.pop().ok_or(LoginError::NotFound)?;
         self.change(found, |session, now| session.claim(now)).await?;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Where sessions are kept. The store is the truth; all else (the hub, the bus) is a hint.
 
+mod decider;
 mod reader;
 mod row;
 mod sqlite;
@@ -84,8 +85,14 @@ impl Ended {
 pub enum StoreError {
     /// It cannot be reached, or does not answer in time.
     #[error("the store does not answer: {0}")]
-    Unavailable(#[from] sqlx::Error),
+    Unavailable(Box<dyn std::error::Error + Send + Sync>),
     /// A row makes no sense.
     #[error("the store holds a session that cannot be read: {0}")]
     Corrupt(String),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Unavailable(error.into())
+    }
 }

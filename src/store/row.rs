@@ -1,7 +1,6 @@
 //! A session as a row, and back.
 
-use sqlx::FromRow;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::Row;
 
 use super::StoreError;
 use crate::session::{Client, CodeKey, Confirmation, PhoneUser, Session, SessionKey, State, Timestamp};
@@ -34,63 +33,55 @@ impl StateColumns {
     }
 }
 
-/// A whole row, as it is read.
-#[derive(FromRow)]
-struct Columns {
-    id: Vec<u8>,
-    code: Vec<u8>,
-    version: i64,
-    state: String,
-    created_at: i64,
-    expires_at: i64,
-    client_ip: String,
-    client_browser: Option<String>,
-    client_os: Option<String>,
-    client_origin: Option<String>,
-    client_info: Option<String>,
-    user_id: Option<String>,
-    user_name: Option<String>,
-    user_picture: Option<String>,
-    decided_at: Option<i64>,
-    claimable_until: Option<i64>,
-    token_grant: Option<String>,
-}
+/// What [`session`] reads, in its order.
+pub(super) const COLUMNS: &str = "id, code, version, state, created_at, expires_at, \
+    client_ip, client_browser, client_os, client_origin, client_info, \
+    user_id, user_name, user_picture, decided_at, claimable_until, token_grant";
 
-/// Reads what `SELECT *` gave.
-pub(super) fn session(row: &SqliteRow) -> Result<Session, StoreError> {
-    let columns = Columns::from_row(row)?;
-    let user = columns.user_id.map(|id| PhoneUser { id, name: columns.user_name, picture: columns.user_picture });
-    let missing = |column: &str| corrupt(format!("a {} session without {column}", columns.state));
-    let state = match columns.state.as_str() {
+/// Reads a row of [`COLUMNS`].
+pub(super) fn session(row: &Row<'_>) -> Result<Session, StoreError> {
+    let name: String = row.get(3)?;
+    let name = name.as_str();
+    let user = |row: &Row<'_>| {
+        let id: Option<String> = row.get(11)?;
+        let id = id.ok_or_else(|| corrupt(format!("a {name} session without user_id")))?;
+        Ok::<_, StoreError>(PhoneUser { id, name: row.get(12)?, picture: row.get(13)? })
+    };
+    let state = match name {
         "pending" => State::Pending,
         "cancelled" => State::Cancelled,
-        "scanned" => State::Scanned(user.ok_or_else(|| missing("user_id"))?),
-        "rejected" => State::Rejected(user.ok_or_else(|| missing("user_id"))?),
+        "scanned" => State::Scanned(user(row)?),
+        "rejected" => State::Rejected(user(row)?),
         "confirmed" | "claimed" => {
-            let at = |millis: Option<i64>, column| millis.map(Timestamp::from_millis).ok_or_else(|| missing(column));
-            let grant = columns.token_grant.as_deref().ok_or_else(|| missing("token_grant"))?;
+            let at = |index, column| {
+                let millis: Option<i64> = row.get(index)?;
+                let millis = millis.ok_or_else(|| corrupt(format!("a {name} session without {column}")))?;
+                Ok::<_, StoreError>(Timestamp::from_millis(millis))
+            };
+            let grant: Option<String> = row.get(16)?;
+            let grant = grant.ok_or_else(|| corrupt(format!("a {name} session without token_grant")))?;
             State::Confirmed(Confirmation {
-                by: user.ok_or_else(|| missing("user_id"))?,
-                decided_at: at(columns.decided_at, "decided_at")?,
-                claimable_until: at(columns.claimable_until, "claimable_until")?,
-                grant: serde_json::from_str(grant).map_err(corrupt)?,
-                claimed: columns.state == "claimed",
+                by: user(row)?,
+                decided_at: at(14, "decided_at")?,
+                claimable_until: at(15, "claimable_until")?,
+                grant: serde_json::from_str(&grant).map_err(corrupt)?,
+                claimed: name == "claimed",
             })
         }
         unknown => return Err(corrupt(format!("unknown state '{unknown}'"))),
     };
     Ok(Session {
-        key: SessionKey(columns.id.try_into().map_err(|_| corrupt("an id that is no SHA-256"))?),
-        code: CodeKey(columns.code.try_into().map_err(|_| corrupt("a code that is no SHA-256"))?),
-        version: u32::try_from(columns.version).map_err(corrupt)?,
-        created_at: Timestamp::from_millis(columns.created_at),
-        expires_at: Timestamp::from_millis(columns.expires_at),
+        key: SessionKey(row.get(0)?),
+        code: CodeKey(row.get(1)?),
+        version: row.get(2)?,
+        created_at: Timestamp::from_millis(row.get(4)?),
+        expires_at: Timestamp::from_millis(row.get(5)?),
         client: Client {
-            ip: columns.client_ip,
-            browser: columns.client_browser,
-            os: columns.client_os,
-            origin: columns.client_origin,
-            client_info: columns.client_info,
+            ip: row.get(6)?,
+            browser: row.get(7)?,
+            os: row.get(8)?,
+            origin: row.get(9)?,
+            client_info: row.get(10)?,
         },
         state,
     })

@@ -2,46 +2,45 @@
 //!
 //! WAL with `synchronous=NORMAL`: a killed process loses nothing; a power cut may undo the last commits.
 //!
-//! Everything that decides goes through one connection, and takes its time once it holds it. That is what orders
-//! decisions and the deadline's reading (see [`Store::read_settled`]). Other readings have connections of their own,
-//! and so has the checkpoint.
+//! Everything that decides goes through one connection with a thread of its own (see [`super::decider`]), and takes its
+//! time there. That is what orders decisions and the deadline's reading (see [`Store::read_settled`]).
+//!
+//! Other readings are done at once, by whoever asks: they wait for no lock but each other's, and find what they look
+//! for in memory (the system's, if not SQLite's own), which takes less time than handing them to somebody else.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr as _;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Executor, QueryBuilder, Sqlite};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 use thiserror::Error;
 
-use super::row::{self, StateColumns};
+use super::decider::Decider;
+use super::row::{self, COLUMNS, StateColumns};
 use super::{Ended, Replaced, Store, StoreError};
 use crate::clock::Clock;
 use crate::session::{CodeKey, Session, SessionKey, Timestamp};
 
-static MIGRATIONS: Migrator = {
-    let mut migrations = sqlx::migrate!("migrations/sqlite");
-    // A newer version's migrations only add: this one still runs against them.
-    migrations.ignore_missing = true;
-    migrations
-};
+/// Each brings the schema one step on; the database's `user_version` counts those that are done. Those that were
+/// released never change.
+const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/sqlite/0001_sessions.sql")];
 
-const READERS: u32 = 2;
-/// Ids in one query.
-const READ_BATCH: usize = 500;
+/// Pages that a connection keeps to itself, in KiB. What it does not keep, the system does.
+const CACHE_KIB: i64 = 256;
 /// From this many pages (of 4 KiB) on, the write-ahead log is made to begin anew.
 const RESTART_PAGES: i64 = 4096;
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long SQLite waits for a lock that another program holds.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// See the module.
 pub struct SqliteStore {
     clock: Clock,
-    decider: SqlitePool,
-    readers: SqlitePool,
-    checkpointer: SqlitePool,
+    decider: Decider,
+    /// Until it is closed, as the next.
+    readers: [Mutex<Option<Connection>>; 2],
+    checkpointer: Arc<Mutex<Option<Connection>>>,
     written_since_checkpoint: AtomicBool,
 }
 
@@ -66,26 +65,17 @@ impl SqliteStore {
     ///
     /// # Errors
     /// A URL that names no file, or a file that cannot be used.
-    pub async fn open(url: &str, clock: Clock) -> Result<Self, OpenError> {
-        let options = connect_options(url)?;
-        let path = options.get_filename().to_owned();
+    pub fn open(url: &str, clock: Clock) -> Result<Self, OpenError> {
+        let path = file_of(url)?;
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Open { path: path.clone(), source };
         create_private_file(&path).map_err(|error| failed(error.into()))?;
+        let open = || connect(&path).map_err(|error| failed(error.into()));
 
-        let pool = |connections| {
-            SqlitePoolOptions::new()
-                .min_connections(connections)
-                .max_connections(connections)
-                .acquire_timeout(PATIENCE)
-                .idle_timeout(None)
-                .max_lifetime(None)
-                .test_before_acquire(false)
-                .connect_with(options.clone())
-        };
-        let decider = pool(1).await.map_err(|error| failed(error.into()))?;
-        MIGRATIONS.run(&decider).await.map_err(|error| failed(error.into()))?;
-        let readers = pool(READERS).await.map_err(|error| failed(error.into()))?;
-        let checkpointer = pool(1).await.map_err(|error| failed(error.into()))?;
+        let mut decider = open()?;
+        migrate(&mut decider).map_err(|error| failed(error.into()))?;
+        let readers = [Mutex::new(Some(open()?)), Mutex::new(Some(open()?))];
+        let checkpointer = Arc::new(Mutex::new(Some(open()?)));
+        let decider = Decider::start(decider, clock.clone()).map_err(|error| failed(error.into()))?;
         Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint: AtomicBool::new(true) })
     }
 
@@ -94,30 +84,57 @@ impl SqliteStore {
     /// # Errors
     /// It is not.
     pub fn check_url(url: &str) -> Result<(), OpenError> {
-        connect_options(url).map(drop)
+        file_of(url).map(drop)
     }
 
     fn note_write(&self) {
         self.written_since_checkpoint.store(true, Ordering::Relaxed);
     }
+
+    /// With whichever reader is free.
+    fn with_reader<T>(&self, read: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let [first, second] = &self.readers;
+        let reader = first.try_lock().unwrap_or_else(|_| lock(second));
+        read(reader.as_ref().ok_or_else(closed)?)
+    }
 }
 
-fn connect_options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
+fn lock(connection: &Mutex<Option<Connection>>) -> MutexGuard<'_, Option<Connection>> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("it is closed".into())
+}
+
+/// A newer version's migrations only add: this one still runs against them.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let done: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for (number, migration) in (1..).zip(MIGRATIONS).filter(|(number, _)| *number > done) {
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", number)?;
+    }
+    transaction.commit()
+}
+
+fn file_of(url: &str) -> Result<PathBuf, OpenError> {
     let refused = || OpenError::Url(url.to_owned());
     let file = url.strip_prefix("sqlite://").ok_or_else(refused)?;
     // A database in memory would be another one for every connection.
-    if file.is_empty() || file.starts_with(":memory:") || file.contains("mode=memory") {
-        return Err(refused());
-    }
-    let options = SqliteConnectOptions::from_str(url).map_err(|_| refused())?;
-    Ok(options
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Normal)
-        .busy_timeout(PATIENCE)
-        .pragma("wal_autocheckpoint", "0")
-        .pragma("journal_size_limit", "67108864")
-        .disable_statement_logging())
+    if file.is_empty() || file.starts_with(":memory:") || file.contains('?') { Err(refused()) } else { Ok(file.into()) }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    Ok(connection)
 }
 
 /// The file holds names and addresses of people: nobody else on the machine need read it. (SQLite gives its `-wal`
@@ -133,137 +150,154 @@ fn create_private_file(path: &Path) -> std::io::Result<()> {
 #[async_trait]
 impl Store for SqliteStore {
     async fn insert(&self, session: &Session) -> Result<(), StoreError> {
-        let client = &session.client;
         let columns = StateColumns::of(&session.state)?;
-        sqlx::query(
-            "INSERT INTO sessions (id, code, version, state, created_at, expires_at,
-                 client_ip, client_browser, client_os, client_origin, client_info)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-        )
-        .bind(&session.key.0[..])
-        .bind(&session.code.0[..])
-        .bind(i64::from(session.version))
-        .bind(columns.state)
-        .bind(session.created_at.as_millis())
-        .bind(session.expires_at.as_millis())
-        .bind(&client.ip)
-        .bind(&client.browser)
-        .bind(&client.os)
-        .bind(&client.origin)
-        .bind(&client.client_info)
-        .execute(&self.decider)
-        .await?;
+        let session = session.clone();
         self.note_write();
-        Ok(())
+        self.decider
+            .run(move |connection| {
+                let client = &session.client;
+                connection
+                    .prepare_cached(
+                        "INSERT INTO sessions (id, code, version, state, created_at, expires_at,
+                             client_ip, client_browser, client_os, client_origin, client_info)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                    )?
+                    .execute(params![
+                        session.key.0,
+                        session.code.0,
+                        session.version,
+                        columns.state,
+                        session.created_at.as_millis(),
+                        session.expires_at.as_millis(),
+                        client.ip,
+                        client.browser,
+                        client.os,
+                        client.origin,
+                        client.client_info,
+                    ])?;
+                Ok(())
+            })
+            .await
     }
 
     async fn read(&self, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError> {
-        let mut sessions = Vec::with_capacity(keys.len());
-        for batch in keys.chunks(READ_BATCH) {
-            sessions.extend(read_batch(&self.readers, batch).await?);
-        }
-        Ok(sessions)
+        self.with_reader(|reader| read_all(reader, keys))
     }
 
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<Session>, StoreError> {
-        let row = sqlx::query("SELECT * FROM sessions WHERE code = $1")
-            .bind(&code.0[..])
-            .fetch_optional(&self.readers)
-            .await?;
-        row.as_ref().map(row::session).transpose()
+        self.with_reader(|reader| {
+            let mut query = reader.prepare_cached(&format!("SELECT {COLUMNS} FROM sessions WHERE code = ?1"))?;
+            query.query_row([code.0], |row| Ok(row::session(row))).optional()?.transpose()
+        })
     }
 
     async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<Session>), StoreError> {
-        let mut connection = self.decider.acquire().await?;
-        let now = self.clock.now();
-        let mut sessions = Vec::with_capacity(keys.len());
-        for batch in keys.chunks(READ_BATCH) {
-            sessions.extend(read_batch(&mut *connection, batch).await?);
-        }
-        Ok((now, sessions))
+        let (keys, clock) = (keys.to_vec(), self.clock.clone());
+        self.decider
+            .run(move |connection| {
+                let now = clock.now();
+                Ok((now, read_all(connection, &keys)?))
+            })
+            .await
     }
 
     async fn replace(&self, next: &Session) -> Result<Replaced, StoreError> {
         let columns = StateColumns::of(&next.state)?;
-        let mut connection = self.decider.acquire().await?;
-        // Taken only now: however long the connection was waited for, a decision is judged when it is written.
-        let now = self.clock.now();
-        let done = sqlx::query(
-            "UPDATE sessions
-             SET version = version + 1, state = $3, user_id = $4, user_name = $5, user_picture = $6,
-                 decided_at = $7, claimable_until = $8, token_grant = $9
-             WHERE id = $1 AND version = $2
-               AND $10 < CASE WHEN $3 = 'claimed' THEN claimable_until ELSE expires_at END",
-        )
-        .bind(&next.key.0[..])
-        .bind(i64::from(next.version) - 1)
-        .bind(columns.state)
-        .bind(columns.user.as_ref().map(|user| &user.id))
-        .bind(columns.user.as_ref().and_then(|user| user.name.as_ref()))
-        .bind(columns.user.as_ref().and_then(|user| user.picture.as_ref()))
-        .bind(columns.decided_at)
-        .bind(columns.claimable_until)
-        .bind(columns.token_grant)
-        .bind(now.as_millis())
-        .execute(&mut *connection)
-        .await?;
+        let (key, version, clock) = (next.key, next.version, self.clock.clone());
         self.note_write();
-        Ok(if done.rows_affected() == 1 { Replaced::Written } else { Replaced::Stale })
+        let written = self.decider.run(move |connection| {
+            // Taken only now: however long the connection was waited for, a decision is judged when it is written.
+            let now = clock.now();
+            let user = columns.user.as_ref();
+            let rows = connection
+                .prepare_cached(
+                    "UPDATE sessions
+                     SET version = version + 1, state = ?3, user_id = ?4, user_name = ?5, user_picture = ?6,
+                         decided_at = ?7, claimable_until = ?8, token_grant = ?9
+                     WHERE id = ?1 AND version = ?2
+                       AND ?10 < CASE WHEN ?3 = 'claimed' THEN claimable_until ELSE expires_at END",
+                )?
+                .execute(params![
+                    key.0,
+                    i64::from(version) - 1,
+                    columns.state,
+                    user.map(|user| &user.id),
+                    user.and_then(|user| user.name.as_ref()),
+                    user.and_then(|user| user.picture.as_ref()),
+                    columns.decided_at,
+                    columns.claimable_until,
+                    columns.token_grant,
+                    now.as_millis(),
+                ])?;
+            Ok(if rows == 1 { Replaced::Written } else { Replaced::Stale })
+        });
+        written.await
     }
 
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
-        let rows = sqlx::query(
-            "DELETE FROM sessions
-             WHERE id IN (SELECT id FROM sessions WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)
-             RETURNING *",
-        )
-        .bind(expired_before.as_millis())
-        .bind(i64::from(limit))
-        .fetch_all(&self.decider)
-        .await?;
-        if !rows.is_empty() {
+        let swept = self.decider.run(move |connection| {
+            let mut delete = connection.prepare_cached(&format!(
+                "DELETE FROM sessions
+                 WHERE id IN (SELECT id FROM sessions WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)
+                 RETURNING {COLUMNS}"
+            ))?;
+            let rows = delete.query_map(params![expired_before.as_millis(), limit], |row| Ok(row::session(row)))?;
+            rows.map(|row| row?.map(|session| Ended::of(&session))).collect::<Result<Vec<_>, StoreError>>()
+        });
+        let swept = swept.await?;
+        if !swept.is_empty() {
             self.note_write();
         }
-        rows.iter().map(|row| row::session(row).map(|session| Ended::of(&session))).collect()
+        Ok(swept)
     }
 
     async fn tidy(&self) -> Result<(), StoreError> {
-        if self.written_since_checkpoint.swap(false, Ordering::Relaxed) {
+        if !self.written_since_checkpoint.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let checkpointer = self.checkpointer.clone();
+        let checkpoint = tokio::task::spawn_blocking(move || {
+            let checkpointer = lock(&checkpointer);
+            let checkpointer = checkpointer.as_ref().ok_or_else(closed)?;
             // (busy, pages in the log, pages of them that are in the database now)
-            let (_, log_pages, _): (i64, i64, i64) =
-                sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&self.checkpointer).await?;
-            if log_pages > RESTART_PAGES {
-                // While somebody always writes, the log never comes to an end and grows. Here nobody writes, and hardly
-                // anything is left to do: the next to write begins the log anew.
-                sqlx::query("PRAGMA wal_checkpoint(RESTART)").execute(&self.decider).await?;
-            }
+            Ok::<_, StoreError>(
+                checkpointer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1))?,
+            )
+        });
+        let log_pages = checkpoint.await.map_err(|error| StoreError::Unavailable(error.into()))??;
+        if log_pages > RESTART_PAGES {
+            // While somebody always writes, the log never comes to an end and grows. Here nobody writes, and hardly
+            // anything is left to do: the next to write begins the log anew.
+            self.decider.restart_log().await?;
         }
         Ok(())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.decider).await?;
-        Ok(())
+        self.decider.run(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await
     }
 
     /// What was written is in the database file then, and no `-wal` file is left.
     async fn close(&self) {
-        self.readers.close().await;
-        self.checkpointer.close().await;
-        self.decider.close().await;
+        for connection in self.readers.iter().chain([&*self.checkpointer]) {
+            drop(lock(connection).take());
+        }
+        self.decider.stop().await;
     }
 }
 
-async fn read_batch<'c>(
-    executor: impl Executor<'c, Database = Sqlite>,
-    keys: &[SessionKey],
-) -> Result<Vec<Session>, StoreError> {
-    let mut query = QueryBuilder::new("SELECT * FROM sessions WHERE id IN (");
-    let mut ids = query.separated(", ");
+/// As one instant left them.
+fn read_all(connection: &Connection, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError> {
+    // Within one transaction, unless there is one already: a look at the log once, and not for every row.
+    let snapshot =
+        if keys.len() > 1 && connection.is_autocommit() { Some(connection.unchecked_transaction()?) } else { None };
+    let mut query = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM sessions WHERE id = ?1"))?;
+    let mut sessions = Vec::with_capacity(keys.len());
     for key in keys {
-        ids.push_bind(key.0.to_vec());
+        if let Some(session) = query.query_row([key.0], |row| Ok(row::session(row))).optional()? {
+            sessions.push(session?);
+        }
     }
-    query.push(")");
-    let rows = query.build().fetch_all(executor).await?;
-    rows.iter().map(row::session).collect()
+    drop(snapshot);
+    Ok(sessions)
 }

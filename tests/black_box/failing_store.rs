@@ -26,7 +26,11 @@ impl FailingStore {
     }
 
     fn answers(&self) -> Result<&SqliteStore, StoreError> {
-        if self.fails.load(Ordering::SeqCst) { Err(sqlx::Error::PoolTimedOut.into()) } else { Ok(&self.inner) }
+        if self.fails.load(Ordering::SeqCst) {
+            Err(StoreError::Unavailable("made to fail".into()))
+        } else {
+            Ok(&self.inner)
+        }
     }
 }
 

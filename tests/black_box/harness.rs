@@ -58,10 +58,10 @@ impl Server {
         settings.check().unwrap();
 
         let (clock, hands) = Clock::manual(START);
-        let listeners = Listeners::bind(&settings).await.unwrap();
+        let listeners = Listeners::bind(&settings).unwrap();
         let address = listeners.public.local_addr().unwrap();
         let ops = format!("http://{}", listeners.ops.local_addr().unwrap());
-        let sqlite = SqliteStore::open(&settings.database_url, clock.clone()).await.unwrap();
+        let sqlite = SqliteStore::open(&settings.database_url, clock.clone()).unwrap();
         let store = Arc::new(FailingStore::new(sqlite));
         let parts = Parts {
             keys: KeyRing::open(&settings.token.key_dir).unwrap(),

@@ -207,7 +207,7 @@ async fn sqlite_conforms() {
     let dir = tempfile::tempdir().unwrap();
     let (clock, hands) = Clock::manual(START);
     let url = format!("sqlite://{}", dir.path().join("conformance.db").display());
-    let store = Arc::new(SqliteStore::open(&url, clock).await.unwrap());
+    let store = Arc::new(SqliteStore::open(&url, clock).unwrap());
     conforms(store.clone(), &hands).await;
     store.close().await;
 }
@@ -219,7 +219,7 @@ async fn sqlite_keeps_what_it_was_given_and_shows_it_to_nobody_else() {
     let url = format!("sqlite://{}", path.display());
     let session = new_session();
     for round in 0..2 {
-        let store = SqliteStore::open(&url, Clock::manual(START).0).await.unwrap();
+        let store = SqliteStore::open(&url, Clock::manual(START).0).unwrap();
         if round == 0 {
             store.insert(&session).await.unwrap();
         }
@@ -237,7 +237,7 @@ async fn sqlite_keeps_what_it_was_given_and_shows_it_to_nobody_else() {
 async fn sqlites_log_stays_small_while_somebody_always_writes() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", dir.path().join("busy.db").display());
-    let store = Arc::new(SqliteStore::open(&url, Clock::manual(START).0).await.unwrap());
+    let store = Arc::new(SqliteStore::open(&url, Clock::manual(START).0).unwrap());
     let writers = join_all((0..8).map(|_| {
         let store = store.clone();
         tokio::spawn(async move {
@@ -273,7 +273,7 @@ async fn a_database_that_cannot_be_opened_is_refused_by_name() {
         ("postgres://localhost/x".to_owned(), "sqlite://FILE"),
         ("sqlite://:memory:".to_owned(), "sqlite://FILE"),
     ] {
-        let error = SqliteStore::open(&url, Clock::system()).await.err().unwrap().to_string();
+        let error = SqliteStore::open(&url, Clock::system()).err().unwrap().to_string();
         assert!(error.starts_with("database_url: ") && error.contains(part), "{error}");
     }
 }

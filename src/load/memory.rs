@@ -1,0 +1,35 @@
+//! What a process on this machine holds.
+
+use std::fs;
+
+/// In KiB.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory {
+    /// Of the process: resident.
+    pub(super) resident: u64,
+    /// Of the kernel, on behalf of everybody: unreclaimable slab, and the sockets' buffers.
+    pub(super) kernel: u64,
+}
+
+impl Memory {
+    /// Of the process of this id, now.
+    pub(super) fn of(pid: u32) -> Result<Self, String> {
+        let read = |path: String| fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"));
+        let status = read(format!("/proc/{pid}/status"))?;
+        let resident = number(&status, "VmRSS:").ok_or_else(|| format!("{pid} has no memory of its own"))?;
+        let slab = number(&read("/proc/meminfo".to_owned())?, "SUnreclaim:").unwrap_or(0);
+        let sockets = read("/proc/net/sockstat".to_owned())?;
+        let pages = sockets.lines().find(|line| line.starts_with("TCP:")).and_then(|line| number(line, "mem"));
+        Ok(Self { resident, kernel: slab + pages.unwrap_or(0) * 4 })
+    }
+}
+
+/// The number that follows this word.
+fn number(text: &str, word: &str) -> Option<u64> {
+    text.split_whitespace().skip_while(|found| *found != word).nth(1)?.parse().ok()
+}
+
+/// Files that this process may open, after asking for as many as it may ask for.
+pub(super) fn open_files_limit() -> u64 {
+    crate::files::raise_limit().unwrap_or(u64::MAX)
+}

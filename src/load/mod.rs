@@ -1,0 +1,347 @@
+//! `qrlogin load`: many browsers that wait, and logins at a given rate, through the API and from outside.
+//!
+//! It shares no code with the server that it measures, but for the names of the protocol: the browsers are
+//! `tungstenite`'s, the calls go through hyper.
+
+mod api;
+mod browser;
+mod memory;
+mod report;
+
+use std::io::IsTerminal as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::clock::Clock;
+use crate::metrics::Stopwatch;
+use api::{Api, Target};
+use browser::Browser;
+use memory::Memory;
+
+pub use report::Report;
+
+/// Connections over which sessions are generated before the handshakes begin.
+const GENERATORS: usize = 16;
+/// Phones at work at once, and browsers that log in at once.
+const MAX_LOGINS_AT_ONCE: usize = 256;
+/// A confirmed login that has not arrived after this long is lost.
+const LOST_SECONDS: u32 = 10;
+/// How long the browsers have to say goodbye.
+const GOODBYE_SECONDS: u32 = 10;
+/// Files that are needed besides the sockets.
+const SPARE_FILES: u64 = 64;
+
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where the server is; `http` only.
+    pub url: String,
+    /// Browsers that wait from the beginning to the end.
+    pub browsers: usize,
+    /// Logins a second, each with a browser of its own, besides.
+    pub logins_per_second: u32,
+    /// For how long.
+    pub seconds: u32,
+    /// Handshakes under way at once.
+    pub concurrency: usize,
+    /// Addresses that the browsers connect from, in turn; none: whichever the system chooses.
+    pub sources: Vec<IpAddr>,
+    /// The app token of the phone.
+    pub app_token: String,
+    /// The server's process, if it is on this machine and its memory is to be measured.
+    pub pid: Option<u32>,
+}
+
+/// Why there is no report.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// Not a URL, or not of the kind that this tool speaks.
+    #[error("--url: '{0}' is not of the form http://HOST:PORT (TLS is not spoken: measure behind it)")]
+    Url(String),
+    /// The name of the host cannot be resolved.
+    #[error("--url: {0}")]
+    Resolve(std::io::Error),
+    /// More sockets than this process may open.
+    #[error("--browsers: {wanted} need {wanted} files and a few more, and this process may open {limit} (ulimit -n)")]
+    Files {
+        /// The browsers.
+        wanted: usize,
+        /// The limit.
+        limit: u64,
+    },
+    /// The process is not there, or not to be looked at.
+    #[error("--pid: {0}")]
+    Process(String),
+    /// The server did not do what was asked.
+    #[error("{0}")]
+    Api(#[from] api::ApiFailure),
+}
+
+/// What is counted while it runs.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Microseconds.
+    pub(crate) push: Vec<u64>,
+    pub(crate) confirmed: u64,
+    pub(crate) lost: u64,
+    /// By close code, or by what happened instead.
+    pub(crate) closed: std::collections::BTreeMap<String, u64>,
+    pub(crate) errors: std::collections::BTreeMap<String, u64>,
+}
+
+/// Shared by all that runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    tally: Arc<Mutex<Tally>>,
+    /// When it is said, everybody goes.
+    goodbye: CancellationToken,
+    clock: Clock,
+}
+
+impl Shared {
+    fn count(&self, count: impl FnOnce(&mut Tally)) {
+        count(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn note_error(&self, error: &impl ToString) {
+        self.count(|tally| *tally.errors.entry(error.to_string()).or_default() += 1);
+    }
+}
+
+/// Runs it, and says what was measured.
+///
+/// # Errors
+/// The plan cannot be carried out. What goes wrong on the way is in the report.
+pub async fn run(plan: &Plan) -> Result<Report, LoadError> {
+    let target = Arc::new(target(plan).await?);
+    let limit = memory::open_files_limit();
+    if plan.browsers as u64 + SPARE_FILES + u64::from(plan.logins_per_second.min(200)) > limit {
+        return Err(LoadError::Files { wanted: plan.browsers, limit });
+    }
+    let shared = Shared { tally: Arc::default(), goodbye: CancellationToken::new(), clock: Clock::system() };
+    let measured = |pid| Memory::of(pid).map_err(LoadError::Process);
+    let before = plan.pid.map(measured).transpose()?;
+
+    let ids = generate(plan, &target).await?;
+    let mut waiting = JoinSet::new();
+    let mut memory = vec![(0, before)];
+    let mut handshake_time = Duration::ZERO;
+    let bar = bar(plan.browsers as u64, "opening");
+    // In three parts, so that what a browser costs can be told from what a first browser costs.
+    let parts = ids.chunks(plan.browsers.div_ceil(3).max(1));
+    for part in parts {
+        let started = Stopwatch::start();
+        open(plan, part, &target, &shared, &mut waiting, &bar).await;
+        handshake_time += started.elapsed();
+        memory.push((waiting.len(), plan.pid.map(measured).transpose()?));
+    }
+    bar.finish_and_clear();
+    let opened = waiting.len() as u64;
+    let failed = plan.browsers as u64 - opened;
+
+    log_in(plan, &target, &shared).await;
+    let after = plan.pid.map(measured).transpose()?;
+
+    shared.goodbye.cancel();
+    let all_gone = async { while waiting.join_next().await.is_some() {} };
+    if shared.clock.timeout(GOODBYE_SECONDS, all_gone).await.is_none() {
+        shared.note_error(&"some browsers could not say goodbye");
+    }
+    let tally = std::mem::take(&mut *shared.tally.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Report::new(plan, opened, failed, handshake_time, &memory, after.as_ref(), tally))
+}
+
+async fn target(plan: &Plan) -> Result<Target, LoadError> {
+    let refused = || LoadError::Url(plan.url.clone());
+    let url = Url::parse(&plan.url).map_err(|_| refused())?;
+    let (Some(host), Some(port), "http") = (url.host_str(), url.port_or_known_default(), url.scheme()) else {
+        return Err(refused());
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let mut addresses = tokio::net::lookup_host((host, port)).await.map_err(LoadError::Resolve)?;
+    let address: SocketAddr = addresses.next().ok_or_else(refused)?;
+    Ok(Target { address, authority: url.authority().to_owned() })
+}
+
+/// One session for each browser, before the clock runs.
+async fn generate(plan: &Plan, target: &Arc<Target>) -> Result<Vec<String>, LoadError> {
+    let bar = bar(plan.browsers as u64, "generating");
+    let mut tasks = JoinSet::new();
+    for number in 0..GENERATORS {
+        let share = plan.browsers / GENERATORS + usize::from(number < plan.browsers % GENERATORS);
+        let (target, bar) = (target.clone(), bar.clone());
+        tasks.spawn(async move {
+            let mut api = Api::connect(&target).await?;
+            let mut ids = Vec::with_capacity(share);
+            for _ in 0..share {
+                ids.push(api.generate().await?.id);
+                bar.inc(1);
+            }
+            Ok::<_, api::ApiFailure>(ids)
+        });
+    }
+    let mut ids = Vec::with_capacity(plan.browsers);
+    while let Some(made) = tasks.join_next().await {
+        ids.extend(made.map_err(|_| api::ApiFailure::Stopped)??);
+    }
+    bar.finish_and_clear();
+    Ok(ids)
+}
+
+/// Opens a browser for each of these sessions; the tasks that remain are those of the browsers that wait.
+async fn open(
+    plan: &Plan,
+    ids: &[String],
+    target: &Arc<Target>,
+    shared: &Shared,
+    waiting: &mut JoinSet<()>,
+    bar: &ProgressBar,
+) {
+    let turns = Arc::new(Semaphore::new(plan.concurrency.max(1)));
+    let mut opening = JoinSet::new();
+    for id in ids {
+        // Only when the program is torn down is a semaphore closed.
+        let Ok(turn) = turns.clone().acquire_owned().await else { return };
+        let (target, id) = (target.clone(), id.clone());
+        let source = source(plan, waiting.len() + opening.len());
+        opening.spawn(async move {
+            let opened = Browser::open(&target, &id, source).await;
+            drop(turn);
+            opened
+        });
+        while let Some(Ok(opened)) = opening.try_join_next() {
+            begin_to_wait(opened, shared, waiting, bar);
+        }
+    }
+    while let Some(opened) = opening.join_next().await {
+        if let Ok(opened) = opened {
+            begin_to_wait(opened, shared, waiting, bar);
+        }
+    }
+}
+
+fn begin_to_wait(
+    opened: Result<Browser, browser::OpenFailure>,
+    shared: &Shared,
+    waiting: &mut JoinSet<()>,
+    bar: &ProgressBar,
+) {
+    match opened {
+        Ok(browser) => {
+            let shared = shared.clone();
+            waiting.spawn(async move { browser.wait(&shared, None).await });
+        }
+        Err(failure) => shared.note_error(&failure),
+    }
+    bar.inc(1);
+}
+
+fn source(plan: &Plan, number: usize) -> Option<IpAddr> {
+    (!plan.sources.is_empty()).then(|| plan.sources[number % plan.sources.len()])
+}
+
+/// Logins at an even rate. If the server falls behind, as many as may be are under way at once, and the report shows
+/// what rate came of it.
+async fn log_in(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
+    let total = u64::from(plan.logins_per_second) * u64::from(plan.seconds);
+    let bar = bar(if total == 0 { u64::from(plan.seconds) } else { total }, "logging in");
+    if total == 0 {
+        for _ in 0..plan.seconds {
+            shared.clock.sleep_seconds(1).await;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        return;
+    }
+    let (due, tickets) = mpsc::unbounded_channel();
+    let tickets = Arc::new(tokio::sync::Mutex::new(tickets));
+    let mut phones = JoinSet::new();
+    for _ in 0..MAX_LOGINS_AT_ONCE.min(plan.logins_per_second as usize) {
+        let (target, shared, tickets) = (target.clone(), shared.clone(), tickets.clone());
+        let (plan, bar) = (plan.clone(), bar.clone());
+        phones.spawn(async move {
+            let mut phone = None;
+            while let Some(number) = next(&tickets).await {
+                if let Err(error) = log_in_once(&mut phone, &plan, &target, &shared, number).await {
+                    shared.note_error(&error);
+                    phone = None;
+                }
+                bar.inc(1);
+            }
+        });
+    }
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / plan.logins_per_second);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for number in 0..total {
+        ticks.tick().await;
+        let _ = due.send(usize::try_from(number).unwrap_or(0));
+    }
+    drop(due);
+    while phones.join_next().await.is_some() {}
+    bar.finish_and_clear();
+}
+
+async fn next(tickets: &tokio::sync::Mutex<mpsc::UnboundedReceiver<usize>>) -> Option<usize> {
+    tickets.lock().await.recv().await
+}
+
+/// One login from the code to the token; measured from the confirm request's start to the frame's arrival.
+async fn log_in_once(
+    phone: &mut Option<Api>,
+    plan: &Plan,
+    target: &Arc<Target>,
+    shared: &Shared,
+    number: usize,
+) -> Result<(), LoginFailure> {
+    let api = match phone {
+        Some(api) => api,
+        None => phone.insert(Api::connect(target).await?),
+    };
+    let session = api.generate().await?;
+    let browser = Browser::open(target, &session.id, source(plan, number)).await?;
+    let (arrived, arrival) = tokio::sync::oneshot::channel();
+    let waiting = {
+        let shared = shared.clone();
+        tokio::spawn(async move { browser.wait(&shared, Some(arrived)).await })
+    };
+    api.phone("scan", &session.code, &plan.app_token).await?;
+    let started = Stopwatch::start();
+    api.phone("confirm", &session.code, &plan.app_token).await?;
+    let token = shared.clock.timeout(LOST_SECONDS, arrival).await;
+    shared.count(|tally| tally.confirmed += 1);
+    if let Some(Ok(at)) = token {
+        shared.count(|tally| tally.push.push(report::micros(started.until(at))));
+        drop(waiting.await);
+    } else {
+        shared.count(|tally| tally.lost += 1);
+        waiting.abort();
+    }
+    Ok(())
+}
+
+#[derive(Debug, Error)]
+enum LoginFailure {
+    #[error(transparent)]
+    Api(#[from] api::ApiFailure),
+    #[error(transparent)]
+    Open(#[from] browser::OpenFailure),
+}
+
+fn bar(length: u64, what: &'static str) -> ProgressBar {
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(length), target).with_message(what);
+    if let Ok(style) = ProgressStyle::with_template("{msg:>10} [{bar:40}] {pos}/{len} {per_sec} {eta}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
