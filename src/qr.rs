@@ -2,13 +2,17 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fast_qr::{ECL, QRBuilder, QRCode};
+use qrcodegen::{Mask, QrCode, QrCodeEcc, QrSegment, Version};
 
 /// Light modules around the symbol (ISO/IEC 18004 §5.3.8).
-const QUIET_ZONE: usize = 4;
+const QUIET_ZONE: i32 = 4;
+
+/// Of the eight masks (ISO/IEC 18004 §7.8) a reader takes any. Finding the one that looks best takes ten times as long as
+/// all the rest, and of the random characters of a code each makes an even pattern.
+const MASK: u8 = 0;
 
 /// A QR code of a text.
-pub struct Picture(QRCode);
+pub struct Picture(QrCode);
 
 /// The text is too long for a QR code (beyond about 2,300 bytes).
 #[derive(Debug)]
@@ -18,7 +22,11 @@ impl Picture {
     /// # Errors
     /// The text is too long.
     pub fn of(text: &str) -> Result<Self, TooLong> {
-        QRBuilder::new(text).ecl(ECL::M).build().map(Self).map_err(|_| TooLong)
+        let segments = QrSegment::make_segments(text);
+        let (least, most) = (Version::MIN, Version::MAX);
+        QrCode::encode_segments_advanced(&segments, QrCodeEcc::Medium, least, most, Some(Mask::new(MASK)), false)
+            .map(Self)
+            .map_err(|_| TooLong)
     }
 
     /// An SVG as a `data:` URL: dark on light with its quiet zone, one path, one unit a module.
@@ -30,7 +38,7 @@ impl Picture {
     /// Text of half-height blocks, for a dark terminal.
     #[must_use]
     pub fn terminal(&self) -> String {
-        let size = self.0.size + 2 * QUIET_ZONE;
+        let size = self.size();
         let mut text = String::new();
         for y in (0..size).step_by(2) {
             text.extend((0..size).map(|x| match (self.is_dark(x, y), y + 1 == size || self.is_dark(x, y + 1)) {
@@ -44,26 +52,34 @@ impl Picture {
         text
     }
 
-    /// With the quiet zone.
-    fn is_dark(&self, x: usize, y: usize) -> bool {
-        let inside = QUIET_ZONE..QUIET_ZONE + self.0.size;
-        inside.contains(&x) && inside.contains(&y) && self.0[y - QUIET_ZONE][x - QUIET_ZONE].value()
+    /// A symbol's side, with the quiet zone.
+    fn size(&self) -> i32 {
+        self.0.size() + 2 * QUIET_ZONE
+    }
+
+    /// Counted from the corner of the quiet zone.
+    fn is_dark(&self, x: i32, y: i32) -> bool {
+        self.0.get_module(x - QUIET_ZONE, y - QUIET_ZONE)
     }
 
     fn svg(&self) -> String {
-        let size = self.0.size + 2 * QUIET_ZONE;
+        let size = self.size();
         let mut path = String::with_capacity(8 * 1024);
-        for y in 0..self.0.size {
-            let mut x = QUIET_ZONE;
-            for run in self.0[y].chunk_by(|a, b| a.value() == b.value()) {
-                if run[0].value() {
-                    for (command, number) in [("M", x), (" ", y + QUIET_ZONE), ("h", run.len()), ("v1h-", run.len())] {
+        for y in 0..size {
+            let mut x = 0;
+            while x < size {
+                let start = x;
+                while x < size && self.is_dark(x, y) {
+                    x += 1;
+                }
+                if x > start {
+                    for (command, number) in [("M", start), (" ", y), ("h", x - start), ("v1h-", x - start)] {
                         path.push_str(command);
                         path.push_str(itoa::Buffer::new().format(number));
                     }
                     path.push('z');
                 }
-                x += run.len();
+                x += 1;
             }
         }
         format!(

@@ -2,8 +2,8 @@
 //!
 //! WAL with `synchronous=NORMAL`: a killed process loses nothing; a power cut may undo the last commits.
 //!
-//! Everything that decides goes through one connection with a thread of its own (see [`super::decider`]), and takes its
-//! time there. That is what orders decisions and the deadline's reading (see [`Store::read_settled`]).
+//! Everything that decides goes through one connection (see [`super::decider`]), and takes its time there. That is what
+//! orders decisions and the deadline's reading (see [`Store::read_settled`]).
 //!
 //! Other readings are done at once, by whoever asks: they wait for no lock but each other's, and find what they look
 //! for in memory (the system's, if not SQLite's own), which takes less time than handing them to somebody else.
@@ -75,7 +75,7 @@ impl SqliteStore {
         migrate(&mut decider).map_err(|error| failed(error.into()))?;
         let readers = [Mutex::new(Some(open()?)), Mutex::new(Some(open()?))];
         let checkpointer = Arc::new(Mutex::new(Some(open()?)));
-        let decider = Decider::start(decider, clock.clone()).map_err(|error| failed(error.into()))?;
+        let decider = Decider::new(decider, clock.clone());
         Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint: AtomicBool::new(true) })
     }
 
@@ -255,22 +255,21 @@ impl Store for SqliteStore {
         if !self.written_since_checkpoint.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
-        let checkpointer = self.checkpointer.clone();
+        let (checkpointer, decider) = (self.checkpointer.clone(), self.decider.clone());
         let checkpoint = tokio::task::spawn_blocking(move || {
             let checkpointer = lock(&checkpointer);
             let checkpointer = checkpointer.as_ref().ok_or_else(closed)?;
             // (busy, pages in the log, pages of them that are in the database now)
-            Ok::<_, StoreError>(
-                checkpointer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1))?,
-            )
-        });
-        let log_pages = checkpoint.await.map_err(|error| StoreError::Unavailable(error.into()))??;
-        if log_pages > RESTART_PAGES {
+            let log_pages: i64 = checkpointer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
+            if log_pages <= RESTART_PAGES {
+                return Ok(());
+            }
             // While somebody always writes, the log never comes to an end and grows. Here nobody writes, and hardly
             // anything is left to do: the next to write begins the log anew.
-            self.decider.restart_log().await?;
-        }
-        Ok(())
+            decider
+                .run_alone(|connection| Ok(connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?))
+        });
+        checkpoint.await.map_err(|error| StoreError::Unavailable(error.into()))?
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -282,7 +281,7 @@ impl Store for SqliteStore {
         for connection in self.readers.iter().chain([&*self.checkpointer]) {
             drop(lock(connection).take());
         }
-        self.decider.stop().await;
+        self.decider.close();
     }
 }
 
