@@ -5,7 +5,7 @@
 //! request, and every one of these that is to be refused, goes to hyper and the route table, together with the bytes
 //! that have been read: refusals are written in one place.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +14,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::Version;
 use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use futures_util::FutureExt as _;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::App;
@@ -28,8 +31,9 @@ use super::socket::Refused;
 use super::upgrade::{Fields as _, Handshake};
 use crate::hub::{Connection, Registration};
 use crate::metrics::Stopwatch;
-use crate::session::{Session, SessionId, Timestamp};
+use crate::session::{Session, SessionId, SessionKey, Timestamp};
 use crate::shutdown::Shutdown;
+use crate::store::StoreError;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKE: Token = Token(usize::MAX - 1);
@@ -40,9 +44,9 @@ const MAX_FIELDS: usize = 64;
 const BEGINNING: &[u8] = b"GET /v1/ws/qr/";
 const PATH: &str = "/v1/ws/qr/";
 const ROUTE: &str = "/v1/ws/qr/{session_id}";
-/// Browsers whose rows are read in one query, and those that may wait for the next.
+/// Browsers whose rows are read in one query, and such queries under way at once.
 const MAX_BATCH: usize = 256;
-const QUEUE: usize = 2048;
+const MAX_BATCHES: usize = 8;
 
 /// Serves `routes` on `listener` until the shutdown's closing; the future ends when what was in flight then has been
 /// answered. To be called within the runtime that is to serve.
@@ -56,7 +60,6 @@ pub fn serve_public(
     shutdown: Shutdown,
 ) -> io::Result<impl Future<Output = ()> + Send> {
     let connections = Arc::new(Connections::new(routes, app.limits.header_seconds, shutdown.clone()));
-    let (arrivals, arriving) = mpsc::channel(QUEUE);
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKE)?;
     listener.set_nonblocking(true)?;
@@ -65,24 +68,34 @@ pub fn serve_public(
     let mut listener = TcpListener::from_std(listener);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let gate = Gate {
-        app: app.clone(),
+        app,
         connections: connections.clone(),
-        arrivals,
+        arrivals: Vec::new(),
+        reading: TaskTracker::new(),
+        reading_places: Arc::new(Semaphore::new(MAX_BATCHES)),
+        runtime: Handle::current(),
         poll,
         listener,
         heads: Slab::new(),
         deadlines: VecDeque::new(),
         next_serial: 0,
         is_to_accept: false,
+        is_out_of_sockets: false,
         shutdown: shutdown.clone(),
     };
-    std::thread::Builder::new().name("qrlogin-gate".to_owned()).spawn(move || gate.run())?;
-    // Ends when the thread has, and all whom it let in have been answered.
-    let admitting = tokio::spawn(admit(app, connections.clone(), arriving));
+    let reading = gate.reading.clone();
+    let (gone, is_gone) = oneshot::channel();
+    let run = move || {
+        gate.run();
+        let _ = gone.send(());
+    };
+    std::thread::Builder::new().name("qrlogin-gate".to_owned()).spawn(run)?;
     Ok(async move {
         shutdown.closing().await;
         drop(waker.wake());
-        drop(admitting.await);
+        drop(is_gone.await);
+        reading.close();
+        reading.wait().await;
         connections.ended().await;
     })
 }
@@ -90,7 +103,12 @@ pub fn serve_public(
 struct Gate {
     app: Arc<App>,
     connections: Arc<Connections>,
-    arrivals: mpsc::Sender<Arrival>,
+    /// Browsers that have come since the last look.
+    arrivals: Vec<Arrival>,
+    /// Queries for rows that take a while.
+    reading: TaskTracker,
+    reading_places: Arc<Semaphore>,
+    runtime: Handle,
     poll: Poll,
     listener: TcpListener,
     /// Connections whose first request has not arrived whole.
@@ -98,8 +116,10 @@ struct Gate {
     /// When their time is up, in order, by slot and serial number.
     deadlines: VecDeque<(Stopwatch, usize, u64)>,
     next_serial: u64,
-    /// The system had no socket to give: ask again.
+    /// There may be somebody to accept.
     is_to_accept: bool,
+    /// The system has no socket to give: ask again, but not at once.
+    is_out_of_sockets: bool,
     shutdown: Shutdown,
 }
 
@@ -136,25 +156,35 @@ enum Request {
 
 impl Gate {
     fn run(mut self) {
+        let runtime = self.runtime.clone();
+        let _within = runtime.enter();
         let mut events = Events::with_capacity(EVENTS);
         let mut scratch = vec![0; MAX_HEAD_BYTES];
+        let mut accepted = Vec::new();
         while !self.shutdown.is_closing() {
             // An interrupted poll comes with no events.
-            drop(self.poll.poll(&mut events, self.patience()));
+            let patience = self.patience();
+            drop(self.poll.poll(&mut events, patience));
             self.is_to_accept |= events.iter().any(|event| event.token() == LISTENER);
             if self.is_to_accept {
-                self.accept(&mut scratch);
+                self.accept(&mut accepted);
             }
             for event in events.iter().filter(|event| event.token() != LISTENER && event.token() != WAKE) {
                 self.read_on(event.token().0, &mut scratch);
             }
+            // Those who came first have had the most time to send their request.
+            for head in accepted.drain(..) {
+                self.begin(head, &mut scratch);
+            }
+            self.admit();
             self.time_out();
         }
     }
 
-    fn patience(&self) -> Option<Duration> {
+    fn patience(&mut self) -> Option<Duration> {
         if self.is_to_accept {
-            return Some(Duration::from_millis(ACCEPT_RETRY_MILLIS.into()));
+            let pause = if std::mem::take(&mut self.is_out_of_sockets) { ACCEPT_RETRY_MILLIS } else { 0 };
+            return Some(Duration::from_millis(pause.into()));
         }
         let (since, ..) = self.deadlines.front()?;
         Some(self.header_time().saturating_sub(since.elapsed()) + Duration::from_millis(1))
@@ -164,18 +194,14 @@ impl Gate {
         Duration::from_secs(self.app.limits.header_seconds.into())
     }
 
-    /// Accepts all who are there. Whoever has sent a request is served at once.
-    fn accept(&mut self, scratch: &mut [u8]) {
+    /// Accepts those who are there: up to as many as may be served in one go.
+    fn accept(&mut self, accepted: &mut Vec<Head>) {
         self.is_to_accept = true;
-        loop {
+        while accepted.len() < MAX_BATCH {
             match self.listener.accept() {
                 Ok((socket, peer)) => {
                     self.next_serial += 1;
-                    let mut head = Head { socket, peer, bytes: Vec::new(), serial: self.next_serial };
-                    match head.read(scratch, &self.app.origins) {
-                        Request::Unfinished => self.wait_for(head),
-                        request => self.pass_on(head, request),
-                    }
+                    accepted.push(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_to_accept = false;
@@ -184,9 +210,18 @@ impl Gate {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     warn!(event = "accept failed", %error);
+                    self.is_out_of_sockets = true;
                     return;
                 }
             }
+        }
+    }
+
+    /// Whoever has sent a request is served at once.
+    fn begin(&mut self, mut head: Head, scratch: &mut [u8]) {
+        match head.read(scratch, &self.app.origins) {
+            Request::Unfinished => self.wait_for(head),
+            request => self.pass_on(head, request),
         }
     }
 
@@ -210,7 +245,7 @@ impl Gate {
         }
     }
 
-    fn pass_on(&self, head: Head, request: Request) {
+    fn pass_on(&mut self, head: Head, request: Request) {
         match request {
             Request::Upgrade { head_bytes, handshake, id } => self.let_in(head, head_bytes, handshake, &id),
             Request::Other | Request::Unfinished => self.hand_over(head),
@@ -218,7 +253,7 @@ impl Gate {
         }
     }
 
-    fn let_in(&self, head: Head, head_bytes: usize, handshake: Handshake, id: &SessionId) {
+    fn let_in(&mut self, head: Head, head_bytes: usize, handshake: Handshake, id: &SessionId) {
         let since = Stopwatch::start();
         let key = id.key();
         // Whoever must wait for its own receipt, or comes while the server stops, is a matter for the long way.
@@ -226,11 +261,37 @@ impl Gate {
         match registration {
             Some(registration) => {
                 let Head { socket, peer, bytes, .. } = head;
-                let arrival = Arrival { socket, peer, bytes, head_bytes, handshake, registration, since };
-                // If the store is slower than those who come, they wait in front of the door.
-                drop(self.arrivals.blocking_send(arrival));
+                self.arrivals.push(Arrival { socket, peer, bytes, head_bytes, handshake, registration, since });
             }
             None => self.hand_over(head),
+        }
+    }
+
+    /// Reads the rows of those who have arrived, many in one query, and lets them wait.
+    fn admit(&mut self) {
+        while !self.arrivals.is_empty() {
+            let count = self.arrivals.len().min(MAX_BATCH);
+            let batch: Vec<_> = self.arrivals.drain(..count).collect();
+            let (app, connections) = (self.app.clone(), self.connections.clone());
+            let mut reading = Box::pin(async move {
+                let keys: Vec<_> = batch.iter().map(|arrival| arrival.registration.key()).collect();
+                let read = app.logins.current_of_all(&keys).await;
+                for arrival in batch {
+                    arrival.be_answered(&app, &connections, &read);
+                }
+            });
+            // A store that need not be waited for has them answered here and now.
+            if reading.as_mut().now_or_never().is_some() {
+                continue;
+            }
+            // If it is slower than those who come, they wait in front of the door.
+            if let Ok(place) = self.runtime.block_on(self.reading_places.clone().acquire_owned()) {
+                let reading = async move {
+                    reading.await;
+                    drop(place);
+                };
+                self.reading.spawn_on(reading, &self.runtime);
+            }
         }
     }
 
@@ -311,25 +372,19 @@ fn has_end(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
-/// Reads the rows of those who arrive, many in one query, and lets them wait.
-async fn admit(app: Arc<App>, connections: Arc<Connections>, mut arriving: mpsc::Receiver<Arrival>) {
-    let mut batch = Vec::new();
-    while arriving.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let keys: Vec<_> = batch.iter().map(|arrival: &Arrival| arrival.registration.key()).collect();
-        let read = app.logins.current_of_all(&keys).await;
-        for arrival in batch.drain(..) {
-            match &read {
-                Ok(found) => match found.get(&arrival.registration.key()) {
-                    Some((session, read_at)) => arrival.open(&app, session, *read_at),
-                    None => arrival.refuse(&connections, Refused::NotFound),
-                },
-                Err(error) => arrival.refuse(&connections, Refused::Unread(error.clone())),
-            }
-        }
-    }
-}
+type Rows = Result<HashMap<SessionKey, (Session, Timestamp)>, Arc<StoreError>>;
 
 impl Arrival {
+    fn be_answered(self, app: &App, connections: &Connections, rows: &Rows) {
+        match rows {
+            Ok(found) => match found.get(&self.registration.key()) {
+                Some((session, read_at)) => self.open(app, session, *read_at),
+                None => self.refuse(connections, Refused::NotFound),
+            },
+            Err(error) => self.refuse(connections, Refused::Unread(error.clone())),
+        }
+    }
+
     fn open(mut self, app: &App, session: &Session, read_at: Timestamp) {
         let mut answer = Vec::with_capacity(512);
         answer.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");

@@ -10,6 +10,8 @@
 mod message;
 mod parking;
 mod registry;
+#[cfg(test)]
+mod registry_test;
 mod settle;
 mod waiting;
 mod wheel;
@@ -267,9 +269,12 @@ impl Hub {
         self.tell(places, session, as_of, Some(since));
     }
 
-    /// Somewhere in the first interval: those who come together are not to be asked together ever after.
-    fn first_beat(&self, now: Tick) -> Tick {
-        now.plus_millis(u64::from(random::below(self.heartbeat_seconds * 1000)) + 1)
+    /// Somewhere in the first interval, as the key has it: those who come together are not to be asked together ever
+    /// after.
+    fn first_beat(&self, key: SessionKey, now: Tick) -> Tick {
+        let [a, b, c, d, ..] = key.0;
+        let interval_millis = u64::from(self.heartbeat_seconds) * 1000;
+        now.plus_millis(u64::from(u32::from_le_bytes([a, b, c, d])) % interval_millis + 1)
     }
 
     async fn until(&self, is_so: impl Fn() -> bool) {
@@ -355,7 +360,7 @@ impl Registration {
                 early: &mut connection.early,
                 acknowledges: connection.acknowledges,
                 expiry: hub.epoch.tick_at(session.expires_at),
-                first_beat: hub.first_beat(turn.now),
+                first_beat: hub.first_beat(session.key, turn.now),
                 metrics: hub.logins.metrics.clone(),
             };
             let (step, missed_change) = waiting.open(opening, message.as_ref(), turn);

@@ -234,7 +234,7 @@ async fn the_store_is_not_asked_while_browsers_wait_and_once_for_all_that_are_du
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn browsers_that_return_all_at_once_share_their_queries() {
+async fn those_who_ask_at_once_share_a_query_and_its_failure() {
     let server = Server::start().await;
     let mut keys = Vec::new();
     for _ in 0..300 {

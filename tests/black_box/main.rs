@@ -5,9 +5,9 @@ mod harness;
 
 mod architecture;
 mod browser_page;
-
 mod crash;
 mod endings;
+mod heads;
 mod login;
 mod origins;
 mod outage;
