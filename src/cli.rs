@@ -91,7 +91,7 @@ struct LoadFlags {
     /// The phone's app token [default: one signed with app_auth.hmac_secret]
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
-    /// The server's process, to measure its memory
+    /// The server's process, to measure its memory and processor time
     #[arg(long, value_name = "ID")]
     pid: Option<u32>,
     /// Print JSON instead of a table

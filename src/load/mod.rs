@@ -5,8 +5,8 @@
 
 mod api;
 mod browser;
-mod memory;
 mod report;
+mod usage;
 
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,9 @@ use crate::clock::Clock;
 use crate::metrics::Stopwatch;
 use api::{Api, Target};
 use browser::Browser;
-use memory::Memory;
+
+use report::Course;
+use usage::Usage;
 
 pub use report::Report;
 
@@ -57,7 +59,7 @@ pub struct Plan {
     pub sources: Vec<IpAddr>,
     /// The app token of the phone.
     pub app_token: String,
-    /// The server's process, if it is on this machine and its memory is to be measured.
+    /// The server's process, if it is on this machine and its memory and processor time are to be measured.
     pub pid: Option<u32>,
 }
 
@@ -123,33 +125,34 @@ impl Shared {
 /// The plan cannot be carried out. What goes wrong on the way is in the report.
 pub async fn run(plan: &Plan) -> Result<Report, LoadError> {
     let target = Arc::new(target(plan).await?);
-    let limit = memory::open_files_limit();
+    let limit = usage::open_files_limit();
     if plan.browsers as u64 + SPARE_FILES + u64::from(plan.logins_per_second.min(200)) > limit {
         return Err(LoadError::Files { wanted: plan.browsers, limit });
     }
     let shared = Shared { tally: Arc::default(), goodbye: CancellationToken::new(), clock: Clock::system() };
-    let measured = |pid| Memory::of(pid).map_err(LoadError::Process);
-    let before = plan.pid.map(measured).transpose()?;
+    let look = || plan.pid.map(|pid| Usage::of(pid).map_err(LoadError::Process)).transpose();
 
+    let mut course = Course { start: look()?, ..Course::default() };
     let ids = generate(plan, &target).await?;
     let mut waiting = JoinSet::new();
-    let mut memory = vec![(0, before)];
-    let mut handshake_time = Duration::ZERO;
     let bar = bar(plan.browsers as u64, "opening");
     // In three parts, so that what a browser costs can be told from what a first browser costs.
-    let parts = ids.chunks(plan.browsers.div_ceil(3).max(1));
-    for part in parts {
-        let started = Stopwatch::start();
+    for part in ids.chunks(plan.browsers.div_ceil(3).max(1)) {
+        let (before, started) = (look()?, Stopwatch::start());
         open(plan, part, &target, &shared, &mut waiting, &bar).await;
-        handshake_time += started.elapsed();
-        memory.push((waiting.len(), plan.pid.map(measured).transpose()?));
+        course.opened.push(report::Part {
+            browsers: waiting.len() as u64,
+            time: started.elapsed(),
+            before,
+            after: look()?,
+        });
     }
     bar.finish_and_clear();
-    let opened = waiting.len() as u64;
-    let failed = plan.browsers as u64 - opened;
 
+    let (before, started) = (look()?, Stopwatch::start());
     log_in(plan, &target, &shared).await;
-    let after = plan.pid.map(measured).transpose()?;
+    course.logins =
+        Some(report::Part { browsers: waiting.len() as u64, time: started.elapsed(), before, after: look()? });
 
     shared.goodbye.cancel();
     let all_gone = async { while waiting.join_next().await.is_some() {} };
@@ -157,7 +160,7 @@ pub async fn run(plan: &Plan) -> Result<Report, LoadError> {
         shared.note_error(&"some browsers could not say goodbye");
     }
     let tally = std::mem::take(&mut *shared.tally.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Report::new(plan, opened, failed, handshake_time, &memory, after.as_ref(), tally))
+    Ok(Report::new(plan, &course, tally))
 }
 
 async fn target(plan: &Plan) -> Result<Target, LoadError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::memory::Memory;
+use super::usage::Usage;
 use super::{Plan, Tally};
 
 /// See the module. Times are in microseconds, memory in bytes.
@@ -32,7 +32,7 @@ pub struct Report {
     /// What went wrong, and how often.
     pub errors: BTreeMap<String, u64>,
     /// Of the server, if its process was named.
-    pub memory: Option<MemoryReport>,
+    pub server: Option<ServerReport>,
 }
 
 /// Of a distribution.
@@ -48,50 +48,84 @@ pub struct Percentiles {
     pub max: u64,
 }
 
-/// What the server held, in bytes.
+/// What the server held and used.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct MemoryReport {
+pub struct ServerReport {
     /// Resident before the first browser.
     pub resident_before: u64,
     /// Resident with all browsers waiting.
     pub resident_waiting: u64,
     /// Resident after the logins.
     pub resident_after: u64,
+    /// For each browser of the second third.
+    pub per_browser_of_second_third: u64,
+    /// For each browser of the last third.
+    pub per_browser_of_last_third: u64,
     /// For each browser after the first third.
     pub per_browser: u64,
     /// The same, with the kernel's memory for the server's end of the connection: half of what the machine's kernel
     /// took, where the browsers are on the same machine.
     pub per_browser_with_kernel: u64,
+    /// Processor time, the kernel's for the server included.
+    pub micros_per_handshake: f64,
+    /// Processor time, if there were logins.
+    pub micros_per_login: Option<f64>,
+    /// Processor time while all wait, in percent of one processor, if there were no logins.
+    pub idle_percent: Option<f64>,
+}
+
+/// Some of what was done, and what the server had used before and after.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// That wait by then.
+    pub(super) browsers: u64,
+    pub(super) time: Duration,
+    pub(super) before: Option<Usage>,
+    pub(super) after: Option<Usage>,
+}
+
+/// All that was done.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    pub(super) start: Option<Usage>,
+    /// In three parts.
+    pub(super) opened: Vec<Part>,
+    pub(super) logins: Option<Part>,
 }
 
 impl Report {
-    pub(super) fn new(
-        plan: &Plan,
-        browsers: u64,
-        browsers_failed: u64,
-        handshake_time: Duration,
-        memory: &[(usize, Option<Memory>)],
-        after: Option<&Memory>,
-        tally: Tally,
-    ) -> Self {
+    pub(super) fn new(plan: &Plan, course: &Course, tally: Tally) -> Self {
+        let browsers = course.opened.last().map_or(0, |part| part.browsers);
         Self {
             browsers,
-            browsers_failed,
-            handshakes_per_second: rate(browsers, handshake_time),
+            browsers_failed: plan.browsers as u64 - browsers,
+            handshakes_per_second: rounded(browsers, course.opened.iter().map(|part| part.time).sum()),
             logins: tally.confirmed,
             logins_per_second_wanted: plan.logins_per_second,
             lost: tally.lost,
             push_micros: percentiles(&tally.push),
+            server: server_report(course, tally.confirmed),
             closed: tally.closed,
             errors: tally.errors,
-            memory: memory_report(memory, after),
         }
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a load test")]
-fn rate(count: u64, time: Duration) -> f64 {
+fn rounded(count: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { (count as f64 / time.as_secs_f64()).round() }
+}
+
+/// To a tenth.
+#[expect(clippy::cast_precision_loss, reason = "times of a load test")]
+fn micros_for_each(nanos: u64, count: u64) -> f64 {
+    (nanos as f64 / 100.0 / count.max(1) as f64).round() / 10.0
+}
+
+/// To a hundredth.
+#[expect(clippy::cast_precision_loss, reason = "times of a load test")]
+fn percent(nanos: u64, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { (nanos as f64 / time.as_nanos() as f64 * 10_000.0).round() / 100.0 }
 }
 
 pub(super) fn micros(time: Duration) -> u64 {
@@ -107,21 +141,32 @@ fn percentiles(values: &[u64]) -> Option<Percentiles> {
     (!values.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: histogram.max() })
 }
 
-fn memory_report(memory: &[(usize, Option<Memory>)], after: Option<&Memory>) -> Option<MemoryReport> {
-    let (_, before) = memory.first()?;
-    let (first_count, first) = memory.get(1)?;
-    let (last_count, last) = memory.last()?;
-    let (before, first, last) = (before.as_ref()?, first.as_ref()?, last.as_ref()?);
-    let browsers = (last_count - first_count).max(1) as u64;
-    let resident = last.resident.saturating_sub(first.resident);
-    let kernel = last.kernel.saturating_sub(first.kernel) / 2;
-    Some(MemoryReport {
-        resident_before: before.resident * 1024,
-        resident_waiting: last.resident * 1024,
-        resident_after: after?.resident * 1024,
-        per_browser: resident * 1024 / browsers,
-        per_browser_with_kernel: (resident + kernel) * 1024 / browsers,
+fn server_report(course: &Course, logins: u64) -> Option<ServerReport> {
+    let [first, .., last] = &course.opened[..] else { return None };
+    let second = course.opened.get(1)?;
+    let per_browser = |from: &Part, to: &Part| {
+        let grown = to.after?.resident.saturating_sub(from.after?.resident);
+        Some(grown * 1024 / (to.browsers - from.browsers).max(1))
+    };
+    let kernel = last.after?.kernel.saturating_sub(first.after?.kernel) / 2;
+    let opening_nanos: u64 = course.opened.iter().filter_map(used_nanos).sum();
+    let after = course.logins.as_ref()?;
+    Some(ServerReport {
+        resident_before: course.start?.resident * 1024,
+        resident_waiting: last.after?.resident * 1024,
+        resident_after: after.after?.resident * 1024,
+        per_browser_of_second_third: per_browser(first, second)?,
+        per_browser_of_last_third: per_browser(second, last)?,
+        per_browser: per_browser(first, last)?,
+        per_browser_with_kernel: per_browser(first, last)? + kernel * 1024 / (last.browsers - first.browsers).max(1),
+        micros_per_handshake: micros_for_each(opening_nanos, last.browsers),
+        micros_per_login: if logins > 0 { Some(micros_for_each(used_nanos(after)?, logins)) } else { None },
+        idle_percent: if logins > 0 { None } else { Some(percent(used_nanos(after)?, after.time)) },
     })
+}
+
+fn used_nanos(part: &Part) -> Option<u64> {
+    Some(part.after?.cpu_nanos.saturating_sub(part.before?.cpu_nanos))
 }
 
 impl fmt::Display for Report {
@@ -146,13 +191,20 @@ impl fmt::Display for Report {
         for (error, count) in &self.errors {
             row(error, count)?;
         }
-        if let Some(memory) = self.memory {
+        if let Some(server) = self.server {
             let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes & 0xF_FFFF) * 10) >> 20);
-            row("server's memory before", &mib(memory.resident_before))?;
-            row("server's memory, all waiting", &mib(memory.resident_waiting))?;
-            row("server's memory after the logins", &mib(memory.resident_after))?;
-            row("for each browser", &format!("{} B", memory.per_browser))?;
-            row("for each browser, with the kernel", &format!("{} B", memory.per_browser_with_kernel))?;
+            row("server's memory before", &mib(server.resident_before))?;
+            row("server's memory, all waiting", &mib(server.resident_waiting))?;
+            row("server's memory after the logins", &mib(server.resident_after))?;
+            row("for each browser", &format!("{} B", server.per_browser))?;
+            row("for each browser, with the kernel", &format!("{} B", server.per_browser_with_kernel))?;
+            row("server's CPU for a handshake", &format!("{} µs", server.micros_per_handshake))?;
+            if let Some(micros) = server.micros_per_login {
+                row("server's CPU for a login", &format!("{micros} µs"))?;
+            }
+            if let Some(idle) = server.idle_percent {
+                row("server's CPU while all wait", &format!("{idle} %"))?;
+            }
         }
         Ok(())
     }

@@ -119,6 +119,7 @@ async fn requests_that_come_all_at_once_are_served_in_order_and_the_upgrade_last
     let mut frames = [raw.frame().await, raw.frame().await];
     frames.sort();
     assert_eq!(frames, [(0x81, PENDING.as_bytes().to_vec()), (0x8A, b"early".to_vec())]);
+    drop(raw);
     server.stop().await;
 }
 
@@ -139,6 +140,7 @@ async fn a_head_may_come_byte_by_byte_or_in_two_halves() {
         raws.push(raw);
     }
     server.until_active(3).await;
+    drop(raws);
     server.stop().await;
 }
 
@@ -154,7 +156,7 @@ async fn a_frame_in_the_same_packet_as_the_request_is_heard() {
 
     // Half a frame, too; its other half comes later.
     let session = server.generate().await;
-    let mut raw = Raw::connect(&server).await;
+    raw = Raw::connect(&server).await;
     let ping = masked(0x89, b"in two");
     raw.send([upgrade(&session.ws_path).as_bytes(), &ping[..8]].concat()).await;
     assert!(raw.head().await.starts_with("http/1.1 101 "));
@@ -165,12 +167,13 @@ async fn a_frame_in_the_same_packet_as_the_request_is_heard() {
     // A Close is heard before anything is told; the browser is gone.
     let session = server.generate().await;
     server.phone("ann").confirm(&session).await;
-    let mut raw = Raw::connect(&server).await;
+    raw = Raw::connect(&server).await;
     raw.send([upgrade(&session.ws_path).as_bytes(), &masked(0x88, &1000_u16.to_be_bytes())].concat()).await;
     assert!(raw.head().await.starts_with("http/1.1 101 "));
     assert_eq!(raw.frame().await, (0x88, 1000_u16.to_be_bytes().to_vec()));
     assert_eq!(raw.rest().await, b"");
     assert!(server.status(&session).await.body["web_token"].is_string(), "a Close before the token is no receipt");
+    drop(raw);
     server.stop().await;
 }
 
@@ -214,7 +217,7 @@ async fn a_head_that_never_ends_is_refused() {
     assert_eq!(raw.status().await, 431);
 
     // It has too many fields for one browser, and is none the less in order.
-    let mut raw = Raw::connect(&server).await;
+    raw = Raw::connect(&server).await;
     raw.send(format!("{beginning}{}\r\n\r\n", "\r\nX-Filler: x".repeat(70))).await;
     assert!(raw.head().await.starts_with("http/1.1 101 "));
 
@@ -229,6 +232,7 @@ async fn a_head_that_never_ends_is_refused() {
         let rest = String::from_utf8(raw.rest().await).unwrap();
         assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408 ") && rest.contains("request_timeout"), "{rest}");
     }
+    drop(raw);
     server.stop().await;
 }
 
@@ -321,5 +325,6 @@ async fn browsers_that_return_all_at_once_share_their_queries() {
     server.until_active(300).await;
     let queries = server.store.reads.load(SeqCst) - before;
     assert!(queries <= 16, "{queries} queries for 300 browsers");
+    drop(raws);
     server.stop().await;
 }

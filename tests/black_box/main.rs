@@ -8,6 +8,7 @@ mod browser_page;
 mod crash;
 mod endings;
 mod heads;
+mod load;
 mod login;
 mod origins;
 mod outage;
