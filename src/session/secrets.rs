@@ -97,7 +97,13 @@ pub struct SessionKey(pub [u8; 32]);
 
 impl fmt::Display for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = self.0[..6].iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        let mut text = [0; 12];
+        for (place, digit) in text.iter_mut().zip(digits) {
+            *place = DIGITS[usize::from(digit)];
+        }
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

@@ -13,7 +13,7 @@ const MAX_PENDING_BYTES: usize = 4 * 1024 * 1024;
 /// What is kept of the buffer from one writing to the next.
 const KEPT_BYTES: usize = 64 * 1024;
 /// Lines that come within this time of the first are written with it.
-const GATHERING: Duration = Duration::from_millis(5);
+const GATHERING: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 struct Pending {
