@@ -177,7 +177,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         metrics,
         changes: changes.clone(),
     });
-    let (hub, parking) = Hub::new(logins.clone(), settings.session.heartbeat_seconds).map_err(StartError::Threads)?;
+    let hub = Hub::start(logins.clone(), settings.session.heartbeat_seconds).map_err(StartError::Threads)?;
     let listener: Weak<Hub> = Arc::downgrade(&hub);
     logins.bus.listen(listener);
     let app = App::new(&settings, logins.clone(), hub.clone(), app_auth, shutdown.clone(), upgrades.clone(), demo);
@@ -201,7 +201,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         ops_shutdown.clone(),
     );
     let ops = tokio::spawn(ops);
-    let public = http::serve_public(listeners.public, http::routes(app.clone()), app, parking, shutdown.clone());
+    let public = http::serve_public(listeners.public, http::routes(app.clone()), app, shutdown.clone());
     let public = tokio::spawn(public.map_err(StartError::Threads)?);
 
     shutdown.asked().await;

@@ -1,4 +1,4 @@
-//! The public port: accepts connections and reads their first request, on the thread that watches those who wait.
+//! The public port: a thread that accepts connections and reads their first request.
 //!
 //! What it knows is one request, `GET /v1/ws/qr/{session_id}` as a browser sends it. That it answers itself, for a
 //! fraction of what a general HTTP server takes, and without anything being kept for the connection. Every other
@@ -15,8 +15,8 @@ use axum::Router;
 use axum::http::Version;
 use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use futures_util::FutureExt as _;
-use mio::Interest;
 use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
@@ -29,14 +29,15 @@ use super::problem::ApiError;
 use super::server::{ACCEPT_RETRY_MILLIS, Accepted, Connections, MAX_HEAD_BYTES, is_of_one_connection};
 use super::socket::Refused;
 use super::upgrade::{Fields as _, Handshake};
-use crate::hub::{Connection, Guest, Parking, Registration, guest_token};
+use crate::hub::{Connection, Registration};
 use crate::metrics::Stopwatch;
 use crate::session::{Session, SessionId, SessionKey, Timestamp};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 
-/// Among the numbers of the sockets, which count from 0.
-const LISTENER: usize = 1 << 32;
+const LISTENER: Token = Token(usize::MAX);
+const WAKE: Token = Token(usize::MAX - 1);
+const EVENTS: usize = 1024;
 /// More fields than this are left to hyper.
 const MAX_FIELDS: usize = 64;
 /// What a request for a WebSocket begins with.
@@ -56,40 +57,43 @@ pub fn serve_public(
     listener: std::net::TcpListener,
     routes: Router,
     app: Arc<App>,
-    parking: Parking,
     shutdown: Shutdown,
 ) -> io::Result<impl Future<Output = ()> + Send> {
     let connections = Arc::new(Connections::new(routes, app.limits.header_seconds, shutdown.clone()));
-    let watched = Arc::new(parking.registry()?);
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKE)?;
     listener.set_nonblocking(true)?;
     // Inherited by the connections: a push is one small write, which is not to wait for more.
     socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
     let mut listener = TcpListener::from_std(listener);
-    watched.register(&mut listener, guest_token(LISTENER), Interest::READABLE)?;
-    let (closed, is_closed) = oneshot::channel();
-    let reading = TaskTracker::new();
-    parking.start(Gate {
-        app: app.clone(),
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let gate = Gate {
+        app,
         connections: connections.clone(),
         arrivals: Vec::new(),
-        reading: reading.clone(),
+        reading: TaskTracker::new(),
         reading_places: Arc::new(Semaphore::new(MAX_BATCHES)),
         runtime: Handle::current(),
-        watched,
-        listener: Some((listener, closed)),
-        accepted: Vec::new(),
-        scratch: vec![0; MAX_HEAD_BYTES].into(),
+        poll,
+        listener,
         heads: Slab::new(),
         deadlines: VecDeque::new(),
         next_serial: 0,
         is_to_accept: false,
         is_out_of_sockets: false,
         shutdown: shutdown.clone(),
-    })?;
+    };
+    let reading = gate.reading.clone();
+    let (gone, is_gone) = oneshot::channel();
+    let run = move || {
+        gate.run();
+        let _ = gone.send(());
+    };
+    std::thread::Builder::new().name("qrlogin-gate".to_owned()).spawn(run)?;
     Ok(async move {
         shutdown.closing().await;
-        app.hub.wake();
-        drop(is_closed.await);
+        drop(waker.wake());
+        drop(is_gone.await);
         reading.close();
         reading.wait().await;
         connections.ended().await;
@@ -105,12 +109,8 @@ struct Gate {
     reading: TaskTracker,
     reading_places: Arc<Semaphore>,
     runtime: Handle,
-    watched: Arc<mio::Registry>,
-    /// Until it is closed, and said to be.
-    listener: Option<(TcpListener, oneshot::Sender<()>)>,
-    /// Connections of which nothing has been read.
-    accepted: Vec<Head>,
-    scratch: Box<[u8]>,
+    poll: Poll,
+    listener: TcpListener,
     /// Connections whose first request has not arrived whole.
     heads: Slab<Head>,
     /// When their time is up, in order, by slot and serial number.
@@ -123,19 +123,19 @@ struct Gate {
     shutdown: Shutdown,
 }
 
-/// A connection, and what has been read of it.
 struct Head {
     socket: TcpStream,
     peer: SocketAddr,
     bytes: Vec<u8>,
     serial: u64,
-    is_watched: bool,
 }
 
 /// A browser whose handshake is in order, and whose row is to be read.
 struct Arrival {
-    head: Head,
-    /// So much of what has been read is the request's head.
+    socket: TcpStream,
+    peer: SocketAddr,
+    /// All that has been read, of which the head is this much.
+    bytes: Vec<u8>,
     head_bytes: usize,
     handshake: Handshake,
     registration: Registration,
@@ -154,36 +154,30 @@ enum Request {
     None,
 }
 
-impl Guest for Gate {
-    fn ready(&mut self, number: usize) {
-        if number == LISTENER { self.is_to_accept = true } else { self.read_on(number) }
-    }
-
-    fn take_turn(&mut self) -> Option<Duration> {
-        if self.shutdown.is_closing() {
-            self.close();
-            return None;
-        }
-        if self.is_to_accept {
-            self.accept();
-        }
-        // Those who came first have had the most time to send their request.
-        let mut accepted = std::mem::take(&mut self.accepted);
-        accepted.drain(..).for_each(|head| self.begin(head));
-        self.accepted = accepted;
-        self.admit();
-        self.time_out();
-        self.patience()
-    }
-}
-
 impl Gate {
-    /// Whoever has not sent a whole request by now is let go of.
-    fn close(&mut self) {
-        if let Some((listener, closed)) = self.listener.take() {
-            drop(listener);
-            self.heads.clear();
-            let _ = closed.send(());
+    fn run(mut self) {
+        let runtime = self.runtime.clone();
+        let _within = runtime.enter();
+        let mut events = Events::with_capacity(EVENTS);
+        let mut scratch = vec![0; MAX_HEAD_BYTES];
+        let mut accepted = Vec::new();
+        while !self.shutdown.is_closing() {
+            // An interrupted poll comes with no events.
+            let patience = self.patience();
+            drop(self.poll.poll(&mut events, patience));
+            self.is_to_accept |= events.iter().any(|event| event.token() == LISTENER);
+            if self.is_to_accept {
+                self.accept(&mut accepted);
+            }
+            for event in events.iter().filter(|event| event.token() != LISTENER && event.token() != WAKE) {
+                self.read_on(event.token().0, &mut scratch);
+            }
+            // Those who came first have had the most time to send their request.
+            for head in accepted.drain(..) {
+                self.begin(head, &mut scratch);
+            }
+            self.admit();
+            self.time_out();
         }
     }
 
@@ -201,19 +195,13 @@ impl Gate {
     }
 
     /// Accepts those who are there: up to as many as may be served in one go.
-    fn accept(&mut self) {
-        let Some((listener, _)) = &self.listener else { return };
-        while self.accepted.len() < MAX_BATCH {
-            match listener.accept() {
+    fn accept(&mut self, accepted: &mut Vec<Head>) {
+        self.is_to_accept = true;
+        while accepted.len() < MAX_BATCH {
+            match self.listener.accept() {
                 Ok((socket, peer)) => {
                     self.next_serial += 1;
-                    self.accepted.push(Head {
-                        socket,
-                        peer,
-                        bytes: Vec::new(),
-                        serial: self.next_serial,
-                        is_watched: false,
-                    });
+                    accepted.push(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_to_accept = false;
@@ -230,8 +218,8 @@ impl Gate {
     }
 
     /// Whoever has sent a request is served at once.
-    fn begin(&mut self, mut head: Head) {
-        match head.read(&mut self.scratch, &self.app.origins) {
+    fn begin(&mut self, mut head: Head, scratch: &mut [u8]) {
+        match head.read(scratch, &self.app.origins) {
             Request::Unfinished => self.wait_for(head),
             request => self.pass_on(head, request),
         }
@@ -239,19 +227,19 @@ impl Gate {
 
     fn wait_for(&mut self, mut head: Head) {
         let slot = self.heads.vacant_key();
-        if self.watched.register(&mut head.socket, guest_token(slot), Interest::READABLE).is_ok() {
-            head.is_watched = true;
+        if self.poll.registry().register(&mut head.socket, Token(slot), Interest::READABLE).is_ok() {
             self.deadlines.push_back((Stopwatch::start(), slot, head.serial));
             self.heads.insert(head);
         }
     }
 
-    fn read_on(&mut self, slot: usize) {
+    fn read_on(&mut self, slot: usize, scratch: &mut [u8]) {
         let Some(head) = self.heads.get_mut(slot) else { return };
-        match head.read(&mut self.scratch, &self.app.origins) {
+        match head.read(scratch, &self.app.origins) {
             Request::Unfinished => {}
             request => {
-                let head = self.heads.remove(slot);
+                let mut head = self.heads.remove(slot);
+                drop(self.poll.registry().deregister(&mut head.socket));
                 self.pass_on(head, request);
             }
         }
@@ -272,7 +260,8 @@ impl Gate {
         let registration = if self.app.hub.awaits_receipt(key) { None } else { self.app.hub.register(key).ok() };
         match registration {
             Some(registration) => {
-                self.arrivals.push(Arrival { head, head_bytes, handshake, registration, since });
+                let Head { socket, peer, bytes, .. } = head;
+                self.arrivals.push(Arrival { socket, peer, bytes, head_bytes, handshake, registration, since });
             }
             None => self.hand_over(head),
         }
@@ -283,12 +272,12 @@ impl Gate {
         while !self.arrivals.is_empty() {
             let count = self.arrivals.len().min(MAX_BATCH);
             let batch: Vec<_> = self.arrivals.drain(..count).collect();
-            let (app, connections, watched) = (self.app.clone(), self.connections.clone(), self.watched.clone());
+            let (app, connections) = (self.app.clone(), self.connections.clone());
             let mut reading = Box::pin(async move {
                 let keys: Vec<_> = batch.iter().map(|arrival| arrival.registration.key()).collect();
                 let read = app.logins.current_of_all(&keys).await;
                 for arrival in batch {
-                    arrival.be_answered(&app, &watched, &connections, &read);
+                    arrival.be_answered(&app, &connections, &read);
                 }
             });
             // A store that need not be waited for has them answered here and now.
@@ -307,7 +296,8 @@ impl Gate {
     }
 
     fn hand_over(&self, head: Head) {
-        self.connections.serve(head.leave(&self.watched, None));
+        let Head { socket, peer, bytes, .. } = head;
+        self.connections.serve(Accepted { stream: socket.into(), peer, beginning: bytes, refused: None });
     }
 
     /// Tells those whose request has not come in time.
@@ -328,14 +318,6 @@ impl Gate {
 }
 
 impl Head {
-    /// Leaves for hyper.
-    fn leave(mut self, watched: &mio::Registry, refused: Option<Refused>) -> Accepted {
-        if self.is_watched {
-            drop(watched.deregister(&mut self.socket));
-        }
-        Accepted { stream: self.socket.into(), peer: self.peer, beginning: self.bytes, refused }
-    }
-
     /// Reads what is there, until it is known what it is.
     fn read(&mut self, scratch: &mut [u8], origins: &OriginPolicy) -> Request {
         loop {
@@ -393,17 +375,17 @@ fn has_end(bytes: &[u8]) -> bool {
 type Rows = Result<HashMap<SessionKey, (Session, Timestamp)>, Arc<StoreError>>;
 
 impl Arrival {
-    fn be_answered(self, app: &App, watched: &mio::Registry, connections: &Connections, rows: &Rows) {
+    fn be_answered(self, app: &App, connections: &Connections, rows: &Rows) {
         match rows {
             Ok(found) => match found.get(&self.registration.key()) {
                 Some((session, read_at)) => self.open(app, session, *read_at),
-                None => self.refuse(watched, connections, Refused::NotFound),
+                None => self.refuse(connections, Refused::NotFound),
             },
-            Err(error) => self.refuse(watched, connections, Refused::Unread(error.clone())),
+            Err(error) => self.refuse(connections, Refused::Unread(error.clone())),
         }
     }
 
-    fn open(self, app: &App, session: &Session, read_at: Timestamp) {
+    fn open(mut self, app: &App, session: &Session, read_at: Timestamp) {
         let mut answer = Vec::with_capacity(512);
         answer.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
         for (name, value) in self.handshake.answer() {
@@ -412,10 +394,9 @@ impl Arrival {
             }
         }
         answer.extend_from_slice(b"\r\n");
-        let Head { socket, is_watched, mut bytes, .. } = self.head;
-        let early = bytes.split_off(self.head_bytes);
+        let early = self.bytes.split_off(self.head_bytes);
         let acknowledges = self.handshake.acknowledges;
-        let connection = Connection { socket, is_watched, answer, early, acknowledges };
+        let connection = Connection { socket: self.socket, answer, early, acknowledges };
         self.registration.open(connection, session, read_at);
         app.metrics.answered("GET", ROUTE, 101, self.since);
         debug!(
@@ -427,8 +408,13 @@ impl Arrival {
         );
     }
 
-    fn refuse(self, watched: &mio::Registry, connections: &Connections, refused: Refused) {
+    fn refuse(self, connections: &Connections, refused: Refused) {
         drop(self.registration);
-        connections.serve(self.head.leave(watched, Some(refused)));
+        connections.serve(Accepted {
+            stream: self.socket.into(),
+            peer: self.peer,
+            beginning: self.bytes,
+            refused: Some(refused),
+        });
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn open(
         let Ok(stream) = stream.into_std() else { return };
         let early = [&parts.read_buf[..], &unread].concat();
         let socket = mio::net::TcpStream::from_std(stream);
-        let connection = Connection { socket, is_watched: false, answer: Vec::new(), early, acknowledges };
+        let connection = Connection { socket, answer: Vec::new(), early, acknowledges };
         registration.open(connection, &session, read_at);
     });
     Ok(response)

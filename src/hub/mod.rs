@@ -39,7 +39,6 @@ use waiting::{Opening, Step, Turn, Waiting};
 use wheel::{Epoch, Tick, Wheel};
 
 pub use message::wire_frame;
-pub use parking::{Guest, Parking, guest_token};
 pub use registry::Closing;
 
 /// What the registry locks with.
@@ -77,11 +76,11 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub in which nobody waits, and what is to be started for it. To be called within the runtime that it is to use.
+    /// A hub in which nobody waits, and its thread. To be called within the runtime that it is to use.
     ///
     /// # Errors
-    /// The system gives us nothing to watch sockets with.
-    pub fn new(logins: Arc<Logins>, heartbeat_seconds: u32) -> io::Result<(Arc<Self>, Parking)> {
+    /// The system gives us no thread, or nothing to watch sockets with.
+    pub fn start(logins: Arc<Logins>, heartbeat_seconds: u32) -> io::Result<Arc<Self>> {
         let (poll, waker) = parking::prepare()?;
         let clock = logins.clock.clone();
         let hub = Arc::new(Self {
@@ -100,7 +99,8 @@ impl Hub {
             clock,
             logins,
         });
-        Ok((hub.clone(), Parking::new(poll, hub)))
+        parking::watch(hub.clone(), poll)?;
+        Ok(hub)
     }
 
     /// Enters a browser under its session's key, before its row is read: a change that comes between the two is not
@@ -146,15 +146,10 @@ impl Hub {
         self.until(|| self.registry.is_empty()).await;
     }
 
-    /// Has the guest of the hub's thread take a turn.
-    pub fn wake(&self) {
-        drop(self.waker.wake());
-    }
-
     /// Ends the hub's thread.
     pub fn stop(&self) {
         self.is_stopped.store(true, Ordering::Release);
-        self.wake();
+        drop(self.waker.wake());
     }
 
     /// Watches the deadlines, for as long as the program runs.
@@ -335,8 +330,6 @@ pub struct Registration {
 pub struct Connection {
     /// Nobody else's any more.
     pub socket: TcpStream,
-    /// It is registered with the hub's [`Parking`] already.
-    pub is_watched: bool,
     /// The answer to the handshake, if it has not been written.
     pub answer: Vec<u8>,
     /// What the browser said right behind its request.
@@ -363,7 +356,6 @@ impl Registration {
         hub.act(place, |waiting, turn| {
             let opening = Opening {
                 socket: connection.socket,
-                is_watched: connection.is_watched,
                 answer: connection.answer,
                 early: &mut connection.early,
                 acknowledges: connection.acknowledges,

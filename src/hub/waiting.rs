@@ -135,8 +135,6 @@ pub(super) struct Turn<'a> {
 /// How a connection comes up.
 pub(super) struct Opening<'a> {
     pub(super) socket: TcpStream,
-    /// Whether it is reported already, to somebody else.
-    pub(super) is_watched: bool,
     /// The answer to the handshake, if it has not been written.
     pub(super) answer: Vec<u8>,
     /// What the browser said right behind its request.
@@ -221,8 +219,7 @@ impl Waiting {
         self.phase = Phase::Waiting;
         let missed = self.aside.take().and_then(|aside| aside.missed);
         // Whatever arrives from here on is reported, and waits for the end of this turn.
-        let watch = if opening.is_watched { Watch::Reads } else { Watch::Begin };
-        if self.watch(watch, turn).is_err() {
+        if self.watch(Watch::Begin, turn).is_err() {
             return (self.end(CloseReason::Network), None);
         }
         (self.greet(opening.answer, opening.early, message, turn), missed)
