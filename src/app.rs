@@ -18,6 +18,7 @@ use crate::demo::Demo;
 use crate::http::{self, App};
 use crate::hub::Hub;
 use crate::login::{Logins, Policy};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::store::{BatchingReader, OpenError, SqliteStore, Store};
@@ -29,6 +30,8 @@ const STOP_SECONDS: u64 = 8;
 const BACKLOG: u32 = 4096;
 const SWEEP_SECONDS: u32 = 10;
 const TIDY_SECONDS: u32 = 1;
+/// Fewer than this hold nothing worth the trouble.
+const MANY_BROWSERS: i64 = 1000;
 
 /// Why the server does not start. Every text names the setting.
 #[derive(Debug, Error)]
@@ -174,7 +177,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         clock: clock.clone(),
         minter,
         policy: Policy { ttl_seconds: settings.session.ttl_seconds, claim_seconds: settings.session.claim_seconds },
-        metrics,
+        metrics: metrics.clone(),
         changes: changes.clone(),
     });
     let hub = Hub::start(logins.clone(), settings.session.heartbeat_seconds).map_err(StartError::Threads)?;
@@ -186,6 +189,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         tokio::spawn(hub.clone().run()),
         tokio::spawn(sweep(logins, clock.clone())),
         tokio::spawn(tidy(store.clone(), clock.clone())),
+        tokio::spawn(give_memory_back(metrics, clock.clone())),
     ];
     if let (Ok(public), Ok(ops)) = (listeners.public.local_addr(), listeners.ops.local_addr()) {
         info!(event = "listening", %public, %ops, public_url = settings.public_base());
@@ -253,6 +257,20 @@ async fn tidy(store: Arc<dyn Store>, clock: Clock) {
         clock.sleep_seconds(TIDY_SECONDS).await;
         if let Err(error) = store.tidy().await {
             warn!(event = "checkpoint failed", %error);
+        }
+    }
+}
+
+/// Once half of many browsers have gone, what they held is the system's again.
+async fn give_memory_back(metrics: Arc<Metrics>, clock: Clock) {
+    let mut most = 0;
+    loop {
+        clock.sleep_seconds(TIDY_SECONDS).await;
+        let active = metrics.active_connections();
+        most = most.max(active);
+        if most >= MANY_BROWSERS && active <= most / 2 {
+            drop(tokio::task::spawn_blocking(memory::give_back).await);
+            most = active;
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Settings
 use crate::demo::{Demo, USERS};
 use crate::files;
 use crate::load::{self, Plan};
+use crate::memory;
 use crate::shutdown::{self, Shutdown};
 use crate::store::SqliteStore;
 use crate::telemetry;
@@ -161,6 +162,7 @@ impl ConfigFlags {
 /// Does what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
+    memory::keep_together();
     let done = match Cli::parse().command {
         Command::Serve(flags) => serve(&flags),
         Command::Demo { lan, config } => demo(lan, &config),

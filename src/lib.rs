@@ -31,6 +31,7 @@ pub mod session;
 pub mod clock;
 pub mod config;
 pub mod files;
+pub mod memory;
 pub mod metrics;
 pub mod random;
 pub mod shutdown;

@@ -40,6 +40,8 @@ const WAKE: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 1024;
 /// More fields than this are left to hyper.
 const MAX_FIELDS: usize = 64;
+/// Deadlines that may lie about for nothing.
+const FORGOTTEN_AT_ONCE: usize = 1024;
 /// What a request for a WebSocket begins with.
 const BEGINNING: &[u8] = b"GET /v1/ws/qr/";
 const PATH: &str = "/v1/ws/qr/";
@@ -230,6 +232,16 @@ impl Gate {
         if self.poll.registry().register(&mut head.socket, Token(slot), Interest::READABLE).is_ok() {
             self.deadlines.push_back((Stopwatch::start(), slot, head.serial));
             self.heads.insert(head);
+            self.forget_past_deadlines();
+        }
+    }
+
+    /// Most requests come in time, and their deadlines are in nobody's way until there are more of them than of others.
+    fn forget_past_deadlines(&mut self) {
+        if self.deadlines.len() > 2 * self.heads.len() + FORGOTTEN_AT_ONCE {
+            let heads = &self.heads;
+            self.deadlines.retain(|(_, slot, serial)| heads.get(*slot).is_some_and(|head| head.serial == *serial));
+            self.deadlines.shrink_to(2 * self.heads.len() + FORGOTTEN_AT_ONCE);
         }
     }
 

@@ -28,7 +28,7 @@ use crate::session::{CodeKey, Session, SessionKey, Timestamp};
 const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/sqlite/0001_sessions.sql")];
 
 /// Pages that a connection keeps to itself, in KiB. What it does not keep, the system does.
-const CACHE_KIB: i64 = 256;
+const CACHE_KIB: i64 = 64;
 /// From this many pages (of 4 KiB) on, the write-ahead log is made to begin anew.
 const RESTART_PAGES: i64 = 4096;
 /// How long SQLite waits for a lock that another program holds.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Imports point downwards: `main → app → http → {login, hub} → {store, bus, token} → session`. A module may use those
 /// of lower layers, and itself. Those of layer 0 may be used by all but `session`.
-const LAYERS: [(&str, u8); 22] = [
+const LAYERS: [(&str, u8); 23] = [
     ("main", 9),
     ("cli", 8),
     ("app", 7),
@@ -25,6 +25,7 @@ const LAYERS: [(&str, u8); 22] = [
     ("session", 1),
     ("clock", 2),
     ("files", 2),
+    ("memory", 2),
     ("metrics", 2),
     ("random", 2),
     ("shutdown", 2),
