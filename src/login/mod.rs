@@ -12,6 +12,7 @@ mod tell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use thiserror::Error;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -137,14 +138,20 @@ impl Logins {
     /// Applies a transition to `found`, writes and announces it; if another change came first, applies it to what
     /// that left.
     ///
-    /// Runs as a task of its own: a phone that hangs up between the write and the announcement takes neither back.
+    /// If it takes a while, it runs as a task of its own: a phone that hangs up between the write and the announcement
+    /// takes neither back.
     async fn change(
         self: &Arc<Self>,
         found: Session,
         transition: impl Fn(&Session, Timestamp) -> Result<Step, Refusal> + Send + Sync + 'static,
     ) -> Result<Session, LoginError> {
         let logins = self.clone();
-        let change = self.changes.spawn(async move { logins.write_and_announce(found, transition).await });
+        let mut change = Box::pin(async move { logins.write_and_announce(found, transition).await });
+        // A store that need not be waited for has it done at once, and no other thread is woken for it.
+        if let Some(done) = change.as_mut().now_or_never() {
+            return done;
+        }
+        let change = self.changes.spawn(change);
         match change.await {
             Ok(result) => result,
             Err(failure) => std::panic::resume_unwind(failure.into_panic()),
