@@ -9,7 +9,7 @@ pub(super) struct Usage {
     pub(super) resident: u64,
     /// Memory of the kernel, on behalf of everybody: unreclaimable slab, and the sockets' buffers, in KiB.
     pub(super) kernel: u64,
-    /// Time on a processor so far, of the threads that there are now, in nanoseconds.
+    /// Time on a processor so far, in nanoseconds.
     pub(super) cpu_nanos: u64,
 }
 
@@ -22,15 +22,26 @@ impl Usage {
         let slab = number(&read("/proc/meminfo".to_owned())?, "SUnreclaim:").unwrap_or(0);
         let sockets = read("/proc/net/sockstat".to_owned())?;
         let pages = sockets.lines().find(|line| line.starts_with("TCP:")).and_then(|line| number(line, "mem"));
-        let mut cpu_nanos = 0;
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| error.to_string())?;
-        for thread in threads.flatten() {
-            // One that has just ended has none.
-            let times = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-            cpu_nanos += times.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
-        }
+        let cpu_nanos = cpu_nanos(&read(format!("/proc/{pid}/stat"))?).unwrap_or(0);
         Ok(Self { resident, kernel: slab + pages.unwrap_or(0) * 4, cpu_nanos })
     }
+}
+
+/// `utime` and `stime` of proc_pid_stat(5), which come in ticks; the process's name stands in brackets before them.
+fn cpu_nanos(stat: &str) -> Option<u64> {
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    Some(ticks * 1_000_000_000 / ticks_per_second())
+}
+
+#[cfg(unix)]
+fn ticks_per_second() -> u64 {
+    rustix::param::clock_ticks_per_second()
+}
+
+#[cfg(not(unix))]
+const fn ticks_per_second() -> u64 {
+    100
 }
 
 /// The number that follows this word.
