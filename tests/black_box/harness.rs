@@ -188,7 +188,7 @@ impl Server {
         panic!("active connections stay at {} and do not become {expected}", self.active().await);
     }
 
-    /// Lets time pass, second by second, until this browser sees something.
+    /// Lets time pass, second by second, until this browser sees something that is not a ping.
     pub async fn let_time_pass_until_seen(&self, browser: &mut Browser) -> Seen {
         let passing = async {
             loop {
@@ -197,9 +197,17 @@ impl Server {
                 self.active().await;
             }
         };
+        let seeing = async {
+            loop {
+                match browser.next().await {
+                    Seen::Ping => {}
+                    seen => return seen,
+                }
+            }
+        };
         tokio::select! {
             biased;
-            seen = browser.next() => seen,
+            seen = seeing => seen,
             () = passing => unreachable!("time passes for ever"),
         }
     }
