@@ -4,9 +4,9 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
-use std::time::Duration;
 
 use super::Hub;
 use super::registry::Place;
