@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::bus::LocalBus;
+use crate::bus::{Bus, BusUrlError, Listener, LocalBus, PostgresBus, RedisBus};
 use crate::clock::Clock;
 use crate::config::{AppAuthSettings, Settings};
 use crate::demo::Demo;
@@ -20,8 +20,10 @@ use crate::hub::Hub;
 use crate::login::{Logins, Policy};
 use crate::memory;
 use crate::metrics::Metrics;
+use crate::node::NodeName;
+use crate::postgres::{self, Postgres};
 use crate::shutdown::Shutdown;
-use crate::store::{BatchingReader, OpenError, SqliteStore, Store};
+use crate::store::{BatchingReader, OpenError, PostgresSetup, PostgresStore, SqliteStore, Store};
 use crate::token::{AppAuth, AppAuthError, KeyError, KeyRing, MIN_HMAC_SECRET_BYTES, Minter};
 
 /// Stopping takes no longer than this, whatever anyone else does or leaves undone.
@@ -51,6 +53,12 @@ pub enum StartError {
     /// No database.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// No bus.
+    #[error(transparent)]
+    Bus(#[from] BusUrlError),
+    /// A bus that would have nobody to speak to.
+    #[error("bus_url: is for nodes that share a Postgres; an SQLite database has one node (set database_url, or leave it out)")]
+    BusOfOne,
     /// No thread, or no way to watch sockets.
     #[error("the system does not let us wait for sockets: {0}")]
     Threads(io::Error),
@@ -72,8 +80,12 @@ pub struct Parts {
     pub settings: Settings,
     /// Where the time comes from.
     pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Where sessions are kept.
     pub store: Arc<dyn Store>,
+    /// How other nodes are told.
+    pub bus: Arc<dyn Bus>,
     /// What signs.
     pub keys: KeyRing,
     /// What verifies.
@@ -120,12 +132,58 @@ impl Parts {
     ///
     /// # Errors
     /// What cannot be opened.
-    pub fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, StartError> {
+    pub async fn open(settings: Settings, demo: Option<Demo>) -> Result<Self, StartError> {
+        check_urls(&settings)?;
         let app_auth = app_auth(&settings.app_auth)?;
         let keys = KeyRing::open(&settings.token.key_dir)?;
-        let store = Arc::new(SqliteStore::open(&settings.database_url, clock.clone())?);
-        Ok(Self { settings, clock, store, keys, app_auth, demo })
+        let metrics = Arc::new(Metrics::new());
+        let (clock, store, bus) = if Postgres::is_url(&settings.database_url.0) {
+            open_shared(&settings, &metrics).await?
+        } else {
+            let clock = Clock::system();
+            let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&settings.database_url.0, clock.clone())?);
+            let bus: Arc<dyn Bus> = Arc::new(LocalBus::default());
+            (clock, store, bus)
+        };
+        Ok(Self { settings, clock, metrics, store, bus, keys, app_auth, demo })
     }
+}
+
+/// Whether the URLs are of a kind that can be used, and go together.
+///
+/// # Errors
+/// The first that is not.
+pub fn check_urls(settings: &Settings) -> Result<(), StartError> {
+    let (database_url, bus_url) = (&settings.database_url.0, &settings.bus_url.0);
+    if Postgres::is_url(database_url) {
+        postgres::check_url(database_url).map_err(OpenError::UrlPart)?;
+        if !bus_url.is_empty() {
+            RedisBus::check_url(bus_url)?;
+        }
+        return Ok(());
+    }
+    SqliteStore::check_url(database_url)?;
+    if bus_url.is_empty() { Ok(()) } else { Err(StartError::BusOfOne) }
+}
+
+/// What a node of many stands on.
+async fn open_shared(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+) -> Result<(Clock, Arc<dyn Store>, Arc<dyn Bus>), StartError> {
+    let (node, clock) = (NodeName::random(), Clock::shared());
+    let postgres = Postgres::parse(&settings.database_url.0).map_err(OpenError::UrlPart)?;
+    let sends_hints = settings.bus_url.0.is_empty();
+    let bus: Arc<dyn Bus> = if sends_hints {
+        Arc::new(PostgresBus::new(postgres.clone(), node.clone(), metrics.clone()))
+    } else {
+        Arc::new(RedisBus::new(&settings.bus_url.0, node.clone(), metrics.clone())?)
+    };
+    info!(event = "node", name = %node, store = %postgres);
+    let max_connections = settings.database_connections;
+    let setup = PostgresSetup { node, clock: clock.clone(), max_connections, sends_hints };
+    let store = Arc::new(PostgresStore::open(&postgres, setup).await?);
+    Ok((clock, store, bus))
 }
 
 /// What verifies app tokens.
@@ -159,8 +217,7 @@ pub fn app_auth(settings: &AppAuthSettings) -> Result<AppAuth, StartError> {
 /// # Errors
 /// The system does not give what it takes.
 pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Result<(), StartError> {
-    let Parts { settings, clock, store, keys, app_auth, demo } = parts;
-    let metrics = Arc::new(Metrics::new());
+    let Parts { settings, clock, metrics, store, bus, keys, app_auth, demo } = parts;
     let or_public = |value: &str| if value.is_empty() { settings.public_base() } else { value }.to_owned();
     let minter = Minter::new(
         keys,
@@ -173,7 +230,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
     let logins = Arc::new(Logins {
         store: store.clone(),
         reader: BatchingReader::new(store.clone()),
-        bus: LocalBus::default(),
+        bus: bus.clone(),
         clock: clock.clone(),
         minter,
         policy: Policy { ttl_seconds: settings.session.ttl_seconds, claim_seconds: settings.session.claim_seconds },
@@ -181,8 +238,8 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         changes: changes.clone(),
     });
     let hub = Hub::start(logins.clone(), settings.session.heartbeat_seconds).map_err(StartError::Threads)?;
-    let listener: Weak<Hub> = Arc::downgrade(&hub);
-    logins.bus.listen(listener);
+    let listener: Weak<dyn Listener> = Arc::<Hub>::downgrade(&hub);
+    bus.listen(listener);
     let app = App::new(&settings, logins.clone(), hub.clone(), app_auth, shutdown.clone(), upgrades.clone(), demo);
 
     let background = [
@@ -190,6 +247,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         tokio::spawn(sweep(logins, clock.clone())),
         tokio::spawn(tidy(store.clone(), clock.clone())),
         tokio::spawn(give_memory_back(metrics, clock.clone())),
+        tokio::spawn(look_for_untold(hub.clone())),
     ];
     if let (Ok(public), Ok(ops)) = (listeners.public.local_addr(), listeners.ops.local_addr()) {
         info!(event = "listening", %public, %ops, public_url = settings.public_base());
@@ -211,7 +269,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
     shutdown.asked().await;
     info!(event = "stopping", drain_seconds = settings.shutdown.drain_seconds);
     clock.sleep_seconds(settings.shutdown.drain_seconds).await;
-    hub.close();
+    hub.close().await;
     shutdown.close();
     let in_order = async {
         drop(public.await);
@@ -249,6 +307,13 @@ async fn sweep(logins: Arc<Logins>, clock: Clock) {
         if let Err(error) = logins.sweep().await {
             warn!(event = "sweep failed", %error);
         }
+    }
+}
+
+/// Only another node could have left anything untold.
+async fn look_for_untold(hub: Arc<Hub>) {
+    if hub.is_one_of_many() {
+        hub.look_for_untold().await;
     }
 }
 

@@ -15,7 +15,6 @@ use crate::files;
 use crate::load::{self, Plan};
 use crate::memory;
 use crate::shutdown::{self, Shutdown};
-use crate::store::SqliteStore;
 use crate::telemetry;
 use crate::token::{KeyRing, sign_app_token};
 
@@ -119,6 +118,9 @@ struct ConfigFlags {
     /// Where sessions are kept
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
+    /// How nodes that share a database tell each other, if not by Postgres itself
+    #[arg(long, value_name = "URL")]
+    bus_url: Option<String>,
     /// Any setting, such as session.ttl_seconds=120; may be given more than once
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -144,6 +146,7 @@ impl ConfigFlags {
             ("ops_listen", "--ops-listen", &self.ops_listen),
             ("public_url", "--public-url", &self.public_url),
             ("database_url", "--database-url", &self.database_url),
+            ("bus_url", "--bus-url", &self.bus_url),
         ];
         for (key, flag, value) in named {
             if let Some(value) = value {
@@ -187,7 +190,7 @@ fn serve(flags: &ConfigFlags) -> Result<(), Failure> {
     let _log = telemetry::start(&settings.log.level, settings.log.format);
     runtime()?.block_on(async {
         let listeners = Listeners::bind(&settings)?;
-        let parts = Parts::open(settings, Clock::system(), None)?;
+        let parts = Parts::open(settings, None).await?;
         run_until_signalled(parts, listeners).await
     })
 }
@@ -212,7 +215,7 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<(), Failure> {
             let names: Vec<_> = USERS.iter().map(|user| user.name).collect();
             println!("Warning: everyone in this network can open it, and log in as {}.", names.join(" or "));
         }
-        let parts = Parts::open(settings, Clock::system(), Some(demo))?;
+        let parts = Parts::open(settings, Some(demo)).await?;
         run_until_signalled(parts, listeners).await
     })
 }
@@ -240,7 +243,7 @@ fn check_config(flags: &ConfigFlags) -> Result<(), Failure> {
     if settings.token.key_dir.exists() {
         KeyRing::open(&settings.token.key_dir)?;
     }
-    SqliteStore::check_url(&settings.database_url)?;
+    app::check_urls(&settings)?;
     println!("The settings can be used.");
     Ok(())
 }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::config::{Secret, Settings};
+use crate::config::{Address, Secret, Settings};
 use crate::qr::Picture;
 use crate::random;
 use crate::session::Timestamp;
@@ -52,7 +52,8 @@ impl Demo {
         print_codes: bool,
     ) -> (Self, Settings) {
         let secret = Secret(URL_SAFE_NO_PAD.encode(random::bytes::<32>()));
-        settings.database_url = format!("sqlite://{}", dir.join("demo.db").display());
+        settings.database_url = Address(format!("sqlite://{}", dir.join("demo.db").display()));
+        settings.bus_url = Address::default();
         settings.token.key_dir = dir.join("keys");
         settings.app_auth = Settings::default().app_auth;
         settings.app_auth.hmac_secret = secret.clone();

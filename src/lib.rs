@@ -33,6 +33,8 @@ pub mod config;
 pub mod files;
 pub mod memory;
 pub mod metrics;
+pub mod node;
+pub mod postgres;
 pub mod random;
 pub mod shutdown;
 pub mod telemetry;

@@ -139,6 +139,9 @@ pub struct Metrics {
     sessions: Family<OutcomeLabel, Counter<u64, AtomicU64>>,
     push_seconds: Histogram,
     http_request_seconds: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    bus_connected: Gauge<i64, AtomicI64>,
+    hints: Counter<u64, AtomicU64>,
+    untold_found: Counter<u64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -160,6 +163,9 @@ impl Metrics {
             push_seconds: Histogram::new(exponential_buckets(50e-6, 2.0, 15)),
             // 0.25 ms to 8 s.
             http_request_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(250e-6, 2.0, 16))),
+            bus_connected: Gauge::default(),
+            hints: Counter::default(),
+            untold_found: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("active_connections", "Browsers waiting now", metrics.active_connections.clone());
@@ -177,6 +183,19 @@ impl Metrics {
             Unit::Seconds,
             metrics.http_request_seconds.clone(),
         );
+        registry.register(
+            "bus_connected",
+            "Whether changes at other nodes are heard of at once (1), or only by looking (0)",
+            metrics.bus_connected.clone(),
+        );
+        registry.register("hints", "Changes at other nodes that were heard of", metrics.hints.clone());
+        registry.register(
+            "untold_found",
+            "Changes that were not heard of, and found by looking",
+            metrics.untold_found.clone(),
+        );
+        // A single node hears all it does.
+        metrics.bus_connected.set(1);
         for reason in CloseReason::ALL {
             drop(metrics.connections_closed.get_or_create(&ReasonLabel { reason }));
         }
@@ -220,6 +239,27 @@ impl Metrics {
     /// A change was written to a waiting browser.
     pub fn pushed(&self, since: Stopwatch) {
         self.push_seconds.observe(since.elapsed().as_secs_f64());
+    }
+
+    /// Whether other nodes are heard.
+    pub fn bus_connected(&self, is_connected: bool) {
+        self.bus_connected.set(is_connected.into());
+    }
+
+    /// Whether other nodes are heard.
+    #[must_use]
+    pub fn is_bus_connected(&self) -> bool {
+        self.bus_connected.get() == 1
+    }
+
+    /// Another node was heard.
+    pub fn hinted(&self) {
+        self.hints.inc();
+    }
+
+    /// Something was found by looking.
+    pub fn found_untold(&self) {
+        self.untold_found.inc();
     }
 
     /// A request was answered. `route` is the route's pattern, never the path that was asked for.

@@ -30,6 +30,39 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// A URL that may hold a password, which is not shown.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Address(pub String);
+
+impl Address {
+    /// Without the password.
+    fn shown(&self) -> Self {
+        let Ok(mut url) = Url::parse(&self.0) else { return self.clone() };
+        let hidden: Vec<_> = url
+            .query_pairs()
+            .map(|(key, value)| (key.to_string(), if key == "password" { "(hidden)".into() } else { value.to_string() }))
+            .collect();
+        let has_password = url.password().is_some() || hidden.iter().any(|(key, _)| key == "password");
+        if !has_password {
+            return self.clone();
+        }
+        if url.password().is_some() && url.set_password(Some("hidden")).is_err() {
+            return Self("(hidden)".to_owned());
+        }
+        if !hidden.is_empty() {
+            url.query_pairs_mut().clear().extend_pairs(hidden);
+        }
+        Self(url.into())
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown().0)
+    }
+}
+
 /// All settings. An empty string or list means "not set".
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -39,8 +72,12 @@ pub struct Settings {
     pub ops_listen: SocketAddr,
     /// The base of `qr_url`, and what "same origin" means; never taken from a request.
     pub public_url: String,
-    /// `sqlite://FILE`.
-    pub database_url: String,
+    /// `sqlite://FILE`, or `postgres://…` for many nodes.
+    pub database_url: Address,
+    /// Connections to Postgres that this node opens for its statements, at most.
+    pub database_connections: usize,
+    /// How nodes tell each other: `redis://…`; empty: by Postgres itself, and with SQLite not at all.
+    pub bus_url: Address,
     /// Other origins whose pages may use the browser routes.
     pub allowed_origins: Vec<String>,
     /// Whether a request without `Origin` (a native client) passes.
@@ -133,7 +170,9 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             ops_listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
             public_url: "http://localhost:8080".to_owned(),
-            database_url: "sqlite://qrlogin.db".to_owned(),
+            database_url: Address("sqlite://qrlogin.db".to_owned()),
+            database_connections: 8,
+            bus_url: Address::default(),
             allowed_origins: Vec::new(),
             allow_missing_origin: true,
             session: SessionSettings { ttl_seconds: 300, heartbeat_seconds: 30, claim_seconds: 60 },
@@ -212,6 +251,9 @@ impl Settings {
                 return Err(invalid("allowed_origins", reason));
             }
         }
+        if !(1..=1000).contains(&self.database_connections) {
+            return Err(invalid("database_connections", "must be from 1 to 1000".to_owned()));
+        }
         let session = &self.session;
         in_range("session.ttl_seconds", session.ttl_seconds, 1, 3600)?;
         in_range("session.heartbeat_seconds", session.heartbeat_seconds, 1, 3600)?;
@@ -258,6 +300,8 @@ impl Settings {
         if !shown.app_auth.hmac_secret.0.is_empty() {
             shown.app_auth.hmac_secret = Secret("(hidden)".to_owned());
         }
+        shown.database_url = shown.database_url.shown();
+        shown.bus_url = shown.bus_url.shown();
         toml::to_string(&shown)
     }
 }

@@ -30,8 +30,9 @@ use super::server::{ACCEPT_RETRY_MILLIS, Accepted, Connections, MAX_HEAD_BYTES, 
 use super::socket::Refused;
 use super::upgrade::{Fields as _, Handshake};
 use crate::hub::{Connection, Registration};
+use crate::login;
 use crate::metrics::Stopwatch;
-use crate::session::{Session, SessionId, SessionKey, Timestamp};
+use crate::session::{SessionId, SessionKey};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 
@@ -287,7 +288,7 @@ impl Gate {
             let (app, connections) = (self.app.clone(), self.connections.clone());
             let mut reading = Box::pin(async move {
                 let keys: Vec<_> = batch.iter().map(|arrival| arrival.registration.key()).collect();
-                let read = app.logins.current_of_all(&keys).await;
+                let read = app.logins.attach(&keys).await;
                 for arrival in batch {
                     arrival.be_answered(&app, &connections, &read);
                 }
@@ -384,20 +385,20 @@ fn has_end(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
-type Rows = Result<HashMap<SessionKey, (Session, Timestamp)>, Arc<StoreError>>;
+type Rows = Result<HashMap<SessionKey, login::Arrival>, Arc<StoreError>>;
 
 impl Arrival {
     fn be_answered(self, app: &App, connections: &Connections, rows: &Rows) {
         match rows {
             Ok(found) => match found.get(&self.registration.key()) {
-                Some((session, read_at)) => self.open(app, session, *read_at),
+                Some(found) => self.open(app, found),
                 None => self.refuse(connections, Refused::NotFound),
             },
             Err(error) => self.refuse(connections, Refused::Unread(error.clone())),
         }
     }
 
-    fn open(mut self, app: &App, session: &Session, read_at: Timestamp) {
+    fn open(mut self, app: &App, found: &login::Arrival) {
         let mut answer = Vec::with_capacity(512);
         answer.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
         for (name, value) in self.handshake.answer() {
@@ -409,7 +410,7 @@ impl Arrival {
         let early = self.bytes.split_off(self.head_bytes);
         let acknowledges = self.handshake.acknowledges;
         let connection = Connection { socket: self.socket, answer, early, acknowledges };
-        self.registration.open(connection, session, read_at);
+        self.registration.open(connection, found);
         app.metrics.answered("GET", ROUTE, 101, self.since);
         debug!(
             event = "answered",

@@ -38,7 +38,8 @@ pub(super) async fn open(
     app.hub.receipt_settled(id.key()).await;
     // Register first, read second: a change in between is not missed.
     let registration = app.hub.register(id.key()).map_err(|_| ApiError::Stopping)?;
-    let (session, read_at) = app.logins.current(id.key()).await?;
+    let found = app.logins.attach(&[id.key()]).await.map_err(LoginError::from)?;
+    let found = found.into_values().next().ok_or(LoginError::NotFound)?;
 
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     for (name, value) in handshake.answer() {
@@ -46,7 +47,7 @@ pub(super) async fn open(
         let value = HeaderValue::from_str(value).map_err(|_| ApiError::UpgradeRequired)?;
         response.headers_mut().insert(name, value);
     }
-    let (session, acknowledges) = (Box::new(session), handshake.acknowledges);
+    let (found, acknowledges) = (Box::new(found), handshake.acknowledges);
     app.upgrades.spawn(async move {
         // A browser that hung up before the answer reached it never waited.
         let Ok(upgraded) = upgrade.await else { return };
@@ -57,7 +58,7 @@ pub(super) async fn open(
         let early = [&parts.read_buf[..], &unread].concat();
         let socket = mio::net::TcpStream::from_std(stream);
         let connection = Connection { socket, answer: Vec::new(), early, acknowledges };
-        registration.open(connection, &session, read_at);
+        registration.open(connection, &found);
     });
     Ok(response)
 }

@@ -7,6 +7,7 @@
 //! Nothing asks the store while a browser waits. At its deadline, the rows of all sessions that are due are read
 //! again, in one query, before anybody is told `expired`.
 
+mod hints;
 mod message;
 mod parking;
 mod registry;
@@ -17,7 +18,7 @@ mod waiting;
 mod wheel;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
@@ -26,13 +27,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
-use crate::bus::Listener;
 use crate::clock::Clock;
-use crate::login::Logins;
+use crate::login::{Arrival, Logins};
 use crate::metrics::{CloseReason, Stopwatch};
 use crate::protocol::close_code;
 use crate::random;
 use crate::session::{Session, SessionKey, Timestamp};
+use hints::Hints;
 use message::Message;
 use registry::{Fate, Keyed as _, Place, Registry};
 use waiting::{Opening, Step, Turn, Waiting};
@@ -48,6 +49,11 @@ mod sync {
 
 /// Browsers that are sent away by a restart come back spread over this long.
 const RECONNECT_SPREAD_MILLIS: u32 = 3000;
+/// So many are sent away at once, and then others after this pause: 10,000 a second, unless there are so many that ...
+const SENT_AWAY_AT_ONCE: usize = 500;
+const SENDING_AWAY_MILLIS: i64 = 50;
+/// ... it would take longer than 20 seconds.
+const MAX_BATCHES_SENT_AWAY: usize = 400;
 /// How long a browser that comes back waits for the receipt of its own earlier connection, which may be in our socket's
 /// buffer already.
 const RECEIPT_GRACE_MILLIS: i64 = 250;
@@ -66,11 +72,12 @@ pub struct Hub {
     earlier: Notify,
     /// A connection has ended.
     ended: Notify,
-    next_order: AtomicU64,
+    next_arrival: AtomicU32,
     is_closing: AtomicBool,
     poll: mio::Registry,
     waker: Waker,
     is_stopped: AtomicBool,
+    hints: Hints,
     /// Where receipts are stored.
     runtime: Handle,
 }
@@ -90,7 +97,8 @@ impl Hub {
             epoch: Epoch(clock.now()),
             earlier: Notify::new(),
             ended: Notify::new(),
-            next_order: AtomicU64::new(0),
+            next_arrival: AtomicU32::new(0),
+            hints: Hints::default(),
             is_closing: AtomicBool::new(false),
             poll: poll.registry().try_clone()?,
             waker,
@@ -109,8 +117,8 @@ impl Hub {
     /// # Errors
     /// The server is stopping.
     pub fn register(self: &Arc<Self>, key: SessionKey) -> Result<Registration, Closing> {
-        let order = self.next_order.fetch_add(1, Ordering::Relaxed);
-        let place = self.registry.enter(Waiting::arriving(key, order))?;
+        let arrival = self.next_arrival.fetch_add(1, Ordering::Relaxed);
+        let place = self.registry.enter(Waiting::arriving(key, arrival))?;
         Ok(Registration { hub: self.clone(), key, place, is_open: false })
     }
 
@@ -133,11 +141,19 @@ impl Hub {
         }
     }
 
-    /// Sends every browser away, with 1012, and takes no more.
-    pub fn close(self: &Arc<Self>) {
+    /// Takes no more browsers, and sends those who wait away, with 1012: not all in one instant, as they come back
+    /// elsewhere. Who has not been sent away yet is told what happens as before.
+    pub async fn close(self: &Arc<Self>) {
         self.is_closing.store(true, Ordering::SeqCst);
-        for place in self.registry.close() {
-            self.send_away(place);
+        let places = self.registry.close();
+        let batch = SENT_AWAY_AT_ONCE.max(places.len().div_ceil(MAX_BATCHES_SENT_AWAY));
+        for (index, some) in places.chunks(batch).enumerate() {
+            if index > 0 {
+                self.clock.sleep_until(self.clock.now().plus_millis(SENDING_AWAY_MILLIS)).await;
+            }
+            for place in some {
+                self.send_away(*place);
+            }
         }
     }
 
@@ -155,7 +171,7 @@ impl Hub {
     /// Watches the deadlines, for as long as the program runs.
     pub async fn run(self: Arc<Self>) {
         let (asking, asked) = mpsc::unbounded_channel();
-        tokio::join!(self.turn_wheel(asking), self.settle(asked));
+        tokio::join!(self.turn_wheel(asking), self.settle(asked), self.look_where_hinted());
     }
 
     async fn turn_wheel(self: &Arc<Self>, asking: mpsc::UnboundedSender<Vec<Place>>) {
@@ -239,9 +255,7 @@ impl Hub {
         self.registry.each_of(&key, |place, waiting| active.extend(waiting.active_order().map(|order| (order, place))));
         let newest = active.iter().map(|(order, _)| *order).max();
         for (_, place) in active.into_iter().filter(|(order, _)| Some(*order) != newest) {
-            self.act(place, |waiting, turn| {
-                waiting.leave(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced, turn)
-            });
+            self.act(place, Waiting::give_way);
         }
     }
 
@@ -259,6 +273,23 @@ impl Hub {
     fn message(&self, session: &Session, as_of: Timestamp) -> Option<Message> {
         let message = Message::of(&self.logins, session, as_of);
         message.inspect_err(|error| warn!(event = "token not minted", session = %session.key, %error)).ok()
+    }
+
+    /// Tells a session's browser how it stands, as it has just been read or written.
+    fn tell_here(self: &Arc<Self>, session: &Arc<Session>, since: Stopwatch) {
+        let mut places = Vec::new();
+        self.registry.each_of(&session.key, |place, _| places.push(place));
+        places.retain(|place| {
+            let mut is_arriving = false;
+            self.act(*place, |waiting, _| {
+                is_arriving = waiting.note_if_arriving(session, since);
+                Step::Stay
+            });
+            !is_arriving
+        });
+        if !places.is_empty() {
+            self.tell_change(&places, session, since);
+        }
     }
 
     fn tell_change(self: &Arc<Self>, places: &[Place], session: &Session, since: Stopwatch) {
@@ -290,24 +321,6 @@ impl Hub {
 
     fn wheel(&self) -> MutexGuard<'_, Wheel> {
         self.wheel.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Listener for Hub {
-    fn changed(self: Arc<Self>, session: &Arc<Session>, since: Stopwatch) {
-        let mut places = Vec::new();
-        self.registry.each_of(&session.key, |place, _| places.push(place));
-        places.retain(|place| {
-            let mut is_arriving = false;
-            self.act(*place, |waiting, _| {
-                is_arriving = waiting.note_if_arriving(session, since);
-                Step::Stay
-            });
-            !is_arriving
-        });
-        if !places.is_empty() {
-            self.tell_change(&places, session, since);
-        }
     }
 }
 
@@ -346,10 +359,11 @@ impl Registration {
     }
 
     /// The socket is up: from here on the connection counts, its deadlines run, and older ones of the same session
-    /// are closed. The browser is told how its session stood at `read_at`.
-    pub fn open(mut self, mut connection: Connection, session: &Session, read_at: Timestamp) {
+    /// are closed. The browser is told how its session stood when it was read.
+    pub fn open(mut self, mut connection: Connection, found: &Arrival) {
         let (hub, place) = (self.hub.clone(), self.place);
-        let message = hub.message(session, read_at);
+        let Arrival { session, read_at, attachment } = found;
+        let message = hub.message(session, *read_at);
         // From here on the record ends like any other.
         self.is_open = true;
         let mut missed = None;
@@ -359,6 +373,7 @@ impl Registration {
                 answer: connection.answer,
                 early: &mut connection.early,
                 acknowledges: connection.acknowledges,
+                attachment: *attachment,
                 expiry: hub.epoch.tick_at(session.expires_at),
                 first_beat: hub.first_beat(session.key, turn.now),
                 metrics: hub.logins.metrics.clone(),

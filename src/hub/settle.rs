@@ -47,10 +47,10 @@ impl Hub {
         let expired = Message::expired();
         for (place, key) in due {
             match found.get(key) {
-                // Only if the clock was set back meanwhile.
+                // The store's clock is a moment behind ours.
                 Some(session) if matches!(session.status(now), Status::Pending | Status::Scanned) => {
                     let expiry = self.epoch.tick_at(session.expires_at);
-                    self.act(*place, |waiting, _| waiting.put_off(expiry));
+                    self.act(*place, |waiting, turn| waiting.put_off(expiry, turn));
                 }
                 Some(session) if !session.is_undecided() => {
                     self.tell(&[*place], session, now, Some(Stopwatch::start()));

@@ -18,6 +18,7 @@ use super::message::{Ending, Message};
 use super::registry::{Keyed, Place};
 use super::wheel::Tick;
 use crate::metrics::{CloseReason, Metrics, Stopwatch};
+use crate::node::Hint;
 use crate::protocol::{ACK_MESSAGE, close_code};
 use crate::session::{Session, SessionKey};
 use crate::websocket::{Ear, Heard, Opcode, Violation, close_payload, frame};
@@ -49,8 +50,7 @@ pub(super) struct Waiting {
     socket: Option<TcpStream>,
     /// Set while the connection counts.
     counted: Option<Arc<Metrics>>,
-    /// A newer connection's is greater.
-    order: u64,
+    order: Order,
     expiry: Tick,
     next_beat: Tick,
     /// When the present phase is to end: while waiting, when the store is to be asked.
@@ -65,11 +65,22 @@ pub(super) struct Waiting {
     aside: Option<Box<Aside>>,
 }
 
+/// Which of a session's connections this is: a newer one's is greater. Over all nodes by the store's number; where that
+/// does not tell, by the order in which they came to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Order {
+    attachment: u32,
+    /// Begins anew after 2^32: no connection waits that long.
+    arrival: u32,
+}
+
 /// What is seldom needed.
 #[derive(Default)]
 struct Aside {
     /// A change that came before the connection was up.
     missed: Option<(Arc<Session>, Stopwatch)>,
+    /// A newer connection elsewhere that was heard of before this one was up.
+    newest_attachment: u32,
     /// The browser has said half of something.
     ear: Option<Ear>,
     /// What the system did not take at once, until when it must, and how long it has been under way.
@@ -140,6 +151,7 @@ pub(super) struct Opening<'a> {
     /// What the browser said right behind its request.
     pub(super) early: &'a mut [u8],
     pub(super) acknowledges: bool,
+    pub(super) attachment: u32,
     pub(super) expiry: Tick,
     pub(super) first_beat: Tick,
     pub(super) metrics: Arc<Metrics>,
@@ -153,12 +165,12 @@ impl Keyed for Waiting {
 
 impl Waiting {
     /// A browser whose row is being read.
-    pub(super) const fn arriving(key: SessionKey, order: u64) -> Self {
+    pub(super) const fn arriving(key: SessionKey, arrival: u32) -> Self {
         Self {
             key,
             socket: None,
             counted: None,
-            order,
+            order: Order { attachment: 0, arrival },
             expiry: Tick::NEVER,
             next_beat: Tick::NEVER,
             phase_end: Tick::NEVER,
@@ -173,7 +185,7 @@ impl Waiting {
     }
 
     /// Its place among the connections of its session, if it is up.
-    pub(super) fn active_order(&self) -> Option<u64> {
+    pub(super) fn active_order(&self) -> Option<Order> {
         (self.phase != Phase::Arriving).then_some(self.order)
     }
 
@@ -213,16 +225,22 @@ impl Waiting {
         self.counted = Some(opening.metrics);
         self.socket = Some(opening.socket);
         self.acknowledges = opening.acknowledges;
+        self.order.attachment = opening.attachment;
         self.expiry = opening.expiry;
         self.phase_end = opening.expiry;
         self.next_beat = opening.first_beat;
         self.phase = Phase::Waiting;
-        let missed = self.aside.take().and_then(|aside| aside.missed);
+        let (missed, newest_attachment) =
+            self.aside.take().map_or((None, 0), |aside| (aside.missed, aside.newest_attachment));
         // Whatever arrives from here on is reported, and waits for the end of this turn.
         if self.watch(Watch::Begin, turn).is_err() {
             return (self.end(CloseReason::Network), None);
         }
-        (self.greet(opening.answer, opening.early, message, turn), missed)
+        let step = self.greet(opening.answer, opening.early, message, turn);
+        if step == Step::Stay && opening.attachment < newest_attachment {
+            return (self.give_way(turn), None);
+        }
+        (step, missed)
     }
 
     fn greet(&mut self, mut answer: Vec<u8>, early: &mut [u8], message: Option<&Message>, turn: &Turn<'_>) -> Step {
@@ -252,6 +270,20 @@ impl Waiting {
             }
         }
         is_arriving
+    }
+
+    /// Another node has done something: closes a connection that another took over from; whether the session is to be
+    /// looked at.
+    pub(super) fn hinted(&mut self, hint: &Hint, turn: &Turn<'_>) -> (Step, bool) {
+        if self.phase == Phase::Arriving {
+            let newest = &mut self.aside.get_or_insert_default().newest_attachment;
+            *newest = hint.attachment.max(*newest);
+            return (Step::Stay, true);
+        }
+        if self.order.attachment < hint.attachment {
+            return (self.give_way(turn), false);
+        }
+        (Step::Stay, self.is_waiting() && self.told_version < hint.version)
     }
 
     /// Tells the browser, unless it knows or has been told the end. `since` runs from the change on.
@@ -361,11 +393,11 @@ impl Waiting {
         if self.has_unsent() { Step::Stay } else { self.send(Opcode::Ping, &[], turn) }
     }
 
-    /// The session did not end after all, but ends at `expiry`. (Only if the clock was set back.)
-    pub(super) fn put_off(&mut self, expiry: Tick) -> Step {
+    /// The session did not end after all, but ends at `expiry`, as the store's clock has it.
+    pub(super) fn put_off(&mut self, expiry: Tick, turn: &Turn<'_>) -> Step {
         if self.is_waiting() {
             self.expiry = expiry;
-            self.phase_end = expiry;
+            self.phase_end = expiry.max(turn.now.plus_millis(1));
         }
         Step::Stay
     }
@@ -381,6 +413,11 @@ impl Waiting {
 
     pub(super) fn unavailable(&mut self, turn: &Turn<'_>) -> Step {
         self.leave(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable, turn)
+    }
+
+    /// A newer connection is the one that is told.
+    pub(super) fn give_way(&mut self, turn: &Turn<'_>) -> Step {
+        self.leave(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced, turn)
     }
 
     /// Sends the browser away, unless it has been told how its login ended.

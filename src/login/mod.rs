@@ -17,11 +17,12 @@ use thiserror::Error;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::bus::LocalBus;
+use crate::bus::{Bus, Change};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome, Stopwatch};
+use crate::node::Hint;
 use crate::session::{Code, Refusal, Session, SessionKey, State, Step, Timestamp};
-use crate::store::{BatchingReader, Replaced, Store, StoreError};
+use crate::store::{Attached, BatchingReader, Replaced, Store, StoreError};
 use crate::token::{MintError, Minter};
 
 pub use decide::Verdict;
@@ -48,7 +49,7 @@ pub struct Logins {
     /// Where the rows of those who come and ask are read.
     pub reader: BatchingReader,
     /// Where changes are announced.
-    pub bus: LocalBus,
+    pub bus: Arc<dyn Bus>,
     /// Where the time comes from.
     pub clock: Clock,
     /// What mints tokens.
@@ -59,6 +60,17 @@ pub struct Logins {
     pub metrics: Arc<Metrics>,
     /// The changes under way.
     pub changes: TaskTracker,
+}
+
+/// A browser's session, when it has come to wait for it.
+#[derive(Debug)]
+pub struct Arrival {
+    /// How it stood ...
+    pub session: Session,
+    /// ... at this instant.
+    pub read_at: Timestamp,
+    /// Which of the session's connections this is; see [`Attached`].
+    pub attachment: u32,
 }
 
 /// Why a use-case did nothing.
@@ -107,28 +119,36 @@ impl Logins {
         Ok((session, now))
     }
 
-    /// As [`Logins::current`], of many at once; those that are not there are left out.
+    /// Browsers have come to this node to wait: their sessions as they are now, as [`Logins::current`] has it; those
+    /// that are not there are left out. The nodes at which they were before are told.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn current_of_all(
-        &self,
-        keys: &[SessionKey],
-    ) -> Result<HashMap<SessionKey, (Session, Timestamp)>, Arc<StoreError>> {
-        let sessions = self.store.read(keys).await?;
-        let now = self.clock.now();
-        let is_out_of_time = |session: &Session| session.is_undecided() && now >= session.expires_at;
-        let unsettled: Vec<_> =
-            sessions.iter().filter(|session| is_out_of_time(session)).map(|session| session.key).collect();
-        let mut current: HashMap<_, _> = sessions.into_iter().map(|session| (session.key, (session, now))).collect();
-        if !unsettled.is_empty() {
-            let (now, settled) = self.store.read_settled(&unsettled).await?;
-            for key in unsettled {
-                current.remove(&key);
+    pub async fn attach(&self, keys: &[SessionKey]) -> Result<HashMap<SessionKey, Arrival>, Arc<StoreError>> {
+        let attached = self.store.attach(keys).await?;
+        let read_at = self.clock.now();
+        let mut arrivals = HashMap::with_capacity(attached.len());
+        let mut unsettled = Vec::new();
+        for Attached { session, attachment, taken_over_from } in attached {
+            if let Some(before) = taken_over_from {
+                self.bus.take_over(&before, Hint { key: session.key, version: session.version, attachment });
             }
-            current.extend(settled.into_iter().map(|session| (session.key, (session, now))));
+            if session.is_undecided() && read_at >= session.expires_at {
+                unsettled.push(session.key);
+            }
+            arrivals.insert(session.key, Arrival { session, attachment, read_at });
         }
-        Ok(current)
+        if !unsettled.is_empty() {
+            let (read_at, settled) = self.store.read_settled(&unsettled).await?;
+            let mut settled: HashMap<_, _> = settled.into_iter().map(|session| (session.key, session)).collect();
+            for key in unsettled {
+                let Some(arrival) = arrivals.remove(&key) else { continue };
+                if let Some(session) = settled.remove(&key) {
+                    arrivals.insert(key, Arrival { session, read_at, ..arrival });
+                }
+            }
+        }
+        Ok(arrivals)
     }
 
     async fn find(&self, code: &Code) -> Result<Session, LoginError> {
@@ -165,12 +185,11 @@ impl Logins {
     ) -> Result<Session, LoginError> {
         for _ in 0..MAX_ATTEMPTS {
             let Step::To(next) = transition(&session, self.clock.now())? else { return Ok(session) };
-            if self.store.replace(&next).await? == Replaced::Written {
-                let stored = Stopwatch::start();
-                let next = Arc::new(next);
-                self.bus.announce(&next, stored);
-                self.note(&next);
-                return Ok(Arc::unwrap_or_clone(next));
+            if let Replaced::Written(waits) = self.store.replace(&next).await? {
+                let change = Change { session: Arc::new(next), waits, since: Stopwatch::start() };
+                self.bus.announce(&change);
+                self.note(&change.session);
+                return Ok(Arc::unwrap_or_clone(change.session));
             }
             let (_, mut settled) = self.store.read_settled(&[session.key]).await?;
             session = settled.pop().ok_or(LoginError::NotFound)?;

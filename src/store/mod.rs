@@ -1,27 +1,42 @@
 //! Where sessions are kept. The store is the truth; all else (the hub, the bus) is a hint.
 
 mod decider;
+mod postgres;
 mod reader;
 mod row;
 mod sqlite;
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 use thiserror::Error;
 
+use crate::node::{Hint, NodeName, Waits};
 use crate::session::{CodeKey, Session, SessionKey, Status, Timestamp};
 
 pub use reader::BatchingReader;
-pub use sqlite::{OpenError, SqliteStore};
+pub use postgres::{PostgresSetup, PostgresStore};
+pub use sqlite::SqliteStore;
 
-/// What every store does; `tests/store_conformance.rs` says how it must behave.
+/// What every store does; `tests/black_box/store_conformance.rs` says how it must behave.
+///
+/// A store may be shared by several nodes. Then each row names the node at which its browser waits, and what that node
+/// has still to look at is kept with it; see [`Store::attach`] and [`Store::untold`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
+    /// Whether other nodes use it, too.
+    fn is_shared(&self) -> bool;
+
     /// Adds a new session.
     async fn insert(&self, session: &Session) -> Result<(), StoreError>;
 
     /// The sessions of these keys, in any order, as some recent instant left them; those that are not there are
     /// left out.
     async fn read(&self, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError>;
+
+    /// As [`Store::read`], of sessions whose browsers have come to wait at this node: from here on, what becomes of them
+    /// is said to this node. Whoever writes at the same time is either seen here, or knows of this node.
+    async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError>;
 
     /// The session of this code.
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<Session>, StoreError>;
@@ -32,8 +47,16 @@ pub trait Store: Send + Sync + 'static {
     async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<Session>), StoreError>;
 
     /// Writes `next` over the version before it, unless that is no longer what is stored, or
-    /// [`Session::writable_until`] has come by the time of the write.
+    /// [`Session::writable_until`] has come by the time of the write. What is written is [`Store::untold`] at once, at
+    /// the node where the browser waits; save for a receipt, which nobody waits for.
     async fn replace(&self, next: &Session) -> Result<Replaced, StoreError>;
+
+    /// What this node has still to look at: changes of sessions whose browsers wait here, and connections that others
+    /// have taken over from; some of it, if there is much.
+    async fn untold(&self) -> Result<Vec<Untold>, StoreError>;
+
+    /// This node has looked at these, each as far as the hint goes.
+    async fn told(&self, hints: &[Hint]) -> Result<(), StoreError>;
 
     /// Deletes up to `limit` sessions that expired before this instant; says how they ended.
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError>;
@@ -48,11 +71,31 @@ pub trait Store: Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// A session that a browser has come to wait for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attached {
+    /// As it is now.
+    pub session: Session,
+    /// The number of the connection, from 1; 0 in a store that nobody shares.
+    pub attachment: u32,
+    /// The other node at which the session's browser was last, which is to let go of it.
+    pub taken_over_from: Option<NodeName>,
+}
+
+/// Something that this node has still to look at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Untold {
+    /// How far.
+    pub hint: Hint,
+    /// The session as it is now, if it is still there.
+    pub session: Option<Session>,
+}
+
 /// What became of a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replaced {
-    /// It is stored.
-    Written,
+    /// It is stored; and this is where the browser waits, if the store knows.
+    Written(Option<Waits>),
     /// Nothing was written: the session has changed, gone or run out of time meanwhile.
     Stale,
 }
@@ -78,6 +121,33 @@ impl Ended {
             _ => Self::Settled,
         }
     }
+}
+
+/// Why a store cannot be used. Every text names the setting.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Not a URL of a store.
+    #[error("database_url: {0}… is not of the form sqlite://FILE or postgres://USER:PASSWORD@HOST/DATABASE")]
+    Url(String),
+    /// As the last, with a reason.
+    #[error("database_url: {0}")]
+    UrlPart(String),
+    /// The file cannot be opened or made, or is no database.
+    #[error("database_url: cannot open '{path}': {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system or SQLite said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Postgres cannot be reached, or its schema not be made.
+    #[error("database_url: cannot use {server}: {reason}")]
+    Postgres {
+        /// Where it is said to be, without the password.
+        server: String,
+        /// What the system or Postgres said.
+        reason: String,
+    },
 }
 
 /// The store did not do what was asked. Nothing is known of the session then; least of all that it expired.

@@ -1,92 +1,113 @@
-//! A session as a row, and back.
-
-use rusqlite::Row;
+//! A session as a row, and back. Every store's rows have the same columns; how they are read is the driver's.
 
 use super::StoreError;
 use crate::session::{Client, CodeKey, Confirmation, PhoneUser, Session, SessionKey, State, Timestamp};
 
-/// The columns of a state, as they are written.
+/// What a [`Row`] is read from, in the order of its fields.
+pub(super) const COLUMNS: &str = "id, code, version, state, created_at, expires_at, \
+    client_ip, client_browser, client_os, client_origin, client_info, \
+    user_id, user_name, user_picture, decided_at, claimable_until, token_grant";
+
+/// A row, as it is stored.
+pub(super) struct Row<'a> {
+    pub(super) id: [u8; 32],
+    pub(super) code: [u8; 32],
+    pub(super) version: u32,
+    pub(super) state: &'a str,
+    pub(super) created_at: i64,
+    pub(super) expires_at: i64,
+    pub(super) client: Client,
+    pub(super) changed: Changed,
+}
+
+/// Those columns of a row that change besides `version` and `state`.
 #[derive(Default)]
-pub(super) struct StateColumns {
-    pub(super) state: &'static str,
-    pub(super) user: Option<PhoneUser>,
+pub(super) struct Changed {
+    pub(super) user_id: Option<String>,
+    pub(super) user_name: Option<String>,
+    pub(super) user_picture: Option<String>,
     pub(super) decided_at: Option<i64>,
     pub(super) claimable_until: Option<i64>,
     pub(super) token_grant: Option<String>,
 }
 
-impl StateColumns {
-    pub(super) fn of(state: &State) -> Result<Self, StoreError> {
+impl Changed {
+    /// What a state is stored as: its name, and these.
+    pub(super) fn of(state: &State) -> Result<(&'static str, Self), StoreError> {
+        let by = |user: &PhoneUser| Self {
+            user_id: Some(user.id.clone()),
+            user_name: user.name.clone(),
+            user_picture: user.picture.clone(),
+            ..Self::default()
+        };
         Ok(match state {
-            State::Pending => Self { state: "pending", ..Self::default() },
-            State::Cancelled => Self { state: "cancelled", ..Self::default() },
-            State::Scanned(user) => Self { state: "scanned", user: Some(user.clone()), ..Self::default() },
-            State::Rejected(user) => Self { state: "rejected", user: Some(user.clone()), ..Self::default() },
-            State::Confirmed(confirmation) => Self {
-                state: if confirmation.claimed { "claimed" } else { "confirmed" },
-                user: Some(confirmation.by.clone()),
-                decided_at: Some(confirmation.decided_at.as_millis()),
-                claimable_until: Some(confirmation.claimable_until.as_millis()),
-                token_grant: Some(serde_json::to_string(&confirmation.grant).map_err(corrupt)?),
-            },
+            State::Pending => ("pending", Self::default()),
+            State::Cancelled => ("cancelled", Self::default()),
+            State::Scanned(user) => ("scanned", by(user)),
+            State::Rejected(user) => ("rejected", by(user)),
+            State::Confirmed(confirmation) => {
+                let columns = Self {
+                    decided_at: Some(confirmation.decided_at.as_millis()),
+                    claimable_until: Some(confirmation.claimable_until.as_millis()),
+                    token_grant: Some(serde_json::to_string(&confirmation.grant).map_err(corrupt)?),
+                    ..by(&confirmation.by)
+                };
+                (if confirmation.claimed { "claimed" } else { "confirmed" }, columns)
+            }
+        })
+    }
+
+    fn user(self, state: &str) -> Result<PhoneUser, StoreError> {
+        let id = self.user_id.ok_or_else(|| missing(state, "user_id"))?;
+        Ok(PhoneUser { id, name: self.user_name, picture: self.user_picture })
+    }
+}
+
+impl Row<'_> {
+    /// The session that this is.
+    pub(super) fn session(self) -> Result<Session, StoreError> {
+        let Self { state: name, changed: mut by, .. } = self;
+        let state = match name {
+            "pending" => State::Pending,
+            "cancelled" => State::Cancelled,
+            "scanned" => State::Scanned(by.user(name)?),
+            "rejected" => State::Rejected(by.user(name)?),
+            "confirmed" | "claimed" => {
+                let instant = |millis: Option<i64>, column| {
+                    millis.map(Timestamp::from_millis).ok_or_else(|| missing(name, column))
+                };
+                let grant = by.token_grant.take().ok_or_else(|| missing(name, "token_grant"))?;
+                State::Confirmed(Confirmation {
+                    decided_at: instant(by.decided_at, "decided_at")?,
+                    claimable_until: instant(by.claimable_until, "claimable_until")?,
+                    grant: serde_json::from_str(&grant).map_err(corrupt)?,
+                    claimed: name == "claimed",
+                    by: by.user(name)?,
+                })
+            }
+            unknown => return Err(corrupt(format!("unknown state '{unknown}'"))),
+        };
+        Ok(Session {
+            key: SessionKey(self.id),
+            code: CodeKey(self.code),
+            version: self.version,
+            created_at: Timestamp::from_millis(self.created_at),
+            expires_at: Timestamp::from_millis(self.expires_at),
+            client: self.client,
+            state,
         })
     }
 }
 
-/// What [`session`] reads, in its order.
-pub(super) const COLUMNS: &str = "id, code, version, state, created_at, expires_at, \
-    client_ip, client_browser, client_os, client_origin, client_info, \
-    user_id, user_name, user_picture, decided_at, claimable_until, token_grant";
-
-/// Reads a row of [`COLUMNS`].
-pub(super) fn session(row: &Row<'_>) -> Result<Session, StoreError> {
-    let name: String = row.get(3)?;
-    let name = name.as_str();
-    let user = |row: &Row<'_>| {
-        let id: Option<String> = row.get(11)?;
-        let id = id.ok_or_else(|| corrupt(format!("a {name} session without user_id")))?;
-        Ok::<_, StoreError>(PhoneUser { id, name: row.get(12)?, picture: row.get(13)? })
-    };
-    let state = match name {
-        "pending" => State::Pending,
-        "cancelled" => State::Cancelled,
-        "scanned" => State::Scanned(user(row)?),
-        "rejected" => State::Rejected(user(row)?),
-        "confirmed" | "claimed" => {
-            let at = |index, column| {
-                let millis: Option<i64> = row.get(index)?;
-                let millis = millis.ok_or_else(|| corrupt(format!("a {name} session without {column}")))?;
-                Ok::<_, StoreError>(Timestamp::from_millis(millis))
-            };
-            let grant: Option<String> = row.get(16)?;
-            let grant = grant.ok_or_else(|| corrupt(format!("a {name} session without token_grant")))?;
-            State::Confirmed(Confirmation {
-                by: user(row)?,
-                decided_at: at(14, "decided_at")?,
-                claimable_until: at(15, "claimable_until")?,
-                grant: serde_json::from_str(&grant).map_err(corrupt)?,
-                claimed: name == "claimed",
-            })
-        }
-        unknown => return Err(corrupt(format!("unknown state '{unknown}'"))),
-    };
-    Ok(Session {
-        key: SessionKey(row.get(0)?),
-        code: CodeKey(row.get(1)?),
-        version: row.get(2)?,
-        created_at: Timestamp::from_millis(row.get(4)?),
-        expires_at: Timestamp::from_millis(row.get(5)?),
-        client: Client {
-            ip: row.get(6)?,
-            browser: row.get(7)?,
-            os: row.get(8)?,
-            origin: row.get(9)?,
-            client_info: row.get(10)?,
-        },
-        state,
-    })
+/// A hash, of a driver that does not know its length.
+pub(super) fn hash(bytes: &[u8]) -> Result<[u8; 32], StoreError> {
+    bytes.try_into().map_err(|_| corrupt(format!("a hash of {} bytes", bytes.len())))
 }
 
-fn corrupt(error: impl ToString) -> StoreError {
+fn missing(state: &str, column: &str) -> StoreError {
+    corrupt(format!("a {state} session without {column}"))
+}
+
+pub(super) fn corrupt(error: impl ToString) -> StoreError {
     StoreError::Corrupt(error.to_string())
 }

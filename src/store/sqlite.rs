@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
-use thiserror::Error;
 
 use super::decider::Decider;
-use super::row::{self, COLUMNS, StateColumns};
-use super::{Ended, Replaced, Store, StoreError};
+use super::row::{COLUMNS, Changed, Row, corrupt};
+use super::{Attached, Ended, OpenError, Replaced, Store, StoreError, Untold};
 use crate::clock::Clock;
-use crate::session::{CodeKey, Session, SessionKey, Timestamp};
+use crate::node::Hint;
+use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
 
 /// Each brings the schema one step on; the database's `user_version` counts those that are done. Those that were
 /// released never change.
@@ -42,22 +42,6 @@ pub struct SqliteStore {
     readers: [Mutex<Option<Connection>>; 2],
     checkpointer: Arc<Mutex<Option<Connection>>>,
     written_since_checkpoint: AtomicBool,
-}
-
-/// Why the database cannot be used.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// Not an `sqlite://` URL of a file.
-    #[error("database_url: '{0}' is not of the form sqlite://FILE")]
-    Url(String),
-    /// The file cannot be opened or made, or is no database.
-    #[error("database_url: cannot open '{path}': {source}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the system or SQLite said.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
 }
 
 impl SqliteStore {
@@ -119,7 +103,8 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 }
 
 fn file_of(url: &str) -> Result<PathBuf, OpenError> {
-    let refused = || OpenError::Url(url.to_owned());
+    // Another store's may hold a password.
+    let refused = || OpenError::Url(url.split_once("://").map_or(url, |(scheme, _)| scheme).to_owned());
     let file = url.strip_prefix("sqlite://").ok_or_else(refused)?;
     // A database in memory would be another one for every connection.
     if file.is_empty() || file.starts_with(":memory:") || file.contains('?') { Err(refused()) } else { Ok(file.into()) }
@@ -149,8 +134,12 @@ fn create_private_file(path: &Path) -> std::io::Result<()> {
 
 #[async_trait]
 impl Store for SqliteStore {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     async fn insert(&self, session: &Session) -> Result<(), StoreError> {
-        let columns = StateColumns::of(&session.state)?;
+        let (state, _) = Changed::of(&session.state)?;
         let session = session.clone();
         self.note_write();
         self.decider
@@ -166,7 +155,7 @@ impl Store for SqliteStore {
                         session.key.0,
                         session.code.0,
                         session.version,
-                        columns.state,
+                        state,
                         session.created_at.as_millis(),
                         session.expires_at.as_millis(),
                         client.ip,
@@ -184,10 +173,16 @@ impl Store for SqliteStore {
         self.with_reader(|reader| read_all(reader, keys))
     }
 
+    /// Nothing is written: there is no other node.
+    async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
+        let sessions = self.read(keys).await?;
+        Ok(sessions.into_iter().map(|session| Attached { session, attachment: 0, taken_over_from: None }).collect())
+    }
+
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<Session>, StoreError> {
         self.with_reader(|reader| {
             let mut query = reader.prepare_cached(&format!("SELECT {COLUMNS} FROM sessions WHERE code = ?1"))?;
-            query.query_row([code.0], |row| Ok(row::session(row))).optional()?.transpose()
+            query.query_row([code.0], |row| Ok(session(row))).optional()?.transpose()
         })
     }
 
@@ -202,13 +197,12 @@ impl Store for SqliteStore {
     }
 
     async fn replace(&self, next: &Session) -> Result<Replaced, StoreError> {
-        let columns = StateColumns::of(&next.state)?;
+        let (state, changed) = Changed::of(&next.state)?;
         let (key, version, clock) = (next.key, next.version, self.clock.clone());
         self.note_write();
         let written = self.decider.run(move |connection| {
             // Taken only now: however long the connection was waited for, a decision is judged when it is written.
             let now = clock.now();
-            let user = columns.user.as_ref();
             let rows = connection
                 .prepare_cached(
                     "UPDATE sessions
@@ -220,16 +214,16 @@ impl Store for SqliteStore {
                 .execute(params![
                     key.0,
                     i64::from(version) - 1,
-                    columns.state,
-                    user.map(|user| &user.id),
-                    user.and_then(|user| user.name.as_ref()),
-                    user.and_then(|user| user.picture.as_ref()),
-                    columns.decided_at,
-                    columns.claimable_until,
-                    columns.token_grant,
+                    state,
+                    changed.user_id,
+                    changed.user_name,
+                    changed.user_picture,
+                    changed.decided_at,
+                    changed.claimable_until,
+                    changed.token_grant,
                     now.as_millis(),
                 ])?;
-            Ok(if rows == 1 { Replaced::Written } else { Replaced::Stale })
+            Ok(if rows == 1 { Replaced::Written(None) } else { Replaced::Stale })
         });
         written.await
     }
@@ -241,7 +235,7 @@ impl Store for SqliteStore {
                  WHERE id IN (SELECT id FROM sessions WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)
                  RETURNING {COLUMNS}"
             ))?;
-            let rows = delete.query_map(params![expired_before.as_millis(), limit], |row| Ok(row::session(row)))?;
+            let rows = delete.query_map(params![expired_before.as_millis(), limit], |row| Ok(session(row)))?;
             rows.map(|row| row?.map(|session| Ended::of(&session))).collect::<Result<Vec<_>, StoreError>>()
         });
         let swept = swept.await?;
@@ -249,6 +243,15 @@ impl Store for SqliteStore {
             self.note_write();
         }
         Ok(swept)
+    }
+
+    /// Nothing ever is: whoever changes a session tells its browser.
+    async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn told(&self, _hints: &[Hint]) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn tidy(&self) -> Result<(), StoreError> {
@@ -293,10 +296,38 @@ fn read_all(connection: &Connection, keys: &[SessionKey]) -> Result<Vec<Session>
     let mut query = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM sessions WHERE id = ?1"))?;
     let mut sessions = Vec::with_capacity(keys.len());
     for key in keys {
-        if let Some(session) = query.query_row([key.0], |row| Ok(row::session(row))).optional()? {
+        if let Some(session) = query.query_row([key.0], |row| Ok(session(row))).optional()? {
             sessions.push(session?);
         }
     }
     drop(snapshot);
     Ok(sessions)
+}
+
+/// Reads a row of [`COLUMNS`].
+fn session(row: &rusqlite::Row<'_>) -> Result<Session, StoreError> {
+    let row = Row {
+        id: row.get(0)?,
+        code: row.get(1)?,
+        version: row.get(2)?,
+        state: row.get_ref(3)?.as_str().map_err(corrupt)?,
+        created_at: row.get(4)?,
+        expires_at: row.get(5)?,
+        client: Client {
+            ip: row.get(6)?,
+            browser: row.get(7)?,
+            os: row.get(8)?,
+            origin: row.get(9)?,
+            client_info: row.get(10)?,
+        },
+        changed: Changed {
+            user_id: row.get(11)?,
+            user_name: row.get(12)?,
+            user_picture: row.get(13)?,
+            decided_at: row.get(14)?,
+            claimable_until: row.get(15)?,
+            token_grant: row.get(16)?,
+        },
+    };
+    row.session()
 }

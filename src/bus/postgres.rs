@@ -1,0 +1,90 @@
+use std::sync::{Arc, OnceLock, Weak};
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use tokio_postgres::{AsyncMessage, Client};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::hearing::{self, Ears, Source, answer, until_ping};
+use super::{Bus, Change, Listener, LocalBus};
+use crate::metrics::Metrics;
+use crate::node::{Hint, NodeName};
+use crate::postgres::{Messages, Postgres, explain};
+
+/// `LISTEN` and `NOTIFY`, on the Postgres that is there anyway. This is the hearing half: what is said goes out in the
+/// transaction that it is about (`PostgresStore`), so neither without the other.
+pub struct PostgresBus {
+    here: Arc<LocalBus>,
+    node: NodeName,
+    postgres: Postgres,
+    metrics: Arc<Metrics>,
+    hearing: OnceLock<AbortOnDropHandle<()>>,
+}
+
+impl PostgresBus {
+    /// A bus for this node, whose store sends the hints.
+    #[must_use]
+    pub fn new(postgres: Postgres, node: NodeName, metrics: Arc<Metrics>) -> Self {
+        Self { here: Arc::default(), node, postgres, metrics, hearing: OnceLock::new() }
+    }
+}
+
+impl Bus for PostgresBus {
+    fn listen(&self, listener: Weak<dyn Listener>) {
+        let source = Channel { postgres: self.postgres.clone(), name: self.node.channel() };
+        self.hearing.get_or_init(|| hearing::hear(&self.here, listener, &self.metrics, source));
+    }
+
+    /// What concerns another node is on its way already.
+    fn announce(&self, change: &Change) {
+        if change.waits.as_ref().is_some_and(|waits| waits.node == self.node) {
+            self.here.announce(change);
+        }
+    }
+
+    /// That is on its way already.
+    fn take_over(&self, _before: &NodeName, _hint: Hint) {}
+}
+
+struct Channel {
+    postgres: Postgres,
+    name: String,
+}
+
+#[async_trait]
+impl Source for Channel {
+    async fn hear(&mut self, ears: &Ears) -> String {
+        let (client, messages) = match answer(self.postgres.connect()).await {
+            Ok(connection) => connection,
+            Err(why) => return why,
+        };
+        tokio::select! {
+            why = pass_on(messages, ears) => why,
+            why = keep(&client, &self.name, ears) => why,
+        }
+    }
+}
+
+async fn pass_on(mut messages: Messages, ears: &Ears) -> String {
+    loop {
+        match messages.next().await {
+            Some(Ok(AsyncMessage::Notification(notification))) => ears.heard(notification.payload()),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return explain(&error),
+            None => return "it hung up".to_owned(),
+        }
+    }
+}
+
+async fn keep(client: &Client, channel: &str, ears: &Ears) -> String {
+    if let Err(why) = answer(client.batch_execute(&format!("LISTEN {channel}"))).await {
+        return why;
+    }
+    ears.open();
+    loop {
+        until_ping().await;
+        if let Err(why) = answer(client.batch_execute("")).await {
+            return why;
+        }
+    }
+}

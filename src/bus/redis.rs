@@ -1,0 +1,180 @@
+use std::sync::{Arc, OnceLock, Weak};
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
+use redis::{Client, Pipeline};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+
+use super::hearing::{self, Ears, Source, answer, pause, until_ping};
+use super::{Bus, Change, Listener, LocalBus};
+use crate::metrics::Metrics;
+use crate::node::{Hint, NodeName};
+
+/// Hints that wait to be sent. Those beyond are lost, and found by looking.
+const QUEUE: usize = 16 * 1024;
+/// Hints sent in one go.
+const MAX_BATCH: usize = 256;
+
+/// Not a URL of Redis.
+#[derive(Debug, Error)]
+#[error("bus_url: {0}; write it as redis://USER:PASSWORD@HOST:PORT, or rediss:// for TLS")]
+pub struct BusUrlError(String);
+
+/// Redis or Valkey, publish and subscribe.
+pub struct RedisBus {
+    here: Arc<LocalBus>,
+    node: NodeName,
+    client: Client,
+    metrics: Arc<Metrics>,
+    queue: mpsc::Sender<(NodeName, Hint)>,
+    queued: std::sync::Mutex<Option<mpsc::Receiver<(NodeName, Hint)>>>,
+    tasks: OnceLock<[AbortOnDropHandle<()>; 2]>,
+}
+
+impl RedisBus {
+    /// A bus for this node, on the server at this URL.
+    ///
+    /// # Errors
+    /// It is no such URL.
+    pub fn new(url: &str, node: NodeName, metrics: Arc<Metrics>) -> Result<Self, BusUrlError> {
+        let (queue, queued) = mpsc::channel(QUEUE);
+        Ok(Self {
+            here: Arc::default(),
+            node,
+            client: client(url)?,
+            metrics,
+            queue,
+            queued: std::sync::Mutex::new(Some(queued)),
+            tasks: OnceLock::new(),
+        })
+    }
+
+    /// Whether this is a URL that [`RedisBus::new`] takes.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_url(url: &str) -> Result<(), BusUrlError> {
+        client(url).map(drop)
+    }
+
+    fn send(&self, to: &NodeName, hint: Hint) {
+        if self.queue.try_send((to.clone(), hint)).is_err() {
+            debug!(event = "hint lost", session = %hint.key);
+        }
+    }
+}
+
+fn client(url: &str) -> Result<Client, BusUrlError> {
+    // What the library says may quote the password.
+    Client::open(url).map_err(|error| BusUrlError(format!("not a URL of Redis ({:?})", error.kind())))
+}
+
+impl Bus for RedisBus {
+    fn listen(&self, listener: Weak<dyn Listener>) {
+        self.tasks.get_or_init(|| {
+            let subscription = Subscription { client: self.client.clone(), channel: self.node.channel() };
+            let queued = self.queued.lock().ok().and_then(|mut queued| queued.take());
+            [
+                hearing::hear(&self.here, listener, &self.metrics, subscription),
+                AbortOnDropHandle::new(tokio::spawn(speak(self.client.clone(), queued))),
+            ]
+        });
+    }
+
+    fn announce(&self, change: &Change) {
+        match &change.waits {
+            Some(waits) if waits.node == self.node => self.here.announce(change),
+            Some(waits) => self.send(&waits.node, change.hint(waits)),
+            None => {}
+        }
+    }
+
+    fn take_over(&self, before: &NodeName, hint: Hint) {
+        self.send(before, hint);
+    }
+}
+
+struct Subscription {
+    client: Client,
+    channel: String,
+}
+
+#[async_trait]
+impl Source for Subscription {
+    async fn hear(&mut self, ears: &Ears) -> String {
+        let (sink, stream) = match answer(self.client.get_async_pubsub()).await {
+            Ok(connection) => connection.split(),
+            Err(why) => return why,
+        };
+        tokio::select! {
+            why = pass_on(stream, ears) => why,
+            why = keep(sink, &self.channel, ears) => why,
+        }
+    }
+}
+
+async fn pass_on(mut stream: PubSubStream, ears: &Ears) -> String {
+    while let Some(message) = stream.next().await {
+        ears.heard(&String::from_utf8_lossy(message.get_payload_bytes()));
+    }
+    "it hung up".to_owned()
+}
+
+async fn keep(mut sink: PubSubSink, channel: &str, ears: &Ears) -> String {
+    if let Err(why) = answer(sink.subscribe(channel)).await {
+        return why;
+    }
+    ears.open();
+    loop {
+        until_ping().await;
+        if let Err(why) = answer(sink.ping::<redis::Value>()).await {
+            return why;
+        }
+    }
+}
+
+/// Sends what is queued, in batches; what cannot be sent is lost.
+async fn speak(client: Client, queued: Option<mpsc::Receiver<(NodeName, Hint)>>) {
+    let Some(mut queued) = queued else { return };
+    let mut connection: Option<MultiplexedConnection> = None;
+    let mut failures = 0;
+    let mut batch = Vec::new();
+    while queued.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let mut publish = Pipeline::with_capacity(batch.len());
+        for (node, hint) in batch.drain(..) {
+            publish.cmd("PUBLISH").arg(node.channel()).arg(hint.to_string()).ignore();
+        }
+        // A connection that was idle may have broken since; a new one is tried at once.
+        let was_connected = connection.is_some();
+        let mut sent = send(&client, &mut connection, &publish).await;
+        if sent.is_err() && was_connected {
+            sent = send(&client, &mut connection, &publish).await;
+        }
+        match sent {
+            Ok(()) => failures = 0,
+            Err(why) => {
+                debug!(event = "hints lost", why);
+                pause(failures).await;
+                failures += 1;
+            }
+        }
+    }
+}
+
+async fn send(
+    client: &Client,
+    connection: &mut Option<MultiplexedConnection>,
+    publish: &Pipeline,
+) -> Result<(), String> {
+    let mut open = match connection.take() {
+        Some(open) => open,
+        None => answer(client.get_multiplexed_async_connection()).await?,
+    };
+    answer(publish.query_async::<()>(&mut open)).await?;
+    *connection = Some(open);
+    Ok(())
+}

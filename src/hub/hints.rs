@@ -1,0 +1,176 @@
+//! What other nodes do. A hint says that a session is to be looked at; whatever no hint came of is found by looking
+//! into the store every few seconds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::Hub;
+use crate::bus::Listener;
+use crate::metrics::Stopwatch;
+use crate::node::Hint;
+use crate::random;
+use crate::session::{Session, SessionKey};
+use crate::store::Untold;
+
+/// How often the store is asked what is untold here, so the longest that a lost hint delays anything. Nodes that start
+/// together do not ask together.
+const LOOK_MILLIS: u32 = 2000;
+/// Sessions read in one query.
+const MAX_BATCH: usize = 500;
+/// What has been told and not yet said to the store, at most; beyond, it is found once more.
+const MAX_TOLD: usize = 100_000;
+
+#[derive(Default)]
+pub(super) struct Hints {
+    /// Sessions that are to be looked at.
+    to_look_at: Mutex<Vec<Hint>>,
+    came: Notify,
+    /// What the store need not keep any more.
+    told: Mutex<Vec<Hint>>,
+    may_have_missed: Notify,
+}
+
+impl Hints {
+    fn told(&self, hints: impl IntoIterator<Item = Hint>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.extend(hints);
+        told.truncate(MAX_TOLD);
+    }
+}
+
+impl Listener for Hub {
+    fn changed(self: Arc<Self>, session: &Arc<Session>, attachment: u32, since: Stopwatch) {
+        self.tell_here(session, since);
+        if attachment > 0 {
+            self.hints.told([Hint { key: session.key, version: session.version, attachment }]);
+        }
+    }
+
+    fn hinted(self: Arc<Self>, hint: Hint) {
+        self.logins.metrics.hinted();
+        if self.concerns(&hint) {
+            self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner).push(hint);
+            self.hints.came.notify_one();
+        } else {
+            self.hints.told([hint]);
+        }
+    }
+
+    fn may_have_missed(self: Arc<Self>) {
+        self.hints.may_have_missed.notify_one();
+    }
+}
+
+impl Hub {
+    /// Closes connections that others took over from; whether the session is to be looked at for somebody who waits.
+    fn concerns(self: &Arc<Self>, hint: &Hint) -> bool {
+        let mut places = Vec::new();
+        self.registry.each_of(&hint.key, |place, _| places.push(place));
+        let mut concerns = false;
+        for place in places {
+            self.act(place, |waiting, turn| {
+                let (step, is_to_look) = waiting.hinted(hint, turn);
+                concerns |= is_to_look;
+                step
+            });
+        }
+        concerns
+    }
+
+    /// Reads the sessions that were hinted at, all that have come meanwhile in one query, and tells their browsers.
+    pub(super) async fn look_where_hinted(self: &Arc<Self>) {
+        loop {
+            self.hints.came.notified().await;
+            let hints = std::mem::take(&mut *self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner));
+            for some in hints.chunks(MAX_BATCH) {
+                let since = Stopwatch::start();
+                let mut keys: Vec<SessionKey> = some.iter().map(|hint| hint.key).collect();
+                keys.sort_unstable();
+                keys.dedup();
+                match self.logins.store.read(&keys).await {
+                    Ok(sessions) => {
+                        for session in sessions {
+                            self.tell_here(&Arc::new(session), since);
+                        }
+                        self.hints.told(some.iter().copied());
+                    }
+                    // They stay untold, and are found so.
+                    Err(error) => warn!(event = "store unavailable", %error, "changes wait for the store"),
+                }
+            }
+        }
+    }
+
+    /// Whether other nodes share the store.
+    #[must_use]
+    pub fn is_one_of_many(&self) -> bool {
+        self.logins.store.is_shared()
+    }
+
+    /// Every few seconds, asks the store for what is untold here, for as long as the program runs.
+    pub async fn look_for_untold(self: Arc<Self>) {
+        let mut pause_millis = random::below(LOOK_MILLIS);
+        let mut is_answered = true;
+        loop {
+            tokio::select! {
+                () = self.clock.sleep_until(self.clock.now().plus_millis(pause_millis.into())) => {}
+                () = self.hints.may_have_missed.notified() => {}
+            }
+            pause_millis = LOOK_MILLIS;
+            let was_answered = is_answered;
+            is_answered = match self.look_once().await {
+                Ok(()) => true,
+                Err(error) => {
+                    if was_answered {
+                        warn!(event = "store unavailable", %error, "changes at other nodes wait for the store");
+                    }
+                    false
+                }
+            };
+            if is_answered && !was_answered {
+                info!(event = "store answers again");
+            }
+        }
+    }
+
+    async fn look_once(self: &Arc<Self>) -> Result<(), crate::store::StoreError> {
+        let store = &self.logins.store;
+        loop {
+            let told = std::mem::take(&mut *self.hints.told.lock().unwrap_or_else(PoisonError::into_inner));
+            if !told.is_empty()
+                && let Err(error) = store.told(&furthest(&told)).await
+            {
+                self.hints.told(told);
+                return Err(error);
+            }
+            let untold = store.untold().await?;
+            if untold.is_empty() {
+                return Ok(());
+            }
+            let since = Stopwatch::start();
+            for Untold { hint, session } in untold {
+                if self.concerns(&hint) {
+                    self.logins.metrics.found_untold();
+                    if let Some(session) = session {
+                        self.tell_here(&Arc::new(session), since);
+                    }
+                }
+                self.hints.told([hint]);
+            }
+        }
+    }
+}
+
+/// Of several hints at one session, only how far they go together.
+fn furthest(hints: &[Hint]) -> Vec<Hint> {
+    let mut furthest: HashMap<SessionKey, Hint> = HashMap::new();
+    for hint in hints {
+        let known = furthest.entry(hint.key).or_insert(*hint);
+        known.version = known.version.max(hint.version);
+        known.attachment = known.attachment.max(hint.attachment);
+    }
+    furthest.into_values().collect()
+}

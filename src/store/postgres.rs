@@ -1,0 +1,447 @@
+//! Sessions in Postgres, shared by many nodes.
+//!
+//! Every operation is one statement, and so one transaction that no node can leave half done: one that is killed or
+//! frozen holds no lock.
+//!
+//! Times are judged on Postgres's own clock, read once the row's lock is held. That is what makes `expired` and a
+//! decision exclude each other, whatever the nodes' clocks show (see [`Store::read_settled`]). The nodes' [`Clock`]
+//! follows it.
+//!
+//! Whoever locks more than one row does so in the order of their ids, or skips what is locked.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_postgres::{Object, Pool};
+use tokio::time::Instant;
+use tokio_postgres::Row as PostgresRow;
+use tokio_postgres::types::{FromSql, ToSql};
+
+use super::row::{COLUMNS, Changed, Row, corrupt, hash};
+use super::{Attached, Ended, OpenError, Replaced, Store, StoreError, Untold};
+use crate::clock::Clock;
+use crate::metrics::Stopwatch;
+use crate::node::{Hint, NodeName, Waits};
+use crate::postgres::{Postgres, explain};
+use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
+
+/// Each brings the schema one step on. Those that were released never change.
+const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/postgres/0001_sessions.sql")];
+/// Held by the one node that migrates.
+const MIGRATION_LOCK: i64 = 0x7172_6c6f_6769_6e00;
+/// A store that has not answered after this long is said not to.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// As the last, for whoever only asks whether it answers.
+const PING_PATIENCE: Duration = Duration::from_secs(2);
+/// What is untold is read in portions.
+const MAX_UNTOLD: i64 = 1000;
+/// What a node has not looked at after this long it never will: the session has gone, too.
+const UNTOLD_MILLIS: i64 = 2 * 3_600_000;
+
+/// See the module.
+pub struct PostgresStore {
+    pool: Pool,
+    node: NodeName,
+    clock: Clock,
+    sends_hints: bool,
+}
+
+/// How a node uses the store that it shares.
+pub struct PostgresSetup {
+    /// The node.
+    pub node: NodeName,
+    /// What is to follow Postgres's clock.
+    pub clock: Clock,
+    /// Connections that this node opens at most.
+    pub max_connections: usize,
+    /// Hints go out with the transaction that they are about (`NOTIFY`); else they are sent by another bus.
+    pub sends_hints: bool,
+}
+
+type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+impl PostgresStore {
+    /// Connects, bringing the schema up to date where needed.
+    ///
+    /// # Errors
+    /// Postgres does not answer or does not let us, or the schema cannot be made.
+    pub async fn open(postgres: &Postgres, setup: PostgresSetup) -> Result<Self, OpenError> {
+        let failed = |reason| OpenError::Postgres { server: postgres.to_string(), reason };
+        let pool = postgres.pool(setup.max_connections).map_err(failed)?;
+        let prepare = async {
+            let mut connection = pool.get().await.map_err(|error| explain(&error))?;
+            migrate(&mut connection).await.map_err(|error| explain(&error))
+        };
+        in_time(PATIENCE * 2, prepare).await.ok_or_else(|| failed("it does not answer".to_owned()))?.map_err(failed)?;
+        let PostgresSetup { node, clock, sends_hints, .. } = setup;
+        let store = Self { pool, node, clock, sends_hints };
+        store.ping().await.map_err(|error| failed(error.to_string()))?;
+        Ok(store)
+    }
+
+    async fn query(&self, statement: &str, params: Params<'_>) -> Result<Vec<PostgresRow>, StoreError> {
+        self.query_within(PATIENCE, statement, params).await
+    }
+
+    async fn query_within(
+        &self,
+        patience: Duration,
+        statement: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<PostgresRow>, StoreError> {
+        let too_long = || StoreError::Unavailable("it takes too long".into());
+        let until = deadline(patience);
+        let connection = in_time_until(until, self.pool.get()).await.ok_or_else(too_long)?;
+        let connection = connection.map_err(|error| StoreError::Unavailable(explain(&error).into()))?;
+        let answer = async {
+            let statement = connection.prepare_cached(statement).await?;
+            connection.query(&statement, params).await
+        };
+        match in_time_until(until, answer).await {
+            Some(rows) => Ok(rows?),
+            None => {
+                // Nobody is to wait behind an answer that may never come.
+                drop(Object::take(connection));
+                Err(too_long())
+            }
+        }
+    }
+
+    /// The clock follows Postgres's, which showed this while an answer was waited for.
+    fn follow(&self, asked: Stopwatch, row: &PostgresRow, column: usize) -> Result<Timestamp, StoreError> {
+        let now = Timestamp::from_millis(column_of(row, column)?);
+        self.clock.follow(now, asked.elapsed());
+        Ok(now)
+    }
+}
+
+/// A newer version's migrations only add: this one still runs against them.
+async fn migrate(connection: &mut Object) -> Result<(), tokio_postgres::Error> {
+    let is_done = "SELECT to_regclass('qrlogin.migrations') IS NOT NULL";
+    let done = async |client: &tokio_postgres::Transaction<'_>| -> Result<i32, tokio_postgres::Error> {
+        if !client.query_one(is_done, &[]).await?.get::<_, bool>(0) {
+            return Ok(0);
+        }
+        Ok(client.query_one("SELECT coalesce(max(number), 0) FROM qrlogin.migrations", &[]).await?.get(0))
+    };
+    let transaction = connection.transaction().await?;
+    if usize::try_from(done(&transaction).await?).is_ok_and(|done| done >= MIGRATIONS.len()) {
+        return transaction.commit().await;
+    }
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
+    // Another node may have been first.
+    let done = done(&transaction).await?;
+    if done == 0 {
+        if !transaction.query_one("SELECT to_regnamespace('qrlogin') IS NOT NULL", &[]).await?.get::<_, bool>(0) {
+            transaction.batch_execute("CREATE SCHEMA qrlogin").await?;
+        }
+        transaction
+            .batch_execute(
+                "CREATE TABLE qrlogin.migrations
+                     (number integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())",
+            )
+            .await?;
+    }
+    for (number, migration) in (1..).zip(MIGRATIONS).filter(|(number, _)| *number > done) {
+        transaction.batch_execute(migration).await?;
+        transaction.execute("INSERT INTO qrlogin.migrations (number) VALUES ($1)", &[&number]).await?;
+    }
+    transaction.commit().await
+}
+
+const INSERT: &str = "INSERT INTO qrlogin.sessions (id, code, version, state, created_at, expires_at,
+         client_ip, client_browser, client_os, client_origin, client_info)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+
+static READ: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {COLUMNS} FROM qrlogin.sessions WHERE id = ANY($1::bytea[])"));
+
+static FIND_BY_CODE: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {COLUMNS} FROM qrlogin.sessions WHERE code = $1"));
+
+/// Whoever decides meanwhile waits for these rows or is waited for: it either sees the node, or is seen.
+static ATTACH: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "WITH found AS MATERIALIZED (
+             SELECT id AS found_id, node AS before FROM qrlogin.sessions
+             WHERE id = ANY($1::bytea[]) ORDER BY id FOR NO KEY UPDATE
+         ), attached AS (
+             UPDATE qrlogin.sessions SET node = $2, attachment = attachment + 1
+             FROM found WHERE id = found_id
+             RETURNING {COLUMNS}, attachment, nullif(before, $2) AS left_behind
+         ), untold AS (
+             INSERT INTO qrlogin.untold (node, id, version, attachment, since)
+             SELECT left_behind, id, version, attachment, qrlogin.now_millis() FROM attached
+             WHERE left_behind IS NOT NULL
+             ON CONFLICT (node, id) DO UPDATE SET
+                 version = greatest(untold.version, excluded.version),
+                 attachment = greatest(untold.attachment, excluded.attachment)
+         )
+         SELECT {COLUMNS}, attachment, left_behind, CASE WHEN $3 AND left_behind IS NOT NULL THEN
+             pg_notify('qrlogin_' || left_behind, encode(id, 'base64') || ':' || version || ':' || attachment) IS NULL
+         END FROM attached"
+    )
+});
+
+/// The time is taken when all locks are held, so after everything that was decided before.
+static READ_SETTLED: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "WITH locked AS MATERIALIZED (
+             SELECT {COLUMNS} FROM qrlogin.sessions WHERE id = ANY($1::bytea[]) ORDER BY id FOR SHARE
+         ), instant AS MATERIALIZED (
+             SELECT count(*) AS locked, qrlogin.now_millis() AS now FROM locked
+         )
+         SELECT {COLUMNS}, now FROM instant LEFT JOIN locked ON true"
+    )
+});
+
+/// The time is taken when the lock is held, however long that was waited for.
+const REPLACE: &str = "WITH locked AS MATERIALIZED (
+         SELECT id AS locked_id, CASE WHEN $3 = 'claimed' THEN claimable_until ELSE expires_at END AS writable_until
+         FROM qrlogin.sessions WHERE id = $1 AND version = $2 FOR NO KEY UPDATE
+     ), timed AS MATERIALIZED (
+         SELECT locked_id, writable_until, qrlogin.now_millis() AS now FROM locked
+     ), written AS (
+         UPDATE qrlogin.sessions SET version = version + 1, state = $3, user_id = $4, user_name = $5,
+             user_picture = $6, decided_at = $7, claimable_until = $8, token_grant = $9
+         FROM timed WHERE id = locked_id AND now < writable_until
+         RETURNING id, version, state, node, attachment
+     ), untold AS (
+         INSERT INTO qrlogin.untold (node, id, version, attachment, since)
+         SELECT node, id, version, attachment, qrlogin.now_millis() FROM written
+         WHERE node IS NOT NULL AND state <> 'claimed'
+         ON CONFLICT (node, id) DO UPDATE SET
+             version = greatest(untold.version, excluded.version),
+             attachment = greatest(untold.attachment, excluded.attachment)
+     )
+     SELECT node, attachment, CASE WHEN $10 AND node <> $11 AND state <> 'claimed' THEN
+         pg_notify('qrlogin_' || node, encode(id, 'base64') || ':' || version || ':' || attachment) IS NULL
+     END FROM written";
+
+static SWEEP: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "DELETE FROM qrlogin.sessions WHERE id = ANY(ARRAY(
+             SELECT id FROM qrlogin.sessions WHERE expires_at < $1
+             ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+         )) RETURNING {COLUMNS}"
+    )
+});
+
+const SWEEP_UNTOLD: &str = "DELETE FROM qrlogin.untold WHERE since < $1";
+
+static UNTOLD: LazyLock<String> = LazyLock::new(|| {
+    let columns = COLUMNS.replace("id, code, version,", "session.id, code, session.version,");
+    format!(
+        "SELECT {columns}, untold.id, untold.version, untold.attachment, qrlogin.now_millis()
+         FROM (VALUES (1)) AS always LEFT JOIN (
+             SELECT id, version, attachment FROM qrlogin.untold WHERE node = $1 LIMIT $2
+         ) AS untold ON true LEFT JOIN qrlogin.sessions AS session ON session.id = untold.id"
+    )
+});
+
+/// What somebody is writing at this moment is left for the next time.
+const TOLD: &str = "DELETE FROM qrlogin.untold WHERE (node, id) IN (
+         SELECT node, id FROM qrlogin.untold JOIN
+             unnest($2::bytea[], $3::bigint[], $4::bigint[]) AS told (told_id, told_version, told_attachment)
+             ON id = told_id AND version <= told_version AND attachment <= told_attachment
+         WHERE node = $1 ORDER BY id FOR UPDATE SKIP LOCKED
+     )";
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn insert(&self, session: &Session) -> Result<(), StoreError> {
+        let (state, _) = Changed::of(&session.state)?;
+        let client = &session.client;
+        self.query(
+            INSERT,
+            &[
+                &&session.key.0[..],
+                &&session.code.0[..],
+                &i64::from(session.version),
+                &state,
+                &session.created_at.as_millis(),
+                &session.expires_at.as_millis(),
+                &client.ip,
+                &client.browser,
+                &client.os,
+                &client.origin,
+                &client.client_info,
+            ],
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn read(&self, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError> {
+        self.query(&READ, &[&ids(keys)]).await?.iter().map(session).collect()
+    }
+
+    async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
+        let rows = self.query(&ATTACH, &[&ids(keys), &self.node.as_str(), &self.sends_hints]).await?;
+        let attached = |row: &PostgresRow| {
+            Ok(Attached {
+                session: session(row)?,
+                attachment: number(row, AFTER)?,
+                taken_over_from: column_of::<Option<String>>(row, AFTER + 1)?.map(NodeName::from_stored),
+            })
+        };
+        rows.iter().map(attached).collect()
+    }
+
+    async fn find_by_code(&self, code: &CodeKey) -> Result<Option<Session>, StoreError> {
+        self.query(&FIND_BY_CODE, &[&&code.0[..]]).await?.first().map(session).transpose()
+    }
+
+    async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<Session>), StoreError> {
+        let asked = Stopwatch::start();
+        let rows = self.query(&READ_SETTLED, &[&ids(keys)]).await?;
+        let first = rows.first().ok_or_else(|| corrupt("no time"))?;
+        let now = self.follow(asked, first, AFTER)?;
+        let found = rows.iter().filter(|row| is_there(row));
+        Ok((now, found.map(session).collect::<Result<_, _>>()?))
+    }
+
+    async fn replace(&self, next: &Session) -> Result<Replaced, StoreError> {
+        let (state, changed) = Changed::of(&next.state)?;
+        let rows = self
+            .query(
+                REPLACE,
+                &[
+                    &&next.key.0[..],
+                    &(i64::from(next.version) - 1),
+                    &state,
+                    &changed.user_id,
+                    &changed.user_name,
+                    &changed.user_picture,
+                    &changed.decided_at,
+                    &changed.claimable_until,
+                    &changed.token_grant,
+                    &self.sends_hints,
+                    &self.node.as_str(),
+                ],
+            )
+            .await?;
+        let Some(row) = rows.first() else { return Ok(Replaced::Stale) };
+        let Some(node) = column_of::<Option<String>>(row, 0)? else { return Ok(Replaced::Written(None)) };
+        Ok(Replaced::Written(Some(Waits { node: NodeName::from_stored(node), attachment: number(row, 1)? })))
+    }
+
+    async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
+        let asked = Stopwatch::start();
+        let rows = self.query(&UNTOLD, &[&self.node.as_str(), &MAX_UNTOLD]).await?;
+        let mut untold = Vec::new();
+        for row in &rows {
+            self.follow(asked, row, AFTER + 3)?;
+            if let Some(id) = column_of::<Option<&[u8]>>(row, AFTER)? {
+                let key = SessionKey(hash(id)?);
+                let hint = Hint { key, version: number(row, AFTER + 1)?, attachment: number(row, AFTER + 2)? };
+                let session = is_there(row).then(|| session(row)).transpose()?;
+                untold.push(Untold { hint, session });
+            }
+        }
+        Ok(untold)
+    }
+
+    async fn told(&self, hints: &[Hint]) -> Result<(), StoreError> {
+        let ids: Vec<_> = hints.iter().map(|hint| &hint.key.0[..]).collect();
+        let versions: Vec<_> = hints.iter().map(|hint| i64::from(hint.version)).collect();
+        let attachments: Vec<_> = hints.iter().map(|hint| i64::from(hint.attachment)).collect();
+        self.query(TOLD, &[&self.node.as_str(), &ids, &versions, &attachments]).await?;
+        Ok(())
+    }
+
+    async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
+        let rows = self.query(&SWEEP, &[&expired_before.as_millis(), &i64::from(limit)]).await?;
+        let forgotten = expired_before.plus_millis(-UNTOLD_MILLIS);
+        self.query(SWEEP_UNTOLD, &[&forgotten.as_millis()]).await?;
+        rows.iter().map(|row| session(row).map(|session| Ended::of(&session))).collect()
+    }
+
+    /// Postgres does that by itself.
+    async fn tidy(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let asked = Stopwatch::start();
+        let rows = self.query_within(PING_PATIENCE, "SELECT qrlogin.now_millis()", &[]).await?;
+        rows.first().map_or(Ok(()), |row| self.follow(asked, row, 0).map(drop))
+    }
+
+    async fn close(&self) {
+        self.pool.close();
+    }
+}
+
+/// The first column after those of [`COLUMNS`].
+const AFTER: usize = 17;
+
+/// Reads a row of [`COLUMNS`].
+fn session(row: &PostgresRow) -> Result<Session, StoreError> {
+    let row = Row {
+        id: hash(column_of(row, 0)?)?,
+        code: hash(column_of(row, 1)?)?,
+        version: number(row, 2)?,
+        state: column_of(row, 3)?,
+        created_at: column_of(row, 4)?,
+        expires_at: column_of(row, 5)?,
+        client: Client {
+            ip: column_of(row, 6)?,
+            browser: column_of(row, 7)?,
+            os: column_of(row, 8)?,
+            origin: column_of(row, 9)?,
+            client_info: column_of(row, 10)?,
+        },
+        changed: Changed {
+            user_id: column_of(row, 11)?,
+            user_name: column_of(row, 12)?,
+            user_picture: column_of(row, 13)?,
+            decided_at: column_of(row, 14)?,
+            claimable_until: column_of(row, 15)?,
+            token_grant: column_of(row, 16)?,
+        },
+    };
+    row.session()
+}
+
+/// Whether a row that was joined to others is one of [`COLUMNS`] at all.
+fn is_there(row: &PostgresRow) -> bool {
+    row.try_get::<_, Option<&[u8]>>(0).is_ok_and(|id| id.is_some())
+}
+
+fn number(row: &PostgresRow, column: usize) -> Result<u32, StoreError> {
+    u32::try_from(column_of::<i64>(row, column)?).map_err(corrupt)
+}
+
+fn column_of<'a, T: FromSql<'a>>(row: &'a PostgresRow, column: usize) -> Result<T, StoreError> {
+    row.try_get(column).map_err(|error| corrupt(explain(&error)))
+}
+
+fn ids(keys: &[SessionKey]) -> Vec<&[u8]> {
+    keys.iter().map(|key| &key.0[..]).collect()
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Unavailable(explain(&error).into())
+    }
+}
+
+/// A store that does not answer is a matter of the machine's own clock.
+#[expect(clippy::disallowed_methods, reason = "nothing a test would want to move")]
+async fn in_time<F: Future>(patience: Duration, future: F) -> Option<F::Output> {
+    tokio::time::timeout(patience, future).await.ok()
+}
+
+async fn in_time_until<F: Future>(until: Instant, future: F) -> Option<F::Output> {
+    tokio::time::timeout_at(until, future).await.ok()
+}
+
+fn deadline(patience: Duration) -> Instant {
+    Instant::now() + patience
+}
