@@ -128,11 +128,11 @@ fn bind<T>(
 }
 
 impl Parts {
-    /// Opens what the settings name.
+    /// Opens what the settings name. Nodes that share a store go by its clock, not by `clock`.
     ///
     /// # Errors
     /// What cannot be opened.
-    pub async fn open(settings: Settings, demo: Option<Demo>) -> Result<Self, StartError> {
+    pub async fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, StartError> {
         check_urls(&settings)?;
         let app_auth = app_auth(&settings.app_auth)?;
         let keys = KeyRing::open(&settings.token.key_dir)?;
@@ -140,7 +140,6 @@ impl Parts {
         let (clock, store, bus) = if Postgres::is_url(&settings.database_url.0) {
             open_shared(&settings, &metrics).await?
         } else {
-            let clock = Clock::system();
             let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&settings.database_url.0, clock.clone())?);
             let bus: Arc<dyn Bus> = Arc::new(LocalBus::default());
             (clock, store, bus)

@@ -190,7 +190,7 @@ fn serve(flags: &ConfigFlags) -> Result<(), Failure> {
     let _log = telemetry::start(&settings.log.level, settings.log.format);
     runtime()?.block_on(async {
         let listeners = Listeners::bind(&settings)?;
-        let parts = Parts::open(settings, None).await?;
+        let parts = Parts::open(settings, Clock::system(), None).await?;
         run_until_signalled(parts, listeners).await
     })
 }
@@ -215,7 +215,7 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<(), Failure> {
             let names: Vec<_> = USERS.iter().map(|user| user.name).collect();
             println!("Warning: everyone in this network can open it, and log in as {}.", names.join(" or "));
         }
-        let parts = Parts::open(settings, Some(demo)).await?;
+        let parts = Parts::open(settings, Clock::system(), Some(demo)).await?;
         run_until_signalled(parts, listeners).await
     })
 }

@@ -118,9 +118,11 @@ impl PostgresStore {
 
 /// A newer version's migrations only add: this one still runs against them.
 async fn migrate(connection: &mut Object) -> Result<(), tokio_postgres::Error> {
-    let is_done = "SELECT to_regclass('qrlogin.migrations') IS NOT NULL";
+    // (to_regclass may remember what was so before the lock was waited for.)
+    let is_begun = "SELECT EXISTS (SELECT FROM pg_catalog.pg_tables
+                    WHERE schemaname = 'qrlogin' AND tablename = 'migrations')";
     let done = async |client: &tokio_postgres::Transaction<'_>| -> Result<i32, tokio_postgres::Error> {
-        if !client.query_one(is_done, &[]).await?.get::<_, bool>(0) {
+        if !client.query_one(is_begun, &[]).await?.get::<_, bool>(0) {
             return Ok(0);
         }
         Ok(client.query_one("SELECT coalesce(max(number), 0) FROM qrlogin.migrations", &[]).await?.get(0))
@@ -133,7 +135,9 @@ async fn migrate(connection: &mut Object) -> Result<(), tokio_postgres::Error> {
     // Another node may have been first.
     let done = done(&transaction).await?;
     if done == 0 {
-        if !transaction.query_one("SELECT to_regnamespace('qrlogin') IS NOT NULL", &[]).await?.get::<_, bool>(0) {
+        // Whoever must not make schemas uses one that was made for them.
+        let has_schema = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'qrlogin')";
+        if !transaction.query_one(has_schema, &[]).await?.get::<_, bool>(0) {
             transaction.batch_execute("CREATE SCHEMA qrlogin").await?;
         }
         transaction

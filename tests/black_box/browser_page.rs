@@ -29,7 +29,7 @@ async fn the_demos_pages_tell_every_story_of_a_login() {
     let listeners = Listeners::bind(&settings).unwrap();
     let (demo, settings) = Demo::new(settings, listeners.public.local_addr().unwrap(), dir.path(), false);
     let base = settings.public_base().to_owned();
-    let parts = Parts::open(settings, clock, Some(demo)).unwrap();
+    let parts = Parts::open(settings, clock, Some(demo)).await.unwrap();
     let shutdown = Shutdown::new();
     let running = tokio::spawn(app::run(parts, listeners, shutdown.clone()));
 

@@ -1,14 +1,16 @@
 //! The store of the tests: a real one that can be made to fail.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
-use qrlogin::store::{Ended, Replaced, SqliteStore, Store, StoreError};
+use qrlogin::node::Hint;
+use qrlogin::store::{Attached, Ended, Replaced, Store, StoreError, Untold};
 use tokio::sync::RwLock;
 
 /// A store that can be made to fail, counts how often it is read, and works otherwise.
 pub struct FailingStore {
-    inner: SqliteStore,
+    inner: Arc<dyn Store>,
     fails: AtomicBool,
     /// Queries for sessions by their keys, so far.
     pub reads: AtomicUsize,
@@ -17,7 +19,7 @@ pub struct FailingStore {
 }
 
 impl FailingStore {
-    pub fn new(inner: SqliteStore) -> Self {
+    pub fn new(inner: Arc<dyn Store>) -> Self {
         Self { inner, fails: AtomicBool::new(false), reads: AtomicUsize::new(0), turnstile: RwLock::default() }
     }
 
@@ -25,17 +27,20 @@ impl FailingStore {
         self.fails.store(fails, Ordering::SeqCst);
     }
 
-    fn answers(&self) -> Result<&SqliteStore, StoreError> {
+    fn answers(&self) -> Result<&dyn Store, StoreError> {
         if self.fails.load(Ordering::SeqCst) {
             Err(StoreError::Unavailable("made to fail".into()))
         } else {
-            Ok(&self.inner)
+            Ok(&*self.inner)
         }
     }
 }
 
 #[async_trait::async_trait]
 impl Store for FailingStore {
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
     async fn insert(&self, session: &StoredSession) -> Result<(), StoreError> {
         self.answers()?.insert(session).await
     }
@@ -43,6 +48,11 @@ impl Store for FailingStore {
         self.reads.fetch_add(1, Ordering::SeqCst);
         drop(self.turnstile.read().await);
         self.answers()?.read(keys).await
+    }
+    async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        drop(self.turnstile.read().await);
+        self.answers()?.attach(keys).await
     }
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<StoredSession>, StoreError> {
         self.answers()?.find_by_code(code).await
@@ -53,6 +63,12 @@ impl Store for FailingStore {
     }
     async fn replace(&self, next: &StoredSession) -> Result<Replaced, StoreError> {
         self.answers()?.replace(next).await
+    }
+    async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
+        self.answers()?.untold().await
+    }
+    async fn told(&self, hints: &[Hint]) -> Result<(), StoreError> {
+        self.answers()?.told(hints).await
     }
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
         self.answers()?.sweep(expired_before, limit).await

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use qrlogin::app::{self, Listeners, Parts};
+use qrlogin::bus::LocalBus;
 use qrlogin::clock::{Clock, Hands};
-use qrlogin::config::{Secret, Settings};
+use qrlogin::config::{Address, Secret, Settings};
 use qrlogin::session::Timestamp;
 use qrlogin::shutdown::Shutdown;
 use qrlogin::store::SqliteStore;
@@ -51,7 +52,7 @@ impl Server {
         let mut settings = Settings::default();
         settings.listen.set_port(0);
         settings.ops_listen.set_port(0);
-        settings.database_url = format!("sqlite://{}", dir.path().join("test.db").display());
+        settings.database_url = Address(format!("sqlite://{}", dir.path().join("test.db").display()));
         settings.token.key_dir = dir.path().join("keys");
         settings.app_auth.hmac_secret = Secret(SECRET.to_owned());
         change(&mut settings);
@@ -61,14 +62,16 @@ impl Server {
         let listeners = Listeners::bind(&settings).unwrap();
         let address = listeners.public.local_addr().unwrap();
         let ops = format!("http://{}", listeners.ops.local_addr().unwrap());
-        let sqlite = SqliteStore::open(&settings.database_url, clock.clone()).unwrap();
-        let store = Arc::new(FailingStore::new(sqlite));
+        let sqlite = SqliteStore::open(&settings.database_url.0, clock.clone()).unwrap();
+        let store = Arc::new(FailingStore::new(Arc::new(sqlite)));
         let parts = Parts {
             keys: KeyRing::open(&settings.token.key_dir).unwrap(),
             app_auth: app::app_auth(&settings.app_auth).unwrap(),
             settings,
             clock: clock.clone(),
+            metrics: Arc::default(),
             store: store.clone(),
+            bus: Arc::new(LocalBus::default()),
             demo: None,
         };
         let shutdown = Shutdown::new();

@@ -2,6 +2,7 @@
 
 mod failing_store;
 mod harness;
+mod services;
 
 mod architecture;
 mod browser_page;

@@ -1,17 +1,20 @@
-//! What every store does. A second store runs the same suite.
+//! What every store does; and what those do besides that several nodes share.
 
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 use qrlogin::clock::{Clock, Hands};
+use qrlogin::node::{Hint, NodeName, Waits};
+use qrlogin::postgres::Postgres;
 use qrlogin::random;
 use qrlogin::session::{
     Client, Confirmation, Grant, PhoneUser, Session, SessionId, SessionKey, State, Step, Timestamp,
 };
-use qrlogin::store::{Ended, Replaced, SqliteStore, Store};
+use qrlogin::store::{Attached, Ended, PostgresSetup, PostgresStore, Replaced, SqliteStore, Store, Untold};
 use serde_json::{Map, json};
 
 use crate::harness::START;
+use crate::services;
 
 fn ann() -> PhoneUser {
     PhoneUser {
@@ -67,8 +70,26 @@ async fn stored(store: &dyn Store, key: SessionKey) -> Option<Session> {
     store.read(&[key]).await.unwrap().pop()
 }
 
-/// The suite. `hands` move the clock that the store was opened with, which stands at [`START`].
-async fn conforms(store: Arc<dyn Store>, hands: &Hands) {
+/// Moves the time that the store goes by, which stands at [`START`] in the beginning.
+enum Time {
+    Ours(Hands),
+    /// Postgres's own, in this database.
+    Theirs(tokio_postgres::Client),
+}
+
+impl Time {
+    async fn advance_millis(&self, millis: i64) {
+        match self {
+            Self::Ours(hands) => hands.advance_millis(millis),
+            Self::Theirs(client) => {
+                client.execute("UPDATE qrlogin.test_time SET millis = millis + $1", &[&millis]).await.map(drop).unwrap();
+            }
+        }
+    }
+}
+
+/// The suite.
+async fn conforms(store: Arc<dyn Store>, time: &Time) {
     every_state_comes_back_as_it_was_written(&*store).await;
     many_are_read_at_once_and_the_missing_left_out(&*store).await;
     a_code_finds_its_session(&*store).await;
@@ -76,8 +97,8 @@ async fn conforms(store: Arc<dyn Store>, hands: &Hands) {
     nothing_is_written_over_another_version(&*store).await;
     store.ping().await.unwrap();
     store.tidy().await.unwrap();
-    nothing_is_decided_from_the_deadline_on(&*store, hands).await;
-    the_ended_are_swept_in_batches(&*store, hands).await;
+    nothing_is_decided_from_the_deadline_on(&*store, time).await;
+    the_ended_are_swept_in_batches(&*store, time).await;
 }
 
 async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
@@ -88,7 +109,7 @@ async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
     let confirmed = confirmed(&scanned, START);
     let claimed = stepped(confirmed.claim(START));
     for next in [scanned, confirmed, claimed] {
-        assert_eq!(store.replace(&next).await.unwrap(), Replaced::Written);
+        assert_eq!(store.replace(&next).await.unwrap(), Replaced::Written(None));
         assert_eq!(stored(store, next.key).await.as_ref(), Some(&next));
         let (now, settled) = store.read_settled(&[next.key]).await.unwrap();
         assert_eq!((now, settled), (START, vec![next]));
@@ -97,7 +118,7 @@ async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
         let pending = new_session();
         store.insert(&pending).await.unwrap();
         let ended = Session { version: 2, state: end, ..pending };
-        assert_eq!(store.replace(&ended).await.unwrap(), Replaced::Written);
+        assert_eq!(store.replace(&ended).await.unwrap(), Replaced::Written(None));
         assert_eq!(stored(store, ended.key).await, Some(ended));
     }
 }
@@ -131,7 +152,7 @@ async fn a_version_is_written_once(store: &Arc<dyn Store>) {
         tokio::spawn(async move { (store.replace(&next).await.unwrap(), next) })
     });
     let done: Vec<_> = join_all(writes).await.into_iter().map(Result::unwrap).collect();
-    let written: Vec<_> = done.into_iter().filter(|(replaced, _)| *replaced == Replaced::Written).collect();
+    let written: Vec<_> = done.into_iter().filter(|(replaced, _)| *replaced == Replaced::Written(None)).collect();
     assert_eq!(written.len(), 1);
     assert_eq!(stored(&**store, session.key).await.as_ref(), Some(&written[0].1));
 }
@@ -143,35 +164,35 @@ async fn nothing_is_written_over_another_version(store: &dyn Store) {
     store.insert(&session).await.unwrap();
     let too_far = Session { version: 3, ..scanned.clone() };
     assert_eq!(store.replace(&too_far).await.unwrap(), Replaced::Stale);
-    assert_eq!(store.replace(&scanned).await.unwrap(), Replaced::Written);
+    assert_eq!(store.replace(&scanned).await.unwrap(), Replaced::Written(None));
     assert_eq!(store.replace(&scanned).await.unwrap(), Replaced::Stale);
 }
 
-async fn nothing_is_decided_from_the_deadline_on(store: &dyn Store, hands: &Hands) {
+async fn nothing_is_decided_from_the_deadline_on(store: &dyn Store, time: &Time) {
     let [decided, late, unclaimed] = [new_session(), new_session(), new_session()];
     for session in [&decided, &late, &unclaimed] {
         store.insert(session).await.unwrap();
     }
-    hands.advance_millis(299_999);
+    time.advance_millis(299_999).await;
     let now = START.plus_millis(299_999);
     let (just_in_time, too_late) = (confirmed(&decided, now), confirmed(&late, now));
     let never_claimed = confirmed(&unclaimed, now);
-    assert_eq!(store.replace(&just_in_time).await.unwrap(), Replaced::Written);
-    assert_eq!(store.replace(&never_claimed).await.unwrap(), Replaced::Written);
-    hands.advance_millis(1);
+    assert_eq!(store.replace(&just_in_time).await.unwrap(), Replaced::Written(None));
+    assert_eq!(store.replace(&never_claimed).await.unwrap(), Replaced::Written(None));
+    time.advance_millis(1).await;
     assert_eq!(store.replace(&too_late).await.unwrap(), Replaced::Stale, "decided in time, written too late");
     let (now, settled) = store.read_settled(&[late.key]).await.unwrap();
     assert_eq!((now, settled), (START.plus_seconds(300), vec![late]));
     // A receipt has until the claim's end, which lies past the session's.
-    hands.advance_millis(59_998);
-    assert_eq!(store.replace(&stepped(just_in_time.claim(now))).await.unwrap(), Replaced::Written);
-    hands.advance_millis(1);
+    time.advance_millis(59_998).await;
+    assert_eq!(store.replace(&stepped(just_in_time.claim(now))).await.unwrap(), Replaced::Written(None));
+    time.advance_millis(1).await;
     assert_eq!(store.replace(&stepped(never_claimed.claim(now))).await.unwrap(), Replaced::Stale);
 }
 
-async fn the_ended_are_swept_in_batches(store: &dyn Store, hands: &Hands) {
+async fn the_ended_are_swept_in_batches(store: &dyn Store, time: &Time) {
     // Whatever is there from before.
-    hands.advance_seconds(10_000);
+    time.advance_millis(10_000_000).await;
     let now = START.plus_seconds(10_360);
     while !store.sweep(now, 1000).await.unwrap().is_empty() {}
 
@@ -190,7 +211,7 @@ async fn the_ended_are_swept_in_batches(store: &dyn Store, hands: &Hands) {
     let confirmed = Session { version: 2, state: State::Confirmed(confirmation), ..unclaimed };
     let rejected = Session { version: 2, state: State::Rejected(ann()), ..settled };
     for next in [confirmed, rejected] {
-        assert_eq!(store.replace(&next).await.unwrap(), Replaced::Written);
+        assert_eq!(store.replace(&next).await.unwrap(), Replaced::Written(None));
     }
     let expired_before = now.plus_seconds(2);
     let mut ended = store.sweep(expired_before, 2).await.unwrap();
@@ -208,8 +229,185 @@ async fn sqlite_conforms() {
     let (clock, hands) = Clock::manual(START);
     let url = format!("sqlite://{}", dir.path().join("conformance.db").display());
     let store = Arc::new(SqliteStore::open(&url, clock).unwrap());
-    conforms(store.clone(), &hands).await;
+    conforms(store.clone(), &Time::Ours(hands)).await;
     store.close().await;
+}
+
+/// A node on this database.
+async fn node(url: &str) -> (NodeName, PostgresStore) {
+    let node = NodeName::random();
+    let setup =
+        PostgresSetup { node: node.clone(), clock: Clock::shared(), max_connections: 4, sends_hints: true };
+    (node, PostgresStore::open(&Postgres::parse(url).unwrap(), setup).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_conforms() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let (_, store) = node(&url).await;
+    let client = services::connect(&url).await.unwrap();
+    let held_still = format!(
+        "CREATE TABLE qrlogin.test_time AS SELECT {}::bigint AS millis;
+         CREATE OR REPLACE FUNCTION qrlogin.now_millis() RETURNS bigint LANGUAGE sql VOLATILE
+             AS 'SELECT millis FROM qrlogin.test_time'",
+        START.as_millis()
+    );
+    client.batch_execute(&held_still).await.unwrap();
+    conforms(Arc::new(store), &Time::Theirs(client)).await;
+}
+
+/// A session that was made a moment ago and lasts for some minutes, by the store's own clock.
+async fn session_of_now(store: &dyn Store) -> Session {
+    let (now, _) = store.read_settled(&[]).await.unwrap();
+    let session = Session { created_at: now, expires_at: now.plus_seconds(300), ..new_session() };
+    store.insert(&session).await.unwrap();
+    session
+}
+
+fn hint_of(session: &Session, attachment: u32) -> Hint {
+    Hint { key: session.key, version: session.version, attachment }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_names_the_node_that_its_browser_came_to_last() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let ((here, ours), (there, theirs)) = (node(&url).await, node(&url).await);
+    let session = session_of_now(&ours).await;
+
+    let first = ours.attach(&[session.key, new_session().key]).await.unwrap();
+    assert_eq!(first, [Attached { session: session.clone(), attachment: 1, taken_over_from: None }]);
+    let again = ours.attach(&[session.key]).await.unwrap();
+    assert_eq!((again[0].attachment, &again[0].taken_over_from), (2, &None), "not taken over from itself");
+    let moved = theirs.attach(&[session.key]).await.unwrap();
+    assert_eq!((moved[0].attachment, &moved[0].taken_over_from), (3, &Some(here)));
+
+    let scanned = stepped(session.scan(&ann(), session.created_at));
+    let waits = Waits { node: there, attachment: 3 };
+    assert_eq!(ours.replace(&scanned).await.unwrap(), Replaced::Written(Some(waits)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_told_stays_with_the_node_that_it_concerns_until_it_is() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let ((_, ours), (_, theirs)) = (node(&url).await, node(&url).await);
+    let session = session_of_now(&ours).await;
+    let scanned = stepped(session.scan(&ann(), session.created_at));
+    ours.replace(&scanned).await.unwrap();
+    assert_eq!(ours.untold().await.unwrap(), [], "nobody waits");
+
+    theirs.attach(&[session.key]).await.unwrap();
+    let confirmed = confirmed(&scanned, session.created_at);
+    ours.replace(&confirmed).await.unwrap();
+    assert_eq!(ours.untold().await.unwrap(), []);
+    let untold = theirs.untold().await.unwrap();
+    assert_eq!(untold, [Untold { hint: hint_of(&confirmed, 1), session: Some(confirmed.clone()) }]);
+
+    theirs.told(&[hint_of(&scanned, 1)]).await.unwrap();
+    assert_eq!(theirs.untold().await.unwrap(), untold, "told less than has happened");
+    theirs.told(&[hint_of(&confirmed, 1)]).await.unwrap();
+    assert_eq!(theirs.untold().await.unwrap(), []);
+    let claimed = stepped(confirmed.claim(session.created_at));
+    ours.replace(&claimed).await.unwrap();
+    assert_eq!(theirs.untold().await.unwrap(), [], "nobody waits for a receipt");
+
+    ours.attach(&[session.key]).await.unwrap();
+    assert_eq!(theirs.untold().await.unwrap(), [Untold { hint: hint_of(&claimed, 2), session: Some(claimed) }]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_attaching_and_deciding_at_once_one_sees_the_other() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let ((_, ours), (there, theirs)) = (node(&url).await, node(&url).await);
+    for _ in 0..200 {
+        let session = session_of_now(&ours).await;
+        let scanned = stepped(session.scan(&ann(), session.created_at));
+        let keys = [session.key];
+        let (attached, replaced) = tokio::join!(theirs.attach(&keys), ours.replace(&scanned));
+        let sees_decision = attached.unwrap()[0].session == scanned;
+        let Replaced::Written(waits) = replaced.unwrap() else { panic!("nobody else writes") };
+        assert!(sees_decision || waits.is_some_and(|waits| waits.node == there));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_waits_past_the_deadline_is_not_written() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let (_, store) = node(&url).await;
+    let store = Arc::new(store);
+    let mut session = session_of_now(&*store).await;
+    session.expires_at = session.created_at.plus_millis(400);
+    let mut client = services::connect(&url).await.unwrap();
+    let set = "UPDATE qrlogin.sessions SET expires_at = $2 WHERE id = $1";
+    client.execute(set, &[&&session.key.0[..], &session.expires_at.as_millis()]).await.unwrap();
+
+    // As `expired` is told: the row is held while the time is taken.
+    let holder = client.transaction().await.unwrap();
+    holder.execute("SELECT 1 FROM qrlogin.sessions WHERE id = $1 FOR SHARE", &[&&session.key.0[..]]).await.unwrap();
+    let late = stepped(session.scan(&ann(), session.created_at));
+    let writing = {
+        let store = store.clone();
+        tokio::spawn(async move { store.replace(&late).await.unwrap() })
+    };
+    holder.batch_execute("SELECT pg_sleep(0.6)").await.unwrap();
+    holder.commit().await.unwrap();
+    assert_eq!(writing.await.unwrap(), Replaced::Stale);
+    let (now, settled) = store.read_settled(&[session.key]).await.unwrap();
+    assert!(now >= session.expires_at);
+    assert_eq!(settled, [session]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_start_together_on_an_empty_database_make_one_schema() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let started = join_all((0..6).map(|_| node(&url))).await;
+    let session = session_of_now(&started[0].1).await;
+    assert_eq!(started[5].1.read(&[session.key]).await.unwrap(), [session]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_of_postgres_touches_no_index_but_when_it_comes_and_goes() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let (_, store) = node(&url).await;
+    for _ in 0..100 {
+        let session = session_of_now(&store).await;
+        let now = session.created_at;
+        store.attach(&[session.key]).await.unwrap();
+        let scanned = stepped(session.scan(&ann(), now));
+        let confirmed = confirmed(&scanned, now);
+        for next in [&scanned, &confirmed, &stepped(confirmed.claim(now))] {
+            store.replace(next).await.unwrap();
+        }
+    }
+    store.close().await;
+    let client = services::connect(&url).await.unwrap();
+    let (mut updates, mut hot) = (0, 0);
+    // What a connection has done is counted when it ends, or a moment later.
+    while updates < 400 {
+        let counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'";
+        let row = client.query_one(counts, &[]).await.unwrap();
+        (updates, hot) = (row.get::<_, i64>(0), row.get::<_, i64>(1));
+    }
+    assert_eq!((updates, hot), (400, 400));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_cannot_be_used_is_refused_by_name_and_without_its_password() {
+    let url = format!("postgres://ann:hunter2@127.0.0.1:{}/x", services::free_port());
+    let setup =
+        PostgresSetup { node: NodeName::random(), clock: Clock::shared(), max_connections: 1, sends_hints: true };
+    let refused = PostgresStore::open(&Postgres::parse(&url).unwrap(), setup).await.err().unwrap().to_string();
+    assert!(refused.starts_with("database_url: ") && refused.contains("127.0.0.1"), "{refused}");
+    assert!(!refused.contains("hunter2"), "{refused}");
+    for bad in ["postgres://", "postgres://localhost:port/x", "postgres://u@h/db?sslmode=perhaps"] {
+        assert!(Postgres::parse(bad).is_err(), "{bad}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
