@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use qrlogin::app::{self, Listeners, Parts};
-use qrlogin::bus::LocalBus;
+use qrlogin::bus::{Bus, LocalBus};
 use qrlogin::clock::{Clock, Hands};
 use qrlogin::config::{Address, Secret, Settings};
+use qrlogin::metrics::Metrics;
 use qrlogin::session::Timestamp;
 use qrlogin::shutdown::Shutdown;
-use qrlogin::store::SqliteStore;
+use qrlogin::store::{SqliteStore, Store};
 use qrlogin::token::{KeyRing, sign_app_token};
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
@@ -48,6 +49,27 @@ impl Server {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let (dir, settings) = Self::settings(change);
+        let (clock, hands) = Clock::manual(START);
+        let store = Arc::new(SqliteStore::open(&settings.database_url.0, clock.clone()).unwrap());
+        Self::run(dir, settings, (clock, hands), store, Arc::new(LocalBus::default()), Arc::default()).await
+    }
+
+    /// One node of many, on this Postgres, and on this Redis if there is one; its bus as `wrap` makes it. Its time is
+    /// Postgres's.
+    pub async fn node(url: &str, bus_url: Option<&str>, wrap: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>) -> Self {
+        let (dir, settings) = Self::settings(|settings| {
+            settings.database_url = Address(url.to_owned());
+            settings.bus_url = Address(bus_url.unwrap_or_default().to_owned());
+        });
+        let clock = Clock::shared();
+        let parts = Parts::open(settings.clone(), clock.clone(), None).await.unwrap();
+        // Nobody moves this node's time.
+        let (_, hands) = Clock::manual(START);
+        Self::run(dir, settings, (parts.clock, hands), parts.store, wrap(parts.bus), parts.metrics).await
+    }
+
+    fn settings(change: impl FnOnce(&mut Settings)) -> (TempDir, Settings) {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.listen.set_port(0);
@@ -57,21 +79,29 @@ impl Server {
         settings.app_auth.hmac_secret = Secret(SECRET.to_owned());
         change(&mut settings);
         settings.check().unwrap();
+        (dir, settings)
+    }
 
-        let (clock, hands) = Clock::manual(START);
+    async fn run(
+        dir: TempDir,
+        settings: Settings,
+        (clock, hands): (Clock, Hands),
+        store: Arc<dyn Store>,
+        bus: Arc<dyn Bus>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let listeners = Listeners::bind(&settings).unwrap();
         let address = listeners.public.local_addr().unwrap();
         let ops = format!("http://{}", listeners.ops.local_addr().unwrap());
-        let sqlite = SqliteStore::open(&settings.database_url.0, clock.clone()).unwrap();
-        let store = Arc::new(FailingStore::new(Arc::new(sqlite)));
+        let store = Arc::new(FailingStore::new(store));
         let parts = Parts {
             keys: KeyRing::open(&settings.token.key_dir).unwrap(),
             app_auth: app::app_auth(&settings.app_auth).unwrap(),
             settings,
             clock: clock.clone(),
-            metrics: Arc::default(),
+            metrics,
             store: store.clone(),
-            bus: Arc::new(LocalBus::default()),
+            bus,
             demo: None,
         };
         let shutdown = Shutdown::new();

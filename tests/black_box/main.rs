@@ -6,6 +6,7 @@ mod services;
 
 mod architecture;
 mod browser_page;
+mod bus_conformance;
 mod crash;
 mod endings;
 mod heads;

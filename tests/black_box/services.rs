@@ -13,13 +13,15 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-/// Runs a command in the shell, and ends it when the shell's input ends: when the test does, however it does.
+/// Runs a command in the shell, and ends it, by the signal named first, when the shell's input ends: when the test does,
+/// however it does.
 const KEEPER: &str = r#"
+    signal=$1; shift
     "$@" >&2 & child=$!
     echo $child
     read ignored
     kill -CONT $child 2>/dev/null
-    kill -QUIT $child 2>/dev/null
+    kill -$signal $child 2>/dev/null
     wait $child
 "#;
 
@@ -30,10 +32,10 @@ struct Kept {
 }
 
 impl Kept {
-    fn start(command: &[&str], log: &Path, user: Option<(u32, u32)>) -> Self {
+    fn start(command: &[&str], end_by: &str, log: &Path, user: Option<(u32, u32)>) -> Self {
         let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).args(command);
+        keeper.args(["-c", KEEPER, "keeper", end_by]).args(command);
         keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).current_dir("/");
         if let Some((user, group)) = user {
             keeper.uid(user).gid(group);
@@ -111,7 +113,7 @@ impl Postgres {
         let command = [program.to_str().unwrap(), "-D", data.to_str().unwrap(), "-p", &port, "-h", "127.0.0.1", "-k", ""];
         let settings = ["-c", "fsync=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB"];
         let command: Vec<_> = command.into_iter().chain(settings).collect();
-        let kept = Kept::start(&command, &self.dir.path().join("log"), postgres_user());
+        let kept = Kept::start(&command, "QUIT", &self.dir.path().join("log"), postgres_user());
         *self.running.lock().unwrap() = Some(kept);
     }
 
@@ -210,7 +212,7 @@ impl Redis {
     pub fn run(&self) {
         let (port, dir) = (self.port.to_string(), self.dir.path().to_str().unwrap());
         let command = ["redis-server", "--port", &port, "--bind", "127.0.0.1", "--save", "", "--dir", dir];
-        let kept = Kept::start(&command, &self.dir.path().join("log"), None);
+        let kept = Kept::start(&command, "TERM", &self.dir.path().join("log"), None);
         *self.running.lock().unwrap() = Some(kept);
     }
 

@@ -258,7 +258,7 @@ async fn postgres_conforms() {
 }
 
 /// A session that was made a moment ago and lasts for some minutes, by the store's own clock.
-async fn session_of_now(store: &dyn Store) -> Session {
+pub async fn session_of_now(store: &dyn Store) -> Session {
     let (now, _) = store.read_settled(&[]).await.unwrap();
     let session = Session { created_at: now, expires_at: now.plus_seconds(300), ..new_session() };
     store.insert(&session).await.unwrap();
