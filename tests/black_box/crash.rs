@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::SECRET;
+use crate::harness::{SECRET, claims_of};
 use crate::program::{Program, qrlogin, run};
 
 const LOGINS: usize = 120;
@@ -110,10 +110,4 @@ async fn no_confirmed_login_is_lost_or_changed_also_when_a_signing_key_comes_in_
     let newest = program.status(&session).await["web_token"].as_str().unwrap().to_owned();
     assert_ne!(newest.split('.').next(), tokens.keys().next().unwrap().split('.').next(), "another kid");
     assert_eq!(program.terminate().0.code(), Some(0));
-}
-
-fn claims_of(token: &str) -> Value {
-    use base64::Engine as _;
-    let part = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
-    serde_json::from_slice(&part).unwrap()
 }

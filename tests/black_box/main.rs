@@ -1,6 +1,7 @@
 //! The product, seen from outside: a real server on a port of its own, real sockets, and a clock that the test moves.
 
 mod failing_store;
+mod fleet;
 mod harness;
 mod services;
 
@@ -9,9 +10,11 @@ mod browser_page;
 mod bus_conformance;
 mod crash;
 mod endings;
+mod faults;
 mod heads;
 mod load;
 mod login;
+mod many_nodes;
 mod origins;
 mod outage;
 mod program;

@@ -39,9 +39,15 @@ pub struct Program {
 impl Program {
     /// Starts it on free ports, with its database and keys in `dir`.
     pub fn serve(dir: &TempDir, log_level: &str) -> Self {
+        Self::serve_with(dir, log_level, &[])
+    }
+
+    /// As the last, with more in its environment.
+    pub fn serve_with(dir: &TempDir, log_level: &str, environment: &[(&str, &str)]) -> Self {
         let mut child = qrlogin(dir.path(), &["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
             .env("QRLOGIN_LOG__FORMAT", "json")
             .env("QRLOGIN_LOG__LEVEL", log_level)
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

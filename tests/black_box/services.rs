@@ -54,7 +54,8 @@ impl Drop for Kept {
     }
 }
 
-fn signal(name: &str, pids: &[u32]) {
+/// Sends a signal to each of these processes.
+pub fn signal(name: &str, pids: &[u32]) {
     let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
     // One of them may have ended meanwhile.
     Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status().unwrap();
