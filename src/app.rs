@@ -32,6 +32,7 @@ const STOP_SECONDS: u64 = 8;
 const BACKLOG: u32 = 4096;
 const SWEEP_SECONDS: u32 = 10;
 const TIDY_SECONDS: u32 = 1;
+const KEYS_SECONDS: u32 = 10;
 /// Fewer than this hold nothing worth the trouble.
 const MANY_BROWSERS: i64 = 1000;
 
@@ -243,10 +244,11 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
 
     let background = [
         tokio::spawn(hub.clone().run()),
-        tokio::spawn(sweep(logins, clock.clone())),
+        tokio::spawn(sweep(logins.clone(), clock.clone())),
         tokio::spawn(tidy(store.clone(), clock.clone())),
         tokio::spawn(give_memory_back(metrics, clock.clone())),
         tokio::spawn(look_for_untold(hub.clone())),
+        tokio::spawn(look_for_keys(logins.clone(), clock.clone())),
     ];
     if let (Ok(public), Ok(ops)) = (listeners.public.local_addr(), listeners.ops.local_addr()) {
         info!(event = "listening", %public, %ops, public_url = settings.public_base());
@@ -305,6 +307,18 @@ async fn sweep(logins: Arc<Logins>, clock: Clock) {
         clock.sleep_seconds(SWEEP_SECONDS).await;
         if let Err(error) = logins.sweep().await {
             warn!(event = "sweep failed", %error);
+        }
+    }
+}
+
+/// A key is added to a directory that all nodes share, and needs no restart.
+async fn look_for_keys(logins: Arc<Logins>, clock: Clock) {
+    loop {
+        clock.sleep_seconds(KEYS_SECONDS).await;
+        let logins = logins.clone();
+        // The directory may be a network's.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || logins.minter.refresh_keys()).await {
+            warn!(event = "keys not read", %error);
         }
     }
 }

@@ -1,9 +1,10 @@
-//! The keys that sign `web_token`: Ed25519, PKCS#8 PEM files in one directory, read once at the start.
+//! The keys that sign `web_token`: Ed25519, PKCS#8 PEM files in one directory that all nodes share.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest;
@@ -12,17 +13,31 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use thiserror::Error;
+use tracing::warn;
 
+use crate::metrics::Stopwatch;
 use crate::random;
 
 /// The file that the first start makes.
 const FIRST_KEY: &str = "web-token.pem";
 
+/// A node that meets a key it does not know looks for it, but not more often than this.
+const LOOK_SECONDS: u64 = 1;
+
 /// All keys of the directory: the newest signs what is decided now, an older one what was decided under it.
 #[derive(Debug)]
 pub struct KeyRing {
-    keys: BTreeMap<String, Ed25519KeyPair>,
+    dir: PathBuf,
+    keys: RwLock<Keys>,
+    looked: Mutex<Option<Stopwatch>>,
+}
+
+#[derive(Debug, Default)]
+struct Keys {
+    by_id: BTreeMap<String, Ed25519KeyPair>,
     newest: String,
+    /// What signs what is decided now: the newest, once the other nodes have had time to hear of it.
+    signing: String,
 }
 
 /// Why there are no keys to sign with.
@@ -42,6 +57,12 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
+    /// All keys have been taken away.
+    #[error("token.key_dir: {path}: holds no key any more")]
+    Empty {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The system's cryptography failed to make a key.
     #[error("token.key_dir: a key could not be made")]
     Generate,
@@ -51,7 +72,7 @@ impl KeyRing {
     /// Reads every `.pem` file of `dir`; makes the directory and a first key if there is none.
     ///
     /// The newest is the one modified last (of equals, the one whose name sorts last), so a key is rotated by adding
-    /// a file and restarting.
+    /// a file.
     ///
     /// # Errors
     /// A directory or file that cannot be read or made, or a `.pem` file that holds something else.
@@ -61,33 +82,84 @@ impl KeyRing {
             make_first_key(dir)?;
             files = key_files(dir)?;
         }
-        let mut ring = Self { keys: BTreeMap::new(), newest: String::new() };
-        for (_, path) in files {
-            let key = read_key(&path)?;
-            ring.newest = thumbprint(&key);
-            ring.keys.insert(ring.newest.clone(), key);
+        let mut keys = read_keys(files)?;
+        keys.signing.clone_from(&keys.newest);
+        Ok(Self { dir: dir.to_owned(), keys: RwLock::new(keys), looked: Mutex::default() })
+    }
+
+    /// Looks for keys that have come or gone. One that has come is published from now on, and signs from the next look
+    /// on, when the other nodes publish it, too. Looks into files.
+    ///
+    /// # Errors
+    /// As [`KeyRing::open`]; the keys stay as they were.
+    pub fn refresh(&self) -> Result<(), KeyError> {
+        let mut fresh = read_keys(key_files(&self.dir)?)?;
+        if fresh.by_id.is_empty() {
+            return Err(KeyError::Empty { path: self.dir.clone() });
         }
-        Ok(ring)
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let is_known = keys.newest == fresh.newest;
+        let still_signs = !is_known && fresh.by_id.contains_key(&keys.signing);
+        fresh.signing = if still_signs { keys.signing.clone() } else { fresh.newest.clone() };
+        *keys = fresh;
+        Ok(())
     }
 
     /// The id of the key that signs what is decided now.
     #[must_use]
-    pub fn newest(&self) -> &str {
-        &self.newest
+    pub fn signing(&self) -> String {
+        self.read().signing.clone()
     }
 
     /// Signs with the key of this id; `None` if it is not in the directory.
     #[must_use]
     pub fn sign(&self, kid: &str, message: &[u8]) -> Option<Vec<u8>> {
-        Some(self.keys.get(kid)?.sign(message).as_ref().to_vec())
+        let signed = self.read().sign(kid, message);
+        if signed.is_some() || !self.may_look() {
+            return signed;
+        }
+        // Another node may have started with a key that we have not heard of.
+        if let Err(error) = self.refresh() {
+            warn!(event = "keys not read", %error);
+        }
+        self.read().sign(kid, message)
+    }
+
+    fn may_look(&self) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = looked.is_none_or(|looked| looked.elapsed().as_secs() >= LOOK_SECONDS);
+        if may {
+            *looked = Some(Stopwatch::start());
+        }
+        may
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The public halves of all keys, as a JWK Set (RFC 7517 §5, RFC 8037 §2).
     #[must_use]
     pub fn jwks(&self) -> Value {
         let key = |(kid, key): (&String, &Ed25519KeyPair)| json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": public_part(key) });
-        json!({ "keys": self.keys.iter().map(key).collect::<Vec<_>>() })
+        json!({ "keys": self.read().by_id.iter().map(key).collect::<Vec<_>>() })
     }
+}
+
+impl Keys {
+    fn sign(&self, kid: &str, message: &[u8]) -> Option<Vec<u8>> {
+        Some(self.by_id.get(kid)?.sign(message).as_ref().to_vec())
+    }
+}
+
+fn read_keys(files: Vec<(SystemTime, PathBuf)>) -> Result<Keys, KeyError> {
+    let mut keys = Keys::default();
+    for (_, path) in files {
+        let key = read_key(&path)?;
+        keys.newest = thumbprint(&key);
+        keys.by_id.insert(keys.newest.clone(), key);
+    }
+    Ok(keys)
 }
 
 /// The directory's `.pem` files, oldest first.
@@ -169,7 +241,7 @@ mod tests {
         let keys = dir.path().join("deep/keys");
         let first = KeyRing::open(&keys).unwrap();
         let second = KeyRing::open(&keys).unwrap();
-        assert_eq!(first.newest(), second.newest());
+        assert_eq!(first.signing(), second.signing());
         assert_eq!(fs::read_dir(&keys).unwrap().count(), 1, "no draft is left behind");
         #[cfg(unix)]
         {
@@ -183,17 +255,17 @@ mod tests {
     fn of_two_first_starts_one_makes_the_key() {
         let dir = tempfile::tempdir().unwrap();
         make_first_key(dir.path()).unwrap();
-        let kid = KeyRing::open(dir.path()).unwrap().newest().to_owned();
+        let kid = KeyRing::open(dir.path()).unwrap().signing().to_owned();
         make_first_key(dir.path()).unwrap();
-        assert_eq!(KeyRing::open(dir.path()).unwrap().newest(), kid);
+        assert_eq!(KeyRing::open(dir.path()).unwrap().signing(), kid);
     }
 
     #[test]
     fn the_key_that_came_last_signs_and_all_are_published() {
         let dir = tempfile::tempdir().unwrap();
-        let old = KeyRing::open(dir.path()).unwrap().newest().to_owned();
+        let old = KeyRing::open(dir.path()).unwrap().signing().to_owned();
         let other = tempfile::tempdir().unwrap();
-        let new = KeyRing::open(other.path()).unwrap().newest().to_owned();
+        let new = KeyRing::open(other.path()).unwrap().signing().to_owned();
         let added = dir.path().join("a.pem");
         fs::copy(other.path().join(FIRST_KEY), &added).unwrap();
         let later =
@@ -201,9 +273,32 @@ mod tests {
         fs::File::options().append(true).open(&added).unwrap().set_modified(later).unwrap();
 
         let ring = KeyRing::open(dir.path()).unwrap();
-        assert_eq!(ring.newest(), new);
+        assert_eq!(ring.signing(), new);
         assert!(ring.sign(&old, b"decided under the old key").is_some());
         assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_key_that_is_added_is_published_at_the_next_look_and_signs_at_the_one_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let ring = KeyRing::open(dir.path()).unwrap();
+        let old = ring.signing();
+        let other = tempfile::tempdir().unwrap();
+        let new = KeyRing::open(other.path()).unwrap().signing();
+        fs::copy(other.path().join(FIRST_KEY), dir.path().join("z-newer.pem")).unwrap();
+        assert!(ring.sign(&new, b"decided at a node that knows it").is_some());
+        assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
+        assert_eq!(ring.signing(), old);
+        ring.refresh().unwrap();
+        assert_eq!(ring.signing(), new);
+
+        fs::write(dir.path().join("half.pem"), "-----BEGIN PRIVATE").unwrap();
+        assert!(ring.refresh().is_err());
+        assert_eq!(ring.signing(), new, "what cannot be read changes nothing");
+        fs::remove_file(dir.path().join("half.pem")).unwrap();
+        fs::remove_file(dir.path().join("z-newer.pem")).unwrap();
+        ring.refresh().unwrap();
+        assert_eq!(ring.signing(), old);
     }
 
     #[test]

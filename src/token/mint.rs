@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{AppUser, KeyRing, WEB_TOKEN_TYPE};
+use super::{AppUser, KeyError, KeyRing, WEB_TOKEN_TYPE};
 use crate::random;
 use crate::session::{Grant, Timestamp};
 
@@ -71,7 +71,7 @@ impl Minter {
     pub fn grant(&self, by: &AppUser, now: Timestamp) -> Grant {
         let pass_on = |name: &String| Some((name.clone(), by.claims.get(name)?.clone()));
         Grant {
-            kid: self.keys.newest().to_owned(),
+            kid: self.keys.signing(),
             jti: URL_SAFE_NO_PAD.encode(random::bytes::<16>()),
             iss: self.issuer.clone(),
             sub: by.user.id.clone(),
@@ -108,6 +108,14 @@ impl Minter {
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Ok(token)
+    }
+
+    /// Looks for keys that have come or gone; see [`KeyRing::refresh`].
+    ///
+    /// # Errors
+    /// They cannot be read, and stay as they were.
+    pub fn refresh_keys(&self) -> Result<(), KeyError> {
+        self.keys.refresh()
     }
 
     /// The public keys, as a JWK Set.

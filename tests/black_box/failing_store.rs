@@ -14,13 +14,15 @@ pub struct FailingStore {
     fails: AtomicBool,
     /// Queries for sessions by their keys, so far.
     pub reads: AtomicUsize,
+    /// Questions for what is untold, so far.
+    pub looks: AtomicUsize,
     /// Whoever holds it for writing holds readings up.
     pub turnstile: RwLock<()>,
 }
 
 impl FailingStore {
     pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner, fails: AtomicBool::new(false), reads: AtomicUsize::new(0), turnstile: RwLock::default() }
+        Self { inner, fails: AtomicBool::new(false), reads: AtomicUsize::new(0), looks: AtomicUsize::new(0), turnstile: RwLock::default() }
     }
 
     pub fn fail(&self, fails: bool) {
@@ -65,6 +67,7 @@ impl Store for FailingStore {
         self.answers()?.replace(next).await
     }
     async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         self.answers()?.untold().await
     }
     async fn told(&self, hints: &[Hint]) -> Result<(), StoreError> {

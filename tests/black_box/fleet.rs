@@ -161,6 +161,21 @@ impl Fleet {
         answer.body
     }
 
+    /// As the last, at this node.
+    pub async fn generate_at(&self, number: usize) -> Value {
+        let answer = self.post(&self.base_of(number), "/v1/qr-login/generate", None, json!({})).await.unwrap();
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+        answer.body
+    }
+
+    /// Adds a newer signing key, as an operator does.
+    pub fn add_key(&self) {
+        let other = tempfile::tempdir().unwrap();
+        drop(qrlogin::token::KeyRing::open(&other.path().join("keys")).unwrap());
+        let keys = self.dir.path().join("keys");
+        std::fs::copy(other.path().join("keys/web-token.pem"), keys.join("z-newer.pem")).unwrap();
+    }
+
     /// One login from its beginning to its end. The phone scans and confirms as soon as the browser waits.
     pub async fn login(self: Arc<Self>) -> Login {
         let user = format!("user {}", self.logins.fetch_add(1, Ordering::Relaxed));

@@ -1,5 +1,6 @@
 //! A server in this process, a browser that waits, and a phone.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -57,8 +58,14 @@ impl Server {
 
     /// One node of many, on this Postgres, and on this Redis if there is one; its bus as `wrap` makes it. Its time is
     /// Postgres's.
-    pub async fn node(url: &str, bus_url: Option<&str>, wrap: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>) -> Self {
+    pub async fn node(
+        url: &str,
+        bus_url: Option<&str>,
+        keys: PathBuf,
+        wrap: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>,
+    ) -> Self {
         let (dir, settings) = Self::settings(|settings| {
+            settings.token.key_dir = keys;
             settings.database_url = Address(url.to_owned());
             settings.bus_url = Address(bus_url.unwrap_or_default().to_owned());
         });
@@ -219,6 +226,20 @@ impl Server {
             }
         }
         panic!("active connections stay at {} and do not become {expected}", self.active().await);
+    }
+
+    /// As the last, of several nodes together.
+    pub async fn until_active_in_all(&self, nodes: &[Self], expected: i64) {
+        for _ in 0..20_000 {
+            let mut active = 0;
+            for node in nodes {
+                active += node.active().await;
+            }
+            if active == expected {
+                return;
+            }
+        }
+        panic!("active connections do not become {expected}");
     }
 
     /// Lets time pass, second by second, until this browser sees something that is not a ping.
@@ -400,9 +421,12 @@ impl Browser {
 
     /// The next thing is a Close of this code.
     pub async fn closed(&mut self, code: u16) {
-        match self.next().await {
-            Seen::Close(seen, _) if seen == code => {}
-            other => panic!("expected Close {code}, saw {other:?}"),
+        loop {
+            match self.next().await {
+                Seen::Close(seen, _) if seen == code => return,
+                Seen::Ping => {}
+                other => panic!("expected Close {code}, saw {other:?}"),
+            }
         }
     }
 

@@ -157,6 +157,11 @@ impl Postgres {
         format!("postgres://qrlogin@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// Where the nodes that use it keep their keys.
+    pub fn keys(&self) -> PathBuf {
+        self.dir.path().join("keys")
+    }
+
     /// The URL of a new, empty database.
     pub async fn database(&self) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
