@@ -58,7 +58,9 @@ pub enum StartError {
     #[error(transparent)]
     Bus(#[from] BusUrlError),
     /// A bus that would have nobody to speak to.
-    #[error("bus_url: is for nodes that share a Postgres; an SQLite database has one node (set database_url, or leave it out)")]
+    #[error(
+        "bus_url: is for nodes that share a Postgres; an SQLite database has one node (set database_url, or leave it out)"
+    )]
     BusOfOne,
     /// No thread, or no way to watch sockets.
     #[error("the system does not let us wait for sockets: {0}")]

@@ -71,7 +71,11 @@ impl Hint {
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
         let key = STANDARD.decode(parts.next()?).ok()?.try_into().ok()?;
-        let hint = Self { key: SessionKey(key), version: parts.next()?.parse().ok()?, attachment: parts.next()?.parse().ok()? };
+        let hint = Self {
+            key: SessionKey(key),
+            version: parts.next()?.parse().ok()?,
+            attachment: parts.next()?.parse().ok()?,
+        };
         parts.next().is_none().then_some(hint)
     }
 }

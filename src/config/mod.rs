@@ -41,7 +41,9 @@ impl Address {
         let Ok(mut url) = Url::parse(&self.0) else { return self.clone() };
         let hidden: Vec<_> = url
             .query_pairs()
-            .map(|(key, value)| (key.to_string(), if key == "password" { "(hidden)".into() } else { value.to_string() }))
+            .map(|(key, value)| {
+                (key.to_string(), if key == "password" { "(hidden)".into() } else { value.to_string() })
+            })
             .collect();
         let has_password = url.password().is_some() || hidden.iter().any(|(key, _)| key == "password");
         if !has_password {

@@ -15,9 +15,9 @@ use crate::random;
 use crate::session::{Session, SessionKey};
 use crate::store::Untold;
 
-/// How often the store is asked what is untold here, so the longest that a lost hint delays anything. Nodes that start
-/// together do not ask together.
-const LOOK_MILLIS: u32 = 2000;
+/// How often the store is asked what is untold here: a lost hint delays nothing by more than two seconds, the answer and
+/// a busy moment included. Nodes that start together do not ask together.
+const LOOK_MILLIS: u32 = 1500;
 /// Sessions read in one query.
 const MAX_BATCH: usize = 500;
 /// What has been told and not yet said to the store, at most; beyond, it is found once more.

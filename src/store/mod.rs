@@ -14,8 +14,8 @@ use thiserror::Error;
 use crate::node::{Hint, NodeName, Waits};
 use crate::session::{CodeKey, Session, SessionKey, Status, Timestamp};
 
-pub use reader::BatchingReader;
 pub use postgres::{PostgresSetup, PostgresStore};
+pub use reader::BatchingReader;
 pub use sqlite::SqliteStore;
 
 /// What every store does; `tests/black_box/store_conformance.rs` says how it must behave.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
 use qrlogin::node::Hint;
+use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
 use qrlogin::store::{Attached, Ended, Replaced, Store, StoreError, Untold};
 use tokio::sync::RwLock;
 
@@ -22,7 +22,13 @@ pub struct FailingStore {
 
 impl FailingStore {
     pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner, fails: AtomicBool::new(false), reads: AtomicUsize::new(0), looks: AtomicUsize::new(0), turnstile: RwLock::default() }
+        Self {
+            inner,
+            fails: AtomicBool::new(false),
+            reads: AtomicUsize::new(0),
+            looks: AtomicUsize::new(0),
+            turnstile: RwLock::default(),
+        }
     }
 
     pub fn fail(&self, fails: bool) {

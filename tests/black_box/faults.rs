@@ -2,9 +2,10 @@
 //! is lost, none given to anybody else, nobody is told `expired`. Short here; `scripts/faults` runs it at full length.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::fleet::{Fleet, all_are_well, logins_during};
+use crate::real_time::{now, pause, sleep_millis};
 use crate::services::signal;
 
 /// From a fault's end to the delivery of every login that was confirmed.
@@ -17,7 +18,7 @@ fn millis_of(seconds: u32) -> u32 {
 }
 
 async fn lasts(seconds: u32) {
-    tokio::time::sleep(Duration::from_millis(millis_of(seconds).into())).await;
+    sleep_millis(millis_of(seconds).into()).await;
 }
 
 /// People take up to four seconds to scan, and as long to confirm: so when something fails, many wait.
@@ -30,11 +31,11 @@ async fn fleet(with_redis: bool) -> Arc<Fleet> {
 /// What is done to the fleet while 20 logins begin every second; the last instruction marks the fault's end.
 async fn survive(name: &str, fleet: &Arc<Fleet>, fault: impl AsyncFnOnce(&Fleet)) {
     let mut fault_end = None;
-    let begun = Instant::now();
+    let begun = now();
     let logins = logins_during(fleet, 20, async {
         lasts(4).await;
         fault(fleet).await;
-        fault_end = Some(Instant::now());
+        fault_end = Some(now());
         lasts(8).await;
     })
     .await;
@@ -93,7 +94,7 @@ async fn redis_is_killed() {
     .await;
     for number in 0..3 {
         while fleet.metric(number, "qrlogin_bus_connected").await == 0 {
-            crate::fleet::pause(100).await;
+            pause(100).await;
         }
     }
 }

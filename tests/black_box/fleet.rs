@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{Answer, SECRET, claims_of};
 use crate::program::Program;
+use crate::real_time::{now, pause, sleep_millis};
 use crate::services::{Postgres, Redis};
 
 /// The nodes, and what they share.
@@ -97,8 +98,7 @@ impl Fleet {
     /// Starts a node that does not run.
     pub fn run(&self, number: usize) {
         let environment = self.nodes.read().unwrap()[number].environment.clone();
-        let environment: Vec<_> =
-            environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let program = Program::serve_with(&self.dir, "warn,qrlogin::app=info", &environment);
         self.nodes.write().unwrap()[number].program = Some(program);
     }
@@ -220,16 +220,16 @@ impl Fleet {
         let exp = qrlogin::clock::Clock::system().now().as_seconds() + 600;
         let claims = json!({ "sub": user, "exp": exp });
         let token = qrlogin::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
-        let mut asked = Instant::now();
+        let mut asked = now();
         for verb in ["scan", "confirm"] {
             pause(self.people_millis).await;
-            asked = Instant::now();
+            asked = now();
             let answer = self.insist(&format!("/v1/qr-login/{verb}"), Some(&token), json!({ "code": code })).await;
             if answer.status != StatusCode::OK {
                 return (asked, Err(format!("{verb}: {} {}", answer.refusal(), answer.body)));
             }
         }
-        (asked, Ok(Instant::now()))
+        (asked, Ok(now()))
     }
 
     /// The value of a line of a node's metrics.
@@ -285,7 +285,7 @@ impl Login {
                             if self.told.is_some() {
                                 self.wrong.push("told twice".to_owned());
                             }
-                            self.told = Some((Instant::now(), token.to_owned()));
+                            self.told = Some((now(), token.to_owned()));
                         }
                         _ => self.wrong.push(frame.to_string()),
                     }
@@ -297,7 +297,7 @@ impl Login {
                         1012 => {
                             let delay = frame.reason.strip_prefix("retry_after_ms=").unwrap().parse().unwrap();
                             let _ = socket.close(None).await;
-                            tokio::time::sleep(Duration::from_millis(delay)).await;
+                            sleep_millis(delay).await;
                         }
                         1013 | 4408 => pause(1000).await,
                         code => self.wrong.push(format!("closed: {code}")),
@@ -309,17 +309,8 @@ impl Login {
     }
 }
 
-/// Full jitter.
-pub async fn pause(most_millis: u32) {
-    tokio::time::sleep(Duration::from_millis(random::below(most_millis).into())).await;
-}
-
 /// Logins at this rate for as long as `during` takes; then waits for all of them.
-pub async fn logins_during(
-    fleet: &Arc<Fleet>,
-    per_second: u64,
-    during: impl Future<Output = ()>,
-) -> Vec<Login> {
+pub async fn logins_during(fleet: &Arc<Fleet>, per_second: u64, during: impl Future<Output = ()>) -> Vec<Login> {
     let mut logins = Vec::new();
     let beginning = async {
         let mut ticks = tokio::time::interval(Duration::from_millis(1000 / per_second));

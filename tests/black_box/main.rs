@@ -3,6 +3,7 @@
 mod failing_store;
 mod fleet;
 mod harness;
+mod real_time;
 mod services;
 
 mod architecture;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use qrlogin::bus::{Bus, Change, Listener};
@@ -11,11 +11,11 @@ use qrlogin::metrics::Stopwatch;
 use qrlogin::node::{Hint, NodeName};
 use qrlogin::random;
 use qrlogin::session::Session as StoredSession;
-use serde_json::json;
 
 use crate::fleet::{Fleet, Login, all_are_well, logins_during};
-use crate::harness::{Browser, Seen, Server, Session, token_in};
-use crate::services::{self, Postgres, Redis};
+use crate::harness::{Browser, Seen, Server, token_in};
+use crate::real_time::{now, sleep_millis};
+use crate::services::{Postgres, Redis};
 
 /// Some nodes in this process, on a database of their own; by way of Redis, or of Postgres alone.
 async fn nodes(count: usize, redis: Option<&Redis>) -> (Arc<Postgres>, Vec<Server>) {
@@ -195,7 +195,7 @@ async fn a_bus_that_fails_costs_seconds(redis: Option<&Redis>) {
         assert_eq!(phone.scan(&session).await.status, 200);
         assert_eq!(browser.frame("scanned").await["user"]["name"], format!("Name of {user}"));
         assert_eq!(any().phone(&user).confirm(&session).await.status, 200);
-        let confirmed = Instant::now();
+        let confirmed = now();
         let seen = browser.rest().await;
         let delay = confirmed.elapsed();
         let frames = seen.iter().filter(|seen| matches!(seen, Seen::Frame(_))).count();
@@ -234,7 +234,7 @@ async fn nobody_asks_the_store_while_browsers_wait() {
     let (before, looks) = (reads(), || nodes.iter().map(|node| node.store.looks.load(Ordering::SeqCst)).min().unwrap());
     let looked = looks();
     while looks() < looked + 2 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep_millis(50).await;
     }
     assert_eq!(reads(), before);
     for node in &nodes {
@@ -264,7 +264,7 @@ async fn nodes_whose_clocks_disagree_expire_nothing_early_and_nothing_twice() {
         let (fleet, ws) = (&fleet, &ws);
         async move {
             let session = fleet.generate_at(asked).await;
-            let begun = Instant::now();
+            let begun = now();
             let mut older = ws(asked, &session).await;
             let expires_in = older.frame("pending").await["expires_in"].as_u64().unwrap();
             assert!((3..=4).contains(&expires_in), "{expires_in}");
@@ -300,7 +300,7 @@ async fn a_key_that_is_added_signs_and_is_known_everywhere_without_a_restart() {
     while !after.iter().any(|login| kid(login) != before) || after.len() < 20 {
         after.push(fleet.clone().login().await);
     }
-    all_are_well(&after, Instant::now(), Duration::from_secs(10));
+    all_are_well(&after, now(), Duration::from_secs(10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -309,8 +309,8 @@ async fn ten_thousand_logins_on_four_nodes_and_on_one() {
     for (bus, with_redis) in [("Postgres alone", false), ("Redis", true)] {
         for count in [1, 4, 1, 4, 1, 4] {
             let fleet = Arc::new(Fleet::start(count, with_redis).await);
-            let logins = logins_during(&fleet, 100, tokio::time::sleep(Duration::from_secs(100))).await;
-            all_are_well(&logins, Instant::now(), Duration::from_secs(10));
+            let logins = logins_during(&fleet, 100, sleep_millis(100_000)).await;
+            all_are_well(&logins, now(), Duration::from_secs(10));
             fleet.until_empty().await;
             let mut delays: Vec<_> =
                 logins.iter().map(|login| login.told.as_ref().unwrap().0 - login.asked.unwrap()).collect();

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
+use crate::real_time::sleep_millis;
+
 /// Runs a command in the shell, and ends it, by the signal named first, when the shell's input ends: when the test does,
 /// however it does.
 const KEEPER: &str = r#"
@@ -84,7 +86,18 @@ impl Postgres {
         }
         let data = dir.path().join("data");
         let mut init = Command::new(program("initdb"));
-        init.args(["-D", data.to_str().unwrap(), "-U", "qrlogin", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]);
+        init.args([
+            "-D",
+            data.to_str().unwrap(),
+            "-U",
+            "qrlogin",
+            "-A",
+            "trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]);
         if let Some((user, group)) = user {
             init.uid(user).gid(group);
         }
@@ -111,7 +124,8 @@ impl Postgres {
     fn run(&self) {
         let (data, port) = (self.dir.path().join("data"), self.port.to_string());
         let program = program("postgres");
-        let command = [program.to_str().unwrap(), "-D", data.to_str().unwrap(), "-p", &port, "-h", "127.0.0.1", "-k", ""];
+        let command =
+            [program.to_str().unwrap(), "-D", data.to_str().unwrap(), "-p", &port, "-h", "127.0.0.1", "-k", ""];
         let settings = ["-c", "fsync=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB"];
         let command: Vec<_> = command.into_iter().chain(settings).collect();
         let kept = Kept::start(&command, "QUIT", &self.dir.path().join("log"), postgres_user());
@@ -125,7 +139,7 @@ impl Postgres {
             {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            sleep_millis(10).await;
         }
         panic!("Postgres does not answer: {}", fs::read_to_string(self.dir.path().join("log")).unwrap());
     }

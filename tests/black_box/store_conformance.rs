@@ -82,7 +82,11 @@ impl Time {
         match self {
             Self::Ours(hands) => hands.advance_millis(millis),
             Self::Theirs(client) => {
-                client.execute("UPDATE qrlogin.test_time SET millis = millis + $1", &[&millis]).await.map(drop).unwrap();
+                client
+                    .execute("UPDATE qrlogin.test_time SET millis = millis + $1", &[&millis])
+                    .await
+                    .map(drop)
+                    .unwrap();
             }
         }
     }
@@ -236,8 +240,7 @@ async fn sqlite_conforms() {
 /// A node on this database.
 async fn node(url: &str) -> (NodeName, PostgresStore) {
     let node = NodeName::random();
-    let setup =
-        PostgresSetup { node: node.clone(), clock: Clock::shared(), max_connections: 4, sends_hints: true };
+    let setup = PostgresSetup { node: node.clone(), clock: Clock::shared(), max_connections: 4, sends_hints: true };
     (node, PostgresStore::open(&Postgres::parse(url).unwrap(), setup).await.unwrap())
 }
 

@@ -1,0 +1,20 @@
+//! The machine's own time, for tests of several processes: nobody moves that for all of them.
+
+use std::time::{Duration, Instant};
+
+use qrlogin::random;
+
+#[expect(clippy::disallowed_methods, reason = "the one place of the tests that may ask")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place of the tests that may sleep")]
+pub async fn sleep_millis(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// Full jitter.
+pub async fn pause(most_millis: u32) {
+    sleep_millis(random::below(most_millis).into()).await;
+}
