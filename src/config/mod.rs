@@ -331,3 +331,22 @@ fn in_range(key: &'static str, value: u32, min: u32, max: u32) -> Result<(), Con
 fn invalid(key: &'static str, reason: String) -> ConfigError {
     ConfigError::Invalid { key, reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        for (address, shown) in [
+            ("sqlite://qrlogin.db", "sqlite://qrlogin.db"),
+            ("postgres://ann@db/x?sslmode=require", "postgres://ann@db/x?sslmode=require"),
+            ("postgres://ann:hunter2@db:5432/x", "postgres://ann:hidden@db:5432/x"),
+            ("redis://:hunter2@cache", "redis://:hidden@cache"),
+            ("postgres://ann@db/x?password=hunter2", "postgres://ann@db/x?password=%28hidden%29"),
+        ] {
+            assert_eq!(Address(address.to_owned()).shown().0, shown);
+            assert_eq!(format!("{:?}", Address(address.to_owned())), shown);
+        }
+    }
+}

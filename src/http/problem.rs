@@ -10,13 +10,15 @@ use tracing::error;
 
 use crate::login::LoginError;
 use crate::protocol::Problem;
+use crate::random;
 use crate::session::Refusal;
 use crate::token::InvalidToken;
 
 /// The media type of RFC 9457.
 const PROBLEM: &str = "application/problem+json";
-/// When to come back to a store that does not answer.
-const RETRY_AFTER_SECONDS: &str = "2";
+/// When to come back to a store that does not answer, at most: those who were refused together are not to come back
+/// together.
+const MAX_RETRY_AFTER_SECONDS: u32 = 4;
 
 /// Why a request was refused.
 #[derive(Debug, Error)]
@@ -117,21 +119,23 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, body) = self.problem();
         let mut response = (status, [(CONTENT_TYPE, PROBLEM)], body).into_response();
-        let mut set = |name: HeaderName, value| response.headers_mut().insert(name, HeaderValue::from_static(value));
+        let mut set = |name: HeaderName, value: HeaderValue| response.headers_mut().insert(name, value);
         match status {
             StatusCode::UNAUTHORIZED => drop(set(
                 WWW_AUTHENTICATE,
                 // RFC 6750 §3.1: no error code where no token was sent.
-                if matches!(self, Self::InvalidToken(InvalidToken::Missing)) {
+                HeaderValue::from_static(if matches!(self, Self::InvalidToken(InvalidToken::Missing)) {
                     "Bearer"
                 } else {
                     r#"Bearer error="invalid_token""#
-                },
+                }),
             )),
-            StatusCode::SERVICE_UNAVAILABLE => drop(set(RETRY_AFTER, RETRY_AFTER_SECONDS)),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                set(RETRY_AFTER, HeaderValue::from(1 + random::below(MAX_RETRY_AFTER_SECONDS)));
+            }
             StatusCode::UPGRADE_REQUIRED => {
-                set(UPGRADE, "websocket");
-                set(SEC_WEBSOCKET_VERSION, "13");
+                set(UPGRADE, HeaderValue::from_static("websocket"));
+                set(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             }
             _ => {}
         }

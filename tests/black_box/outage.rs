@@ -18,7 +18,7 @@ async fn whoever_asks_is_told_to_come_back() {
         server.cancel(&session).await,
     ] {
         assert_eq!(answer.refusal(), "503 unavailable");
-        assert_eq!(answer.header("retry-after"), "2");
+        assert!((1..=4).contains(&answer.header("retry-after").parse::<u32>().unwrap()), "not all at the same time");
     }
     assert_eq!(Browser::open(&server, &session.ws_path, None).await.err(), Some(503));
     let ready = server.http.get(format!("{}/readyz", server.ops)).send().await.unwrap();
