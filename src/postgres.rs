@@ -112,9 +112,6 @@ pub fn check_url(url: &str) -> Result<Config, String> {
     if config.get_hosts().is_empty() {
         return Err("names no host".to_owned());
     }
-    if config.get_user().is_none() {
-        return Err("names no user".to_owned());
-    }
     Ok(config)
 }
 

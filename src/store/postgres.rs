@@ -98,14 +98,13 @@ impl PostgresStore {
             let statement = connection.prepare_cached(statement).await?;
             connection.query(&statement, params).await
         };
-        match in_time_until(until, answer).await {
-            Some(rows) => Ok(rows?),
-            None => {
-                // Nobody is to wait behind an answer that may never come.
-                drop(Object::take(connection));
-                Err(too_long())
-            }
+        let answer = in_time_until(until, answer).await.ok_or_else(too_long).and_then(|rows| Ok(rows?));
+        if answer.is_err() {
+            // Nobody is to wait behind an answer that may never come, nor to ask a server again that only reads (any
+            // more): a new connection finds the one that writes.
+            drop(Object::take(connection));
         }
+        answer
     }
 
     /// The clock follows Postgres's, which showed this while an answer was waited for.

@@ -1,15 +1,17 @@
 //! However a waiting connection ends, its entry is gone and it is counted once, under its own reason.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use futures_util::SinkExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{SinkExt as _, StreamExt as _};
 use qrlogin::session::SessionId;
 use qrlogin::store::BatchingReader;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{Browser, Seen, Server};
+use crate::harness::{Browser, Seen, Server, token_in};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_at_once_in_any_order_and_the_count_returns_to_zero() {
@@ -263,5 +265,36 @@ async fn those_who_ask_at_once_share_a_query_and_its_failure() {
     assert!(reader.read(keys[0]).await.is_err());
     server.store.fail(false);
     assert!(reader.read(keys[0]).await.is_ok(), "and it goes on");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_sends_browsers_away_some_at_a_time_and_tells_the_others_as_before() {
+    let server = Server::start().await;
+    let (mut sessions, mut ends) = (Vec::new(), FuturesUnordered::new());
+    for index in 0..510 {
+        let (session, browser) = server.waiting().await;
+        sessions.push(session);
+        ends.push(async move { (index, browser.rest().await) });
+    }
+    server.begin_to_stop();
+    let mut left: BTreeSet<usize> = (0..sessions.len()).collect();
+    let is_sent_away = |seen: &[Seen]| matches!(seen.last(), Some(Seen::Close(1012, _)));
+    while left.len() > 10 {
+        let (index, seen) = ends.next().await.unwrap();
+        assert!(is_sent_away(&seen), "{seen:?}");
+        left.remove(&index);
+    }
+    server.until_active(10).await;
+    let decided = *left.first().unwrap();
+    assert_eq!(server.phone("ann").confirm(&sessions[decided]).await.status, 200);
+    let (index, seen) = ends.next().await.unwrap();
+    assert!(index == decided && token_in(&seen).is_some(), "{seen:?}");
+    assert!(Browser::open(&server, &sessions[0].ws_path, None).await.is_err_and(|status| status == 503));
+
+    server.hands.advance_millis(50);
+    while let Some((_, seen)) = ends.next().await {
+        assert!(is_sent_away(&seen), "{seen:?}");
+    }
     server.stop().await;
 }
