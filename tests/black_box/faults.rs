@@ -105,10 +105,9 @@ async fn postgres_is_restarted() {
     survive("Postgres restarted", &fleet, async |fleet: &Fleet| fleet.postgres.restart().await).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn postgres_is_frozen() {
-    let fleet = fleet(true).await;
-    survive("Postgres frozen", &fleet, async |fleet: &Fleet| {
+async fn postgres_is_frozen(name: &str, with_redis: bool) {
+    let fleet = fleet(with_redis).await;
+    survive(name, &fleet, async |fleet: &Fleet| {
         fleet.postgres.freeze();
         lasts(10).await;
         assert!(!fleet.is_ready(0).await, "nobody is to be sent there");
@@ -116,6 +115,16 @@ async fn postgres_is_frozen() {
     })
     .await;
     assert!(fleet.is_ready(0).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_is_frozen_which_is_the_bus_as_well() {
+    postgres_is_frozen("Postgres frozen, the bus as well", false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_is_frozen_while_redis_goes_on() {
+    postgres_is_frozen("Postgres frozen", true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
