@@ -249,7 +249,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         tokio::spawn(sweep(logins.clone(), clock.clone())),
         tokio::spawn(tidy(store.clone(), clock.clone())),
         tokio::spawn(give_memory_back(metrics, clock.clone())),
-        tokio::spawn(look_for_untold(hub.clone())),
+        tokio::spawn(look_for_untold(hub.clone(), store.clone())),
         tokio::spawn(look_for_keys(logins.clone(), clock.clone())),
     ];
     if let (Ok(public), Ok(ops)) = (listeners.public.local_addr(), listeners.ops.local_addr()) {
@@ -326,8 +326,8 @@ async fn look_for_keys(logins: Arc<Logins>, clock: Clock) {
 }
 
 /// Only another node could have left anything untold.
-async fn look_for_untold(hub: Arc<Hub>) {
-    if hub.is_one_of_many() {
+async fn look_for_untold(hub: Arc<Hub>, store: Arc<dyn Store>) {
+    if store.is_shared() {
         hub.look_for_untold().await;
     }
 }

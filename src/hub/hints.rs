@@ -13,13 +13,15 @@ use crate::metrics::Stopwatch;
 use crate::node::Hint;
 use crate::random;
 use crate::session::{Session, SessionKey};
-use crate::store::Untold;
+use crate::store::{StoreError, Untold};
 
 /// How often the store is asked what is untold here: a lost hint delays nothing by more than two seconds, the answer and
 /// a busy moment included. Nodes that start together do not ask together.
 const LOOK_MILLIS: u32 = 1500;
 /// Sessions read in one query.
 const MAX_BATCH: usize = 500;
+/// Portions read in one look, if each brings something new.
+const MAX_PORTIONS: usize = 50;
 /// What has been told and not yet said to the store, at most; beyond, it is found once more.
 const MAX_TOLD: usize = 100_000;
 
@@ -84,8 +86,7 @@ impl Hub {
     pub(super) async fn look_where_hinted(self: &Arc<Self>) {
         loop {
             self.hints.came.notified().await;
-            let hints = std::mem::take(&mut *self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner));
-            for some in hints.chunks(MAX_BATCH) {
+            for some in take(&self.hints.to_look_at).chunks(MAX_BATCH) {
                 let since = Stopwatch::start();
                 let mut keys: Vec<SessionKey> = some.iter().map(|hint| hint.key).collect();
                 keys.sort_unstable();
@@ -102,12 +103,6 @@ impl Hub {
                 }
             }
         }
-    }
-
-    /// Whether other nodes share the store.
-    #[must_use]
-    pub fn is_one_of_many(&self) -> bool {
-        self.logins.store.is_shared()
     }
 
     /// Every few seconds, asks the store for what is untold here, for as long as the program runs.
@@ -136,23 +131,21 @@ impl Hub {
         }
     }
 
-    async fn look_once(self: &Arc<Self>) -> Result<(), crate::store::StoreError> {
+    async fn look_once(self: &Arc<Self>) -> Result<(), StoreError> {
         let store = &self.logins.store;
-        loop {
-            let told = std::mem::take(&mut *self.hints.told.lock().unwrap_or_else(PoisonError::into_inner));
+        for _ in 0..MAX_PORTIONS {
+            let told = take(&self.hints.told);
             if !told.is_empty()
                 && let Err(error) = store.told(&furthest(&told)).await
             {
                 self.hints.told(told);
                 return Err(error);
             }
-            let untold = store.untold().await?;
-            if untold.is_empty() {
-                return Ok(());
-            }
             let since = Stopwatch::start();
-            for Untold { hint, session } in untold {
+            let mut is_new = false;
+            for Untold { hint, session } in store.untold().await? {
                 if self.concerns(&hint) {
+                    is_new = true;
                     self.logins.metrics.found_untold();
                     if let Some(session) = session {
                         self.tell_here(&Arc::new(session), since);
@@ -160,8 +153,17 @@ impl Hub {
                 }
                 self.hints.told([hint]);
             }
+            // What somebody keeps locked is found again and again: not to be asked for without a pause.
+            if !is_new {
+                break;
+            }
         }
+        Ok(())
     }
+}
+
+fn take(hints: &Mutex<Vec<Hint>>) -> Vec<Hint> {
+    std::mem::take(&mut *hints.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Of several hints at one session, only how far they go together.

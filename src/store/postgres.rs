@@ -73,7 +73,10 @@ impl PostgresStore {
             let mut connection = pool.get().await.map_err(|error| explain(&error))?;
             migrate(&mut connection).await.map_err(|error| explain(&error))
         };
-        in_time(PATIENCE * 2, prepare).await.ok_or_else(|| failed("it does not answer".to_owned()))?.map_err(failed)?;
+        in_time(deadline(PATIENCE * 2), prepare)
+            .await
+            .ok_or_else(|| failed("it does not answer".to_owned()))?
+            .map_err(failed)?;
         let PostgresSetup { node, clock, sends_hints, .. } = setup;
         let store = Self { pool, node, clock, sends_hints };
         store.ping().await.map_err(|error| failed(error.to_string()))?;
@@ -92,13 +95,13 @@ impl PostgresStore {
     ) -> Result<Vec<PostgresRow>, StoreError> {
         let too_long = || StoreError::Unavailable("it takes too long".into());
         let until = deadline(patience);
-        let connection = in_time_until(until, self.pool.get()).await.ok_or_else(too_long)?;
+        let connection = in_time(until, self.pool.get()).await.ok_or_else(too_long)?;
         let connection = connection.map_err(|error| StoreError::Unavailable(explain(&error).into()))?;
         let answer = async {
             let statement = connection.prepare_cached(statement).await?;
             connection.query(&statement, params).await
         };
-        let answer = in_time_until(until, answer).await.ok_or_else(too_long).and_then(|rows| Ok(rows?));
+        let answer = in_time(until, answer).await.ok_or_else(too_long).and_then(|rows| Ok(rows?));
         if answer.is_err() {
             // Nobody is to wait behind an answer that may never come, nor to ask a server again that only reads (any
             // more): a new connection finds the one that writes.
@@ -435,13 +438,8 @@ impl From<tokio_postgres::Error> for StoreError {
     }
 }
 
-/// A store that does not answer is a matter of the machine's own clock.
-#[expect(clippy::disallowed_methods, reason = "nothing a test would want to move")]
-async fn in_time<F: Future>(patience: Duration, future: F) -> Option<F::Output> {
-    tokio::time::timeout(patience, future).await.ok()
-}
-
-async fn in_time_until<F: Future>(until: Instant, future: F) -> Option<F::Output> {
+/// A store that does not answer is a matter of the machine's own clock: nothing a test would want to move.
+async fn in_time<F: Future>(until: Instant, future: F) -> Option<F::Output> {
     tokio::time::timeout_at(until, future).await.ok()
 }
 

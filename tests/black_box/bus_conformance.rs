@@ -122,8 +122,12 @@ async fn conforms_between(here: &mut Node, there: &mut Node) {
     // Nobody waits for it, and nobody hears.
     let session = session_of_now(&*here.store).await;
     here.scan(&session).await;
+    // What is said after it is the next that is heard.
+    let session = session_of_now(&*here.store).await;
+    let attachment = there.attach(&session).await;
+    here.scan(&session).await;
+    assert_eq!(there.hears().await, Heard::Hint(Hint { key: session.key, version: 2, attachment }));
     here.hears_nothing();
-    there.hears_nothing();
 }
 
 #[tokio::test(flavor = "multi_thread")]
