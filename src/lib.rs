@@ -28,6 +28,7 @@ pub mod websocket;
 pub mod session;
 
 // Needed everywhere.
+pub mod cause;
 pub mod clock;
 pub mod config;
 pub mod files;

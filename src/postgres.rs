@@ -13,6 +13,8 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::cause::explain;
+
 /// A server that has not answered a new connection after this long is said not to.
 const CONNECT_SECONDS: u64 = 3;
 /// Silence on a connection after which the network is asked whether the other end is still there.
@@ -130,21 +132,6 @@ fn is_this_machine(host: &Host) -> bool {
         Host::Unix(_) => true,
         Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback()),
     }
-}
-
-/// The whole chain of causes: what Postgres itself said is at its end.
-#[must_use]
-pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 impl fmt::Display for Postgres {

@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::{Bus as _, Listener, LocalBus};
+use crate::cause::explain;
 use crate::metrics::Metrics;
 use crate::node::Hint;
 use crate::random;
@@ -100,7 +101,7 @@ pub(super) async fn answer<T, E: std::error::Error + 'static>(
     asked: impl Future<Output = Result<T, E>>,
 ) -> Result<T, String> {
     match tokio::time::timeout(Duration::from_secs(PATIENCE_SECONDS), asked).await {
-        Ok(answer) => answer.map_err(|error| crate::postgres::explain(&error)),
+        Ok(answer) => answer.map_err(|error| explain(&error)),
         Err(_) => Err("it does not answer".to_owned()),
     }
 }

@@ -7,9 +7,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::hearing::{self, Ears, Source, answer, until_ping};
 use super::{Bus, Change, Listener, LocalBus};
+use crate::cause::explain;
 use crate::metrics::Metrics;
 use crate::node::{Hint, NodeName};
-use crate::postgres::{Messages, Postgres, explain};
+use crate::postgres::{Messages, Postgres};
 
 /// `LISTEN` and `NOTIFY`, on the Postgres that is there anyway. This is the hearing half: what is said goes out in the
 /// transaction that it is about (`PostgresStore`), so neither without the other.

@@ -1,4 +1,4 @@
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
@@ -31,7 +31,7 @@ pub struct RedisBus {
     client: Client,
     metrics: Arc<Metrics>,
     queue: mpsc::Sender<(NodeName, Hint)>,
-    queued: std::sync::Mutex<Option<mpsc::Receiver<(NodeName, Hint)>>>,
+    queued: Mutex<Option<mpsc::Receiver<(NodeName, Hint)>>>,
     tasks: OnceLock<[AbortOnDropHandle<()>; 2]>,
 }
 
@@ -48,7 +48,7 @@ impl RedisBus {
             client: client(url)?,
             metrics,
             queue,
-            queued: std::sync::Mutex::new(Some(queued)),
+            queued: Mutex::new(Some(queued)),
             tasks: OnceLock::new(),
         })
     }

@@ -20,10 +20,11 @@ use tokio_postgres::types::{FromSql, ToSql};
 
 use super::row::{COLUMNS, Changed, Row, corrupt, hash};
 use super::{Attached, Ended, OpenError, Replaced, Store, StoreError, Untold};
+use crate::cause::explain;
 use crate::clock::Clock;
 use crate::metrics::Stopwatch;
 use crate::node::{Hint, NodeName, Waits};
-use crate::postgres::{Postgres, explain};
+use crate::postgres::Postgres;
 use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
 
 /// Each brings the schema one step on. Those that were released never change.

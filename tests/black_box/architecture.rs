@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Imports point downwards: `main → app → http → {login, hub} → {store, bus, token} → session`. A module may use those
-/// of lower layers, and itself. `random`, beside `session`, may be used by all but that.
-const LAYERS: [(&str, u8); 25] = [
+/// of lower layers, and itself. `random` and `cause`, beside `session`, may be used by all but that.
+const LAYERS: [(&str, u8); 26] = [
     ("main", 9),
     ("cli", 8),
     ("app", 7),
@@ -29,6 +29,7 @@ const LAYERS: [(&str, u8); 25] = [
     ("metrics", 2),
     ("node", 2),
     ("postgres", 2),
+    ("cause", 1),
     ("random", 1),
     ("shutdown", 2),
     ("telemetry", 2),
