@@ -17,14 +17,15 @@ use crate::config::{AppAuthSettings, Settings};
 use crate::demo::Demo;
 use crate::http::{self, App};
 use crate::hub::Hub;
-use crate::login::{Logins, Policy};
+use crate::login::{Codes, Logins, Policy};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::node::NodeName;
 use crate::postgres::{self, Postgres};
+use crate::session::{CodeSecret, Rotation};
 use crate::shutdown::Shutdown;
 use crate::store::{BatchingReader, OpenError, PostgresSetup, PostgresStore, SqliteStore, Store};
-use crate::token::{AppAuth, AppAuthError, KeyError, KeyRing, MIN_HMAC_SECRET_BYTES, Minter};
+use crate::token::{AppAuth, AppAuthError, KeyError, KeyRing, MIN_HMAC_SECRET_BYTES, Minter, open_code_secret};
 
 /// Stopping takes no longer than this, whatever anyone else does or leaves undone.
 const STOP_SECONDS: u64 = 8;
@@ -91,6 +92,8 @@ pub struct Parts {
     pub bus: Arc<dyn Bus>,
     /// What signs.
     pub keys: KeyRing,
+    /// What makes codes.
+    pub code_secret: CodeSecret,
     /// What verifies.
     pub app_auth: AppAuth,
     /// The demo's pages and users.
@@ -139,6 +142,7 @@ impl Parts {
         check_urls(&settings)?;
         let app_auth = app_auth(&settings.app_auth)?;
         let keys = KeyRing::open(&settings.token.key_dir)?;
+        let code_secret = open_code_secret(&settings.token.key_dir)?;
         let metrics = Arc::new(Metrics::new());
         let (clock, store, bus) = if Postgres::is_url(&settings.database_url.0) {
             open_shared(&settings, &metrics).await?
@@ -147,7 +151,7 @@ impl Parts {
             let bus: Arc<dyn Bus> = Arc::new(LocalBus::default());
             (clock, store, bus)
         };
-        Ok(Self { settings, clock, metrics, store, bus, keys, app_auth, demo })
+        Ok(Self { settings, clock, metrics, store, bus, keys, code_secret, app_auth, demo })
     }
 }
 
@@ -219,7 +223,7 @@ pub fn app_auth(settings: &AppAuthSettings) -> Result<AppAuth, StartError> {
 /// # Errors
 /// The system does not give what it takes.
 pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Result<(), StartError> {
-    let Parts { settings, clock, metrics, store, bus, keys, app_auth, demo } = parts;
+    let Parts { settings, clock, metrics, store, bus, keys, code_secret, app_auth, demo } = parts;
     let or_public = |value: &str| if value.is_empty() { settings.public_base() } else { value }.to_owned();
     let minter = Minter::new(
         keys,
@@ -228,6 +232,12 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         settings.token.ttl_seconds,
         settings.token.claims.clone(),
     );
+    let codes = Codes {
+        secret: code_secret,
+        rotation: Rotation { period_seconds: settings.session.rotate_seconds },
+        compares_numbers: settings.session.number_matching,
+        public_base: settings.public_base().to_owned(),
+    };
     let (changes, upgrades) = (TaskTracker::new(), TaskTracker::new());
     let logins = Arc::new(Logins {
         store: store.clone(),
@@ -235,6 +245,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         bus: bus.clone(),
         clock: clock.clone(),
         minter,
+        codes,
         policy: Policy { ttl_seconds: settings.session.ttl_seconds, claim_seconds: settings.session.claim_seconds },
         metrics: metrics.clone(),
         changes: changes.clone(),

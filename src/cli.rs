@@ -16,7 +16,7 @@ use crate::load::{self, Plan};
 use crate::memory;
 use crate::shutdown::{self, Shutdown};
 use crate::telemetry;
-use crate::token::{KeyRing, sign_app_token};
+use crate::token::{KeyRing, read_code_secret, sign_app_token};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -242,6 +242,7 @@ fn check_config(flags: &ConfigFlags) -> Result<(), Failure> {
     app::app_auth(&settings.app_auth)?;
     if settings.token.key_dir.exists() {
         KeyRing::open(&settings.token.key_dir)?;
+        read_code_secret(&settings.token.key_dir)?;
     }
     app::check_urls(&settings)?;
     println!("The settings can be used.");

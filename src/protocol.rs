@@ -4,6 +4,7 @@
 //! Types that hold a secret have no `Debug`, so that none is ever printed.
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::session::PhoneUser;
 
@@ -69,11 +70,20 @@ pub struct SessionRequest {
     pub session_id: String,
 }
 
-/// `POST /v1/qr-login/scan`, `/confirm` and `/reject`.
+/// `POST /v1/qr-login/scan` and `/reject`.
 #[derive(Debug, Deserialize)]
 pub struct CodeRequest {
     /// What the phone scanned.
     pub code: String,
+}
+
+/// `POST /v1/qr-login/confirm`.
+#[derive(Debug, Deserialize)]
+pub struct ConfirmRequest {
+    /// What the phone scanned.
+    pub code: String,
+    /// The number that the phone's owner picked, where numbers are compared.
+    pub number: Option<String>,
 }
 
 /// The answer to a scan.
@@ -85,6 +95,12 @@ pub struct ScanResponse {
     pub client: ClientView,
     /// Seconds until expiry.
     pub expires_in: u64,
+    /// Where numbers are compared, the three of which one must be picked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numbers: Option<[String; 3]>,
+    /// Where addresses can be placed, in which respects the phone and the browser lie apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub risk: Option<Vec<&'static str>>,
 }
 
 /// Who is asking; `null` where the server does not know.
@@ -100,6 +116,42 @@ pub struct ClientView {
     pub origin: Option<String>,
     /// The browser's own unverified word.
     pub client_info: Option<String>,
+    /// When it asked, RFC 3339.
+    pub time: String,
+    /// Where it is, as far as its address tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<LocationView>,
+    /// In whose network it is, as far as its address tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkView>,
+}
+
+/// A place; what is not known is left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LocationView {
+    /// The city's English name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub city: Option<String>,
+    /// The English name of the state, province or the like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// The country's English name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub country: Option<String>,
+    /// ISO 3166-1, two letters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub country_code: Option<String>,
+}
+
+/// A network; what is not known is left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct NetworkView {
+    /// The number of the autonomous system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asn: Option<u32>,
+    /// Who runs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub organization: Option<String>,
 }
 
 /// The answer to a decision, and to `cancel`.
@@ -146,7 +198,12 @@ pub enum Frame {
         /// Whose.
         #[serde(skip_serializing_if = "Option::is_none")]
         user: Option<UserView>,
+        /// Where numbers are compared, the one to show.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        number: Option<String>,
     },
+    /// The code that is shown from now on.
+    Rotated(CodeView),
     /// Logged in.
     Confirmed(Confirmed),
     /// The phone's owner said no.
@@ -159,8 +216,12 @@ pub enum Frame {
         /// For people.
         message: &'static str,
     },
-    /// The browser gave up.
-    Cancelled {},
+    /// It was given up.
+    Cancelled {
+        /// Why, if not by the browser.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'static str>,
+    },
 }
 
 /// The two forms of a confirmed login.
@@ -170,7 +231,7 @@ pub enum Confirmed {
     /// With the token.
     Token {
         /// The JWT; a secret.
-        web_token: String,
+        web_token: Zeroizing<String>,
         /// Always `Bearer` (RFC 6750).
         token_type: &'static str,
         /// Seconds until the token's end.

@@ -3,13 +3,15 @@
 mod layers;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use url::Url;
+use url::{Host, Url};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::telemetry::LogFormat;
 use crate::token::RESERVED_CLAIMS;
@@ -19,8 +21,8 @@ pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers};
 /// `public_url` stands in every QR code.
 const MAX_PUBLIC_URL_BYTES: usize = 512;
 
-/// A setting that is not shown.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A setting that is not shown, and wiped from memory when it is dropped.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]
 pub struct Secret(pub String);
 
@@ -84,12 +86,20 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Whether a request without `Origin` (a native client) passes.
     pub allow_missing_origin: bool,
+    /// Addresses and networks whose word on a client's address is taken.
+    pub trusted_proxies: Vec<String>,
+    /// In which header they give it.
+    pub proxy_header: ProxyHeader,
     /// How long things last.
     pub session: SessionSettings,
     /// How phones prove themselves.
     pub app_auth: AppAuthSettings,
     /// What is minted for browsers.
     pub token: TokenSettings,
+    /// Where addresses are.
+    pub geoip: GeoipSettings,
+    /// What is made of where they are.
+    pub risk: RiskSettings,
     /// How much is too much.
     pub limits: LimitSettings,
     /// How to stop.
@@ -107,6 +117,10 @@ pub struct SessionSettings {
     pub heartbeat_seconds: u32,
     /// From the decision to the last moment at which the token may be fetched.
     pub claim_seconds: u32,
+    /// How long a code is shown before the next takes its place; 0: for the session's whole life.
+    pub rotate_seconds: u32,
+    /// Whether the phone's owner must pick the number that the browser shows.
+    pub number_matching: bool,
 }
 
 /// `[app_auth]`: exactly one of the sources is required by `serve`.
@@ -116,12 +130,22 @@ pub struct AppAuthSettings {
     pub hmac_secret: Secret,
     /// The public key of app tokens signed with RS256, ES256 or EdDSA, as a PEM file.
     pub public_key_file: PathBuf,
+    /// Where the public keys of app tokens are published, as a JWK Set (RFC 7517).
+    pub jwks_url: String,
+    /// Who says whether an app token is good (RFC 7662).
+    pub introspection_url: String,
+    /// As whom it is asked; empty: as nobody.
+    pub introspection_client_id: String,
+    /// With which secret.
+    pub introspection_client_secret: Secret,
     /// The required `iss`.
     pub issuer: String,
     /// The required `aud`.
     pub audience: String,
     /// The claim that holds the user's id.
     pub user_claim: String,
+    /// How long ago the phone's user may have logged in there (`auth_time`); 0: ever.
+    pub max_age_seconds: u32,
 }
 
 /// `[token]`
@@ -139,11 +163,77 @@ pub struct TokenSettings {
     pub key_dir: PathBuf,
 }
 
-/// `[limits]`
+/// `[geoip]`: MaxMind databases, as GeoLite2 City and ASN.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GeoipSettings {
+    /// Of places.
+    pub city_file: PathBuf,
+    /// Of networks.
+    pub asn_file: PathBuf,
+}
+
+/// `[risk]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RiskSettings {
+    /// What follows when the phone and the browser lie apart.
+    pub policy: RiskPolicy,
+    /// In which respects they can.
+    pub signals: Vec<RiskSignal>,
+}
+
+/// What follows from a risk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RiskPolicy {
+    /// The phone is told.
+    Report,
+    /// The phone is refused.
+    Deny,
+}
+
+/// In which respect a phone and a browser lie apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RiskSignal {
+    /// In different countries.
+    Country,
+    /// In networks of different operators (autonomous systems).
+    Network,
+}
+
+/// In which header a trusted proxy gives a client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// `X-Forwarded-For`, or where there is none `Forwarded`.
+    Any,
+    /// The one that nearly all proxies set.
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+}
+
+/// `[limits]`. Those per address take an IPv6 network of 64 bits as one, and 0 means no limit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LimitSettings {
-    /// False turns the limits per client address off; those on a single request stay.
+    /// False turns the limits per client address, and those of all together, off; those on a single request stay.
     pub enabled: bool,
+    /// Codes asked for, per address.
+    pub generate_per_minute: u32,
+    /// Scans and decisions, per address.
+    pub scan_per_minute: u32,
+    /// Codes that are none, per phone user; and six times as many per address.
+    pub wrong_codes_per_minute: u32,
+    /// Questions for a session's status, receipts and cancellations, per address.
+    pub status_per_minute: u32,
+    /// WebSockets opened, per address.
+    pub websocket_opens_per_minute: u32,
+    /// Connections at once, per address.
+    pub sockets_per_address: u32,
+    /// Connections at once, of all.
+    pub sockets: u32,
+    /// Sessions that wait to be scanned, of all that this node has made.
+    pub pending_sessions: u32,
     /// A request's body.
     pub body_bytes: usize,
     /// What a request's head may take to arrive, and then its body.
@@ -177,13 +267,26 @@ impl Default for Settings {
             bus_url: Address::default(),
             allowed_origins: Vec::new(),
             allow_missing_origin: true,
-            session: SessionSettings { ttl_seconds: 300, heartbeat_seconds: 30, claim_seconds: 60 },
+            trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeader::Any,
+            session: SessionSettings {
+                ttl_seconds: 300,
+                heartbeat_seconds: 30,
+                claim_seconds: 60,
+                rotate_seconds: 0,
+                number_matching: false,
+            },
             app_auth: AppAuthSettings {
                 hmac_secret: Secret::default(),
                 public_key_file: PathBuf::new(),
+                jwks_url: String::new(),
+                introspection_url: String::new(),
+                introspection_client_id: String::new(),
+                introspection_client_secret: Secret::default(),
                 issuer: String::new(),
                 audience: String::new(),
                 user_claim: "sub".to_owned(),
+                max_age_seconds: 0,
             },
             token: TokenSettings {
                 issuer: String::new(),
@@ -192,7 +295,24 @@ impl Default for Settings {
                 claims: Vec::new(),
                 key_dir: PathBuf::from("keys/"),
             },
-            limits: LimitSettings { enabled: true, body_bytes: 16 * 1024, header_seconds: 10 },
+            geoip: GeoipSettings { city_file: PathBuf::new(), asn_file: PathBuf::new() },
+            risk: RiskSettings {
+                policy: RiskPolicy::Report,
+                signals: vec![RiskSignal::Country, RiskSignal::Network],
+            },
+            limits: LimitSettings {
+                enabled: true,
+                generate_per_minute: 120,
+                scan_per_minute: 120,
+                wrong_codes_per_minute: 10,
+                status_per_minute: 600,
+                websocket_opens_per_minute: 600,
+                sockets_per_address: 1000,
+                sockets: 1_000_000,
+                pending_sessions: 1_000_000,
+                body_bytes: 16 * 1024,
+                header_seconds: 10,
+            },
             shutdown: ShutdownSettings { drain_seconds: 0 },
             log: LogSettings { level: "info".to_owned(), format: LogFormat::Text },
         }
@@ -260,6 +380,13 @@ impl Settings {
         in_range("session.ttl_seconds", session.ttl_seconds, 1, 3600)?;
         in_range("session.heartbeat_seconds", session.heartbeat_seconds, 1, 3600)?;
         in_range("session.claim_seconds", session.claim_seconds, 1, 3600)?;
+        in_range("session.rotate_seconds", session.rotate_seconds, 0, 3600)?;
+        for proxy in &self.trusted_proxies {
+            network(proxy).ok_or_else(|| {
+                let reason = format!("'{proxy}' is neither an address nor a network, as 10.0.0.0/8");
+                invalid("trusted_proxies", reason)
+            })?;
+        }
         in_range("token.ttl_seconds", self.token.ttl_seconds, 1, 10 * 365 * 86_400)?;
         in_range("limits.header_seconds", self.limits.header_seconds, 1, 300)?;
         in_range("shutdown.drain_seconds", self.shutdown.drain_seconds, 0, 3600)?;
@@ -272,10 +399,7 @@ impl Settings {
         if self.app_auth.user_claim.is_empty() {
             return Err(invalid("app_auth.user_claim", "must not be empty".to_owned()));
         }
-        if !self.app_auth.hmac_secret.0.is_empty() && !self.app_auth.public_key_file.as_os_str().is_empty() {
-            let reason = "cannot be set together with app_auth.public_key_file; choose one".to_owned();
-            return Err(invalid("app_auth.hmac_secret", reason));
-        }
+        self.app_auth.check()?;
         tracing_subscriber::EnvFilter::from_str(&self.log.level)
             .map_err(|error| invalid("log.level", format!("'{}': {error}", self.log.level)))?;
         Ok(())
@@ -299,12 +423,68 @@ impl Settings {
     /// None that a setting can cause.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         let mut shown = self.clone();
-        if !shown.app_auth.hmac_secret.0.is_empty() {
-            shown.app_auth.hmac_secret = Secret("(hidden)".to_owned());
+        for secret in [&mut shown.app_auth.hmac_secret, &mut shown.app_auth.introspection_client_secret] {
+            if !secret.0.is_empty() {
+                *secret = Secret("(hidden)".to_owned());
+            }
         }
         shown.database_url = shown.database_url.shown();
         shown.bus_url = shown.bus_url.shown();
         toml::to_string(&shown)
+    }
+}
+
+impl AppAuthSettings {
+    fn check(&self) -> Result<(), ConfigError> {
+        let sources = [
+            ("app_auth.hmac_secret", !self.hmac_secret.0.is_empty()),
+            ("app_auth.public_key_file", !self.public_key_file.as_os_str().is_empty()),
+            ("app_auth.jwks_url", !self.jwks_url.is_empty()),
+            ("app_auth.introspection_url", !self.introspection_url.is_empty()),
+        ];
+        let mut set = sources.into_iter().filter_map(|(key, is_set)| is_set.then_some(key));
+        if let (Some(one), Some(another)) = (set.next(), set.next()) {
+            return Err(invalid(one, format!("cannot be set together with {another}; choose one")));
+        }
+        fetched_url(&self.jwks_url).map_err(|reason| invalid("app_auth.jwks_url", reason))?;
+        fetched_url(&self.introspection_url).map_err(|reason| invalid("app_auth.introspection_url", reason))?;
+        let names_client = !self.introspection_client_id.is_empty();
+        if names_client == self.introspection_client_secret.0.is_empty() {
+            let reason = "goes together with app_auth.introspection_client_secret; set both or none".to_owned();
+            return Err(invalid("app_auth.introspection_client_id", reason));
+        }
+        Ok(())
+    }
+}
+
+/// An address, or a network of addresses. One that is written in IPv6's form of IPv4 is an IPv4 address.
+#[must_use]
+pub fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(|address| address.to_canonical().into()))
+}
+
+/// What is asked for keys and tokens must not be listened to, nor answered by others: https, or within this machine.
+fn fetched_url(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let url = Url::parse(text).map_err(|error| format!("'{text}': {error}"))?;
+    match url.scheme() {
+        "https" if url.has_host() => Ok(()),
+        "http" if is_loopback(&url) => Ok(()),
+        "http" => Err(format!("'{text}': plain http is only for this machine (127.0.0.1, localhost); use https")),
+        _ => Err(format!("'{text}' is not an https URL")),
+    }
+}
+
+/// Whether a URL leads to this machine.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 

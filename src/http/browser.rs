@@ -28,7 +28,7 @@ pub(super) async fn generate(
         return Err(ApiError::InvalidRequest(format!("client_info is longer than {MAX_CLIENT_INFO_CHARS} characters")));
     }
     let generated = app.logins.generate(describe(peer, &headers, request.client_info)).await?;
-    let code = view::code(&app.public_base, &generated.id.code())?;
+    let code = app.logins.codes.shown(&generated.session, generated.session.created_at)?;
     if let Some(demo) = &app.demo {
         demo.show(&code.qr_url);
     }
@@ -64,7 +64,7 @@ pub(super) async fn status(
     let (session, now) = app.logins.current(id.key()).await?;
     let told = app.logins.tell(&session, now).map_err(LoginError::from)?;
     let code = if session.is_undecided() && now < session.expires_at {
-        Some(view::code(&app.public_base, &id.code())?)
+        Some(app.logins.codes.shown(&session, now)?)
     } else {
         None
     };

@@ -52,7 +52,6 @@ pub struct App {
     /// Handshakes that hyper has answered, and whose connections it has not given back yet.
     upgrades: TaskTracker,
     origins: OriginPolicy,
-    public_base: String,
     limits: LimitSettings,
     demo: Option<Demo>,
 }
@@ -77,7 +76,6 @@ impl App {
             shutdown,
             upgrades,
             origins: OriginPolicy::of(settings),
-            public_base: settings.public_base().to_owned(),
             limits: settings.limits.clone(),
             demo,
         })

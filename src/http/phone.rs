@@ -11,7 +11,7 @@ use super::body::Json;
 use super::problem::ApiError;
 use super::{Answer, App};
 use crate::login::{LoginError, Verdict};
-use crate::protocol::{ClientView, CodeRequest, ScanResponse, StatusResponse};
+use crate::protocol::{ClientView, CodeRequest, ConfirmRequest, ScanResponse, StatusResponse};
 use crate::session::Code;
 use crate::token::{AppUser, InvalidToken};
 
@@ -37,7 +37,7 @@ pub(super) async fn scan(
     Phone(by): Phone,
     Json(request): Json<CodeRequest>,
 ) -> Result<Answer<ScanResponse>, ApiError> {
-    let scan = app.logins.scan(&code(&request)?, by.user).await?;
+    let scan = app.logins.scan(&code(&request.code)?, by.user).await?;
     let client = scan.client;
     let view = ClientView {
         ip: client.ip,
@@ -45,17 +45,26 @@ pub(super) async fn scan(
         os: client.os,
         origin: client.origin,
         client_info: client.client_info,
+        time: scan.asked_at.to_string(),
+        location: None,
+        network: None,
     };
-    Ok(Answer(StatusCode::OK, ScanResponse { status: "scanned", client: view, expires_in: scan.expires_in_seconds }))
+    let expires_in = scan.expires_in_seconds;
+    let response = ScanResponse { status: "scanned", client: view, expires_in, numbers: scan.numbers, risk: None };
+    Ok(Answer(StatusCode::OK, response))
 }
 
 /// `POST /v1/qr-login/confirm`
 pub(super) async fn confirm(
     State(app): State<Arc<App>>,
     Phone(by): Phone,
-    Json(request): Json<CodeRequest>,
+    Json(request): Json<ConfirmRequest>,
 ) -> Result<Answer<StatusResponse>, ApiError> {
-    app.logins.decide(&code(&request)?, by, Verdict::Confirm).await?;
+    if app.logins.codes.compares_numbers && request.number.is_none() {
+        let reason = "the number that the browser shows is missing: one of the three that scan answers with";
+        return Err(ApiError::InvalidRequest(reason.to_owned()));
+    }
+    app.logins.decide(&code(&request.code)?, by, Verdict::Confirm(request.number)).await?;
     Ok(Answer(StatusCode::OK, StatusResponse { status: "confirmed" }))
 }
 
@@ -65,11 +74,11 @@ pub(super) async fn reject(
     Phone(by): Phone,
     Json(request): Json<CodeRequest>,
 ) -> Result<Answer<StatusResponse>, ApiError> {
-    app.logins.decide(&code(&request)?, by, Verdict::Reject).await?;
+    app.logins.decide(&code(&request.code)?, by, Verdict::Reject).await?;
     Ok(Answer(StatusCode::OK, StatusResponse { status: "rejected" }))
 }
 
 /// What has not the form of a code is answered as a code that never was.
-fn code(request: &CodeRequest) -> Result<Code, ApiError> {
-    Code::parse(&request.code).ok_or(ApiError::Login(LoginError::NotFound))
+fn code(text: &str) -> Result<Code, ApiError> {
+    Code::parse(text).ok_or(ApiError::Login(LoginError::NotFound))
 }

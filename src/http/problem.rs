@@ -10,6 +10,7 @@ use tracing::error;
 
 use crate::login::LoginError;
 use crate::protocol::Problem;
+use crate::qr::TooLong;
 use crate::random;
 use crate::session::Refusal;
 use crate::token::InvalidToken;
@@ -31,6 +32,8 @@ pub(super) enum ApiError {
     ForbiddenOrigin(String),
     #[error("a request without an Origin header may not use this server (setting allow_missing_origin)")]
     MissingOrigin,
+    #[error("public_url is too long for a QR code")]
+    TooLong,
     #[error("there is nothing here")]
     NotFound,
     #[error("this method is not known here")]
@@ -49,6 +52,12 @@ pub(super) enum ApiError {
     Login(#[from] LoginError),
 }
 
+impl From<TooLong> for ApiError {
+    fn from(_: TooLong) -> Self {
+        Self::TooLong
+    }
+}
+
 impl ApiError {
     /// Status, stable code, and what to say.
     fn parts(&self) -> (StatusCode, &'static str, String) {
@@ -56,6 +65,7 @@ impl ApiError {
             Self::InvalidRequest(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
             Self::InvalidToken(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::ForbiddenOrigin(_) | Self::MissingOrigin => (StatusCode::FORBIDDEN, "forbidden_origin"),
+            Self::TooLong => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
@@ -95,7 +105,12 @@ fn login_parts(error: &LoginError) -> (StatusCode, &'static str, String) {
         LoginError::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is no such session or code"),
         LoginError::Refused(refusal) => match refusal {
             Refusal::Expired => (StatusCode::GONE, "expired", "the session has expired"),
-            Refusal::Cancelled => (StatusCode::GONE, "cancelled", "the browser has cancelled the session"),
+            Refusal::OldCode => (StatusCode::GONE, "expired", "this code is no longer the one that is shown; scan anew"),
+            Refusal::Cancelled => (StatusCode::GONE, "cancelled", "the session has been cancelled"),
+            Refusal::NotScanned => (StatusCode::CONFLICT, "not_scanned", "scan first, and pick the number that is shown"),
+            Refusal::WrongNumber => {
+                (StatusCode::FORBIDDEN, "number_mismatch", "this is not the number that is shown; the login is rejected")
+            }
             Refusal::WrongUser => (StatusCode::FORBIDDEN, "wrong_user", "another user scanned this code"),
             Refusal::AlreadyScanned => {
                 (StatusCode::CONFLICT, "already_scanned", "another user scanned this code first")

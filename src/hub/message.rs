@@ -1,11 +1,16 @@
 //! What a browser is told, as the bytes that tell it.
 
+use zeroize::Zeroizing;
+
 use crate::login::{Logins, Told};
 use crate::metrics::CloseReason;
-use crate::protocol::{Confirmed, Frame, UserView, close_code};
-use crate::session::{Session, Timestamp};
+use crate::protocol::{CodeView, Confirmed, Frame, UserView, close_code};
+use crate::session::{Cancellation, Session, Timestamp};
 use crate::token::MintError;
 use crate::websocket::{Opcode, close_payload, frame};
+
+/// What two frames without a payload of their own take at most, and a Close's code.
+const MAX_FRAMING_BYTES: usize = 32;
 
 /// What follows from having been told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +30,7 @@ pub(super) struct Message {
     /// For the log.
     pub(super) status: &'static str,
     ending: Ending,
-    frames: Vec<u8>,
+    frames: Zeroizing<Vec<u8>>,
     text_bytes: usize,
 }
 
@@ -47,11 +52,13 @@ impl Message {
             Told::Confirmed { .. } => ("confirmed", Ending::Token),
             Told::Claimed => ("confirmed", Ending::Closed(CloseReason::Decided)),
             Told::Rejected => ("rejected", Ending::Closed(CloseReason::Decided)),
-            Told::Cancelled => ("cancelled", Ending::Closed(CloseReason::Cancelled)),
+            Told::Cancelled(_) => ("cancelled", Ending::Closed(CloseReason::Cancelled)),
             Told::Expired => ("expired", Ending::Closed(CloseReason::Expired)),
         };
-        let mut frames = Vec::new();
-        frame(&mut frames, Opcode::Text, &serde_json::to_vec(&wire_frame(told)).unwrap_or_default());
+        let text = Zeroizing::new(serde_json::to_vec(&wire_frame(told)).unwrap_or_default());
+        // As much as it takes: what grows leaves copies behind.
+        let mut frames = Zeroizing::new(Vec::with_capacity(text.len() + MAX_FRAMING_BYTES));
+        frame(&mut frames, Opcode::Text, &text);
         let text_bytes = frames.len();
         frame(&mut frames, Opcode::Close, &close_payload(close_code::DONE, ""));
         Self { version, status, ending, frames, text_bytes }
@@ -71,12 +78,19 @@ impl Message {
     }
 }
 
+/// The text frame that shows a browser its next code.
+pub(super) fn rotated(code: CodeView) -> Vec<u8> {
+    let mut text = Vec::new();
+    frame(&mut text, Opcode::Text, &serde_json::to_vec(&Frame::Rotated(code)).unwrap_or_default());
+    text
+}
+
 /// The frame that tells a browser this.
 #[must_use]
 pub fn wire_frame(told: Told) -> Frame {
     match told {
         Told::Pending { version, expires_in_seconds } => Frame::Pending { version, expires_in: expires_in_seconds },
-        Told::Scanned { version, user } => Frame::Scanned { version, user: UserView::of(user) },
+        Told::Scanned { version, user, number } => Frame::Scanned { version, user: UserView::of(user), number },
         Told::Confirmed { web_token, expires_in_seconds, user } => Frame::Confirmed(Confirmed::Token {
             web_token,
             token_type: "Bearer",
@@ -86,6 +100,7 @@ pub fn wire_frame(told: Told) -> Frame {
         Told::Claimed => Frame::Confirmed(Confirmed::Claimed { claimed: true }),
         Told::Rejected => Frame::Rejected { message: "Login rejected by user" },
         Told::Expired => Frame::Expired { message: "QR code expired" },
-        Told::Cancelled => Frame::Cancelled {},
+        Told::Cancelled(Cancellation::Browser) => Frame::Cancelled { reason: None },
+        Told::Cancelled(Cancellation::Overload) => Frame::Cancelled { reason: Some("overload") },
     }
 }

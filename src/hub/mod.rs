@@ -31,8 +31,9 @@ use crate::clock::Clock;
 use crate::login::{Arrival, Logins};
 use crate::metrics::{CloseReason, Stopwatch};
 use crate::protocol::close_code;
+use crate::qr::TooLong;
 use crate::random;
-use crate::session::{Session, SessionKey, Timestamp};
+use crate::session::{Rotation, Session, SessionKey, Timestamp};
 use hints::Hints;
 use message::Message;
 use registry::{Fate, Keyed as _, Place, Registry};
@@ -65,6 +66,7 @@ pub struct Hub {
     clock: Clock,
     logins: Arc<Logins>,
     heartbeat_seconds: u32,
+    rotation: Rotation,
     registry: Registry<Waiting>,
     wheel: Mutex<Wheel>,
     epoch: Epoch,
@@ -92,6 +94,7 @@ impl Hub {
         let clock = logins.clock.clone();
         let hub = Arc::new(Self {
             heartbeat_seconds,
+            rotation: logins.codes.rotation,
             registry: Registry::default(),
             wheel: Mutex::default(),
             epoch: Epoch(clock.now()),
@@ -197,14 +200,40 @@ impl Hub {
         }
     }
 
+    /// Does what is due at this place, but for asking the store: whether that is to be done.
     fn is_to_be_asked(self: &Arc<Self>, place: Place, tick: Tick) -> bool {
-        self.act(place, |waiting, turn| waiting.due(tick, turn)) == Step::AskStore
+        let mut key = None;
+        let step = self.act(place, |waiting, turn| {
+            key = Some(*waiting.key());
+            waiting.due(tick, turn)
+        });
+        if let (Step::Rotate(period), Some(key)) = (step, key) {
+            self.show_code(place, &key, period);
+        }
+        step == Step::AskStore
+    }
+
+    /// Pushes the browser the code of this period.
+    fn show_code(self: &Arc<Self>, place: Place, key: &SessionKey, period: u16) {
+        match self.logins.codes.shown_in(key, period) {
+            Ok(code) => {
+                let frame = message::rotated(code);
+                self.act(place, |waiting, turn| waiting.show_code(&frame, turn));
+            }
+            Err(TooLong) => warn!(event = "code not shown", session = %key, "public_url is too long for a QR code"),
+        }
     }
 
     /// Lets `what` have a turn at the browser at this place, if it is still there, and sees to what follows.
     fn act(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting, &Turn<'_>) -> Step) -> Step {
         let now = self.epoch.tick_at(self.clock.now());
-        let turn = Turn { place, now, heartbeat_seconds: self.heartbeat_seconds, poll: &self.poll };
+        let turn = Turn {
+            place,
+            now,
+            heartbeat_seconds: self.heartbeat_seconds,
+            rotate_seconds: self.rotation.period_seconds,
+            poll: &self.poll,
+        };
         let mut step = Step::Stay;
         let mut receipt = None;
         let gone = self.registry.at(place, |waiting| {
@@ -212,7 +241,7 @@ impl Hub {
             match step {
                 Step::End => return Fate::Goes,
                 Step::Claim => receipt = Some(*waiting.key()),
-                Step::Stay | Step::ReadMore | Step::AskStore => {}
+                Step::Stay | Step::ReadMore | Step::AskStore | Step::Rotate(_) => {}
             }
             if let Some(tick) = waiting.rearm()
                 && self.wheel().arm(tick, place)
@@ -308,6 +337,16 @@ impl Hub {
         now.plus_millis(u64::from(u32::from_le_bytes([a, b, c, d])) % interval_millis + 1)
     }
 
+    /// The period of the code that the browser is to show, and when the next begins.
+    fn period(&self, session: &Session, now: Timestamp) -> (u16, Tick) {
+        let period = self.rotation.period_at(session, now);
+        if self.rotation.period_seconds == 0 || session.scanned_at.is_some() {
+            return (period, Tick::NEVER);
+        }
+        let next = session.created_at.plus_seconds(self.rotation.period_seconds.saturating_mul(u32::from(period) + 1));
+        (period, self.epoch.tick_at(next))
+    }
+
     async fn until(&self, is_so: impl Fn() -> bool) {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
@@ -364,6 +403,7 @@ impl Registration {
         let (hub, place) = (self.hub.clone(), self.place);
         let Arrival { session, read_at, attachment } = found;
         let message = hub.message(session, *read_at);
+        let (period, next_rotation) = hub.period(session, *read_at);
         // From here on the record ends like any other.
         self.is_open = true;
         let mut missed = None;
@@ -376,6 +416,8 @@ impl Registration {
                 attachment: *attachment,
                 expiry: hub.epoch.tick_at(session.expires_at),
                 first_beat: hub.first_beat(session.key, turn.now),
+                period,
+                next_rotation,
                 metrics: hub.logins.metrics.clone(),
             };
             let (step, missed_change) = waiting.open(opening, message.as_ref(), turn);
@@ -383,6 +425,10 @@ impl Registration {
             step
         });
         hub.let_older_give_way(session.key);
+        // The code that it was given is an old one.
+        if period > 0 && next_rotation != Tick::NEVER {
+            hub.show_code(place, &session.key, period);
+        }
         if let Some((session, since)) = missed {
             hub.tell_change(&[place], &session, since);
         }

@@ -53,6 +53,9 @@ pub(super) struct Waiting {
     order: Order,
     expiry: Tick,
     next_beat: Tick,
+    /// When the next code is to be shown, and which period's is.
+    next_rotation: Tick,
+    period: u16,
     /// When the present phase is to end: while waiting, when the store is to be asked.
     phase_end: Tick,
     /// The one entry in the wheel that counts; any other was put off.
@@ -128,6 +131,8 @@ pub(super) enum Step {
     ReadMore,
     /// Ask the store what became of the session.
     AskStore,
+    /// Show the code of this period.
+    Rotate(u16),
     /// Store the receipt.
     Claim,
     /// Let go of the connection.
@@ -140,6 +145,7 @@ pub(super) struct Turn<'a> {
     /// The tick from which a wait that begins now is counted.
     pub(super) now: Tick,
     pub(super) heartbeat_seconds: u32,
+    pub(super) rotate_seconds: u32,
     pub(super) poll: &'a mio::Registry,
 }
 
@@ -154,6 +160,8 @@ pub(super) struct Opening<'a> {
     pub(super) attachment: u32,
     pub(super) expiry: Tick,
     pub(super) first_beat: Tick,
+    pub(super) period: u16,
+    pub(super) next_rotation: Tick,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -173,6 +181,8 @@ impl Waiting {
             order: Order { attachment: 0, arrival },
             expiry: Tick::NEVER,
             next_beat: Tick::NEVER,
+            next_rotation: Tick::NEVER,
+            period: 0,
             phase_end: Tick::NEVER,
             armed: Tick::NEVER,
             told_version: 0,
@@ -202,7 +212,7 @@ impl Waiting {
 
     /// The tick that the wheel does not have yet.
     pub(super) fn rearm(&mut self) -> Option<Tick> {
-        let beat = if self.is_waiting() { self.next_beat } else { Tick::NEVER };
+        let beat = if self.is_waiting() { self.next_beat.min(self.next_rotation) } else { Tick::NEVER };
         let write = self.aside.as_ref().and_then(|aside| aside.unsent_until).unwrap_or(Tick::NEVER);
         let next = self.phase_end.min(beat).min(write);
         // A later one is armed when the earlier comes up.
@@ -229,6 +239,8 @@ impl Waiting {
         self.expiry = opening.expiry;
         self.phase_end = opening.expiry;
         self.next_beat = opening.first_beat;
+        self.next_rotation = opening.next_rotation;
+        self.period = opening.period;
         self.phase = Phase::Waiting;
         let (missed, newest_attachment) =
             self.aside.take().map_or((None, 0), |aside| (aside.missed, aside.newest_attachment));
@@ -303,6 +315,10 @@ impl Waiting {
             }
         }
         self.told_version = message.version;
+        if message.status != "pending" {
+            // From the scan on nothing rotates.
+            self.next_rotation = Tick::NEVER;
+        }
         let active = self.counted.as_ref().map_or(0, |metrics| metrics.active_connections());
         if message.ending() == Ending::Closed(CloseReason::Expired) {
             info!(event = "expired", session = %self.key, active);
@@ -364,7 +380,25 @@ impl Waiting {
                 return step;
             }
         }
-        if self.phase_end > tick { Step::Stay } else { self.end_phase(tick, turn) }
+        if self.phase_end <= tick {
+            return self.end_phase(tick, turn);
+        }
+        if self.is_waiting() && self.next_rotation <= tick { self.rotate(tick, turn) } else { Step::Stay }
+    }
+
+    fn rotate(&mut self, tick: Tick, turn: &Turn<'_>) -> Step {
+        while self.next_rotation <= tick {
+            self.period = self.period.saturating_add(1);
+            self.next_rotation = self.next_rotation.plus_seconds(turn.rotate_seconds);
+        }
+        Step::Rotate(self.period)
+    }
+
+    /// Writes a frame that shows the next code, unless there is no more to be shown.
+    pub(super) fn show_code(&mut self, frame: &[u8], turn: &Turn<'_>) -> Step {
+        // Whoever has not taken what came before gets a fresher one later.
+        let is_of_use = self.is_waiting() && self.next_rotation != Tick::NEVER && !self.has_unsent();
+        if is_of_use { self.write(frame, turn) } else { Step::Stay }
     }
 
     fn end_phase(&mut self, tick: Tick, turn: &Turn<'_>) -> Step {

@@ -1,14 +1,14 @@
 use std::sync::Arc;
 
 use super::{LoginError, Logins};
-use crate::session::{Code, Decision};
+use crate::session::{Code, Decision, Refusal, State};
 use crate::token::AppUser;
 
 /// What the phone's owner says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Yes.
-    Confirm,
+    /// Yes; with the number that was picked, where numbers are compared.
+    Confirm(Option<String>),
     /// No.
     Reject,
 }
@@ -19,19 +19,23 @@ impl Logins {
     /// # Errors
     /// See [`LoginError`].
     pub async fn decide(self: &Arc<Self>, code: &Code, by: AppUser, verdict: Verdict) -> Result<(), LoginError> {
-        let found = self.find(code).await?;
+        let (found, code) = self.find(code).await?;
+        let is_confirmed = matches!(verdict, Verdict::Confirm(_));
         let logins = self.clone();
-        self.change(found, move |session, now| {
-            let decision = match verdict {
-                Verdict::Confirm => Decision::Confirm {
+        let decided = self.change(found, move |session, now| {
+            let decision = match &verdict {
+                Verdict::Confirm(picked) => Decision::Confirm {
                     grant: logins.minter.grant(&by, now),
                     claimable_until: now.plus_seconds(logins.policy.claim_seconds),
+                    number_matches: logins.codes.number(&session.key).map(|number| picked.as_ref() == Some(&number)),
                 },
                 Verdict::Reject => Decision::Reject,
             };
-            session.decide(&by.user, decision, now)
-        })
-        .await?;
-        Ok(())
+            session.decide(&by.user, code, decision, now)
+        });
+        match decided.await?.state {
+            State::Rejected(_) if is_confirmed => Err(Refusal::WrongNumber.into()),
+            _ => Ok(()),
+        }
     }
 }

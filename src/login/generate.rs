@@ -21,11 +21,12 @@ impl Logins {
         let now = self.clock.now();
         let session = Session {
             key: id.key(),
-            code: id.code().key(),
+            code: id.key().code_key(),
             version: 1,
             created_at: now,
             expires_at: now.plus_seconds(self.policy.ttl_seconds),
             client,
+            scanned_at: None,
             state: State::Pending,
         };
         self.store.insert(&session).await?;

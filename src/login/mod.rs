@@ -3,6 +3,7 @@
 
 mod cancel;
 mod claim;
+mod codes;
 mod decide;
 mod generate;
 mod scan;
@@ -21,10 +22,11 @@ use crate::bus::{Bus, Change};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome, Stopwatch};
 use crate::node::Hint;
-use crate::session::{Code, Refusal, Session, SessionKey, State, Step, Timestamp};
+use crate::session::{Cancellation, Code, Presented, Refusal, Session, SessionKey, State, Step, Timestamp};
 use crate::store::{Attached, BatchingReader, Replaced, Store, StoreError};
 use crate::token::{MintError, Minter};
 
+pub use codes::Codes;
 pub use decide::Verdict;
 pub use generate::Generated;
 pub use scan::Scan;
@@ -54,6 +56,8 @@ pub struct Logins {
     pub clock: Clock,
     /// What mints tokens.
     pub minter: Minter,
+    /// What makes codes.
+    pub codes: Codes,
     /// How long things last.
     pub policy: Policy,
     /// What is counted.
@@ -151,8 +155,12 @@ impl Logins {
         Ok(arrivals)
     }
 
-    async fn find(&self, code: &Code) -> Result<Session, LoginError> {
-        self.store.find_by_code(&code.key()).await?.ok_or(LoginError::NotFound)
+    /// The session of a code, and what the code is good for. A forged code is looked for like any other, so that how
+    /// long the answer takes tells nothing.
+    async fn find(&self, code: &Code) -> Result<(Session, Presented), LoginError> {
+        let presented = self.codes.presented(code);
+        let found = self.store.find_by_code(&code.key()).await?;
+        found.zip(presented).ok_or(LoginError::NotFound)
     }
 
     /// Applies a transition to `found`, writes and announces it; if another change came first, applies it to what
@@ -204,7 +212,8 @@ impl Logins {
             State::Confirmed(confirmation) if confirmation.claimed => ("claimed", None),
             State::Confirmed(_) => ("confirmed", Some(Outcome::Confirmed)),
             State::Rejected(_) => ("rejected", Some(Outcome::Rejected)),
-            State::Cancelled => ("cancelled", Some(Outcome::Cancelled)),
+            State::Cancelled(Cancellation::Browser) => ("cancelled", Some(Outcome::Cancelled)),
+            State::Cancelled(Cancellation::Overload) => ("gave way", Some(Outcome::Cancelled)),
         };
         if let Some(outcome) = outcome {
             self.metrics.session_ended(outcome);

@@ -1,15 +1,19 @@
 use std::sync::Arc;
 
 use super::{LoginError, Logins};
-use crate::session::{Client, Code, PhoneUser};
+use crate::session::{Client, Code, PhoneUser, Timestamp};
 
 /// What the phone's owner is shown.
 #[derive(Debug)]
 pub struct Scan {
     /// Who is asking.
     pub client: Client,
+    /// When it asked.
+    pub asked_at: Timestamp,
     /// How long there is to decide.
     pub expires_in_seconds: u64,
+    /// The numbers of which one must be picked, if they are compared.
+    pub numbers: Option<[String; 3]>,
 }
 
 impl Logins {
@@ -18,9 +22,13 @@ impl Logins {
     /// # Errors
     /// See [`LoginError`].
     pub async fn scan(self: &Arc<Self>, code: &Code, by: PhoneUser) -> Result<Scan, LoginError> {
-        let found = self.find(code).await?;
-        let session = self.change(found, move |session, now| session.scan(&by, now)).await?;
-        let expires_in_seconds = session.expires_at.seconds_since(self.clock.now());
-        Ok(Scan { client: session.client, expires_in_seconds })
+        let (found, code) = self.find(code).await?;
+        let session = self.change(found, move |session, now| session.scan(&by, code, now)).await?;
+        Ok(Scan {
+            expires_in_seconds: session.expires_at.seconds_since(self.clock.now()),
+            numbers: self.codes.choice(&session.key),
+            asked_at: session.created_at,
+            client: session.client,
+        })
     }
 }

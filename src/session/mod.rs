@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pending ──scan──▶ scanned ──confirm──▶ confirmed ──receipt──▶ claimed
-//!    │                 │ └────reject───▶ rejected
+//!    │                 │ └─reject, wrong number─▶ rejected
 //!    └──confirm/reject─┘
 //!    pending, scanned ──cancel──▶ cancelled
 //!    pending, scanned, past `expires_at` ──▶ reads as expired
@@ -12,15 +12,19 @@
 //! Everything here is a pure function of values and `now`: no clock, randomness, store or socket.
 //! A transition returns the session as it would be; whoever called decides whether that gets written.
 
+mod code;
 mod secrets;
 mod timestamp;
 #[cfg(test)]
 mod transitions_test;
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use secrets::{Code, CodeKey, SessionId, SessionKey};
+pub use code::{Code, CodeSecret, Numbers, Rotation};
+pub use secrets::{CodeKey, SessionId, SessionKey};
 pub use timestamp::Timestamp;
 
 /// One login attempt: a row in the store, a QR code on a page.
@@ -28,7 +32,7 @@ pub use timestamp::Timestamp;
 pub struct Session {
     /// SHA-256 of the browser's secret; the row's key.
     pub key: SessionKey,
-    /// SHA-256 of the code in the QR picture.
+    /// What its codes are found under.
     pub code: CodeKey,
     /// Counts the transitions, from 1. Orders events, drops duplicates, and is what a write is compared against.
     pub version: u32,
@@ -38,6 +42,8 @@ pub struct Session {
     pub expires_at: Timestamp,
     /// Who is asking, as the server saw it.
     pub client: Client,
+    /// When a phone first scanned or decided: from here on its codes do not rotate.
+    pub scanned_at: Option<Timestamp>,
     /// Where the login stands.
     pub state: State,
 }
@@ -55,6 +61,24 @@ pub struct Client {
     pub origin: Option<String>,
     /// The browser's own unverified word.
     pub client_info: Option<String>,
+}
+
+impl Client {
+    /// What counts as one client; see [`network_of`].
+    #[must_use]
+    pub fn network(&self) -> String {
+        self.ip.parse().map_or_else(|_| self.ip.clone(), |address| network_of(address).to_string())
+    }
+}
+
+/// What counts as one client: an address; of IPv6 the network of 64 bits, of which one household has all addresses
+/// (RFC 6177).
+#[must_use]
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
 }
 
 /// A user of the integrator's own system, as the app token named them.
@@ -100,8 +124,17 @@ pub enum State {
     Confirmed(Confirmation),
     /// The user said no.
     Rejected(PhoneUser),
-    /// The browser gave up.
-    Cancelled,
+    /// It was given up.
+    Cancelled(Cancellation),
+}
+
+/// Who gave a session up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancellation {
+    /// The browser.
+    Browser,
+    /// The server, which had too many that waited to be scanned.
+    Overload,
 }
 
 /// A yes, and what follows from it.
@@ -132,7 +165,7 @@ pub enum Status {
     Claimed,
     /// Rejected by the phone's owner.
     Rejected,
-    /// Cancelled by the browser.
+    /// Cancelled, by the browser or by the server.
     Cancelled,
     /// Out of time, undecided or unclaimed.
     Expired,
@@ -153,8 +186,14 @@ pub enum Step {
 pub enum Refusal {
     /// The session is out of time.
     Expired,
-    /// The browser gave up.
+    /// It was cancelled.
     Cancelled,
+    /// The code is older than the one before that which is shown.
+    OldCode,
+    /// Numbers are compared, and the phone has not scanned.
+    NotScanned,
+    /// The number is not the one that the browser shows; the session is rejected for good.
+    WrongNumber,
     /// Another user scanned, and only that user may decide.
     WrongUser,
     /// Another user scanned first.
@@ -174,9 +213,20 @@ pub enum Decision {
         grant: Grant,
         /// Until when the browser may fetch it.
         claimable_until: Timestamp,
+        /// Whether the phone's owner picked the number that the browser shows; `None` if numbers are not compared.
+        number_matches: Option<bool>,
     },
     /// No.
     Reject,
+}
+
+/// The code that a phone has, in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presented {
+    /// The period in which it is shown.
+    pub period: u16,
+    /// How codes rotate.
+    pub rotation: Rotation,
 }
 
 impl Session {
@@ -188,7 +238,7 @@ impl Session {
             State::Confirmed(confirmation) if now < confirmation.claimable_until => Status::Confirmed,
             State::Confirmed(_) => Status::Expired,
             State::Rejected(_) => Status::Rejected,
-            State::Cancelled => Status::Cancelled,
+            State::Cancelled(_) => Status::Cancelled,
             State::Pending | State::Scanned(_) if now >= self.expires_at => Status::Expired,
             State::Pending => Status::Pending,
             State::Scanned(_) => Status::Scanned,
@@ -207,7 +257,7 @@ impl Session {
         match &self.state {
             State::Scanned(user) | State::Rejected(user) => Some(user),
             State::Confirmed(confirmation) => Some(&confirmation.by),
-            State::Pending | State::Cancelled => None,
+            State::Pending | State::Cancelled(_) => None,
         }
     }
 
@@ -215,37 +265,70 @@ impl Session {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn scan(&self, by: &PhoneUser, now: Timestamp) -> Result<Step, Refusal> {
+    pub fn scan(&self, by: &PhoneUser, code: Presented, now: Timestamp) -> Result<Step, Refusal> {
         self.refuse_ended(now)?;
+        self.refuse_old(code, now)?;
         match &self.state {
-            State::Pending => Ok(self.step(State::Scanned(by.clone()))),
+            State::Pending => Ok(self.step_by_phone(State::Scanned(by.clone()), now)),
             _ if self.user().is_some_and(|user| user.id == by.id) => Ok(Step::Repeated),
             State::Scanned(_) => Err(Refusal::AlreadyScanned),
             _ => Err(Refusal::AlreadyDecided),
         }
     }
 
-    /// The phone's owner decides, having scanned or (in one step) without.
+    /// The phone's owner decides, having scanned or (in one step, where numbers are not compared) without.
+    ///
+    /// A yes with a wrong number is a no: it steps to [`State::Rejected`].
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn decide(&self, by: &PhoneUser, decision: Decision, now: Timestamp) -> Result<Step, Refusal> {
+    pub fn decide(
+        &self,
+        by: &PhoneUser,
+        code: Presented,
+        decision: Decision,
+        now: Timestamp,
+    ) -> Result<Step, Refusal> {
         self.refuse_ended(now)?;
+        self.refuse_old(code, now)?;
         match (&self.state, decision) {
             (State::Scanned(scanner), _) if scanner.id != by.id => Err(Refusal::WrongUser),
-            (State::Pending | State::Scanned(_), Decision::Confirm { grant, claimable_until }) => {
-                Ok(self.step(State::Confirmed(Confirmation {
-                    by: by.clone(),
-                    decided_at: now,
-                    claimable_until,
-                    grant,
-                    claimed: false,
-                })))
+            (State::Pending, Decision::Confirm { number_matches: Some(_), .. }) => Err(Refusal::NotScanned),
+            (State::Scanned(_), Decision::Confirm { number_matches: Some(false), .. }) => {
+                Ok(self.step_by_phone(State::Rejected(by.clone()), now))
             }
-            (State::Pending | State::Scanned(_), Decision::Reject) => Ok(self.step(State::Rejected(by.clone()))),
-            (State::Confirmed(earlier), Decision::Confirm { .. }) if earlier.by.id == by.id => Ok(Step::Repeated),
+            (State::Pending | State::Scanned(_), Decision::Confirm { grant, claimable_until, .. }) => {
+                let confirmation =
+                    Confirmation { by: by.clone(), decided_at: now, claimable_until, grant, claimed: false };
+                Ok(self.step_by_phone(State::Confirmed(confirmation), now))
+            }
+            (State::Pending | State::Scanned(_), Decision::Reject) => {
+                Ok(self.step_by_phone(State::Rejected(by.clone()), now))
+            }
+            (State::Confirmed(earlier), Decision::Confirm { number_matches: None | Some(true), .. })
+                if earlier.by.id == by.id =>
+            {
+                Ok(Step::Repeated)
+            }
             (State::Rejected(rejecter), Decision::Reject) if rejecter.id == by.id => Ok(Step::Repeated),
+            (State::Rejected(rejecter), Decision::Confirm { number_matches: Some(false), .. })
+                if rejecter.id == by.id =>
+            {
+                Ok(Step::Repeated)
+            }
             _ => Err(Refusal::AlreadyDecided),
+        }
+    }
+
+    /// The server gives a session up that nobody has scanned, as it has too many.
+    ///
+    /// # Errors
+    /// Somebody has scanned it, or it has ended.
+    pub fn give_way(&self, now: Timestamp) -> Result<Step, Refusal> {
+        self.refuse_ended(now)?;
+        match self.state {
+            State::Pending => Ok(self.step(State::Cancelled(Cancellation::Overload))),
+            _ => Err(Refusal::AlreadyScanned),
         }
     }
 
@@ -257,7 +340,7 @@ impl Session {
         match self.refuse_ended(now) {
             Err(Refusal::Cancelled) => Ok(Step::Repeated),
             Err(refusal) => Err(refusal),
-            Ok(()) if self.is_undecided() => Ok(self.step(State::Cancelled)),
+            Ok(()) if self.is_undecided() => Ok(self.step(State::Cancelled(Cancellation::Browser))),
             Ok(()) => Err(Refusal::AlreadyDecided),
         }
     }
@@ -292,10 +375,19 @@ impl Session {
     /// What nobody can do anything to any more. A decided session is not among them: its decider may ask again.
     fn refuse_ended(&self, now: Timestamp) -> Result<(), Refusal> {
         match self.state {
-            State::Cancelled => Err(Refusal::Cancelled),
+            State::Cancelled(_) => Err(Refusal::Cancelled),
             State::Pending | State::Scanned(_) if now >= self.expires_at => Err(Refusal::Expired),
             _ => Ok(()),
         }
+    }
+
+    fn refuse_old(&self, code: Presented, now: Timestamp) -> Result<(), Refusal> {
+        if code.rotation.admits(self, code.period, now) { Ok(()) } else { Err(Refusal::OldCode) }
+    }
+
+    fn step_by_phone(&self, state: State, now: Timestamp) -> Step {
+        let scanned_at = self.scanned_at.or(Some(now));
+        Step::To(Session { version: self.version + 1, state, scanned_at, ..self.clone() })
     }
 
     fn step(&self, state: State) -> Step {

@@ -1,22 +1,21 @@
-//! The two names of a session: the browser's secret id, and the public code in the picture.
+//! The browser's secret name of a session, and what it is stored under.
 //!
-//! Neither is stored. The store's keys are their SHA-256, so a copy of the database opens nothing.
+//! The secret itself is not stored. The store's keys are hashes, so a copy of the database opens nothing.
 
 use std::fmt;
 
-use aws_lc_rs::{digest, hmac};
+use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Bytes of a [`SessionId`].
 const ID_BYTES: usize = 32;
-/// Bytes of a [`Code`]: 128 bits, of which 80 would do.
-const CODE_BYTES: usize = 16;
 
 /// The browser's secret: whoever holds it is given the token. 256 random bits, base64url.
 ///
-/// Prints as `SessionId(…)`; only [`SessionId::expose`] gives it away.
-#[derive(Clone, PartialEq, Eq)]
+/// Prints as `SessionId(…)`; only [`SessionId::expose`] gives it away. Wiped from memory when dropped.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct SessionId([u8; ID_BYTES]);
 
 impl SessionId {
@@ -43,51 +42,11 @@ impl SessionId {
     pub fn key(&self) -> SessionKey {
         SessionKey(sha256(&self.0))
     }
-
-    /// The session's code. Derived, so that it need not be stored to be shown again; one-way, so that it does not
-    /// lead back to the id.
-    #[must_use]
-    pub fn code(&self) -> Code {
-        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0), b"qrlogin code");
-        let mut bytes = [0; CODE_BYTES];
-        bytes.copy_from_slice(&tag.as_ref()[..CODE_BYTES]);
-        Code(bytes)
-    }
 }
 
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SessionId(…)")
-    }
-}
-
-/// What the QR picture holds: can be scanned, can never claim a token.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Code([u8; CODE_BYTES]);
-
-impl Code {
-    /// Reads a code as the phone sends it; `None` if it does not have a code's form.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        decode(text).map(Self)
-    }
-
-    /// The key under which the session of this code is found.
-    #[must_use]
-    pub fn key(&self) -> CodeKey {
-        CodeKey(sha256(&self.0))
-    }
-}
-
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Code(…)")
     }
 }
 
@@ -113,7 +72,7 @@ impl fmt::Debug for SessionKey {
     }
 }
 
-/// SHA-256 of a [`Code`].
+/// SHA-256 of the public part of a session's codes: the same for all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CodeKey(pub [u8; 32]);
 
@@ -123,16 +82,16 @@ impl fmt::Debug for CodeKey {
     }
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     hash
 }
 
 /// Strict base64url of exactly `N` bytes: one spelling per value, so that one secret has one key.
-fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    bytes.try_into().ok()
+pub(super) fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
+    bytes.as_slice().try_into().ok()
 }
 
 #[cfg(test)]
@@ -153,18 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_no_id_and_an_id_no_code() {
-        let id = SessionId::from_random([9; 32]);
-        assert!(SessionId::parse(&id.code().to_string()).is_none());
-        assert!(Code::parse(&id.expose()).is_none());
-        assert_eq!(Code::parse(&id.code().to_string()), Some(id.code()));
-        assert_eq!(id.code().to_string().len(), 22);
-    }
-
-    #[test]
     fn nothing_secret_is_printed() {
         let id = SessionId::from_random([3; 32]);
-        assert!(!format!("{id:?} {:?} {}", id.code(), id.key()).contains(&id.expose()[..8]));
+        assert!(!format!("{id:?} {}", id.key()).contains(&id.expose()[..8]));
         assert_eq!(format!("{id:?}"), "SessionId(…)");
         assert_eq!(id.key().to_string().len(), 12);
     }

@@ -47,11 +47,12 @@ fn session(state: State) -> Session {
     let id = SessionId::from_random([1; 32]);
     Session {
         key: id.key(),
-        code: id.code().key(),
+        code: id.key().code_key(),
         version: 1,
         created_at: CREATED,
         expires_at: EXPIRES,
         client: Client::default(),
+        scanned_at: None,
         state,
     }
 }
@@ -65,23 +66,33 @@ enum Event {
     Claim,
 }
 
+/// A code that never gets old.
+const CODE: Presented = Presented { period: 0, rotation: Rotation::NONE };
+
 fn apply(session: &Session, event: Event, now: Timestamp) -> Result<Step, Refusal> {
     match event {
-        Event::Scan(by) => session.scan(&user(by), now),
+        Event::Scan(by) => session.scan(&user(by), CODE, now),
         Event::Confirm(by) => {
-            let confirm = Decision::Confirm { grant: grant_to(by), claimable_until: now.plus_seconds(60) };
-            session.decide(&user(by), confirm, now)
+            session.decide(&user(by), CODE, yes(by, now, None), now)
         }
-        Event::Reject(by) => session.decide(&user(by), Decision::Reject, now),
+        Event::Reject(by) => session.decide(&user(by), CODE, Decision::Reject, now),
         Event::Cancel => session.cancel(now),
         Event::Claim => session.claim(now),
     }
 }
 
+fn yes(by: &str, now: Timestamp, number_matches: Option<bool>) -> Decision {
+    Decision::Confirm { grant: grant_to(by), claimable_until: now.plus_seconds(60), number_matches }
+}
+
 /// What an event did, in a word.
 fn outcome(state: &State, event: Event, now: Timestamp) -> &'static str {
     let before = session(state.clone());
-    match apply(&before, event, now) {
+    named(&before, apply(&before, event, now))
+}
+
+fn named(before: &Session, step: Result<Step, Refusal>) -> &'static str {
+    match step {
         Ok(Step::Repeated) => "repeated",
         Ok(Step::To(after)) => {
             assert_eq!(after.version, before.version + 1, "a change is one version on");
@@ -91,7 +102,7 @@ fn outcome(state: &State, event: Event, now: Timestamp) -> &'static str {
                 State::Confirmed(confirmation) if confirmation.claimed => "claimed",
                 State::Confirmed(_) => "confirmed",
                 State::Rejected(_) => "rejected",
-                State::Cancelled => "cancelled",
+                State::Cancelled(_) => "cancelled",
             }
         }
         Err(Refusal::Expired) => "!expired",
@@ -100,6 +111,9 @@ fn outcome(state: &State, event: Event, now: Timestamp) -> &'static str {
         Err(Refusal::AlreadyScanned) => "!already_scanned",
         Err(Refusal::AlreadyDecided) => "!already_decided",
         Err(Refusal::NotDecided) => "!not_decided",
+        Err(Refusal::OldCode) => "!old_code",
+        Err(Refusal::NotScanned) => "!not_scanned",
+        Err(Refusal::WrongNumber) => "!wrong_number",
     }
 }
 
@@ -109,6 +123,7 @@ fn every_state_answers_every_event_of_every_user() {
     let events =
         [Scan("ann"), Scan("bob"), Confirm("ann"), Confirm("bob"), Reject("ann"), Reject("bob"), Cancel, Claim];
     let (scanned, rejected) = (State::Scanned(user("ann")), State::Rejected(user("ann")));
+    let cancelled = State::Cancelled(Cancellation::Browser);
     let (confirmed, claimed) = (confirmed_by("ann", false), confirmed_by("ann", true));
 
     let ended = "!expired !expired !expired !expired !expired !expired !expired !expired";
@@ -136,14 +151,83 @@ fn every_state_answers_every_event_of_every_user() {
         ("claimed",   &claimed,          AFTERWARDS, &agreed("repeated")),
         ("rejected",  &rejected,         EARLY,      refused),
         ("rejected",  &rejected,         AFTERWARDS, refused),
-        ("cancelled", &State::Cancelled, EARLY,      called_off),
-        ("cancelled", &State::Cancelled, LATE,       called_off),
-        ("cancelled", &State::Cancelled, AFTERWARDS, called_off),
+        ("cancelled", &cancelled,        EARLY,      called_off),
+        ("cancelled", &cancelled,        LATE,       called_off),
+        ("cancelled", &cancelled,        AFTERWARDS, called_off),
     ];
     for (name, state, now, expected) in table {
         let answers: Vec<_> = events.iter().map(|event| outcome(state, *event, now)).collect();
         assert_eq!(answers.join(" "), expected, "{name} at {now}");
     }
+}
+
+#[test]
+fn where_numbers_are_compared_a_yes_needs_a_scan_and_the_right_one_and_a_wrong_one_is_a_no() {
+    let answer = |state: &State, by: &str, is_right: bool| {
+        let before = session(state.clone());
+        named(&before, before.decide(&user(by), CODE, yes(by, EARLY, Some(is_right)), EARLY))
+    };
+    let (scanned, rejected) = (State::Scanned(user("ann")), State::Rejected(user("ann")));
+    let confirmed = confirmed_by("ann", false);
+    #[rustfmt::skip]
+    let table = [
+        // state            ann right,          wrong;              bob right,          wrong
+        (&State::Pending, ["!not_scanned",     "!not_scanned",     "!not_scanned",     "!not_scanned"]),
+        (&scanned,        ["confirmed",        "rejected",         "!wrong_user",      "!wrong_user"]),
+        (&confirmed,      ["repeated",         "!already_decided", "!already_decided", "!already_decided"]),
+        (&rejected,       ["!already_decided", "repeated",         "!already_decided", "!already_decided"]),
+    ];
+    for (state, expected) in table {
+        let answers = [("ann", true), ("ann", false), ("bob", true), ("bob", false)];
+        assert_eq!(answers.map(|(by, is_right)| answer(state, by, is_right)), expected, "{state:?}");
+    }
+}
+
+#[test]
+fn a_code_works_while_it_is_shown_and_for_one_period_more_and_one_that_was_scanned_for_good() {
+    let rotation = Rotation { period_seconds: 20 };
+    let at = |seconds| CREATED.plus_seconds(seconds);
+    let scan = |session: &Session, by: &str, period, now| {
+        named(session, session.scan(&user(by), Presented { period, rotation }, now))
+    };
+    let fresh = session(State::Pending);
+    assert_eq!(scan(&fresh, "ann", 0, at(39)), "scanned");
+    assert_eq!(scan(&fresh, "ann", 0, at(40)), "!old_code");
+    assert_eq!(scan(&fresh, "ann", 1, at(59)), "scanned");
+    assert_eq!(scan(&fresh, "ann", 1, at(60)), "!old_code");
+    assert_eq!(scan(&fresh, "ann", 3, at(60)), "scanned");
+    assert_eq!(rotation.period_at(&fresh, at(59)), 2);
+
+    let Ok(Step::To(scanned)) = fresh.scan(&user("ann"), Presented { period: 1, rotation }, at(59)) else { panic!() };
+    assert_eq!(scanned.scanned_at, Some(at(59)));
+    assert_eq!(rotation.period_at(&scanned, at(299)), 2, "from the scan on nothing rotates");
+    assert_eq!(scan(&scanned, "ann", 1, at(299)), "repeated");
+    assert_eq!(scan(&scanned, "ann", 0, at(299)), "!old_code");
+    assert_eq!(scan(&scanned, "bob", 2, at(299)), "!already_scanned");
+    let decided = scanned.decide(&user("ann"), Presented { period: 1, rotation }, yes("ann", at(299), None), at(299));
+    assert_eq!(named(&scanned, decided), "confirmed");
+    let one_step = fresh.decide(&user("ann"), Presented { period: 0, rotation }, Decision::Reject, at(40));
+    assert_eq!(named(&fresh, one_step), "!old_code");
+}
+
+#[test]
+fn what_nobody_has_scanned_gives_way_and_nothing_else() {
+    let give_way = |state: State, now| {
+        let before = session(state);
+        named(&before, before.give_way(now))
+    };
+    assert_eq!(give_way(State::Pending, EARLY), "cancelled");
+    assert_eq!(give_way(State::Pending, LATE), "!expired");
+    assert_eq!(give_way(State::Scanned(user("ann")), EARLY), "!already_scanned");
+    assert_eq!(give_way(confirmed_by("ann", false), EARLY), "!already_scanned");
+}
+
+#[test]
+fn an_ipv6_network_of_64_bits_is_one_client() {
+    let network = |ip: &str| Client { ip: ip.to_owned(), ..Client::default() }.network();
+    assert_eq!(network("192.0.2.7"), "192.0.2.7");
+    assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+    assert_eq!(network("::ffff:192.0.2.7"), "192.0.2.7");
 }
 
 #[test]
@@ -158,7 +242,7 @@ fn a_session_reads_as_what_it_is_at_each_instant() {
     assert_eq!(reads(confirmed_by("ann", false), CLAIMABLE_UNTIL), Status::Expired);
     assert_eq!(reads(confirmed_by("ann", true), CLAIMABLE_UNTIL), Status::Claimed);
     assert_eq!(reads(State::Rejected(user("ann")), AFTERWARDS), Status::Rejected);
-    assert_eq!(reads(State::Cancelled, AFTERWARDS), Status::Cancelled);
+    assert_eq!(reads(State::Cancelled(Cancellation::Browser), AFTERWARDS), Status::Cancelled);
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -205,7 +289,7 @@ proptest! {
                     }
                     decisions.push(decided.clone());
                 }
-                (State::Cancelled, Event::Cancel) => decisions.push(State::Cancelled),
+                (State::Cancelled(_), Event::Cancel) => decisions.push(next.state.clone()),
                 unexpected => prop_assert!(false, "{:?}", unexpected),
             }
             current = next;

@@ -51,6 +51,10 @@ pub trait Store: Send + Sync + 'static {
     /// the node where the browser waits; save for a receipt, which nobody waits for.
     async fn replace(&self, next: &Session) -> Result<Replaced, StoreError>;
 
+    /// How many sessions wait to be scanned at `now`, and of the network that has most of them up to `limit` of the
+    /// oldest. Looks at all rows: for when there are too many.
+    async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError>;
+
     /// What this node has still to look at: changes of sessions whose browsers wait here, and connections that others
     /// have taken over from; some of it, if there is much.
     async fn untold(&self) -> Result<Vec<Untold>, StoreError>;
@@ -80,6 +84,15 @@ pub struct Attached {
     pub attachment: u32,
     /// The other node at which the session's browser was last, which is to let go of it.
     pub taken_over_from: Option<NodeName>,
+}
+
+/// Who has most of the sessions that wait to be scanned.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Heaviest {
+    /// How many there are, of all.
+    pub pending: u64,
+    /// The oldest of those of one network.
+    pub oldest: Vec<Session>,
 }
 
 /// Something that this node has still to look at.

@@ -19,7 +19,7 @@ use tokio_postgres::Row as PostgresRow;
 use tokio_postgres::types::{FromSql, ToSql};
 
 use super::row::{COLUMNS, Changed, Row, corrupt, hash};
-use super::{Attached, Ended, OpenError, Replaced, Store, StoreError, Untold};
+use super::{Attached, Ended, Heaviest, OpenError, Replaced, Store, StoreError, Untold};
 use crate::cause::explain;
 use crate::clock::Clock;
 use crate::metrics::Stopwatch;
@@ -28,7 +28,10 @@ use crate::postgres::Postgres;
 use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
 
 /// Each brings the schema one step on. Those that were released never change.
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/postgres/0001_sessions.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../migrations/postgres/0001_sessions.sql"),
+    include_str!("../../migrations/postgres/0002_hostile_web.sql"),
+];
 /// Held by the one node that migrates.
 const MIGRATION_LOCK: i64 = 0x7172_6c6f_6769_6e00;
 /// A store that has not answered after this long is said not to.
@@ -158,8 +161,8 @@ async fn migrate(connection: &mut Object) -> Result<(), tokio_postgres::Error> {
 }
 
 const INSERT: &str = "INSERT INTO qrlogin.sessions (id, code, version, state, created_at, expires_at,
-         client_ip, client_browser, client_os, client_origin, client_info)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+         client_ip, client_browser, client_os, client_origin, client_info, client_network)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
 static READ: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {COLUMNS} FROM qrlogin.sessions WHERE id = ANY($1::bytea[])"));
@@ -211,7 +214,7 @@ const REPLACE: &str = "WITH locked AS MATERIALIZED (
          SELECT locked_id, writable_until, qrlogin.now_millis() AS now FROM locked
      ), written AS (
          UPDATE qrlogin.sessions SET version = version + 1, state = $3, user_id = $4, user_name = $5,
-             user_picture = $6, decided_at = $7, claimable_until = $8, token_grant = $9
+             user_picture = $6, decided_at = $7, claimable_until = $8, token_grant = $9, scanned_at = $10, reason = $11
          FROM timed WHERE id = locked_id AND now < writable_until
          RETURNING id, version, state, node, attachment
      ), untold AS (
@@ -222,7 +225,7 @@ const REPLACE: &str = "WITH locked AS MATERIALIZED (
              version = greatest(untold.version, excluded.version),
              attachment = greatest(untold.attachment, excluded.attachment)
      )
-     SELECT node, attachment, CASE WHEN $10 AND node <> $11 AND state <> 'claimed' THEN
+     SELECT node, attachment, CASE WHEN $12 AND node <> $13 AND state <> 'claimed' THEN
          pg_notify('qrlogin_' || node, encode(id, 'base64') || ':' || version || ':' || attachment) IS NULL
      END FROM written";
 
@@ -232,6 +235,21 @@ static SWEEP: LazyLock<String> = LazyLock::new(|| {
              SELECT id FROM qrlogin.sessions WHERE expires_at < $1
              ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
          )) RETURNING {COLUMNS}"
+    )
+});
+
+/// Reads the whole table, twice; seldom.
+static HEAVIEST: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "WITH networks AS MATERIALIZED (
+             SELECT client_network, count(*) AS sessions FROM qrlogin.sessions
+             WHERE state = 'pending' AND expires_at > $1 GROUP BY client_network
+         ), heaviest AS (
+             SELECT client_network AS network FROM networks ORDER BY sessions DESC LIMIT 1
+         )
+         SELECT {COLUMNS}, (SELECT sum(sessions)::bigint FROM networks)
+         FROM qrlogin.sessions JOIN heaviest ON client_network IS NOT DISTINCT FROM network
+         WHERE state = 'pending' AND expires_at > $1 ORDER BY expires_at LIMIT $2"
     )
 });
 
@@ -262,7 +280,7 @@ impl Store for PostgresStore {
     }
 
     async fn insert(&self, session: &Session) -> Result<(), StoreError> {
-        let (state, _) = Changed::of(&session.state)?;
+        let (state, _) = Changed::of(session)?;
         let client = &session.client;
         self.query(
             INSERT,
@@ -278,6 +296,7 @@ impl Store for PostgresStore {
                 &client.os,
                 &client.origin,
                 &client.client_info,
+                &client.network(),
             ],
         )
         .await?;
@@ -314,7 +333,7 @@ impl Store for PostgresStore {
     }
 
     async fn replace(&self, next: &Session) -> Result<Replaced, StoreError> {
-        let (state, changed) = Changed::of(&next.state)?;
+        let (state, changed) = Changed::of(next)?;
         let rows = self
             .query(
                 REPLACE,
@@ -328,6 +347,8 @@ impl Store for PostgresStore {
                     &changed.decided_at,
                     &changed.claimable_until,
                     &changed.token_grant,
+                    &changed.scanned_at,
+                    &changed.reason,
                     &self.sends_hints,
                     &self.node.as_str(),
                 ],
@@ -336,6 +357,15 @@ impl Store for PostgresStore {
         let Some(row) = rows.first() else { return Ok(Replaced::Stale) };
         let Some(node) = column_of::<Option<String>>(row, 0)? else { return Ok(Replaced::Written(None)) };
         Ok(Replaced::Written(Some(Waits { node: NodeName::from_stored(node), attachment: number(row, 1)? })))
+    }
+
+    async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError> {
+        let rows = self.query(&HEAVIEST, &[&now.as_millis(), &i64::from(limit)]).await?;
+        let pending = rows.first().map(|row| column_of::<i64>(row, AFTER)).transpose()?.unwrap_or_default();
+        Ok(Heaviest {
+            pending: u64::try_from(pending).map_err(corrupt)?,
+            oldest: rows.iter().map(session).collect::<Result<_, _>>()?,
+        })
     }
 
     async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
@@ -386,7 +416,7 @@ impl Store for PostgresStore {
 }
 
 /// The first column after those of [`COLUMNS`].
-const AFTER: usize = 17;
+const AFTER: usize = 19;
 
 /// Reads a row of [`COLUMNS`].
 fn session(row: &PostgresRow) -> Result<Session, StoreError> {
@@ -411,6 +441,8 @@ fn session(row: &PostgresRow) -> Result<Session, StoreError> {
             decided_at: column_of(row, 14)?,
             claimable_until: column_of(row, 15)?,
             token_grant: column_of(row, 16)?,
+            scanned_at: column_of(row, 17)?,
+            reason: column_of(row, 18)?,
         },
     };
     row.session()

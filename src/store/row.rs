@@ -1,12 +1,12 @@
 //! A session as a row, and back. Every store's rows have the same columns; how they are read is the driver's.
 
 use super::StoreError;
-use crate::session::{Client, CodeKey, Confirmation, PhoneUser, Session, SessionKey, State, Timestamp};
+use crate::session::{Cancellation, Client, CodeKey, Confirmation, PhoneUser, Session, SessionKey, State, Timestamp};
 
 /// What a [`Row`] is read from, in the order of its fields.
 pub(super) const COLUMNS: &str = "id, code, version, state, created_at, expires_at, \
     client_ip, client_browser, client_os, client_origin, client_info, \
-    user_id, user_name, user_picture, decided_at, claimable_until, token_grant";
+    user_id, user_name, user_picture, decided_at, claimable_until, token_grant, scanned_at, reason";
 
 /// A row, as it is stored.
 pub(super) struct Row<'a> {
@@ -29,11 +29,21 @@ pub(super) struct Changed {
     pub(super) decided_at: Option<i64>,
     pub(super) claimable_until: Option<i64>,
     pub(super) token_grant: Option<String>,
+    pub(super) scanned_at: Option<i64>,
+    pub(super) reason: Option<String>,
 }
 
+/// Why the server cancelled a session.
+const OVERLOAD: &str = "overload";
+
 impl Changed {
-    /// What a state is stored as: its name, and these.
-    pub(super) fn of(state: &State) -> Result<(&'static str, Self), StoreError> {
+    /// What a session's state is stored as: its name, and these.
+    pub(super) fn of(session: &Session) -> Result<(&'static str, Self), StoreError> {
+        let (name, changed) = Self::of_state(&session.state)?;
+        Ok((name, Self { scanned_at: session.scanned_at.map(Timestamp::as_millis), ..changed }))
+    }
+
+    fn of_state(state: &State) -> Result<(&'static str, Self), StoreError> {
         let by = |user: &PhoneUser| Self {
             user_id: Some(user.id.clone()),
             user_name: user.name.clone(),
@@ -42,7 +52,10 @@ impl Changed {
         };
         Ok(match state {
             State::Pending => ("pending", Self::default()),
-            State::Cancelled => ("cancelled", Self::default()),
+            State::Cancelled(Cancellation::Browser) => ("cancelled", Self::default()),
+            State::Cancelled(Cancellation::Overload) => {
+                ("cancelled", Self { reason: Some(OVERLOAD.to_owned()), ..Self::default() })
+            }
             State::Scanned(user) => ("scanned", by(user)),
             State::Rejected(user) => ("rejected", by(user)),
             State::Confirmed(confirmation) => {
@@ -67,9 +80,11 @@ impl Row<'_> {
     /// The session that this is.
     pub(super) fn session(self) -> Result<Session, StoreError> {
         let Self { state: name, changed: mut by, .. } = self;
+        let scanned_at = by.scanned_at.map(Timestamp::from_millis);
         let state = match name {
             "pending" => State::Pending,
-            "cancelled" => State::Cancelled,
+            "cancelled" if by.reason.as_deref() == Some(OVERLOAD) => State::Cancelled(Cancellation::Overload),
+            "cancelled" => State::Cancelled(Cancellation::Browser),
             "scanned" => State::Scanned(by.user(name)?),
             "rejected" => State::Rejected(by.user(name)?),
             "confirmed" | "claimed" => {
@@ -94,6 +109,7 @@ impl Row<'_> {
             created_at: Timestamp::from_millis(self.created_at),
             expires_at: Timestamp::from_millis(self.expires_at),
             client: self.client,
+            scanned_at,
             state,
         })
     }

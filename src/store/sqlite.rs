@@ -18,14 +18,17 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavio
 
 use super::decider::Decider;
 use super::row::{COLUMNS, Changed, Row, corrupt};
-use super::{Attached, Ended, OpenError, Replaced, Store, StoreError, Untold};
+use super::{Attached, Ended, Heaviest, OpenError, Replaced, Store, StoreError, Untold};
 use crate::clock::Clock;
 use crate::node::Hint;
 use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
 
 /// Each brings the schema one step on; the database's `user_version` counts those that are done. Those that were
 /// released never change.
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/sqlite/0001_sessions.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../migrations/sqlite/0001_sessions.sql"),
+    include_str!("../../migrations/sqlite/0002_hostile_web.sql"),
+];
 
 /// Pages that a connection keeps to itself, in KiB. What it does not keep, the system does.
 const CACHE_KIB: i64 = 64;
@@ -139,7 +142,7 @@ impl Store for SqliteStore {
     }
 
     async fn insert(&self, session: &Session) -> Result<(), StoreError> {
-        let (state, _) = Changed::of(&session.state)?;
+        let (state, _) = Changed::of(session)?;
         let session = session.clone();
         self.note_write();
         self.decider
@@ -148,8 +151,8 @@ impl Store for SqliteStore {
                 connection
                     .prepare_cached(
                         "INSERT INTO sessions (id, code, version, state, created_at, expires_at,
-                             client_ip, client_browser, client_os, client_origin, client_info)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                             client_ip, client_browser, client_os, client_origin, client_info, client_network)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
                     )?
                     .execute(params![
                         session.key.0,
@@ -163,6 +166,7 @@ impl Store for SqliteStore {
                         client.os,
                         client.origin,
                         client.client_info,
+                        client.network(),
                     ])?;
                 Ok(())
             })
@@ -197,7 +201,7 @@ impl Store for SqliteStore {
     }
 
     async fn replace(&self, next: &Session) -> Result<Replaced, StoreError> {
-        let (state, changed) = Changed::of(&next.state)?;
+        let (state, changed) = Changed::of(next)?;
         let (key, version, clock) = (next.key, next.version, self.clock.clone());
         self.note_write();
         let written = self.decider.run(move |connection| {
@@ -207,9 +211,9 @@ impl Store for SqliteStore {
                 .prepare_cached(
                     "UPDATE sessions
                      SET version = version + 1, state = ?3, user_id = ?4, user_name = ?5, user_picture = ?6,
-                         decided_at = ?7, claimable_until = ?8, token_grant = ?9
+                         decided_at = ?7, claimable_until = ?8, token_grant = ?9, scanned_at = ?10, reason = ?11
                      WHERE id = ?1 AND version = ?2
-                       AND ?10 < CASE WHEN ?3 = 'claimed' THEN claimable_until ELSE expires_at END",
+                       AND ?12 < CASE WHEN ?3 = 'claimed' THEN claimable_until ELSE expires_at END",
                 )?
                 .execute(params![
                     key.0,
@@ -221,6 +225,8 @@ impl Store for SqliteStore {
                     changed.decided_at,
                     changed.claimable_until,
                     changed.token_grant,
+                    changed.scanned_at,
+                    changed.reason,
                     now.as_millis(),
                 ])?;
             Ok(if rows == 1 { Replaced::Written(None) } else { Replaced::Stale })
@@ -243,6 +249,26 @@ impl Store for SqliteStore {
             self.note_write();
         }
         Ok(swept)
+    }
+
+    async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError> {
+        self.with_reader(|reader| {
+            let mut networks = reader.prepare_cached(
+                "SELECT count(*), client_network FROM sessions WHERE state = 'pending' AND expires_at > ?1
+                 GROUP BY client_network",
+            )?;
+            let counts = networks.query_map([now.as_millis()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let counts: Vec<(u32, Option<String>)> = counts.collect::<Result<_, _>>()?;
+            let pending = counts.iter().map(|(count, _)| u64::from(*count)).sum();
+            let Some((_, network)) = counts.into_iter().max() else { return Ok(Heaviest::default()) };
+            let mut oldest = reader.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM sessions
+                 WHERE state = 'pending' AND expires_at > ?1 AND client_network IS ?2 ORDER BY expires_at LIMIT ?3"
+            ))?;
+            let rows = oldest.query_map(params![now.as_millis(), network, limit], |row| Ok(session(row)))?;
+            let oldest = rows.map(|row| row?).collect::<Result<_, StoreError>>()?;
+            Ok(Heaviest { pending, oldest })
+        })
     }
 
     /// Nothing ever is: whoever changes a session tells its browser.
@@ -327,6 +353,8 @@ fn session(row: &rusqlite::Row<'_>) -> Result<Session, StoreError> {
             decided_at: row.get(14)?,
             claimable_until: row.get(15)?,
             token_grant: row.get(16)?,
+            scanned_at: row.get(17)?,
+            reason: row.get(18)?,
         },
     };
     row.session()

@@ -10,16 +10,20 @@ use std::time::SystemTime;
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use crate::metrics::Stopwatch;
 use crate::random;
+use crate::session::CodeSecret;
 
 /// The file that the first start makes.
 const FIRST_KEY: &str = "web-token.pem";
+/// The file of the [`CodeSecret`].
+const CODE_SECRET: &str = "codes.key";
 
 /// A node that meets a key it does not know looks for it, but not more often than this.
 const LOOK_SECONDS: u64 = 1;
@@ -54,6 +58,15 @@ pub enum KeyError {
     /// A `.pem` file that is no signing key.
     #[error("token.key_dir: {path}: not an Ed25519 private key in PKCS#8 PEM form")]
     NotAKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file of the codes' secret holds something else.
+    #[error(
+        "token.key_dir: {path}: not 32 bytes in base64; remove it, and a new one is made (codes that are shown at that \
+         moment can then no longer be scanned)"
+    )]
+    NotACodeSecret {
         /// The file.
         path: PathBuf,
     },
@@ -193,11 +206,46 @@ fn read_key(path: &Path) -> Result<Ed25519KeyPair, KeyError> {
 /// nodes that start at once one makes the key and both read it, and nobody ever reads half a file.
 fn make_first_key(dir: &Path) -> Result<(), KeyError> {
     let document = Ed25519KeyPair::generate().and_then(|key| key.to_pkcs8v1()).map_err(|_| KeyError::Generate)?;
-    let text = pem::encode(&pem::Pem::new("PRIVATE KEY", document.as_ref()));
-    let draft = dir.join(format!(".{FIRST_KEY}.{:08x}", u32::from_le_bytes(random::bytes())));
+    let text = Zeroizing::new(pem::encode(&pem::Pem::new("PRIVATE KEY", document.as_ref())));
+    make_file(dir, FIRST_KEY, text.as_bytes())
+}
+
+/// Reads what makes codes, and makes it if it is not there: 32 random bytes in base64, in a file beside the signing
+/// keys. All nodes share it.
+///
+/// # Errors
+/// As [`KeyRing::open`].
+pub fn open_code_secret(dir: &Path) -> Result<CodeSecret, KeyError> {
+    if let Some(secret) = read_code_secret(dir)? {
+        return Ok(secret);
+    }
+    let text = Zeroizing::new(STANDARD.encode(Zeroizing::new(random::bytes::<32>()).as_slice()) + "\n");
+    make_file(dir, CODE_SECRET, text.as_bytes())?;
+    // Another node may have been first.
+    read_code_secret(dir)?.ok_or_else(|| KeyError::NotACodeSecret { path: dir.join(CODE_SECRET) })
+}
+
+/// As [`open_code_secret`], but makes nothing.
+///
+/// # Errors
+/// A file that cannot be read, or holds something else.
+pub fn read_code_secret(dir: &Path) -> Result<Option<CodeSecret>, KeyError> {
+    let path = dir.join(CODE_SECRET);
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => Zeroizing::new(text.map_err(|source| KeyError::Io { path: path.clone(), source })?),
+    };
+    let bytes = STANDARD.decode(text.trim()).map(Zeroizing::new).ok();
+    let bytes = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
+    bytes.map(CodeSecret::new).map(Some).ok_or(KeyError::NotACodeSecret { path })
+}
+
+/// Makes a file that appears whole, and only if there is none.
+fn make_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), KeyError> {
+    let draft = dir.join(format!(".{name}.{:08x}", u32::from_le_bytes(random::bytes())));
     let written = create_private_dir(dir)
-        .and_then(|()| create_private_file(&draft)?.write_all(text.as_bytes()))
-        .and_then(|()| fs::hard_link(&draft, dir.join(FIRST_KEY)));
+        .and_then(|()| create_private_file(&draft)?.write_all(content))
+        .and_then(|()| fs::hard_link(&draft, dir.join(name)));
     let removed = fs::remove_file(&draft);
     match written.and(removed) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -299,6 +347,24 @@ mod tests {
         fs::remove_file(dir.path().join("z-newer.pem")).unwrap();
         ring.refresh().unwrap();
         assert_eq!(ring.signing(), old);
+    }
+
+    #[test]
+    fn the_secret_of_the_codes_is_made_once_and_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join("keys");
+        let key = crate::session::SessionId::from_random([1; 32]).key();
+        let code = |secret: CodeSecret| secret.code(&key, 0).to_string();
+        let first = code(open_code_secret(&keys).unwrap());
+        assert_eq!(code(open_code_secret(&keys).unwrap()), first);
+        #[cfg(unix)]
+        {
+            let file = fs::metadata(keys.join(CODE_SECRET)).unwrap();
+            assert_eq!(std::os::unix::fs::PermissionsExt::mode(&file.permissions()) & 0o777, 0o600);
+        }
+        fs::write(keys.join(CODE_SECRET), "swordfish").unwrap();
+        let error = open_code_secret(&keys).unwrap_err().to_string();
+        assert!(error.contains("token.key_dir") && !error.contains("swordfish"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use qrlogin::node::Hint;
 use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
-use qrlogin::store::{Attached, Ended, Replaced, Store, StoreError, Untold};
+use qrlogin::store::{Attached, Ended, Heaviest, Replaced, Store, StoreError, Untold};
 use tokio::sync::RwLock;
 
 /// A store that can be made to fail, counts how often it is read, and works otherwise.
@@ -14,6 +14,8 @@ pub struct FailingStore {
     fails: AtomicBool,
     /// Queries for sessions by their keys, so far.
     pub reads: AtomicUsize,
+    /// Sessions written, so far.
+    pub writes: AtomicUsize,
     /// Questions for what is untold, so far.
     pub looks: AtomicUsize,
     /// Whoever holds it for writing holds readings up.
@@ -26,6 +28,7 @@ impl FailingStore {
             inner,
             fails: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
+            writes: AtomicUsize::new(0),
             looks: AtomicUsize::new(0),
             turnstile: RwLock::default(),
         }
@@ -70,7 +73,11 @@ impl Store for FailingStore {
         self.answers()?.read_settled(keys).await
     }
     async fn replace(&self, next: &StoredSession) -> Result<Replaced, StoreError> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
         self.answers()?.replace(next).await
+    }
+    async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError> {
+        self.answers()?.heaviest(now, limit).await
     }
     async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
         self.looks.fetch_add(1, Ordering::SeqCst);

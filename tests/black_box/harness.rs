@@ -12,7 +12,7 @@ use qrlogin::metrics::Metrics;
 use qrlogin::session::Timestamp;
 use qrlogin::shutdown::Shutdown;
 use qrlogin::store::{SqliteStore, Store};
-use qrlogin::token::{KeyRing, sign_app_token};
+use qrlogin::token::{KeyRing, open_code_secret, sign_app_token};
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -84,6 +84,8 @@ impl Server {
         settings.database_url = Address(format!("sqlite://{}", dir.path().join("test.db").display()));
         settings.token.key_dir = dir.path().join("keys");
         settings.app_auth.hmac_secret = Secret(SECRET.to_owned());
+        // Everybody here has one address. What has to do with limits turns them on.
+        settings.limits.enabled = false;
         change(&mut settings);
         settings.check().unwrap();
         (dir, settings)
@@ -103,6 +105,7 @@ impl Server {
         let store = Arc::new(FailingStore::new(store));
         let parts = Parts {
             keys: KeyRing::open(&settings.token.key_dir).unwrap(),
+            code_secret: open_code_secret(&settings.token.key_dir).unwrap(),
             app_auth: app::app_auth(&settings.app_auth).unwrap(),
             settings,
             clock: clock.clone(),
@@ -327,6 +330,12 @@ impl Phone<'_> {
 
     pub async fn scan(&self, session: &Session) -> Answer {
         self.call("scan", session).await
+    }
+
+    /// Confirms with this number.
+    pub async fn pick(&self, session: &Session, number: &str) -> Answer {
+        let body = json!({ "code": session.code, "number": number });
+        self.server.request(Method::POST, "/v1/qr-login/confirm", Some(&self.token), Some(body)).await
     }
 
     pub async fn confirm(&self, session: &Session) -> Answer {

@@ -53,7 +53,7 @@ async fn generate_answers_with_a_secret_a_public_code_and_its_picture() {
     assert_eq!(answer.header("cache-control"), "no-store");
     let text = |field: &str| answer.body[field].as_str().unwrap();
     assert_eq!(text("session_id").len(), 43);
-    assert_eq!(text("code").len(), 22);
+    assert_eq!(text("code").len(), 28);
     assert_eq!(text("qr_url"), format!("https://login.example/q/{}", text("code")));
     assert!(text("qr_image").starts_with("data:image/svg+xml;base64,"));
     assert_eq!(text("ws_path"), format!("/v1/ws/qr/{}", text("session_id")));
@@ -84,7 +84,8 @@ async fn the_phone_is_told_who_is_asking() {
         .request(reqwest::Method::POST, "/v1/qr-login/scan", Some(&token), Some(json!({ "code": generated["code"] })))
         .await;
     let expected = json!({
-        "ip": "127.0.0.1", "browser": "Chrome 140", "os": "Linux", "origin": "https://shop.example", "client_info": "till 3"
+        "ip": "127.0.0.1", "browser": "Chrome 140", "os": "Linux", "origin": "https://shop.example", "client_info": "till 3",
+        "time": "2030-01-01T00:00:00.000Z"
     });
     assert_eq!(scan.body["client"], expected);
     server.stop().await;

@@ -9,6 +9,7 @@ mod services;
 mod architecture;
 mod browser_page;
 mod bus_conformance;
+mod codes;
 mod crash;
 mod endings;
 mod faults;

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Answer, SECRET, Server, Session};
 
-const NEVER_WAS: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+const NEVER_WAS: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 async fn is_untouched(server: &Server, session: &Session) {
     let status = server.status(session).await.body;

@@ -8,13 +8,16 @@ use qrlogin::node::{Hint, NodeName, Waits};
 use qrlogin::postgres::Postgres;
 use qrlogin::random;
 use qrlogin::session::{
-    Client, Confirmation, Grant, PhoneUser, Session, SessionId, SessionKey, State, Step, Timestamp,
+    Cancellation, Client, Confirmation, Grant, PhoneUser, Presented, Rotation, Session, SessionId, SessionKey, State, Step, Timestamp,
 };
 use qrlogin::store::{Attached, Ended, PostgresSetup, PostgresStore, Replaced, SqliteStore, Store, Untold};
 use serde_json::{Map, json};
 
 use crate::harness::START;
 use crate::services;
+
+/// A code that never gets old.
+pub const CODE: Presented = Presented { period: 0, rotation: Rotation::NONE };
 
 fn ann() -> PhoneUser {
     PhoneUser {
@@ -39,10 +42,11 @@ fn new_session() -> Session {
     let id = SessionId::from_random(random::bytes());
     Session {
         key: id.key(),
-        code: id.code().key(),
+        code: id.key().code_key(),
         version: 1,
         created_at: START,
         expires_at: START.plus_seconds(300),
+        scanned_at: None,
         client: Client {
             ip: "192.0.2.1".into(),
             browser: Some("Firefox 143".into()),
@@ -62,8 +66,8 @@ fn stepped(step: Result<Step, qrlogin::session::Refusal>) -> Session {
 }
 
 fn confirmed(session: &Session, now: Timestamp) -> Session {
-    let decision = qrlogin::session::Decision::Confirm { grant: grant(), claimable_until: now.plus_seconds(60) };
-    stepped(session.decide(&ann(), decision, now))
+    let decision = qrlogin::session::Decision::Confirm { grant: grant(), claimable_until: now.plus_seconds(60), number_matches: None };
+    stepped(session.decide(&ann(), CODE, decision, now))
 }
 
 async fn stored(store: &dyn Store, key: SessionKey) -> Option<Session> {
@@ -94,6 +98,7 @@ impl Time {
 
 /// The suite.
 async fn conforms(store: Arc<dyn Store>, time: &Time) {
+    whoever_has_most_that_nobody_scanned_is_found_with_the_oldest(&*store).await;
     every_state_comes_back_as_it_was_written(&*store).await;
     many_are_read_at_once_and_the_missing_left_out(&*store).await;
     a_code_finds_its_session(&*store).await;
@@ -105,11 +110,42 @@ async fn conforms(store: Arc<dyn Store>, time: &Time) {
     the_ended_are_swept_in_batches(&*store, time).await;
 }
 
+async fn whoever_has_most_that_nobody_scanned_is_found_with_the_oldest(store: &dyn Store) {
+    let before = store.heaviest(START, 1).await.unwrap().pending;
+    let mut of_the_heaviest = Vec::new();
+    // One IPv6 network has as many as the two others together, and each of its addresses one.
+    for (index, ip) in ["192.0.2.7", "192.0.2.8", "2001:db8::1", "2001:db8::2", "2001:db8::3"].iter().enumerate() {
+        for _ in 0..4 {
+            let mut session = new_session();
+            session.client.ip = (*ip).to_owned();
+            // The later, the older.
+            session.expires_at = START.plus_seconds(300).plus_millis(-i64::try_from(index).unwrap());
+            store.insert(&session).await.unwrap();
+            if ip.contains(':') {
+                of_the_heaviest.push(session);
+            }
+        }
+    }
+    let heaviest = store.heaviest(START, 5).await.unwrap();
+    assert_eq!(heaviest.pending, before + 20);
+    assert_eq!(heaviest.oldest.len(), 5);
+    assert!(heaviest.oldest[..4].iter().all(|session| session.client.ip == "2001:db8::3"));
+    assert_eq!(heaviest.oldest[4].client.ip, "2001:db8::2");
+    for session in &of_the_heaviest {
+        let scanned = stepped(session.scan(&ann(), CODE, START));
+        assert!(matches!(store.replace(&scanned).await.unwrap(), Replaced::Written(_)));
+    }
+    let heaviest = store.heaviest(START, 100).await.unwrap();
+    assert_eq!(heaviest.pending, before + 8, "what was scanned does not count");
+    assert!(heaviest.oldest.iter().all(|session| !session.client.ip.contains(':')));
+    assert_eq!(store.heaviest(START.plus_seconds(300), 1).await.unwrap().oldest, []);
+}
+
 async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
     let pending = new_session();
     store.insert(&pending).await.unwrap();
     assert_eq!(stored(store, pending.key).await.as_ref(), Some(&pending));
-    let scanned = stepped(pending.scan(&ann(), START));
+    let scanned = stepped(pending.scan(&ann(), CODE, START));
     let confirmed = confirmed(&scanned, START);
     let claimed = stepped(confirmed.claim(START));
     for next in [scanned, confirmed, claimed] {
@@ -118,7 +154,8 @@ async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
         let (now, settled) = store.read_settled(&[next.key]).await.unwrap();
         assert_eq!((now, settled), (START, vec![next]));
     }
-    for end in [State::Cancelled, State::Rejected(ann())] {
+    let given_up = [Cancellation::Browser, Cancellation::Overload].map(State::Cancelled);
+    for end in given_up.into_iter().chain([State::Rejected(ann())]) {
         let pending = new_session();
         store.insert(&pending).await.unwrap();
         let ended = Session { version: 2, state: end, ..pending };
@@ -151,7 +188,7 @@ async fn a_version_is_written_once(store: &Arc<dyn Store>) {
     store.insert(&session).await.unwrap();
     let writes = (0..20).map(|index| {
         let user = PhoneUser { id: format!("user {index}"), name: None, picture: None };
-        let next = stepped(session.scan(&user, START));
+        let next = stepped(session.scan(&user, CODE, START));
         let store = store.clone();
         tokio::spawn(async move { (store.replace(&next).await.unwrap(), next) })
     });
@@ -163,7 +200,7 @@ async fn a_version_is_written_once(store: &Arc<dyn Store>) {
 
 async fn nothing_is_written_over_another_version(store: &dyn Store) {
     let session = new_session();
-    let scanned = stepped(session.scan(&ann(), START));
+    let scanned = stepped(session.scan(&ann(), CODE, START));
     assert_eq!(store.replace(&scanned).await.unwrap(), Replaced::Stale, "it is not there");
     store.insert(&session).await.unwrap();
     let too_far = Session { version: 3, ..scanned.clone() };
@@ -286,7 +323,7 @@ async fn a_row_names_the_node_that_its_browser_came_to_last() {
     let moved = theirs.attach(&[session.key]).await.unwrap();
     assert_eq!((moved[0].attachment, &moved[0].taken_over_from), (3, &Some(here)));
 
-    let scanned = stepped(session.scan(&ann(), session.created_at));
+    let scanned = stepped(session.scan(&ann(), CODE, session.created_at));
     let waits = Waits { node: there, attachment: 3 };
     assert_eq!(ours.replace(&scanned).await.unwrap(), Replaced::Written(Some(waits)));
 }
@@ -297,7 +334,7 @@ async fn what_is_not_told_stays_with_the_node_that_it_concerns_until_it_is() {
     let url = service.database().await;
     let ((_, ours), (_, theirs)) = (node(&url).await, node(&url).await);
     let session = session_of_now(&ours).await;
-    let scanned = stepped(session.scan(&ann(), session.created_at));
+    let scanned = stepped(session.scan(&ann(), CODE, session.created_at));
     ours.replace(&scanned).await.unwrap();
     assert_eq!(ours.untold().await.unwrap(), [], "nobody waits");
 
@@ -327,7 +364,7 @@ async fn of_attaching_and_deciding_at_once_one_sees_the_other() {
     let ((_, ours), (there, theirs)) = (node(&url).await, node(&url).await);
     for _ in 0..200 {
         let session = session_of_now(&ours).await;
-        let scanned = stepped(session.scan(&ann(), session.created_at));
+        let scanned = stepped(session.scan(&ann(), CODE, session.created_at));
         let keys = [session.key];
         let (attached, replaced) = tokio::join!(theirs.attach(&keys), ours.replace(&scanned));
         let sees_decision = attached.unwrap()[0].session == scanned;
@@ -351,7 +388,7 @@ async fn a_decision_that_waits_past_the_deadline_is_not_written() {
     // As `expired` is told: the row is held while the time is taken.
     let holder = client.transaction().await.unwrap();
     holder.execute("SELECT 1 FROM qrlogin.sessions WHERE id = $1 FOR SHARE", &[&&session.key.0[..]]).await.unwrap();
-    let late = stepped(session.scan(&ann(), session.created_at));
+    let late = stepped(session.scan(&ann(), CODE, session.created_at));
     let writing = {
         let store = store.clone();
         tokio::spawn(async move { store.replace(&late).await.unwrap() })
@@ -382,7 +419,7 @@ async fn a_login_of_postgres_touches_no_index_but_when_it_comes_and_goes() {
         let session = session_of_now(&store).await;
         let now = session.created_at;
         store.attach(&[session.key]).await.unwrap();
-        let scanned = stepped(session.scan(&ann(), now));
+        let scanned = stepped(session.scan(&ann(), CODE, now));
         let confirmed = confirmed(&scanned, now);
         for next in [&scanned, &confirmed, &stepped(confirmed.claim(now))] {
             store.replace(next).await.unwrap();

@@ -1,0 +1,218 @@
+//! The code in the QR picture: public, rotating, and not to be made by anybody but us.
+//!
+//! A code is a session's public id, the number of the period in which it is shown, and a keyed MAC over both. So the row
+//! of a code is found without anything being written when it rotates, and a code that was not shown is none. All nodes
+//! share the [`CodeSecret`].
+
+use std::fmt;
+
+use aws_lc_rs::{constant_time, hmac};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::secrets::{CodeKey, SessionKey, decode, sha256};
+use super::{Session, Timestamp};
+
+/// Bytes of the public id: enough that no two of the sessions that live at a time have the same.
+const ID_BYTES: usize = 8;
+const PERIOD_BYTES: usize = 2;
+/// Bytes of the MAC: 88 bits that nobody can guess, of which 80 would do.
+const MAC_BYTES: usize = 11;
+const CODE_BYTES: usize = ID_BYTES + PERIOD_BYTES + MAC_BYTES;
+/// Numbers have two digits, and no zero before the other.
+const LEAST_NUMBER: u64 = 10;
+const MOST_NUMBER: u64 = 99;
+
+/// What the QR picture holds: can be scanned, can never claim a token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Code([u8; CODE_BYTES]);
+
+impl Code {
+    /// Reads a code as the phone sends it; `None` if it does not have a code's form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        decode(text).map(Self)
+    }
+
+    /// The key under which the session of this code is found, if there is one: whether the code is good is for
+    /// [`CodeSecret::period_of`] to say.
+    #[must_use]
+    pub fn key(&self) -> CodeKey {
+        CodeKey(sha256(&self.0[..ID_BYTES]))
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Code(…)")
+    }
+}
+
+impl SessionKey {
+    /// The key under which the session of this one's codes is found.
+    #[must_use]
+    pub fn code_key(&self) -> CodeKey {
+        CodeKey(sha256(self.public_id()))
+    }
+
+    fn public_id(&self) -> &[u8] {
+        &self.0[..ID_BYTES]
+    }
+}
+
+/// The key of the MACs: who has it can make codes of sessions that it knows of. Wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct CodeSecret([u8; 32]);
+
+impl fmt::Debug for CodeSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CodeSecret(…)")
+    }
+}
+
+impl CodeSecret {
+    /// A secret of random bytes.
+    #[must_use]
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The code that this session's browser shows in this period.
+    #[must_use]
+    pub fn code(&self, session: &SessionKey, period: u16) -> Code {
+        let mut bytes = [0; CODE_BYTES];
+        bytes[..ID_BYTES].copy_from_slice(session.public_id());
+        bytes[ID_BYTES..][..PERIOD_BYTES].copy_from_slice(&period.to_be_bytes());
+        let mac = self.mac(b"code", &bytes[..ID_BYTES + PERIOD_BYTES]);
+        bytes[ID_BYTES + PERIOD_BYTES..].copy_from_slice(&mac[..MAC_BYTES]);
+        Code(bytes)
+    }
+
+    /// The period in which this code is shown; `None` if it is none of ours.
+    #[must_use]
+    pub fn period_of(&self, code: &Code) -> Option<u16> {
+        let (shown, mac) = code.0.split_at(ID_BYTES + PERIOD_BYTES);
+        let ours = self.mac(b"code", shown);
+        constant_time::verify_slices_are_equal(&ours[..MAC_BYTES], mac).ok()?;
+        Some(u16::from_be_bytes([shown[ID_BYTES], shown[ID_BYTES + 1]]))
+    }
+
+    /// The number that this session's browser shows, and the choice that its phone is given; the same at every call.
+    #[must_use]
+    pub fn numbers(&self, session: &SessionKey) -> Numbers {
+        let mac = self.mac(b"numbers", &session.0);
+        let mut draws = mac.chunks_exact(8).map(|chunk| u64::from_be_bytes(chunk.try_into().unwrap_or_default()));
+        let mut draw = |bound: u64| draws.next().unwrap_or_default() % bound;
+        let mut left: Vec<_> = (LEAST_NUMBER..=MOST_NUMBER).collect();
+        let mut choice = [(); 3].map(|()| {
+            let index = draw(left.len() as u64);
+            left.swap_remove(usize::try_from(index).unwrap_or_default()).to_string()
+        });
+        // The first of them is the one; where it stands among the others is drawn, too.
+        let number = choice[0].clone();
+        choice.swap(0, usize::try_from(draw(3)).unwrap_or_default());
+        Numbers { number, choice }
+    }
+
+    fn mac(&self, purpose: &[u8], message: &[u8]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
+        // Of a fixed set, none the beginning of another.
+        context.update(purpose);
+        context.update(message);
+        let mut mac = [0; 32];
+        mac.copy_from_slice(context.sign().as_ref());
+        mac
+    }
+}
+
+/// Two-digit numbers of one session.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Numbers {
+    /// What its browser shows.
+    pub number: String,
+    /// Among which the phone's owner picks.
+    pub choice: [String; 3],
+}
+
+/// How codes rotate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// How long a code is shown; 0: for the session's whole life.
+    pub period_seconds: u32,
+}
+
+impl Rotation {
+    /// Codes that stay.
+    pub const NONE: Self = Self { period_seconds: 0 };
+
+    /// The period of the code that this session's browser shows at `now`. From the scan on it stays.
+    #[must_use]
+    pub fn period_at(self, session: &Session, now: Timestamp) -> u16 {
+        if self.period_seconds == 0 {
+            return 0;
+        }
+        let until = session.scanned_at.unwrap_or(now);
+        let periods = until.millis_since(session.created_at) / (u64::from(self.period_seconds) * 1000);
+        u16::try_from(periods).unwrap_or(u16::MAX)
+    }
+
+    /// Whether a code of this period can be used at `now`: the one that is shown, or the one before.
+    #[must_use]
+    pub fn admits(self, session: &Session, period: u16, now: Timestamp) -> bool {
+        // (One that is shown later was shown by a node whose clock is ahead.)
+        self.period_seconds == 0 || period.saturating_add(1) >= self.period_at(session, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SessionId;
+    use super::*;
+
+    fn key(byte: u8) -> SessionKey {
+        SessionId::from_random([byte; 32]).key()
+    }
+
+    #[test]
+    fn a_code_names_its_session_and_its_period_and_nobody_else_makes_one() {
+        let secret = CodeSecret::new([1; 32]);
+        let code = secret.code(&key(7), 300);
+        assert_eq!(code.to_string().len(), 28);
+        let read = Code::parse(&code.to_string()).unwrap();
+        assert_eq!(read.key(), key(7).code_key());
+        assert_eq!(secret.period_of(&read), Some(300));
+        assert_ne!(secret.code(&key(7), 301), code);
+        assert_eq!(CodeSecret::new([2; 32]).period_of(&read), None);
+        for byte in 0..CODE_BYTES {
+            let mut forged = code.clone();
+            forged.0[byte] ^= 1;
+            assert_eq!(secret.period_of(&forged), None, "byte {byte}");
+        }
+        assert_eq!(Code::parse(&format!("{code}A")), None);
+        assert_eq!(Code::parse(&SessionId::from_random([7; 32]).expose()), None);
+        assert_eq!(SessionId::parse(&code.to_string()), None);
+        assert_eq!(format!("{code:?} {secret:?}"), "Code(…) CodeSecret(…)");
+    }
+
+    #[test]
+    fn three_different_numbers_of_two_digits_in_any_order() {
+        let secret = CodeSecret::new([1; 32]);
+        let mut places = [0; 3];
+        for byte in 0..=255 {
+            let numbers = secret.numbers(&key(byte));
+            assert!(numbers == secret.numbers(&key(byte)));
+            let [a, b, c] = &numbers.choice;
+            assert!(a != b && b != c && a != c);
+            assert!(numbers.choice.iter().all(|number| number.len() == 2));
+            places[numbers.choice.iter().position(|number| *number == numbers.number).unwrap()] += 1;
+        }
+        assert!(places.iter().all(|times| *times > 50), "{places:?}");
+    }
+}
