@@ -13,11 +13,12 @@ use tracing::{info, warn};
 
 use crate::bus::{Bus, BusUrlError, Listener, LocalBus, PostgresBus, RedisBus};
 use crate::clock::Clock;
-use crate::config::{AppAuthSettings, Settings};
+use crate::config::{AppAuthSettings, LimitSettings, Settings};
 use crate::demo::Demo;
-use crate::http::{self, App};
+use crate::http::{self, App, ClientLimits};
 use crate::hub::Hub;
-use crate::login::{Codes, Logins, Policy};
+use crate::limits::{Limits, PerMinute, Sockets};
+use crate::login::{Codes, Logins, Pending, Policy};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::node::NodeName;
@@ -247,13 +248,20 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         minter,
         codes,
         policy: Policy { ttl_seconds: settings.session.ttl_seconds, claim_seconds: settings.session.claim_seconds },
+        pending: Pending::new(
+            if settings.limits.enabled { settings.limits.pending_sessions } else { 0 },
+            settings.session.ttl_seconds,
+        ),
         metrics: metrics.clone(),
         changes: changes.clone(),
     });
-    let hub = Hub::start(logins.clone(), settings.session.heartbeat_seconds).map_err(StartError::Threads)?;
+    let limits = client_limits(&settings.limits, &clock);
+    let hub = Hub::start(logins.clone(), settings.session.heartbeat_seconds, limits.sockets.clone());
+    let hub = hub.map_err(StartError::Threads)?;
     let listener: Weak<dyn Listener> = Arc::<Hub>::downgrade(&hub);
     bus.listen(listener);
-    let app = App::new(&settings, logins.clone(), hub.clone(), app_auth, shutdown.clone(), upgrades.clone(), demo);
+    let app =
+        App::new(&settings, logins.clone(), hub.clone(), app_auth, limits, shutdown.clone(), upgrades.clone(), demo);
 
     let background = [
         tokio::spawn(hub.clone().run()),
@@ -307,6 +315,23 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
     }
     info!(event = "stopped");
     Ok(())
+}
+
+fn client_limits(settings: &LimitSettings, clock: &Clock) -> ClientLimits {
+    if !settings.enabled {
+        return ClientLimits::default();
+    }
+    let per_minute = PerMinute {
+        generate: settings.generate_per_minute,
+        scan: settings.scan_per_minute,
+        wrong_codes: settings.wrong_codes_per_minute,
+        status: settings.status_per_minute,
+        websocket_opens: settings.websocket_opens_per_minute,
+    };
+    ClientLimits {
+        rates: Some(Limits::new(per_minute, clock)),
+        sockets: Some(Sockets::new(settings.sockets_per_address, settings.sockets)),
+    }
 }
 
 /// The promise to exit in time is kept on the machine's own clock.

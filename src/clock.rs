@@ -1,7 +1,7 @@
 //! Time, as the rest of the program sees it. Nothing else asks the system for the time (`clippy.toml` sees to it), so
 //! a test can hold it still and move it.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -90,6 +90,17 @@ impl Clock {
                 Timestamp::from_millis(time.started_at_millis.load(Ordering::Relaxed)).plus_millis(passed)
             }
             Source::Manual(now) => *now.borrow(),
+        }
+    }
+
+    /// Time that passes evenly, also when the clock is set; from any instant on.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place that may ask")]
+    pub fn steady(&self) -> Duration {
+        static FIRST_ASKED: LazyLock<Instant> = LazyLock::new(Instant::now);
+        match &self.0 {
+            Source::System | Source::Shared(_) => FIRST_ASKED.elapsed(),
+            Source::Manual(now) => Duration::from_millis(now.borrow().millis_since(Timestamp::from_millis(0))),
         }
     }
 

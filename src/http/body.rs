@@ -21,11 +21,11 @@ const DRAIN_BYTES: usize = 4 * 1024 * 1024;
 /// Reads the body, or refuses it.
 pub(super) async fn read(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let limit = app.limits.body_bytes;
+    let limit = app.body_bytes;
     if is_announced(&parts.headers, limit) {
         return Err(ApiError::PayloadTooLarge(limit));
     }
-    let reading = app.logins.clock.timeout(app.limits.header_seconds, collect(body, limit));
+    let reading = app.logins.clock.timeout(app.header_seconds, collect(body, limit));
     let bytes = reading.await.ok_or(ApiError::RequestTimeout)??;
     Ok(next.run(Request::from_parts(parts, Body::from(bytes))).await)
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 
 use super::body::{Json, OptionalJson};
-use super::client::{Peer, describe};
+use super::client::{ClientAddress, describe};
 use super::problem::ApiError;
 use super::{Answer, App, view};
 use crate::login::LoginError;
@@ -20,14 +20,14 @@ use crate::session::SessionId;
 /// `POST /v1/qr-login/generate`
 pub(super) async fn generate(
     State(app): State<Arc<App>>,
-    Extension(peer): Extension<Peer>,
+    address: ClientAddress,
     headers: HeaderMap,
     OptionalJson(request): OptionalJson<GenerateRequest>,
 ) -> Result<Answer<GenerateResponse>, ApiError> {
     if request.client_info.as_ref().is_some_and(|info| info.chars().count() > MAX_CLIENT_INFO_CHARS) {
         return Err(ApiError::InvalidRequest(format!("client_info is longer than {MAX_CLIENT_INFO_CHARS} characters")));
     }
-    let generated = app.logins.generate(describe(peer, &headers, request.client_info)).await?;
+    let generated = app.logins.generate(describe(address, &headers, request.client_info)).await?;
     let code = app.logins.codes.shown(&generated.session, generated.session.created_at)?;
     if let Some(demo) = &app.demo {
         demo.show(&code.qr_url);

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{self, IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +24,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::App;
-use super::origin::OriginPolicy;
 use super::problem::ApiError;
 use super::server::{ACCEPT_RETRY_MILLIS, Accepted, Connections, MAX_HEAD_BYTES, is_of_one_connection};
 use super::socket::Refused;
 use super::upgrade::{Fields as _, Handshake};
 use crate::hub::{Connection, Registration};
+use crate::limits::{Call, Full, Seat};
 use crate::login;
 use crate::metrics::Stopwatch;
 use crate::session::{SessionId, SessionKey};
@@ -62,7 +62,7 @@ pub fn serve_public(
     app: Arc<App>,
     shutdown: Shutdown,
 ) -> io::Result<impl Future<Output = ()> + Send> {
-    let connections = Arc::new(Connections::new(routes, app.limits.header_seconds, shutdown.clone()));
+    let connections = Arc::new(Connections::new(routes, app.header_seconds, shutdown.clone()));
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKE)?;
     listener.set_nonblocking(true)?;
@@ -131,6 +131,8 @@ struct Head {
     peer: SocketAddr,
     bytes: Vec<u8>,
     serial: u64,
+    /// Where it counts among those of its address; that of a trusted proxy does not.
+    seat: Option<Seat>,
 }
 
 /// A browser whose handshake is in order, and whose row is to be read.
@@ -142,6 +144,7 @@ struct Arrival {
     head_bytes: usize,
     handshake: Handshake,
     registration: Registration,
+    seat: Option<Seat>,
     since: Stopwatch,
 }
 
@@ -150,7 +153,7 @@ enum Request {
     /// The beginning of what may be a request for a WebSocket.
     Unfinished,
     /// One that is in order.
-    Upgrade { head_bytes: usize, handshake: Handshake, id: SessionId },
+    Upgrade { head_bytes: usize, handshake: Handshake, id: SessionId, address: IpAddr },
     /// Anything else.
     Other,
     /// No request: the connection has ended.
@@ -194,7 +197,7 @@ impl Gate {
     }
 
     fn header_time(&self) -> Duration {
-        Duration::from_secs(self.app.limits.header_seconds.into())
+        Duration::from_secs(self.app.header_seconds.into())
     }
 
     /// Accepts those who are there: up to as many as may be served in one go.
@@ -203,8 +206,15 @@ impl Gate {
         while accepted.len() < MAX_BATCH {
             match self.listener.accept() {
                 Ok((socket, peer)) => {
-                    self.next_serial += 1;
-                    accepted.push(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial });
+                    let address = peer.ip();
+                    let seat = if self.app.proxies.trusts(address) { Ok(None) } else { self.app.limits.seat(address) };
+                    match seat {
+                        Ok(seat) => {
+                            self.next_serial += 1;
+                            accepted.push(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial, seat });
+                        }
+                        Err(full) => turn_away(socket, full),
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_to_accept = false;
@@ -222,7 +232,7 @@ impl Gate {
 
     /// Whoever has sent a request is served at once.
     fn begin(&mut self, mut head: Head, scratch: &mut [u8]) {
-        match head.read(scratch, &self.app.origins) {
+        match head.read(scratch, &self.app) {
             Request::Unfinished => self.wait_for(head),
             request => self.pass_on(head, request),
         }
@@ -248,7 +258,7 @@ impl Gate {
 
     fn read_on(&mut self, slot: usize, scratch: &mut [u8]) {
         let Some(head) = self.heads.get_mut(slot) else { return };
-        match head.read(scratch, &self.app.origins) {
+        match head.read(scratch, &self.app) {
             Request::Unfinished => {}
             request => {
                 let mut head = self.heads.remove(slot);
@@ -260,24 +270,41 @@ impl Gate {
 
     fn pass_on(&mut self, head: Head, request: Request) {
         match request {
-            Request::Upgrade { head_bytes, handshake, id } => self.let_in(head, head_bytes, handshake, &id),
-            Request::Other | Request::Unfinished => self.hand_over(head),
+            Request::Upgrade { head_bytes, handshake, id, address } => {
+                self.let_in(head, head_bytes, handshake, &id, address);
+            }
+            Request::Other | Request::Unfinished => self.hand_over(head, None),
             Request::None => {}
         }
     }
 
-    fn let_in(&mut self, head: Head, head_bytes: usize, handshake: Handshake, id: &SessionId) {
+    fn let_in(&mut self, head: Head, head_bytes: usize, handshake: Handshake, id: &SessionId, address: IpAddr) {
         let since = Stopwatch::start();
         let key = id.key();
         // Whoever must wait for its own receipt, or comes while the server stops, is a matter for the long way.
         let registration = if self.app.hub.awaits_receipt(key) { None } else { self.app.hub.register(key).ok() };
-        match registration {
-            Some(registration) => {
-                let Head { socket, peer, bytes, .. } = head;
-                self.arrivals.push(Arrival { socket, peer, bytes, head_bytes, handshake, registration, since });
+        let Some(registration) = registration else { return self.hand_over(head, None) };
+        match self.seat(&head, address) {
+            Ok(seat) => {
+                let Head { socket, peer, bytes, seat: taken, .. } = head;
+                let seat = taken.or(seat);
+                let arrival = Arrival { socket, peer, bytes, head_bytes, handshake, registration, seat, since };
+                self.arrivals.push(arrival);
             }
-            None => self.hand_over(head),
+            Err(refused) => self.hand_over(head, Some(refused)),
         }
+    }
+
+    /// Counts a browser that is about to wait: a place of its own, if the connection has none.
+    fn seat(&self, head: &Head, address: IpAddr) -> Result<Option<Seat>, Refused> {
+        self.app.limits.admit(Call::WebSocket, address).map_err(Refused::Limited)?;
+        if head.seat.is_some() {
+            return Ok(None);
+        }
+        self.app.limits.seat(address).map_err(|full| match full {
+            Full::Address(exceeded) => Refused::Limited(exceeded),
+            Full::All => Refused::Full,
+        })
     }
 
     /// Reads the rows of those who have arrived, many in one query, and lets them wait.
@@ -308,9 +335,9 @@ impl Gate {
         }
     }
 
-    fn hand_over(&self, head: Head) {
-        let Head { socket, peer, bytes, .. } = head;
-        self.connections.serve(Accepted { stream: socket.into(), peer, beginning: bytes, refused: None });
+    fn hand_over(&self, head: Head, refused: Option<Refused>) {
+        let Head { socket, peer, bytes, seat, .. } = head;
+        self.connections.serve(Accepted { stream: socket.into(), peer, beginning: bytes, refused, seat });
     }
 
     /// Tells those whose request has not come in time.
@@ -330,9 +357,15 @@ impl Gate {
     }
 }
 
+/// Somebody has too many connections already: says so, as far as that takes no time.
+fn turn_away(mut socket: TcpStream, full: Full) {
+    drop(socket.write(&ApiError::from(full).as_last_answer()));
+    drop(socket.shutdown(net::Shutdown::Write));
+}
+
 impl Head {
     /// Reads what is there, until it is known what it is.
-    fn read(&mut self, scratch: &mut [u8], origins: &OriginPolicy) -> Request {
+    fn read(&mut self, scratch: &mut [u8], app: &App) -> Request {
         loop {
             let read = match self.socket.read(scratch) {
                 Ok(0) => return Request::None,
@@ -345,7 +378,7 @@ impl Head {
             self.bytes.extend_from_slice(&scratch[..read]);
             // One that comes byte by byte is not looked at whole each time.
             let is_worth_a_look = self.bytes.len() <= BEGINNING.len().max(read) || has_end(&self.bytes[new_from..]);
-            match if is_worth_a_look { understand(&self.bytes, origins) } else { Request::Unfinished } {
+            match if is_worth_a_look { understand(&self.bytes, self.peer, app) } else { Request::Unfinished } {
                 // hyper says 431 of a head that is too long.
                 Request::Unfinished if self.bytes.len() >= MAX_HEAD_BYTES => return Request::Other,
                 Request::Unfinished => {}
@@ -355,7 +388,7 @@ impl Head {
     }
 }
 
-fn understand(bytes: &[u8], origins: &OriginPolicy) -> Request {
+fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Request {
     if !bytes.starts_with(BEGINNING) {
         return if BEGINNING.starts_with(bytes) { Request::Unfinished } else { Request::Other };
     }
@@ -373,8 +406,9 @@ fn understand(bytes: &[u8], origins: &OriginPolicy) -> Request {
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     let id = path.strip_prefix(PATH).and_then(SessionId::parse);
     match (Handshake::of(version, fields), id) {
-        (Ok(handshake), Some(id)) if !has_body && origins.check(fields).is_ok() => {
-            Request::Upgrade { head_bytes, handshake, id }
+        (Ok(handshake), Some(id)) if !has_body && app.origins.check(fields).is_ok() => {
+            let address = app.proxies.client_address(peer.ip(), fields);
+            Request::Upgrade { head_bytes, handshake, id, address }
         }
         _ => Request::Other,
     }
@@ -409,7 +443,7 @@ impl Arrival {
         answer.extend_from_slice(b"\r\n");
         let early = self.bytes.split_off(self.head_bytes);
         let acknowledges = self.handshake.acknowledges;
-        let connection = Connection { socket: self.socket, answer, early, acknowledges };
+        let connection = Connection { socket: self.socket, answer, early, acknowledges, seat: self.seat };
         self.registration.open(connection, found);
         app.metrics.answered("GET", ROUTE, 101, self.since);
         debug!(
@@ -428,6 +462,7 @@ impl Arrival {
             peer: self.peer,
             beginning: self.bytes,
             refused: Some(refused),
+            seat: self.seat,
         });
     }
 }

@@ -5,6 +5,7 @@ mod browser;
 mod client;
 mod demo;
 mod gate;
+mod limit;
 mod observe;
 mod ops;
 mod origin;
@@ -28,17 +29,19 @@ use axum::routing::{get, post};
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{LimitSettings, Settings};
+use crate::config::Settings;
 use crate::demo::Demo;
 use crate::hub::Hub;
 use crate::login::Logins;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::token::AppAuth;
+use client::TrustedProxies;
 use origin::OriginPolicy;
 use problem::ApiError;
 
 pub use gate::serve_public;
+pub use limit::ClientLimits;
 pub use ops::routes as ops_routes;
 pub use server::serve_ops;
 
@@ -52,7 +55,10 @@ pub struct App {
     /// Handshakes that hyper has answered, and whose connections it has not given back yet.
     upgrades: TaskTracker,
     origins: OriginPolicy,
-    limits: LimitSettings,
+    proxies: TrustedProxies,
+    limits: ClientLimits,
+    body_bytes: usize,
+    header_seconds: u32,
     demo: Option<Demo>,
 }
 
@@ -64,6 +70,7 @@ impl App {
         logins: Arc<Logins>,
         hub: Arc<Hub>,
         app_auth: AppAuth,
+        limits: ClientLimits,
         shutdown: Shutdown,
         upgrades: TaskTracker,
         demo: Option<Demo>,
@@ -76,7 +83,10 @@ impl App {
             shutdown,
             upgrades,
             origins: OriginPolicy::of(settings),
-            limits: settings.limits.clone(),
+            proxies: TrustedProxies::of(settings),
+            limits,
+            body_bytes: settings.limits.body_bytes,
+            header_seconds: settings.limits.header_seconds,
             demo,
         })
     }
@@ -84,18 +94,22 @@ impl App {
 
 /// Every route that browsers and phones use.
 pub fn routes(app: Arc<App>) -> Router {
-    let browser = Router::new()
+    let generate = Router::new()
         .route("/v1/qr-login/generate", post(browser::generate))
+        .route_layer(from_fn_with_state(app.clone(), limit::generate));
+    let status = Router::new()
         .route("/v1/qr-login/status", get(browser::status))
         .route("/v1/qr-login/status/{session_id}", get(browser::status))
         .route("/v1/qr-login/ack", post(browser::ack))
         .route("/v1/qr-login/cancel", post(browser::cancel))
-        .route("/v1/ws/qr/{session_id}", get(socket::open))
-        .route_layer(from_fn_with_state(app.clone(), origin::check));
+        .route_layer(from_fn_with_state(app.clone(), limit::status));
+    let wait = Router::new().route("/v1/ws/qr/{session_id}", get(socket::open));
+    let browser = generate.merge(status).merge(wait).route_layer(from_fn_with_state(app.clone(), origin::check));
     let phone = Router::new()
         .route("/v1/qr-login/scan", post(phone::scan))
         .route("/v1/qr-login/confirm", post(phone::confirm))
-        .route("/v1/qr-login/reject", post(phone::reject));
+        .route("/v1/qr-login/reject", post(phone::reject))
+        .route_layer(from_fn_with_state(app.clone(), limit::scan));
     let anyone = Router::new().route("/.well-known/jwks.json", get(jwks));
 
     let mut routes = browser.merge(phone).merge(anyone);

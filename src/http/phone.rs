@@ -8,6 +8,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
 use super::body::Json;
+use super::client::ClientAddress;
 use super::problem::ApiError;
 use super::{Answer, App};
 use crate::login::{LoginError, Verdict};
@@ -34,10 +35,12 @@ impl FromRequestParts<Arc<App>> for Phone {
 /// `POST /v1/qr-login/scan`
 pub(super) async fn scan(
     State(app): State<Arc<App>>,
+    address: ClientAddress,
     Phone(by): Phone,
     Json(request): Json<CodeRequest>,
 ) -> Result<Answer<ScanResponse>, ApiError> {
-    let scan = app.logins.scan(&code(&request.code)?, by.user).await?;
+    let user = by.user.id.clone();
+    let scan = with_code(&app, address, &user, &request.code, async |code| app.logins.scan(&code, by.user).await).await?;
     let client = scan.client;
     let view = ClientView {
         ip: client.ip,
@@ -57,6 +60,7 @@ pub(super) async fn scan(
 /// `POST /v1/qr-login/confirm`
 pub(super) async fn confirm(
     State(app): State<Arc<App>>,
+    address: ClientAddress,
     Phone(by): Phone,
     Json(request): Json<ConfirmRequest>,
 ) -> Result<Answer<StatusResponse>, ApiError> {
@@ -64,21 +68,51 @@ pub(super) async fn confirm(
         let reason = "the number that the browser shows is missing: one of the three that scan answers with";
         return Err(ApiError::InvalidRequest(reason.to_owned()));
     }
-    app.logins.decide(&code(&request.code)?, by, Verdict::Confirm(request.number)).await?;
+    decide(&app, address, by, &request.code, Verdict::Confirm(request.number)).await?;
     Ok(Answer(StatusCode::OK, StatusResponse { status: "confirmed" }))
 }
 
 /// `POST /v1/qr-login/reject`
 pub(super) async fn reject(
     State(app): State<Arc<App>>,
+    address: ClientAddress,
     Phone(by): Phone,
     Json(request): Json<CodeRequest>,
 ) -> Result<Answer<StatusResponse>, ApiError> {
-    app.logins.decide(&code(&request.code)?, by, Verdict::Reject).await?;
+    decide(&app, address, by, &request.code, Verdict::Reject).await?;
     Ok(Answer(StatusCode::OK, StatusResponse { status: "rejected" }))
 }
 
-/// What has not the form of a code is answered as a code that never was.
-fn code(text: &str) -> Result<Code, ApiError> {
-    Code::parse(text).ok_or(ApiError::Login(LoginError::NotFound))
+async fn decide(
+    app: &Arc<App>,
+    address: ClientAddress,
+    by: AppUser,
+    code: &str,
+    verdict: Verdict,
+) -> Result<(), ApiError> {
+    let user = by.user.id.clone();
+    with_code(app, address, &user, code, async |code| app.logins.decide(&code, by, verdict).await).await
+}
+
+/// Does what a phone asks for with a code, unless it has tried too many wrong ones. What has not the form of a code is
+/// answered as a code that never was, and is as wrong.
+async fn with_code<T>(
+    app: &App,
+    address: ClientAddress,
+    user: &str,
+    code: &str,
+    what: impl AsyncFnOnce(Code) -> Result<T, LoginError>,
+) -> Result<T, ApiError> {
+    let rates = app.limits.rates.as_ref();
+    if let Some(rates) = rates {
+        rates.may_try_code(user, address.0)?;
+    }
+    let done = match Code::parse(code) {
+        Some(code) => what(code).await,
+        None => Err(LoginError::NotFound),
+    };
+    if let (Some(rates), Err(LoginError::NotFound)) = (rates, &done) {
+        rates.note_wrong_code(user, address.0);
+    }
+    Ok(done?)
 }

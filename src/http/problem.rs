@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use thiserror::Error;
 use tracing::error;
 
+use crate::limits::{Exceeded, Full};
 use crate::login::LoginError;
 use crate::protocol::Problem;
 use crate::qr::TooLong;
@@ -46,10 +47,29 @@ pub(super) enum ApiError {
     UnsupportedMediaType,
     #[error("this is a WebSocket: send an upgrade request of version 13 (RFC 6455)")]
     UpgradeRequired,
+    #[error("too much from this address or user ({key}); come back in {retry_after_seconds} s", key = .0.key, retry_after_seconds = .0.retry_after_seconds)]
+    RateLimited(Exceeded),
+    #[error("the server has as many connections as it takes (limits.sockets); come back")]
+    Full,
     #[error("the server is stopping; come back")]
     Stopping,
     #[error(transparent)]
     Login(#[from] LoginError),
+}
+
+impl From<Exceeded> for ApiError {
+    fn from(exceeded: Exceeded) -> Self {
+        Self::RateLimited(exceeded)
+    }
+}
+
+impl From<Full> for ApiError {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Address(exceeded) => exceeded.into(),
+            Full::All => Self::Full,
+        }
+    }
 }
 
 impl From<TooLong> for ApiError {
@@ -72,7 +92,8 @@ impl ApiError {
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
-            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            Self::Full | Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Login(error) => return login_parts(error),
         };
         (status, code, self.to_string())
@@ -87,13 +108,25 @@ impl ApiError {
         (status, serde_json::to_vec(&problem).unwrap_or_default())
     }
 
+    fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::RateLimited(exceeded) => Some(exceeded.retry_after_seconds),
+            _ if self.parts().0 == StatusCode::SERVICE_UNAVAILABLE => {
+                Some(u64::from(1 + random::below(MAX_RETRY_AFTER_SECONDS)))
+            }
+            _ => None,
+        }
+    }
+
     /// All that is said on a connection on which no request has arrived.
     pub(super) fn as_last_answer(&self) -> Vec<u8> {
         let (status, body) = self.problem();
+        let retry_after = self.retry_after_seconds().map(|seconds| format!("Retry-After: {seconds}\r\n"));
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Type: {PROBLEM}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-             Connection: close\r\n\r\n",
-            body.len()
+             {}Connection: close\r\n\r\n",
+            body.len(),
+            retry_after.unwrap_or_default(),
         );
         [head.into_bytes(), body].concat()
     }
@@ -135,6 +168,9 @@ impl IntoResponse for ApiError {
         let (status, body) = self.problem();
         let mut response = (status, [(CONTENT_TYPE, PROBLEM)], body).into_response();
         let mut set = |name: HeaderName, value: HeaderValue| response.headers_mut().insert(name, value);
+        if let Some(seconds) = self.retry_after_seconds() {
+            set(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         match status {
             StatusCode::UNAUTHORIZED => drop(set(
                 WWW_AUTHENTICATE,
@@ -145,9 +181,6 @@ impl IntoResponse for ApiError {
                     r#"Bearer error="invalid_token""#
                 }),
             )),
-            StatusCode::SERVICE_UNAVAILABLE => {
-                set(RETRY_AFTER, HeaderValue::from(1 + random::below(MAX_RETRY_AFTER_SECONDS)));
-            }
             StatusCode::UPGRADE_REQUIRED => {
                 set(UPGRADE, HeaderValue::from_static("websocket"));
                 set(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

@@ -18,9 +18,11 @@ use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use super::client::Peer;
+use super::limit::SeatOfConnection;
 use super::rewound::Rewound;
 use super::socket::Refused;
 use crate::clock::Clock;
+use crate::limits::Seat;
 use crate::shutdown::Shutdown;
 
 /// A request's head, in bytes.
@@ -45,6 +47,8 @@ pub(super) struct Accepted {
     pub(super) beginning: Vec<u8>,
     /// What is known of its first request.
     pub(super) refused: Option<Refused>,
+    /// Where it counts among those of its address.
+    pub(super) seat: Option<Seat>,
 }
 
 impl Connections {
@@ -55,11 +59,12 @@ impl Connections {
 
     /// Serves this one, until its end or the shutdown's closing; then what is in flight is still answered.
     pub(super) fn serve(&self, accepted: Accepted) {
-        let Accepted { stream, peer, beginning, refused } = accepted;
+        let Accepted { stream, peer, beginning, refused, seat } = accepted;
         let routes = self.routes.clone();
-        let (peer, refused) = (Peer(peer), Mutex::new(refused));
+        let (peer, refused, seat) = (Peer(peer), Mutex::new(refused), SeatOfConnection::new(seat));
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(seat.clone());
             if let Some(refused) = refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 request.extensions_mut().insert(refused);
             }
@@ -105,7 +110,7 @@ pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u3
             accepted = listener.accept() => accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))),
         };
         match accepted {
-            Ok((stream, peer)) => connections.serve(Accepted { stream, peer, beginning: Vec::new(), refused: None }),
+            Ok((stream, peer)) => connections.serve(Accepted { stream, peer, beginning: Vec::new(), refused: None, seat: None }),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 warn!(event = "accept failed", %error);

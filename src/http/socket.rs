@@ -8,17 +8,20 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::App;
+use super::client::ClientAddress;
+use super::limit::SeatOfConnection;
 use super::problem::ApiError;
 use super::rewound::Rewound;
 use super::upgrade::Handshake;
 use crate::hub::Connection;
+use crate::limits::{Call, Exceeded};
 use crate::login::LoginError;
 use crate::session::SessionId;
 use crate::store::StoreError;
@@ -26,6 +29,8 @@ use crate::store::StoreError;
 /// Answers the handshake, and lets the browser wait.
 pub(super) async fn open(
     State(app): State<Arc<App>>,
+    address: ClientAddress,
+    Extension(taken): Extension<SeatOfConnection>,
     path: Result<Path<String>, PathRejection>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
@@ -33,13 +38,17 @@ pub(super) async fn open(
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or(ApiError::UpgradeRequired)?;
     let id = path.ok().and_then(|Path(id)| SessionId::parse(&id)).ok_or(ApiError::Login(LoginError::NotFound))?;
     if let Some(refused) = request.extensions_mut().remove::<Refused>() {
-        return Err(LoginError::from(refused).into());
+        return Err(refused.into());
     }
+    app.limits.admit(Call::WebSocket, address.0)?;
     app.hub.receipt_settled(id.key()).await;
     // Register first, read second: a change in between is not missed.
     let registration = app.hub.register(id.key()).map_err(|_| ApiError::Stopping)?;
     let found = app.logins.attach(&[id.key()]).await.map_err(LoginError::from)?;
     let found = found.into_values().next().ok_or(LoginError::NotFound)?;
+
+    // Last: what is refused on a connection leaves it as it was.
+    let seat = app.limits.seat_of(&taken, address.0)?;
 
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     for (name, value) in handshake.answer() {
@@ -57,7 +66,7 @@ pub(super) async fn open(
         let Ok(stream) = stream.into_std() else { return };
         let early = [&parts.read_buf[..], &unread].concat();
         let socket = mio::net::TcpStream::from_std(stream);
-        let connection = Connection { socket, answer: Vec::new(), early, acknowledges };
+        let connection = Connection { socket, answer: Vec::new(), early, acknowledges, seat };
         registration.open(connection, &found);
     });
     Ok(response)
@@ -70,13 +79,19 @@ pub(super) enum Refused {
     NotFound,
     /// The store failed.
     Unread(Arc<StoreError>),
+    /// Too many of one address.
+    Limited(Exceeded),
+    /// Too many of all.
+    Full,
 }
 
-impl From<Refused> for LoginError {
+impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::NotFound => Self::NotFound,
-            Refused::Unread(error) => Self::Read(error),
+            Refused::NotFound => LoginError::NotFound.into(),
+            Refused::Unread(error) => LoginError::Read(error).into(),
+            Refused::Limited(exceeded) => exceeded.into(),
+            Refused::Full => Self::Full,
         }
     }
 }

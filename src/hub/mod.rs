@@ -28,6 +28,7 @@ use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
 use crate::clock::Clock;
+use crate::limits::{Seat, Sockets};
 use crate::login::{Arrival, Logins};
 use crate::metrics::{CloseReason, Stopwatch};
 use crate::protocol::close_code;
@@ -37,7 +38,7 @@ use crate::session::{Rotation, Session, SessionKey, Timestamp};
 use hints::Hints;
 use message::Message;
 use registry::{Fate, Keyed as _, Place, Registry};
-use waiting::{Opening, Step, Turn, Waiting};
+use waiting::{Accounts, Opening, Step, Turn, Waiting};
 use wheel::{Epoch, Tick, Wheel};
 
 pub use message::wire_frame;
@@ -67,6 +68,7 @@ pub struct Hub {
     logins: Arc<Logins>,
     heartbeat_seconds: u32,
     rotation: Rotation,
+    accounts: Arc<Accounts>,
     registry: Registry<Waiting>,
     wheel: Mutex<Wheel>,
     epoch: Epoch,
@@ -85,16 +87,22 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub in which nobody waits, and its thread. To be called within the runtime that it is to use.
+    /// A hub in which nobody waits, and its thread; connections are counted in `sockets`, too. To be called within the
+    /// runtime that it is to use.
     ///
     /// # Errors
     /// The system gives us no thread, or nothing to watch sockets with.
-    pub fn start(logins: Arc<Logins>, heartbeat_seconds: u32) -> io::Result<Arc<Self>> {
+    pub fn start(
+        logins: Arc<Logins>,
+        heartbeat_seconds: u32,
+        sockets: Option<Arc<Sockets>>,
+    ) -> io::Result<Arc<Self>> {
         let (poll, waker) = parking::prepare()?;
         let clock = logins.clock.clone();
         let hub = Arc::new(Self {
             heartbeat_seconds,
             rotation: logins.codes.rotation,
+            accounts: Arc::new(Accounts { metrics: logins.metrics.clone(), sockets }),
             registry: Registry::default(),
             wheel: Mutex::default(),
             epoch: Epoch(clock.now()),
@@ -388,6 +396,8 @@ pub struct Connection {
     pub early: Vec<u8>,
     /// The browser says itself when it has its token.
     pub acknowledges: bool,
+    /// Where it counts among those of its address, if there is a limit on them.
+    pub seat: Option<Seat>,
 }
 
 impl Registration {
@@ -418,7 +428,8 @@ impl Registration {
                 first_beat: hub.first_beat(session.key, turn.now),
                 period,
                 next_rotation,
-                metrics: hub.logins.metrics.clone(),
+                accounts: hub.accounts.clone(),
+                cells: connection.seat.map(Seat::into_cells),
             };
             let (step, missed_change) = waiting.open(opening, message.as_ref(), turn);
             missed = missed_change;

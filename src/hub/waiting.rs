@@ -17,6 +17,7 @@ use tracing::{debug, info};
 use super::message::{Ending, Message};
 use super::registry::{Keyed, Place};
 use super::wheel::Tick;
+use crate::limits::{Cells, Sockets};
 use crate::metrics::{CloseReason, Metrics, Stopwatch};
 use crate::node::Hint;
 use crate::protocol::{ACK_MESSAGE, close_code};
@@ -49,7 +50,9 @@ pub(super) struct Waiting {
     /// Set once the connection is up.
     socket: Option<TcpStream>,
     /// Set while the connection counts.
-    counted: Option<Arc<Metrics>>,
+    counted: Option<Arc<Accounts>>,
+    /// Where it counts among those of its address, if there is a limit on them.
+    cells: Option<Cells>,
     order: Order,
     expiry: Tick,
     next_beat: Tick,
@@ -75,6 +78,12 @@ pub(super) struct Order {
     attachment: u32,
     /// Begins anew after 2^32: no connection waits that long.
     arrival: u32,
+}
+
+/// Where connections are counted.
+pub(super) struct Accounts {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) sockets: Option<Arc<Sockets>>,
 }
 
 /// What is seldom needed.
@@ -162,7 +171,8 @@ pub(super) struct Opening<'a> {
     pub(super) first_beat: Tick,
     pub(super) period: u16,
     pub(super) next_rotation: Tick,
-    pub(super) metrics: Arc<Metrics>,
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) cells: Option<Cells>,
 }
 
 impl Keyed for Waiting {
@@ -178,6 +188,7 @@ impl Waiting {
             key,
             socket: None,
             counted: None,
+            cells: None,
             order: Order { attachment: 0, arrival },
             expiry: Tick::NEVER,
             next_beat: Tick::NEVER,
@@ -230,9 +241,11 @@ impl Waiting {
         message: Option<&Message>,
         turn: &Turn<'_>,
     ) -> (Step, Option<(Arc<Session>, Stopwatch)>) {
-        opening.metrics.connection_opened();
-        info!(event = "connected", session = %self.key, active = opening.metrics.active_connections());
-        self.counted = Some(opening.metrics);
+        let metrics = &opening.accounts.metrics;
+        metrics.connection_opened();
+        info!(event = "connected", session = %self.key, active = metrics.active_connections());
+        self.counted = Some(opening.accounts);
+        self.cells = opening.cells;
         self.socket = Some(opening.socket);
         self.acknowledges = opening.acknowledges;
         self.order.attachment = opening.attachment;
@@ -319,7 +332,7 @@ impl Waiting {
             // From the scan on nothing rotates.
             self.next_rotation = Tick::NEVER;
         }
-        let active = self.counted.as_ref().map_or(0, |metrics| metrics.active_connections());
+        let active = self.active();
         if message.ending() == Ending::Closed(CloseReason::Expired) {
             info!(event = "expired", session = %self.key, active);
         }
@@ -417,7 +430,7 @@ impl Waiting {
 
     fn beat(&mut self, turn: &Turn<'_>) -> Step {
         if self.unanswered >= MAX_UNANSWERED {
-            let active = self.counted.as_ref().map_or(0, |metrics| metrics.active_connections());
+            let active = self.active();
             info!(event = "heartbeat failed", session = %self.key, active);
             return self.close(close_code::HEARTBEAT, "no answer to two heartbeats", CloseReason::Heartbeat, turn);
         }
@@ -509,7 +522,7 @@ impl Waiting {
         self.unanswered = 0;
         match (self.phase, heard.close) {
             (Phase::Waiting, Some(code)) => {
-                let active = self.counted.as_ref().map_or(0, |metrics| metrics.active_connections());
+                let active = self.active();
                 info!(event = "client closed", session = %self.key, active);
                 self.agree(code, turn);
                 self.end(CloseReason::Client)
@@ -617,9 +630,14 @@ impl Waiting {
     }
 
     fn pushed(&self, since: Stopwatch) {
-        if let Some(metrics) = &self.counted {
-            metrics.pushed(since);
+        if let Some(accounts) = &self.counted {
+            accounts.metrics.pushed(since);
         }
+    }
+
+    /// For the log.
+    fn active(&self) -> i64 {
+        self.counted.as_ref().map_or(0, |accounts| accounts.metrics.active_connections())
     }
 
     fn pass_to(&mut self, phase: Phase, seconds: u32, turn: &Turn<'_>) {
@@ -648,9 +666,12 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         drop(self.socket.take());
-        if let Some(metrics) = self.counted.take() {
-            metrics.connection_closed(self.reason);
-            let (reason, active) = (self.reason.as_str(), metrics.active_connections());
+        if let Some(accounts) = self.counted.take() {
+            if let (Some(sockets), Some(cells)) = (&accounts.sockets, self.cells) {
+                sockets.release(cells);
+            }
+            accounts.metrics.connection_closed(self.reason);
+            let (reason, active) = (self.reason.as_str(), accounts.metrics.active_connections());
             info!(event = "disconnected", session = %self.key, reason, active);
         }
     }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::{LoginError, Logins};
 use crate::random;
 use crate::session::{Client, Session, SessionId, State};
@@ -16,7 +18,7 @@ impl Logins {
     ///
     /// # Errors
     /// The store failed.
-    pub async fn generate(&self, client: Client) -> Result<Generated, LoginError> {
+    pub async fn generate(self: &Arc<Self>, client: Client) -> Result<Generated, LoginError> {
         let id = SessionId::from_random(random::bytes());
         let now = self.clock.now();
         let session = Session {
@@ -31,6 +33,7 @@ impl Logins {
         };
         self.store.insert(&session).await?;
         self.note(&session);
+        self.make_room_after(session.created_at).await?;
         Ok(Generated { id, session })
     }
 }

@@ -6,6 +6,7 @@ mod claim;
 mod codes;
 mod decide;
 mod generate;
+mod overload;
 mod scan;
 mod sweep;
 mod tell;
@@ -29,6 +30,7 @@ use crate::token::{MintError, Minter};
 pub use codes::Codes;
 pub use decide::Verdict;
 pub use generate::Generated;
+pub use overload::Pending;
 pub use scan::Scan;
 pub use tell::Told;
 
@@ -60,6 +62,8 @@ pub struct Logins {
     pub codes: Codes,
     /// How long things last.
     pub policy: Policy,
+    /// How many sessions wait to be scanned.
+    pub pending: Pending,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// The changes under way.
@@ -194,6 +198,9 @@ impl Logins {
         for _ in 0..MAX_ATTEMPTS {
             let Step::To(next) = transition(&session, self.clock.now())? else { return Ok(session) };
             if let Replaced::Written(waits) = self.store.replace(&next).await? {
+                if session.state == State::Pending {
+                    self.pending.left(session.created_at);
+                }
                 let change = Change { session: Arc::new(next), waits, since: Stopwatch::start() };
                 self.bus.announce(&change);
                 self.note(&change.session);

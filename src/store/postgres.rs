@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row as PostgresRow;
 use tokio_postgres::types::{FromSql, ToSql};
 
-use super::row::{COLUMNS, Changed, Row, corrupt, hash};
+use super::row::{self, COLUMNS, Changed, Row, corrupt, hash};
 use super::{Attached, Ended, Heaviest, OpenError, Replaced, Store, StoreError, Untold};
 use crate::cause::explain;
 use crate::clock::Clock;
@@ -238,20 +238,7 @@ static SWEEP: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Reads the whole table, twice; seldom.
-static HEAVIEST: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "WITH networks AS MATERIALIZED (
-             SELECT client_network, count(*) AS sessions FROM qrlogin.sessions
-             WHERE state = 'pending' AND expires_at > $1 GROUP BY client_network
-         ), heaviest AS (
-             SELECT client_network AS network FROM networks ORDER BY sessions DESC LIMIT 1
-         )
-         SELECT {COLUMNS}, (SELECT sum(sessions)::bigint FROM networks)
-         FROM qrlogin.sessions JOIN heaviest ON client_network IS NOT DISTINCT FROM network
-         WHERE state = 'pending' AND expires_at > $1 ORDER BY expires_at LIMIT $2"
-    )
-});
+static HEAVIEST: LazyLock<String> = LazyLock::new(|| row::heaviest("qrlogin.sessions"));
 
 const SWEEP_UNTOLD: &str = "DELETE FROM qrlogin.untold WHERE since < $1";
 

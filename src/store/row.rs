@@ -8,6 +8,21 @@ pub(super) const COLUMNS: &str = "id, code, version, state, created_at, expires_
     client_ip, client_browser, client_os, client_origin, client_info, \
     user_id, user_name, user_picture, decided_at, claimable_until, token_grant, scanned_at, reason";
 
+/// How many sessions of this table wait to be scanned at `$1`, and of the networks that have most of them (as many as any
+/// other has) up to `$2` of the oldest. Reads the whole table; sorts what is small of it.
+pub(super) fn heaviest(table: &str) -> String {
+    format!(
+        "WITH weighed AS MATERIALIZED (
+             SELECT id AS weighed_id, expires_at AS until,
+                 count(*) OVER (PARTITION BY client_network) AS weight, count(*) OVER () AS pending
+             FROM {table} WHERE state = 'pending' AND expires_at > $1
+         ), heaviest AS (
+             SELECT * FROM weighed WHERE weight = (SELECT max(weight) FROM weighed) ORDER BY until LIMIT $2
+         )
+         SELECT {COLUMNS}, pending FROM heaviest JOIN {table} ON id = weighed_id ORDER BY until"
+    )
+}
+
 /// A row, as it is stored.
 pub(super) struct Row<'a> {
     pub(super) id: [u8; 32],

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
 use super::decider::Decider;
-use super::row::{COLUMNS, Changed, Row, corrupt};
+use super::row::{self, COLUMNS, Changed, Row, corrupt};
 use super::{Attached, Ended, Heaviest, OpenError, Replaced, Store, StoreError, Untold};
 use crate::clock::Clock;
 use crate::node::Hint;
@@ -253,21 +253,14 @@ impl Store for SqliteStore {
 
     async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError> {
         self.with_reader(|reader| {
-            let mut networks = reader.prepare_cached(
-                "SELECT count(*), client_network FROM sessions WHERE state = 'pending' AND expires_at > ?1
-                 GROUP BY client_network",
-            )?;
-            let counts = networks.query_map([now.as_millis()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let counts: Vec<(u32, Option<String>)> = counts.collect::<Result<_, _>>()?;
-            let pending = counts.iter().map(|(count, _)| u64::from(*count)).sum();
-            let Some((_, network)) = counts.into_iter().max() else { return Ok(Heaviest::default()) };
-            let mut oldest = reader.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM sessions
-                 WHERE state = 'pending' AND expires_at > ?1 AND client_network IS ?2 ORDER BY expires_at LIMIT ?3"
-            ))?;
-            let rows = oldest.query_map(params![now.as_millis(), network, limit], |row| Ok(session(row)))?;
-            let oldest = rows.map(|row| row?).collect::<Result<_, StoreError>>()?;
-            Ok(Heaviest { pending, oldest })
+            let mut query = reader.prepare_cached(&row::heaviest("sessions"))?;
+            let mut rows = query.query(params![now.as_millis(), limit])?;
+            let mut heaviest = Heaviest::default();
+            while let Some(row) = rows.next()? {
+                heaviest.pending = row.get::<_, u32>(AFTER)?.into();
+                heaviest.oldest.push(session(row)?);
+            }
+            Ok(heaviest)
         })
     }
 
@@ -329,6 +322,9 @@ fn read_all(connection: &Connection, keys: &[SessionKey]) -> Result<Vec<Session>
     drop(snapshot);
     Ok(sessions)
 }
+
+/// The first column after those of [`COLUMNS`].
+const AFTER: usize = 19;
 
 /// Reads a row of [`COLUMNS`].
 fn session(row: &rusqlite::Row<'_>) -> Result<Session, StoreError> {

@@ -14,6 +14,7 @@ mod crash;
 mod endings;
 mod faults;
 mod heads;
+mod limits;
 mod load;
 mod login;
 mod many_nodes;

@@ -1,0 +1,119 @@
+use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::Clock as _;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::{NotUntil, Quota, RateLimiter};
+use quick_cache::sync::{Cache, EntryAction, EntryResult};
+
+use super::Exceeded;
+use crate::clock::Clock;
+
+/// Of how many clients a rate is kept: some 50 bytes each.
+pub(super) const MAX_CLIENTS: usize = 65_536;
+
+type Limiter = RateLimiter<u64, Store, Steady, NoOpMiddleware<Duration>>;
+
+/// So many in a minute, of each client.
+pub(super) struct Rate {
+    key: &'static str,
+    counting: Limiter,
+    /// As the other, but what it admits is not counted.
+    looking: Limiter,
+    #[cfg(test)]
+    clients: Arc<Cache<u64, Nanos>>,
+    hasher: RandomState,
+}
+
+impl Rate {
+    /// `None` for no limit.
+    pub(super) fn new(key: &'static str, per_minute: u32, clock: Clock) -> Option<Self> {
+        let quota = Quota::per_minute(NonZeroU32::new(per_minute)?);
+        let clients = Arc::new(Cache::new(MAX_CLIENTS));
+        let limiter =
+            |counts| RateLimiter::new(quota, Store { clients: Arc::clone(&clients), counts }, Steady(clock.clone()));
+        Some(Self {
+            key,
+            counting: limiter(true),
+            looking: limiter(false),
+            #[cfg(test)]
+            clients,
+            hasher: RandomState::new(),
+        })
+    }
+
+    pub(super) fn count(&self, client: &(impl Hash + ?Sized)) -> Result<(), Exceeded> {
+        self.ask(&self.counting, client)
+    }
+
+    pub(super) fn look(&self, client: &(impl Hash + ?Sized)) -> Result<(), Exceeded> {
+        self.ask(&self.looking, client)
+    }
+
+    /// Clients are known by a hash that nobody outside can compute: so that what is kept of each is small, whoever it is.
+    fn ask(&self, limiter: &Limiter, client: &(impl Hash + ?Sized)) -> Result<(), Exceeded> {
+        let exceeded = |until: NotUntil<Duration>| {
+            let wait = until.wait_time_from(limiter.clock().now());
+            Exceeded { key: self.key, retry_after_seconds: wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(60) }
+        };
+        limiter.check_key(&self.hasher.hash_one(client)).map_err(exceeded)
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.clients.len()
+    }
+}
+
+/// What is kept of clients: when each would be back at its full share. Those who asked once, long ago, are forgotten first.
+struct Store {
+    clients: Arc<Cache<u64, Nanos>>,
+    counts: bool,
+}
+
+impl StateStore for Store {
+    type Key = u64;
+
+    fn measure_and_replace<T, F, E>(&self, client: &u64, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let again = |state: &mut Nanos| {
+            let (outcome, next) = measure(Some(*state))?;
+            if self.counts {
+                *state = next;
+            }
+            Ok(outcome)
+        };
+        match self.clients.entry(client, None, |_, state| EntryAction::Retain(again(state))) {
+            EntryResult::Retained(outcome) => outcome,
+            EntryResult::Vacant(place) => {
+                let (outcome, next) = measure(None)?;
+                if self.counts {
+                    // Forgotten at once, if there is no room at all.
+                    let _ = place.insert(next);
+                }
+                Ok(outcome)
+            }
+            // (Nothing is removed or replaced, and nobody waits for ever.)
+            EntryResult::Removed(..) | EntryResult::Replaced(..) | EntryResult::Timeout => {
+                measure(None).map(|(outcome, _)| outcome)
+            }
+        }
+    }
+}
+
+/// The program's clock, as it runs evenly.
+struct Steady(Clock);
+
+impl governor::clock::Clock for Steady {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.0.steady()
+    }
+}

@@ -1,0 +1,159 @@
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::{StreamExt as _, stream};
+use tracing::{info, warn};
+
+use super::{LoginError, Logins};
+use crate::session::{Session, SessionKey, Timestamp};
+
+/// Of the limit, so many are given up together: to find the heaviest takes a look at all rows.
+const SHARE: u64 = 100;
+const MOST_AT_ONCE: u64 = 5000;
+/// Sessions that are given up side by side.
+const SIDE_BY_SIDE: usize = 16;
+
+/// How many sessions wait to be scanned, of those that this node has made. A number for each second in which any were
+/// made, so that nothing has to be kept of each; what other nodes do is only guessed at, and set right by the store when it
+/// matters.
+pub struct Pending {
+    limit: u64,
+    ttl_seconds: i64,
+    counts: Mutex<Counts>,
+    /// Held by whoever makes room.
+    making_room: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// By the second in which they were made, in order.
+    seconds: VecDeque<(i64, u64)>,
+    total: u64,
+}
+
+impl Pending {
+    /// None yet, of sessions that live for so long; at most `limit`, or any number where that is 0.
+    #[must_use]
+    pub fn new(limit: u32, ttl_seconds: u32) -> Self {
+        let (counts, making_room) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { limit: limit.into(), ttl_seconds: ttl_seconds.into(), counts, making_room }
+    }
+
+    /// One more; whether those are too many.
+    fn made(&self, at: Timestamp) -> bool {
+        if self.limit == 0 {
+            return false;
+        }
+        let mut counts = self.counts();
+        counts.add(at.as_seconds(), 1);
+        counts.forget_until(at.as_seconds() - self.ttl_seconds);
+        counts.total > self.limit
+    }
+
+    /// One that was made then waits no longer.
+    pub(super) fn left(&self, made_at: Timestamp) {
+        self.counts().remove(made_at.as_seconds());
+    }
+
+    fn is_full(&self, now: Timestamp) -> bool {
+        let mut counts = self.counts();
+        counts.forget_until(now.as_seconds() - self.ttl_seconds);
+        counts.total > self.limit
+    }
+
+    /// The store has counted.
+    fn recount(&self, now: Timestamp, total: u64) {
+        let mut counts = self.counts();
+        *counts = Counts::default();
+        counts.add(now.as_seconds(), total);
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn add(&mut self, second: i64, count: u64) {
+        self.total += count;
+        match self.seconds.back_mut() {
+            // (A clock that is set back makes no second second.)
+            Some((last, of_last)) if *last >= second => *of_last += count,
+            _ => self.seconds.push_back((second, count)),
+        }
+    }
+
+    fn remove(&mut self, second: i64) {
+        let index = self.seconds.partition_point(|(at, _)| *at < second);
+        if let Some((_, count)) = self.seconds.get_mut(index).filter(|(_, count)| *count > 0) {
+            *count -= 1;
+            self.total -= 1;
+        }
+    }
+
+    fn forget_until(&mut self, second: i64) {
+        while let Some((_, count)) = self.seconds.front().copied().filter(|(at, _)| *at < second) {
+            self.total -= count;
+            self.seconds.pop_front();
+        }
+    }
+}
+
+impl Logins {
+    /// A session has been made. If too many wait to be scanned now, the oldest of whoever has most of them are given up:
+    /// a flood drives out itself.
+    pub(super) async fn make_room_after(self: &Arc<Self>, made_at: Timestamp) -> Result<(), LoginError> {
+        if !self.pending.made(made_at) {
+            return Ok(());
+        }
+        let _alone = self.pending.making_room.lock().await;
+        while self.pending.is_full(self.clock.now()) {
+            let (now, limit) = (self.clock.now(), self.pending.limit);
+            let at_once = (limit / SHARE).clamp(1, MOST_AT_ONCE);
+            let heaviest = self.store.heaviest(now, u32::try_from(at_once).unwrap_or(u32::MAX)).await?;
+            self.pending.recount(now, heaviest.pending);
+            if heaviest.pending <= limit || heaviest.oldest.is_empty() {
+                break;
+            }
+            warn!(event = "overload", pending = heaviest.pending, limit, giving_way = heaviest.oldest.len());
+            let giving_way = heaviest.oldest.into_iter().map(|session| self.give_way(session));
+            stream::iter(giving_way).buffer_unordered(SIDE_BY_SIDE).collect::<()>().await;
+        }
+        Ok(())
+    }
+
+    /// Whether it still may is looked at again in the write.
+    async fn give_way(self: &Arc<Self>, session: Session) {
+        let key: SessionKey = session.key;
+        if let Err(error) = self.change(session, |session, now| session.give_way(now)).await {
+            info!(event = "did not give way", session = %key, %error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_what_was_made_and_has_neither_left_nor_run_out() {
+        let at = |second: i64| Timestamp::from_millis(second * 1000);
+        let pending = Pending::new(3, 300);
+        assert!((0..3).all(|_| !pending.made(at(10))));
+        assert!(pending.made(at(11)));
+        pending.left(at(10));
+        assert!(!pending.is_full(at(11)));
+        pending.left(at(11));
+        pending.left(at(11));
+        assert_eq!(pending.counts().total, 2, "nobody leaves twice");
+        assert!(!pending.made(at(12)));
+        assert!(pending.made(at(13)));
+        assert!(pending.is_full(at(310)));
+        assert!(!pending.is_full(at(311)));
+        assert_eq!(pending.counts().total, 2);
+        pending.recount(at(311), 9);
+        assert!(pending.is_full(at(611)) && !pending.is_full(at(612)));
+        let any = Pending::new(0, 300);
+        assert!((0..100).all(|_| !any.made(at(10))));
+    }
+}
