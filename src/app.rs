@@ -10,12 +10,14 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
+use url::Url;
 
 use crate::bus::{Bus, BusUrlError, Listener, LocalBus, PostgresBus, RedisBus};
 use crate::clock::Clock;
-use crate::config::{AppAuthSettings, LimitSettings, Settings};
+use crate::config::{AppAuthSettings, LimitSettings, Settings, is_loopback};
 use crate::demo::Demo;
-use crate::http::{self, App, ClientLimits};
+use crate::geo::{Geo, GeoError};
+use crate::http::{self, App, AppParts, ClientLimits};
 use crate::hub::Hub;
 use crate::limits::{Limits, PerMinute, Sockets};
 use crate::login::{Codes, Logins, Pending, Policy};
@@ -35,6 +37,7 @@ const BACKLOG: u32 = 4096;
 const SWEEP_SECONDS: u32 = 10;
 const TIDY_SECONDS: u32 = 1;
 const KEYS_SECONDS: u32 = 10;
+const PLACES_SECONDS: u32 = 60;
 /// Fewer than this hold nothing worth the trouble.
 const MANY_BROWSERS: i64 = 1000;
 
@@ -43,13 +46,16 @@ const MANY_BROWSERS: i64 = 1000;
 pub enum StartError {
     /// No way to verify app tokens.
     #[error(
-        "app_auth: nothing is set to verify app tokens with; set app_auth.hmac_secret (QRLOGIN_APP_AUTH__HMAC_SECRET) \
-         or app_auth.public_key_file"
+        "app_auth: nothing is set to verify app tokens with; set app_auth.hmac_secret (QRLOGIN_APP_AUTH__HMAC_SECRET), \
+         app_auth.public_key_file, app_auth.jwks_url or app_auth.introspection_url"
     )]
     NoAppAuth,
     /// The configured way to verify app tokens cannot be used.
     #[error(transparent)]
     AppAuth(#[from] AppAuthError),
+    /// A database of addresses that cannot be used.
+    #[error(transparent)]
+    Geo(#[from] GeoError),
     /// No key to sign with.
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -97,6 +103,8 @@ pub struct Parts {
     pub code_secret: CodeSecret,
     /// What verifies.
     pub app_auth: AppAuth,
+    /// Where addresses are.
+    pub geo: Geo,
     /// The demo's pages and users.
     pub demo: Option<Demo>,
 }
@@ -141,10 +149,11 @@ impl Parts {
     /// What cannot be opened.
     pub async fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, StartError> {
         check_urls(&settings)?;
-        let app_auth = app_auth(&settings.app_auth)?;
         let keys = KeyRing::open(&settings.token.key_dir)?;
         let code_secret = open_code_secret(&settings.token.key_dir)?;
+        let geo = Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
         let metrics = Arc::new(Metrics::new());
+        let app_auth = app_auth(&settings.app_auth, &clock)?;
         let (clock, store, bus) = if Postgres::is_url(&settings.database_url.0) {
             open_shared(&settings, &metrics).await?
         } else {
@@ -152,7 +161,7 @@ impl Parts {
             let bus: Arc<dyn Bus> = Arc::new(LocalBus::default());
             (clock, store, bus)
         };
-        Ok(Self { settings, clock, metrics, store, bus, keys, code_secret, app_auth, demo })
+        Ok(Self { settings, clock, metrics, store, bus, keys, code_secret, app_auth, geo, demo })
     }
 }
 
@@ -197,7 +206,7 @@ async fn open_shared(
 ///
 /// # Errors
 /// Nothing is set, or what is set cannot be used.
-pub fn app_auth(settings: &AppAuthSettings) -> Result<AppAuth, StartError> {
+pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, StartError> {
     let secret = settings.hmac_secret.0.as_bytes();
     let mut app_auth = if !secret.is_empty() {
         if secret.len() < MIN_HMAC_SECRET_BYTES {
@@ -206,6 +215,14 @@ pub fn app_auth(settings: &AppAuthSettings) -> Result<AppAuth, StartError> {
         AppAuth::hmac(secret)
     } else if settings.public_key_file != Path::new("") {
         AppAuth::public_key_file(&settings.public_key_file)?
+    } else if let Ok(url) = Url::parse(&settings.jwks_url) {
+        let is_loopback = is_loopback(&url);
+        AppAuth::key_set(url, is_loopback, clock.clone())?
+    } else if let Ok(url) = Url::parse(&settings.introspection_url) {
+        let is_loopback = is_loopback(&url);
+        let (id, secret) = (&settings.introspection_client_id, &settings.introspection_client_secret.0);
+        let client = (!id.is_empty()).then_some((id.as_str(), secret.as_str()));
+        AppAuth::introspection(url, is_loopback, client, clock.clone())?
     } else {
         return Err(StartError::NoAppAuth);
     };
@@ -215,7 +232,7 @@ pub fn app_auth(settings: &AppAuthSettings) -> Result<AppAuth, StartError> {
     if !settings.audience.is_empty() {
         app_auth = app_auth.with_audience(&settings.audience);
     }
-    Ok(app_auth.with_user_claim(&settings.user_claim))
+    Ok(app_auth.with_user_claim(&settings.user_claim).with_max_age(settings.max_age_seconds))
 }
 
 /// Serves until it is asked to stop, and stops in order: first nobody new is sent here, then those who wait are sent
@@ -224,7 +241,7 @@ pub fn app_auth(settings: &AppAuthSettings) -> Result<AppAuth, StartError> {
 /// # Errors
 /// The system does not give what it takes.
 pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Result<(), StartError> {
-    let Parts { settings, clock, metrics, store, bus, keys, code_secret, app_auth, demo } = parts;
+    let Parts { settings, clock, metrics, store, bus, keys, code_secret, app_auth, geo, demo } = parts;
     let or_public = |value: &str| if value.is_empty() { settings.public_base() } else { value }.to_owned();
     let minter = Minter::new(
         keys,
@@ -255,13 +272,26 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         metrics: metrics.clone(),
         changes: changes.clone(),
     });
+    let app_auth = Arc::new(app_auth);
     let limits = client_limits(&settings.limits, &clock);
     let hub = Hub::start(logins.clone(), settings.session.heartbeat_seconds, limits.sockets.clone());
     let hub = hub.map_err(StartError::Threads)?;
     let listener: Weak<dyn Listener> = Arc::<Hub>::downgrade(&hub);
     bus.listen(listener);
-    let app =
-        App::new(&settings, logins.clone(), hub.clone(), app_auth, limits, shutdown.clone(), upgrades.clone(), demo);
+    let geo = Arc::new(geo);
+    let app = App::new(
+        &settings,
+        AppParts {
+            logins: logins.clone(),
+            hub: hub.clone(),
+            app_auth: app_auth.clone(),
+            limits,
+            geo: geo.clone(),
+            demo,
+            shutdown: shutdown.clone(),
+            upgrades: upgrades.clone(),
+        },
+    );
 
     let background = [
         tokio::spawn(hub.clone().run()),
@@ -270,6 +300,8 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         tokio::spawn(give_memory_back(metrics, clock.clone())),
         tokio::spawn(look_for_untold(hub.clone(), store.clone())),
         tokio::spawn(look_for_keys(logins.clone(), clock.clone())),
+        tokio::spawn(async move { app_auth.keep_fresh().await }),
+        tokio::spawn(look_for_places(geo, clock.clone())),
     ];
     if let (Ok(public), Ok(ops)) = (listeners.public.local_addr(), listeners.ops.local_addr()) {
         info!(event = "listening", %public, %ops, public_url = settings.public_base());
@@ -358,6 +390,15 @@ async fn look_for_keys(logins: Arc<Logins>, clock: Clock) {
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || logins.minter.refresh_keys()).await {
             warn!(event = "keys not read", %error);
         }
+    }
+}
+
+/// The files of addresses are replaced every week or so.
+async fn look_for_places(geo: Arc<Geo>, clock: Clock) {
+    while geo.is_set() {
+        clock.sleep_seconds(PLACES_SECONDS).await;
+        let geo = geo.clone();
+        drop(tokio::task::spawn_blocking(move || geo.refresh()).await);
     }
 }
 

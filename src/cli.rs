@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Settings};
 use crate::demo::{Demo, USERS};
 use crate::files;
+use crate::geo::Geo;
 use crate::load::{self, Plan};
 use crate::memory;
 use crate::shutdown::{self, Shutdown};
@@ -239,11 +240,12 @@ async fn run_until_signalled(parts: Parts, listeners: Listeners) -> Result<(), F
 /// alone.
 fn check_config(flags: &ConfigFlags) -> Result<(), Failure> {
     let settings = flags.settings(&Settings::default(), true)?;
-    app::app_auth(&settings.app_auth)?;
+    app::app_auth(&settings.app_auth, &Clock::system())?;
     if settings.token.key_dir.exists() {
         KeyRing::open(&settings.token.key_dir)?;
         read_code_secret(&settings.token.key_dir)?;
     }
+    Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
     app::check_urls(&settings)?;
     println!("The settings can be used.");
     Ok(())

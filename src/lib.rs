@@ -18,6 +18,7 @@ pub mod login;
 
 // What they stand on.
 pub mod bus;
+pub mod geo;
 pub mod limits;
 pub mod protocol;
 pub mod qr;

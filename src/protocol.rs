@@ -290,4 +290,7 @@ pub struct Problem {
     pub code: &'static str,
     /// What it is, for people.
     pub detail: String,
+    /// Of a login on the phone that is too old: how many seconds ago it may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<u32>,
 }

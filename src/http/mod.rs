@@ -11,6 +11,7 @@ mod ops;
 mod origin;
 mod phone;
 mod problem;
+mod risk;
 mod rewound;
 mod server;
 mod socket;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
 use crate::demo::Demo;
+use crate::geo::Geo;
 use crate::hub::Hub;
 use crate::login::Logins;
 use crate::metrics::Metrics;
@@ -39,6 +41,7 @@ use crate::token::AppAuth;
 use client::TrustedProxies;
 use origin::OriginPolicy;
 use problem::ApiError;
+use risk::Risks;
 
 pub use gate::serve_public;
 pub use limit::ClientLimits;
@@ -49,7 +52,9 @@ pub use server::serve_ops;
 pub struct App {
     logins: Arc<Logins>,
     hub: Arc<Hub>,
-    app_auth: AppAuth,
+    app_auth: Arc<AppAuth>,
+    geo: Arc<Geo>,
+    risks: Risks,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
     /// Handshakes that hyper has answered, and whose connections it has not given back yet.
@@ -62,24 +67,38 @@ pub struct App {
     demo: Option<Demo>,
 }
 
+/// What an application is made of.
+pub struct AppParts {
+    /// The use-cases.
+    pub logins: Arc<Logins>,
+    /// Who waits.
+    pub hub: Arc<Hub>,
+    /// What verifies app tokens.
+    pub app_auth: Arc<AppAuth>,
+    /// How much clients may ask for.
+    pub limits: ClientLimits,
+    /// Where addresses are.
+    pub geo: Arc<Geo>,
+    /// The demo's pages and users.
+    pub demo: Option<Demo>,
+    /// When to stop.
+    pub shutdown: Shutdown,
+    /// Where handshakes under way are kept track of.
+    pub upgrades: TaskTracker,
+}
+
 impl App {
     /// An application of these parts.
     #[must_use]
-    pub fn new(
-        settings: &Settings,
-        logins: Arc<Logins>,
-        hub: Arc<Hub>,
-        app_auth: AppAuth,
-        limits: ClientLimits,
-        shutdown: Shutdown,
-        upgrades: TaskTracker,
-        demo: Option<Demo>,
-    ) -> Arc<Self> {
+    pub fn new(settings: &Settings, parts: AppParts) -> Arc<Self> {
+        let AppParts { logins, hub, app_auth, limits, geo, demo, shutdown, upgrades } = parts;
         Arc::new(Self {
             metrics: logins.metrics.clone(),
             logins,
             hub,
             app_auth,
+            geo,
+            risks: Risks(settings.risk.clone()),
             shutdown,
             upgrades,
             origins: OriginPolicy::of(settings),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::Method;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, ORIGIN, RETRY_AFTER};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::middleware::Next;
 use axum::response::Response;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -61,5 +61,5 @@ pub(super) fn cors(app: &Arc<App>) -> CorsLayer {
         .allow_origin(AllowOrigin::predicate(move |origin, _| app.origins.allows(origin.as_bytes())))
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static(SESSION_HEADER)])
-        .expose_headers([RETRY_AFTER])
+        .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
 }

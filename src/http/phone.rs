@@ -13,7 +13,7 @@ use super::problem::ApiError;
 use super::{Answer, App};
 use crate::login::{LoginError, Verdict};
 use crate::protocol::{ClientView, CodeRequest, ConfirmRequest, ScanResponse, StatusResponse};
-use crate::session::Code;
+use crate::session::{Client, Code};
 use crate::token::{AppUser, InvalidToken};
 
 /// The user whose app token came with the request.
@@ -28,7 +28,7 @@ impl FromRequestParts<Arc<App>> for Phone {
         if !scheme.eq_ignore_ascii_case("Bearer") {
             return Err(InvalidToken::Missing.into());
         }
-        Ok(Self(app.app_auth.verify(token.trim(), app.logins.clock.now())?))
+        Ok(Self(app.app_auth.verify(token.trim(), app.logins.clock.now()).await?))
     }
 }
 
@@ -40,8 +40,12 @@ pub(super) async fn scan(
     Json(request): Json<CodeRequest>,
 ) -> Result<Answer<ScanResponse>, ApiError> {
     let user = by.user.id.clone();
-    let scan = with_code(&app, address, &user, &request.code, async |code| app.logins.scan(&code, by.user).await).await?;
+    let is_safe = |client: &Client| app.risks.is_safe(&app.geo, client, address.0);
+    let scan = async |code| app.logins.scan(&code, by.user, is_safe).await;
+    let scan = with_code(&app, address, &user, &request.code, scan).await?;
     let client = scan.client;
+    let risk = app.geo.is_set().then(|| app.risks.of(&app.geo, &client, address.0));
+    let place = client.ip.parse().ok();
     let view = ClientView {
         ip: client.ip,
         browser: client.browser,
@@ -49,11 +53,11 @@ pub(super) async fn scan(
         origin: client.origin,
         client_info: client.client_info,
         time: scan.asked_at.to_string(),
-        location: None,
-        network: None,
+        location: place.and_then(|address| app.geo.location(address)),
+        network: place.and_then(|address| app.geo.network(address)),
     };
     let expires_in = scan.expires_in_seconds;
-    let response = ScanResponse { status: "scanned", client: view, expires_in, numbers: scan.numbers, risk: None };
+    let response = ScanResponse { status: "scanned", client: view, expires_in, numbers: scan.numbers, risk };
     Ok(Answer(StatusCode::OK, response))
 }
 
@@ -91,7 +95,8 @@ async fn decide(
     verdict: Verdict,
 ) -> Result<(), ApiError> {
     let user = by.user.id.clone();
-    with_code(app, address, &user, code, async |code| app.logins.decide(&code, by, verdict).await).await
+    let is_safe = |client: &Client| app.risks.is_safe(&app.geo, client, address.0);
+    with_code(app, address, &user, code, async |code| app.logins.decide(&code, by, verdict, is_safe).await).await
 }
 
 /// Does what a phone asks for with a code, unless it has tried too many wrong ones. What has not the form of a code is

@@ -14,7 +14,7 @@ use crate::protocol::Problem;
 use crate::qr::TooLong;
 use crate::random;
 use crate::session::Refusal;
-use crate::token::InvalidToken;
+use crate::token::{AuthError, InvalidToken};
 
 /// The media type of RFC 9457.
 const PROBLEM: &str = "application/problem+json";
@@ -28,7 +28,7 @@ pub(super) enum ApiError {
     #[error("{0}")]
     InvalidRequest(String),
     #[error(transparent)]
-    InvalidToken(#[from] InvalidToken),
+    Auth(#[from] AuthError),
     #[error("the origin {0} may not use this server; to allow it, add it to the setting allowed_origins")]
     ForbiddenOrigin(String),
     #[error("a request without an Origin header may not use this server (setting allow_missing_origin)")]
@@ -83,7 +83,9 @@ impl ApiError {
     fn parts(&self) -> (StatusCode, &'static str, String) {
         let (status, code) = match self {
             Self::InvalidRequest(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
-            Self::InvalidToken(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Self::Auth(AuthError::Invalid(_)) => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Self::Auth(AuthError::TooOld { .. }) => (StatusCode::UNAUTHORIZED, "insufficient_user_authentication"),
+            Self::Auth(AuthError::Unavailable) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::ForbiddenOrigin(_) | Self::MissingOrigin => (StatusCode::FORBIDDEN, "forbidden_origin"),
             Self::TooLong => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
@@ -104,7 +106,11 @@ impl ApiError {
     fn problem(&self) -> (StatusCode, Vec<u8>) {
         let (status, code, detail) = self.parts();
         let title = status.canonical_reason().unwrap_or("Error");
-        let problem = Problem { kind: "about:blank", title, status: status.as_u16(), code, detail };
+        let max_age = match self {
+            Self::Auth(AuthError::TooOld { max_age_seconds }) => Some(*max_age_seconds),
+            _ => None,
+        };
+        let problem = Problem { kind: "about:blank", title, status: status.as_u16(), code, detail, max_age };
         (status, serde_json::to_vec(&problem).unwrap_or_default())
     }
 
@@ -151,6 +157,9 @@ fn login_parts(error: &LoginError) -> (StatusCode, &'static str, String) {
             Refusal::AlreadyDecided => (StatusCode::CONFLICT, "already_decided", "the session has been decided"),
             Refusal::NotDecided => (StatusCode::CONFLICT, "not_decided", "the session has not been decided"),
         },
+        LoginError::Risk => {
+            (StatusCode::FORBIDDEN, "risk", "the phone and the browser lie in different countries or networks")
+        }
         LoginError::Store(_) | LoginError::Read(_) | LoginError::Contended => {
             error!(event = "store unavailable", %error);
             (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the store does not answer; try again")
@@ -163,6 +172,26 @@ fn login_parts(error: &LoginError) -> (StatusCode, &'static str, String) {
     (status, code, detail.to_owned())
 }
 
+/// RFC 6750 §3, and for a login that is too old RFC 9470 §3.
+fn challenge(refused: &AuthError) -> Option<HeaderValue> {
+    match refused {
+        // RFC 6750 §3.1: no error code where no token was sent.
+        AuthError::Invalid(InvalidToken::Missing) => Some(HeaderValue::from_static("Bearer")),
+        AuthError::Invalid(_) => Some(HeaderValue::from_static(r#"Bearer error="invalid_token""#)),
+        AuthError::TooOld { max_age_seconds } => HeaderValue::try_from(format!(
+            r#"Bearer error="insufficient_user_authentication", error_description="{refused}", max_age="{max_age_seconds}""#
+        ))
+        .ok(),
+        AuthError::Unavailable => None,
+    }
+}
+
+impl From<InvalidToken> for ApiError {
+    fn from(invalid: InvalidToken) -> Self {
+        Self::Auth(invalid.into())
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, body) = self.problem();
@@ -171,16 +200,12 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after_seconds() {
             set(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Self::Auth(refused) = &self
+            && let Some(challenge) = challenge(refused)
+        {
+            set(WWW_AUTHENTICATE, challenge);
+        }
         match status {
-            StatusCode::UNAUTHORIZED => drop(set(
-                WWW_AUTHENTICATE,
-                // RFC 6750 §3.1: no error code where no token was sent.
-                HeaderValue::from_static(if matches!(self, Self::InvalidToken(InvalidToken::Missing)) {
-                    "Bearer"
-                } else {
-                    r#"Bearer error="invalid_token""#
-                }),
-            )),
             StatusCode::UPGRADE_REQUIRED => {
                 set(UPGRADE, HeaderValue::from_static("websocket"));
                 set(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

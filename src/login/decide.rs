@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{LoginError, Logins};
-use crate::session::{Code, Decision, Refusal, State};
+use crate::session::{Client, Code, Decision, Refusal, State};
 use crate::token::AppUser;
 
 /// What the phone's owner says.
@@ -14,13 +14,19 @@ pub enum Verdict {
 }
 
 impl Logins {
-    /// The phone's owner decides; the browser is told, and on a yes given its token.
+    /// The phone's owner decides; the browser is told, and on a yes, which must be `is_safe`, given its token.
     ///
     /// # Errors
     /// See [`LoginError`].
-    pub async fn decide(self: &Arc<Self>, code: &Code, by: AppUser, verdict: Verdict) -> Result<(), LoginError> {
-        let (found, code) = self.find(code).await?;
+    pub async fn decide(
+        self: &Arc<Self>,
+        code: &Code,
+        by: AppUser,
+        verdict: Verdict,
+        is_safe: impl Fn(&Client) -> bool,
+    ) -> Result<(), LoginError> {
         let is_confirmed = matches!(verdict, Verdict::Confirm(_));
+        let (found, code) = self.find_safe(code, |client| !is_confirmed || is_safe(client)).await?;
         let logins = self.clone();
         let decided = self.change(found, move |session, now| {
             let decision = match &verdict {

@@ -23,7 +23,7 @@ use crate::bus::{Bus, Change};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Outcome, Stopwatch};
 use crate::node::Hint;
-use crate::session::{Cancellation, Code, Presented, Refusal, Session, SessionKey, State, Step, Timestamp};
+use crate::session::{Cancellation, Client, Code, Presented, Refusal, Session, SessionKey, State, Step, Timestamp};
 use crate::store::{Attached, BatchingReader, Replaced, Store, StoreError};
 use crate::token::{MintError, Minter};
 
@@ -96,6 +96,9 @@ pub enum LoginError {
     /// The store failed for all who asked together; nothing is known.
     #[error(transparent)]
     Read(#[from] Arc<StoreError>),
+    /// The phone and the browser lie too far apart.
+    #[error("the phone and the browser lie apart")]
+    Risk,
     /// Others changed the session again and again.
     #[error("the session kept changing")]
     Contended,
@@ -165,6 +168,16 @@ impl Logins {
         let presented = self.codes.presented(code);
         let found = self.store.find_by_code(&code.key()).await?;
         found.zip(presented).ok_or(LoginError::NotFound)
+    }
+
+    /// As [`Logins::find`], of a browser that `is_safe`.
+    async fn find_safe(
+        &self,
+        code: &Code,
+        is_safe: impl Fn(&Client) -> bool,
+    ) -> Result<(Session, Presented), LoginError> {
+        let (found, code) = self.find(code).await?;
+        if is_safe(&found.client) { Ok((found, code)) } else { Err(LoginError::Risk) }
     }
 
     /// Applies a transition to `found`, writes and announces it; if another change came first, applies it to what

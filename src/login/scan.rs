@@ -17,12 +17,17 @@ pub struct Scan {
 }
 
 impl Logins {
-    /// A phone scans a code and learns who is asking; the browser is told.
+    /// A phone scans a code and learns who is asking, if that `is_safe`; the browser is told.
     ///
     /// # Errors
     /// See [`LoginError`].
-    pub async fn scan(self: &Arc<Self>, code: &Code, by: PhoneUser) -> Result<Scan, LoginError> {
-        let (found, code) = self.find(code).await?;
+    pub async fn scan(
+        self: &Arc<Self>,
+        code: &Code,
+        by: PhoneUser,
+        is_safe: impl Fn(&Client) -> bool,
+    ) -> Result<Scan, LoginError> {
+        let (found, code) = self.find_safe(code, is_safe).await?;
         let session = self.change(found, move |session, now| session.scan(&by, code, now)).await?;
         Ok(Scan {
             expires_in_seconds: session.expires_at.seconds_since(self.clock.now()),

@@ -4,7 +4,7 @@ mod app_auth;
 mod keys;
 mod mint;
 
-pub use app_auth::{AppAuth, AppAuthError, AppUser, InvalidToken, MIN_HMAC_SECRET_BYTES, sign_app_token};
+pub use app_auth::{AppAuth, AppAuthError, AppUser, AuthError, InvalidToken, MIN_HMAC_SECRET_BYTES, sign_app_token};
 pub use keys::{KeyError, KeyRing, open_code_secret, read_code_secret};
 pub use mint::{MintError, Minter, RESERVED_CLAIMS};
 

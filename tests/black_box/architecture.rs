@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Imports point downwards: `main → app → http → {login, hub} → {store, bus, token} → session`. A module may use those
 /// of lower layers, and itself. `random` and `cause`, beside `session`, may be used by all but that.
-const LAYERS: [(&str, u8); 27] = [
+const LAYERS: [(&str, u8); 28] = [
     ("main", 9),
     ("cli", 8),
     ("app", 7),
@@ -23,6 +23,7 @@ const LAYERS: [(&str, u8); 27] = [
     ("websocket", 3),
     ("limits", 3),
     ("config", 4),
+    ("geo", 4),
     ("session", 1),
     ("clock", 2),
     ("files", 2),

@@ -8,6 +8,7 @@ use qrlogin::app::{self, Listeners, Parts};
 use qrlogin::bus::{Bus, LocalBus};
 use qrlogin::clock::{Clock, Hands};
 use qrlogin::config::{Address, Secret, Settings};
+use qrlogin::geo::Geo;
 use qrlogin::metrics::Metrics;
 use qrlogin::session::Timestamp;
 use qrlogin::shutdown::Shutdown;
@@ -106,7 +107,8 @@ impl Server {
         let parts = Parts {
             keys: KeyRing::open(&settings.token.key_dir).unwrap(),
             code_secret: open_code_secret(&settings.token.key_dir).unwrap(),
-            app_auth: app::app_auth(&settings.app_auth).unwrap(),
+            app_auth: app::app_auth(&settings.app_auth, &clock).unwrap(),
+            geo: Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file).unwrap(),
             settings,
             clock: clock.clone(),
             metrics,

@@ -6,6 +6,7 @@ mod harness;
 mod real_time;
 mod services;
 
+mod app_tokens;
 mod architecture;
 mod browser_page;
 mod bus_conformance;
@@ -20,6 +21,7 @@ mod login;
 mod many_nodes;
 mod origins;
 mod outage;
+mod places;
 mod program;
 mod races;
 mod receipts;

@@ -1,0 +1,160 @@
+//! Where an address is, and in whose network: what MaxMind databases say of it.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use maxminddb::geoip2::{Asn, City};
+use maxminddb::{MaxMindDbError, Reader};
+use serde::Deserialize;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::protocol::{LocationView, NetworkView};
+
+/// The databases that are set.
+#[derive(Default)]
+pub struct Geo {
+    places: Option<Database>,
+    networks: Option<Database>,
+}
+
+/// Why a database cannot be used.
+#[derive(Debug, Error)]
+pub enum GeoError {
+    /// The file cannot be read.
+    #[error("{key}: {path}: {source}")]
+    Io {
+        /// The setting.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error("{key}: {path}: not a MaxMind database: {source}")]
+    NotADatabase {
+        /// The setting.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: MaxMindDbError,
+    },
+}
+
+/// A file, which is replaced from time to time.
+struct Database {
+    key: &'static str,
+    path: PathBuf,
+    current: RwLock<Current>,
+}
+
+#[derive(Clone)]
+struct Current {
+    reader: Arc<Reader<Vec<u8>>>,
+    modified: (SystemTime, u64),
+}
+
+impl Geo {
+    /// Opens what is set: places, and networks. An empty path is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds something else.
+    pub fn open(places: &Path, networks: &Path) -> Result<Self, GeoError> {
+        let open = |key, path: &Path| {
+            if path == Path::new("") { Ok(None) } else { Database::open(key, path).map(Some) }
+        };
+        Ok(Self { places: open("geoip.city_file", places)?, networks: open("geoip.asn_file", networks)? })
+    }
+
+    /// Whether anything is known at all.
+    #[must_use]
+    pub const fn is_set(&self) -> bool {
+        self.places.is_some() || self.networks.is_some()
+    }
+
+    /// Where an address is.
+    #[must_use]
+    pub fn location(&self, address: IpAddr) -> Option<LocationView> {
+        let reader = self.places.as_ref()?.reader();
+        let found: City<'_> = look_up(&reader, address)?;
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        let country = if found.country.iso_code.is_some() { &found.country } else { &found.registered_country };
+        let view = LocationView {
+            city: text(found.city.names.english),
+            region: text(found.subdivisions.first().and_then(|region| region.names.english)),
+            country: text(country.names.english),
+            country_code: text(country.iso_code),
+        };
+        (view != LocationView::default()).then_some(view)
+    }
+
+    /// In whose network an address is.
+    #[must_use]
+    pub fn network(&self, address: IpAddr) -> Option<NetworkView> {
+        let reader = self.networks.as_ref()?.reader();
+        let found: Asn<'_> = look_up(&reader, address)?;
+        let organization = found.autonomous_system_organization.map(str::to_owned);
+        let view = NetworkView { asn: found.autonomous_system_number, organization };
+        (view != NetworkView::default()).then_some(view)
+    }
+
+    /// Reads those files again that have changed. One that cannot be used leaves what was.
+    pub fn refresh(&self) {
+        for database in self.places.iter().chain(&self.networks) {
+            match database.refresh() {
+                Ok(true) => info!(event = "database read again", setting = database.key),
+                Ok(false) => {}
+                Err(error) => warn!(event = "database not read", %error),
+            }
+        }
+    }
+}
+
+impl Database {
+    fn open(key: &'static str, path: &Path) -> Result<Self, GeoError> {
+        let current = RwLock::new(Current::read(key, path)?);
+        Ok(Self { key, path: path.to_owned(), current })
+    }
+
+    fn reader(&self) -> Arc<Reader<Vec<u8>>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).reader.clone()
+    }
+
+    fn refresh(&self) -> Result<bool, GeoError> {
+        let known = self.current.read().unwrap_or_else(PoisonError::into_inner).modified;
+        if modified(&self.path).map_err(|source| GeoError::Io { key: self.key, path: self.path.clone(), source })? == known {
+            return Ok(false);
+        }
+        let fresh = Current::read(self.key, &self.path)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(true)
+    }
+}
+
+impl Current {
+    fn read(key: &'static str, path: &Path) -> Result<Self, GeoError> {
+        let failed = |source| GeoError::Io { key, path: path.to_owned(), source };
+        // Before it is read: if it changes meanwhile, it is read again.
+        let modified = modified(path).map_err(failed)?;
+        let bytes = fs::read(path).map_err(failed)?;
+        let not_one = |source| GeoError::NotADatabase { key, path: path.to_owned(), source };
+        let reader = Arc::new(Reader::from_source(bytes).map_err(not_one)?);
+        Ok(Self { reader, modified })
+    }
+}
+
+fn modified(path: &Path) -> io::Result<(SystemTime, u64)> {
+    let file = fs::metadata(path)?;
+    Ok((file.modified()?, file.len()))
+}
+
+/// What cannot be read is not known: a login does not fail for it.
+fn look_up<'a, T: Deserialize<'a>>(reader: &'a Reader<Vec<u8>>, address: IpAddr) -> Option<T> {
+    reader.lookup(address).ok()?.decode().ok()?
+}

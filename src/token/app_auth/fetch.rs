@@ -1,0 +1,85 @@
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Method, StatusCode, redirect};
+use thiserror::Error;
+use url::Url;
+
+use crate::cause::explain;
+
+/// Whoever asks waits for the answer: a phone, or all whose token names the same new key.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Longer answers are none.
+const MAX_BYTES: usize = 512 * 1024;
+
+/// A source outside that is asked over HTTP.
+pub(super) struct Source {
+    http: Client,
+    url: Url,
+}
+
+/// Why there is no answer. Holds nothing of what was sent.
+#[derive(Debug, Error)]
+pub(super) enum FetchError {
+    #[error("{0}")]
+    NoAnswer(String),
+    #[error("it answered {0}")]
+    Status(StatusCode),
+    #[error("its answer is longer than {MAX_BYTES} bytes")]
+    TooLong,
+}
+
+impl From<reqwest::Error> for FetchError {
+    fn from(error: reqwest::Error) -> Self {
+        // The URL may hold something; the setting's name will do.
+        Self::NoAnswer(explain(&error.without_url()))
+    }
+}
+
+impl Source {
+    pub(super) fn new(url: Url, is_loopback: bool) -> Result<Self, reqwest::Error> {
+        let http = Client::builder()
+            .timeout(PATIENCE)
+            // Who answers is who was set.
+            .redirect(redirect::Policy::none())
+            .user_agent(concat!("qrlogin/", env!("CARGO_PKG_VERSION")));
+        let http = if is_loopback { http.no_proxy() } else { http.https_only(true) };
+        Ok(Self { http: http.build()?, url })
+    }
+
+    pub(super) async fn get(&self) -> Result<Vec<u8>, FetchError> {
+        self.ask(Method::GET, None, None).await
+    }
+
+    /// Posts a form (`application/x-www-form-urlencoded`).
+    pub(super) async fn post(&self, form: String, authorization: Option<&HeaderValue>) -> Result<Vec<u8>, FetchError> {
+        self.ask(Method::POST, Some(form), authorization).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        form: Option<String>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Vec<u8>, FetchError> {
+        let mut request = self.http.request(method, self.url.clone()).header(ACCEPT, "application/json");
+        if let Some(form) = form {
+            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
+        }
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let mut response = request.send().await?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Status(response.status()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_BYTES {
+                return Err(FetchError::TooLong);
+            }
+        }
+        Ok(body)
+    }
+}

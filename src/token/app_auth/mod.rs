@@ -1,0 +1,359 @@
+//! Verifying app tokens: the phone proves itself with a token of the integrator's own user system.
+
+mod fetch;
+mod introspection;
+mod key_set;
+
+use std::path::{Path, PathBuf};
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde_json::{Map, Value};
+use thiserror::Error;
+use url::Url;
+
+use super::WEB_TOKEN_TYPE;
+use crate::clock::Clock;
+use crate::session::{PhoneUser, Timestamp};
+use fetch::Source;
+use introspection::Introspection;
+use key_set::KeySet;
+
+/// Below this an HMAC secret is weaker than HS256 (RFC 7518 §3.2).
+pub const MIN_HMAC_SECRET_BYTES: usize = 32;
+/// How far ahead of ours the clock of whoever made a token may be.
+const NOT_BEFORE_LEEWAY_SECONDS: i64 = 5;
+/// A user's id, in bytes.
+const MAX_ID_BYTES: usize = 256;
+/// A display name, in characters; a longer one is cut.
+const MAX_NAME_CHARS: usize = 128;
+/// A picture's URL, in bytes; a longer one is left out.
+const MAX_PICTURE_BYTES: usize = 2048;
+
+/// Verifies app tokens.
+pub struct AppAuth {
+    judge: Judge,
+    issuer: Option<String>,
+    audience: Option<String>,
+    user_claim: String,
+    max_age_seconds: u32,
+}
+
+/// Who says whether a token is good.
+enum Judge {
+    /// One key.
+    Key(DecodingKey, Algorithm),
+    /// Keys that are published.
+    KeySet(KeySet),
+    /// Whoever gave it.
+    Introspection(Introspection),
+}
+
+/// A phone user, with all that the app token says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppUser {
+    /// Who.
+    pub user: PhoneUser,
+    /// The token's claims, some of which may be passed on.
+    pub claims: Map<String, Value>,
+}
+
+/// Why an app token was refused; its text is for the phone's developer and never quotes the token.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvalidToken {
+    /// No `Authorization: Bearer` header.
+    #[error("the request carries no app token; send it as 'Authorization: Bearer'")]
+    Missing,
+    /// Not a JWT, or not in its form.
+    #[error("the app token is not a well-formed JWT")]
+    Malformed,
+    /// The signature or its algorithm is not that of the configured key.
+    #[error("the app token is not signed with the configured key and its algorithm")]
+    Signature,
+    /// Past its `exp`.
+    #[error("the app token has expired")]
+    Expired,
+    /// Before its `nbf`.
+    #[error("the app token is not yet valid")]
+    NotYetValid,
+    /// Another issuer.
+    #[error("the app token's 'iss' is not the configured issuer")]
+    Issuer,
+    /// Another audience.
+    #[error("the app token's 'aud' does not name the configured audience")]
+    Audience,
+    /// A claim that is needed is missing or of the wrong type.
+    #[error("the app token has no usable '{0}' claim")]
+    Claim(String),
+    /// A token that was minted here for a browser.
+    #[error("a web_token is not an app token")]
+    WebToken,
+    /// It demands what is not understood here.
+    #[error("the app token's header has a 'crit' that is not understood")]
+    Critical,
+    /// It names a key that is not published.
+    #[error("the app token is signed with a key that its source does not publish")]
+    UnknownKey,
+    /// Whoever gave it says so.
+    #[error("the app token is not active")]
+    Inactive,
+}
+
+/// Why an app token does not let its phone in.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AuthError {
+    /// It proves nothing.
+    #[error(transparent)]
+    Invalid(#[from] InvalidToken),
+    /// The user's login on the phone is too long ago (RFC 9470).
+    #[error("the login on the phone is older than {max_age_seconds} s; log in there again")]
+    TooOld {
+        /// How long ago it may be.
+        max_age_seconds: u32,
+    },
+    /// Whoever would know does not answer.
+    #[error("the source that app tokens are verified with does not answer; try again")]
+    Unavailable,
+}
+
+/// Why app tokens cannot be verified as configured.
+#[derive(Debug, Error)]
+pub enum AppAuthError {
+    /// The key file cannot be read.
+    #[error("app_auth.public_key_file: {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A source cannot be asked.
+    #[error("{key}: {reason}")]
+    Source {
+        /// The setting.
+        key: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key file holds something else.
+    #[error("app_auth.public_key_file: {path}: not an RSA, P-256 or Ed25519 public key in PEM form")]
+    NotAKey {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl AppAuth {
+    /// Tokens signed with HS256 and this secret.
+    #[must_use]
+    pub fn hmac(secret: &[u8]) -> Self {
+        Self::new(DecodingKey::from_secret(secret), Algorithm::HS256)
+    }
+
+    /// Tokens signed with the private half of the key in this file; RS256, ES256 or EdDSA, as the key's kind is.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that holds no such key.
+    pub fn public_key_file(path: &Path) -> Result<Self, AppAuthError> {
+        let text = std::fs::read(path).map_err(|source| AppAuthError::Io { path: path.into(), source })?;
+        DecodingKey::from_rsa_pem(&text)
+            .map(|key| Self::new(key, Algorithm::RS256))
+            .or_else(|_| DecodingKey::from_ec_pem(&text).map(|key| Self::new(key, Algorithm::ES256)))
+            .or_else(|_| DecodingKey::from_ed_pem(&text).map(|key| Self::new(key, Algorithm::EdDSA)))
+            .map_err(|_| AppAuthError::NotAKey { path: path.into() })
+    }
+
+    /// Tokens signed with a key of the JWK Set that is published here.
+    ///
+    /// # Errors
+    /// The system's trusted certificates cannot be used.
+    pub fn key_set(url: Url, is_loopback: bool, clock: Clock) -> Result<Self, AppAuthError> {
+        let source = source("app_auth.jwks_url", url, is_loopback)?;
+        Ok(Self::judged_by(Judge::KeySet(KeySet::new(source, clock))))
+    }
+
+    /// Tokens of which this endpoint (RFC 7662) says that they are active; `client` is as whom it is asked, and with which
+    /// secret.
+    ///
+    /// # Errors
+    /// The system's trusted certificates cannot be used.
+    pub fn introspection(
+        url: Url,
+        is_loopback: bool,
+        client: Option<(&str, &str)>,
+        clock: Clock,
+    ) -> Result<Self, AppAuthError> {
+        let source = source("app_auth.introspection_url", url, is_loopback)?;
+        Ok(Self::judged_by(Judge::Introspection(Introspection::new(source, client, clock))))
+    }
+
+    fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
+        Self::judged_by(Judge::Key(key, algorithm))
+    }
+
+    fn judged_by(judge: Judge) -> Self {
+        Self { judge, issuer: None, audience: None, user_claim: "sub".to_owned(), max_age_seconds: 0 }
+    }
+
+    /// Accepts tokens of this issuer only.
+    #[must_use]
+    pub fn with_issuer(mut self, issuer: &str) -> Self {
+        self.issuer = Some(issuer.to_owned());
+        self
+    }
+
+    /// Accepts tokens for this audience only.
+    #[must_use]
+    pub fn with_audience(mut self, audience: &str) -> Self {
+        self.audience = Some(audience.to_owned());
+        self
+    }
+
+    /// Takes the user's id from this claim instead of `sub`.
+    #[must_use]
+    pub fn with_user_claim(mut self, claim: &str) -> Self {
+        claim.clone_into(&mut self.user_claim);
+        self
+    }
+
+    /// Accepts tokens only of users who logged in no longer ago; 0: at any time.
+    #[must_use]
+    pub const fn with_max_age(mut self, seconds: u32) -> Self {
+        self.max_age_seconds = seconds;
+        self
+    }
+
+    /// Asks a source that is to be asked from time to time, for as long as the program runs.
+    pub async fn keep_fresh(&self) {
+        if let Judge::KeySet(keys) = &self.judge {
+            keys.keep_fresh().await;
+        }
+    }
+
+    /// Who sent this token.
+    ///
+    /// # Errors
+    /// See [`AuthError`].
+    pub async fn verify(&self, token: &str, now: Timestamp) -> Result<AppUser, AuthError> {
+        // Before anybody else sees it: it is not theirs.
+        let header = jsonwebtoken::decode_header(token);
+        let is_web_token = |typ: &String| typ.eq_ignore_ascii_case(WEB_TOKEN_TYPE);
+        if header.as_ref().is_ok_and(|header| header.typ.as_ref().is_some_and(is_web_token)) {
+            return Err(InvalidToken::WebToken.into());
+        }
+        let claims = match &self.judge {
+            Judge::Introspection(introspection) => introspection.ask(token).await?,
+            judge => {
+                let header = header.map_err(|error| refusal(error.kind()))?;
+                if header.crit.is_some() {
+                    // RFC 7515 §4.1.11: none of these is understood here.
+                    return Err(InvalidToken::Critical.into());
+                }
+                let claims = match judge {
+                    Judge::KeySet(keys) => {
+                        let key = keys.find(header.kid.as_deref()).await?;
+                        signed(token, &key.key, key.algorithm)?
+                    }
+                    Judge::Key(key, algorithm) => signed(token, key, *algorithm)?,
+                    Judge::Introspection(_) => Map::new(),
+                };
+                if !claims.contains_key("exp") {
+                    return Err(InvalidToken::Claim("exp".to_owned()).into());
+                }
+                claims
+            }
+        };
+        self.check(&claims, now)?;
+        let user = PhoneUser { id: self.user_id(&claims)?, name: name(&claims), picture: picture(&claims) };
+        Ok(AppUser { user, claims })
+    }
+
+    fn check(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<(), AuthError> {
+        if self.issuer.as_deref().is_some_and(|issuer| claims.get("iss").and_then(Value::as_str) != Some(issuer)) {
+            return Err(InvalidToken::Issuer.into());
+        }
+        if self.audience.as_deref().is_some_and(|audience| !names(claims.get("aud"), audience)) {
+            return Err(InvalidToken::Audience.into());
+        }
+        if numeric_date(claims, "exp")?.is_some_and(|expires_at| now >= expires_at) {
+            return Err(InvalidToken::Expired.into());
+        }
+        let earliest = |nbf: Timestamp| nbf.plus_millis(-1000 * NOT_BEFORE_LEEWAY_SECONDS);
+        if numeric_date(claims, "nbf")?.is_some_and(|nbf| now < earliest(nbf)) {
+            return Err(InvalidToken::NotYetValid.into());
+        }
+        let max_age_seconds = self.max_age_seconds;
+        let is_fresh = |auth_time: Timestamp| auth_time.plus_seconds(max_age_seconds) >= now;
+        if max_age_seconds > 0 && !numeric_date(claims, "auth_time")?.is_some_and(is_fresh) {
+            return Err(AuthError::TooOld { max_age_seconds });
+        }
+        Ok(())
+    }
+
+    fn user_id(&self, claims: &Map<String, Value>) -> Result<String, InvalidToken> {
+        let id = match claims.get(&self.user_claim) {
+            Some(Value::String(id)) => id.clone(),
+            Some(Value::Number(id)) => id.to_string(),
+            _ => String::new(),
+        };
+        if (1..=MAX_ID_BYTES).contains(&id.len()) { Ok(id) } else { Err(InvalidToken::Claim(self.user_claim.clone())) }
+    }
+}
+
+fn source(key: &'static str, url: Url, is_loopback: bool) -> Result<Source, AppAuthError> {
+    Source::new(url, is_loopback).map_err(|error| AppAuthError::Source { key, reason: error.to_string() })
+}
+
+/// What a token says that is signed with this key and this algorithm, and no other.
+fn signed(token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Map<String, Value>, InvalidToken> {
+    let mut validation = Validation::new(algorithm);
+    // What it says is checked by us, against our own clock.
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    let decoded = jsonwebtoken::decode(token, key, &validation).map_err(|error| refusal(error.kind()))?;
+    Ok(decoded.claims)
+}
+
+fn refusal(error: &ErrorKind) -> InvalidToken {
+    match error {
+        ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => InvalidToken::Signature,
+        _ => InvalidToken::Malformed,
+    }
+}
+
+/// Whether a claim is this text, or a list in which it stands (RFC 7519 §4.1.3).
+fn names(claim: Option<&Value>, text: &str) -> bool {
+    match claim {
+        Some(Value::String(said)) => said == text,
+        Some(Value::Array(said)) => said.iter().any(|said| said == text),
+        _ => false,
+    }
+}
+
+/// A `NumericDate` (RFC 7519 §2): seconds since the epoch, possibly with a fraction.
+fn numeric_date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, InvalidToken> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let seconds = value.as_f64().ok_or_else(|| InvalidToken::Claim(name.to_owned()))?;
+    #[expect(clippy::cast_possible_truncation, reason = "saturates: a date beyond the range is far enough away")]
+    Ok(Some(Timestamp::from_millis((seconds * 1000.0) as i64)))
+}
+
+fn name(claims: &Map<String, Value>) -> Option<String> {
+    let name: String = claims.get("name")?.as_str()?.chars().take(MAX_NAME_CHARS).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// Only what a page may load as a picture: anything else than http(s) could be script.
+fn picture(claims: &Map<String, Value>) -> Option<String> {
+    let picture = claims.get("picture")?.as_str()?;
+    let is_web = picture.starts_with("https://") || picture.starts_with("http://");
+    (is_web && picture.len() <= MAX_PICTURE_BYTES).then(|| picture.to_owned())
+}
+
+/// An app token for trying out: `claims`, signed with HS256 and `secret`. `None` if the claims cannot be written.
+#[must_use]
+pub fn sign_app_token(secret: &[u8], claims: &Map<String, Value>) -> Option<String> {
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret)).ok()
+}

@@ -1,0 +1,359 @@
+//! App tokens that somebody else vouches for: by a JWK Set, by introspection; and logins on the phone that are too old.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::any;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use qrlogin::config::{Secret, Settings};
+use qrlogin::token::KeyRing;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Answer, Server, Session};
+
+/// A source outside, which answers as it is told to.
+#[derive(Clone, Default)]
+struct Source {
+    says: Arc<Mutex<Says>>,
+    asked: Arc<AtomicUsize>,
+    last: Arc<Mutex<(HeaderMap, String)>>,
+}
+
+#[derive(Clone, Default)]
+enum Says {
+    This(String),
+    Status(u16),
+    #[default]
+    Nothing,
+    /// Headers, and then no end.
+    Endless,
+}
+
+impl Source {
+    async fn start() -> (Self, SocketAddr) {
+        let source = Self::default();
+        let routes = Router::new().route("/", any(answer)).with_state(source.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        (source, address)
+    }
+
+    fn says(&self, what: Says) {
+        *self.says.lock().unwrap() = what;
+    }
+
+    fn says_json(&self, what: Value) {
+        self.says(Says::This(what.to_string()));
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+async fn answer(State(source): State<Source>, headers: HeaderMap, body: String) -> axum::response::Response {
+    source.asked.fetch_add(1, Ordering::SeqCst);
+    *source.last.lock().unwrap() = (headers, body);
+    let says = source.says.lock().unwrap().clone();
+    match says {
+        Says::This(text) => text.into_response(),
+        Says::Status(status) => (StatusCode::from_u16(status).unwrap(), "{}").into_response(),
+        Says::Nothing => std::future::pending().await,
+        Says::Endless => {
+            let stream = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1024]));
+            axum::body::Body::from_stream(stream).into_response()
+        }
+    }
+}
+
+/// A signing key of the site's.
+struct Signer {
+    _dir: TempDir,
+    key: EncodingKey,
+    kid: String,
+    public: Value,
+}
+
+impl Signer {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ring = KeyRing::open(dir.path()).unwrap();
+        let pem = std::fs::read(dir.path().join("web-token.pem")).unwrap();
+        let public = ring.jwks()["keys"][0].clone();
+        Self { key: EncodingKey::from_ed_pem(&pem).unwrap(), kid: ring.signing(), public, _dir: dir }
+    }
+
+    fn sign(&self, claims: &Value) -> String {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(self.kid.clone());
+        encode(&header, claims, &self.key).unwrap()
+    }
+}
+
+async fn by_key_set(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> Server {
+    Server::start_with(|settings| {
+        settings.app_auth.hmac_secret = Secret::default();
+        settings.app_auth.jwks_url = format!("http://{address}/");
+        change(settings);
+    })
+    .await
+}
+
+async fn scan(server: &Server, session: &Session, token: &str) -> Answer {
+    let body = json!({ "code": session.code });
+    server.request(Method::POST, "/v1/qr-login/scan", Some(token), Some(body)).await
+}
+
+fn claims_of(server: &Server, user: &str) -> Value {
+    json!({ "sub": user, "exp": server.clock.now().as_seconds() + 600 })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_a_jwk_set_are_trusted_each_with_its_own_algorithm_and_no_other() {
+    let (source, address) = Source::start().await;
+    let signer = Signer::new();
+    let x = signer.public["x"].as_str().unwrap();
+    // Keys that are of no use here do no harm.
+    source.says_json(json!({ "keys": [
+        { "kty": "oct", "kid": "shared", "k": "c3dvcmRmaXNo" },
+        { "kty": "QUANTUM", "kid": "future" },
+        "no key at all",
+        { "kty": "OKP", "crv": "Ed25519", "x": x, "kid": "for encryption", "use": "enc" },
+        { "kty": "OKP", "crv": "Ed25519", "x": x, "kid": "confused", "alg": "HS256" },
+        signer.public,
+    ] }));
+    let server = by_key_set(address, |settings| {
+        settings.app_auth.issuer = "https://site.example".to_owned();
+        settings.app_auth.audience = "qrlogin".to_owned();
+    })
+    .await;
+    let session = server.generate().await;
+    let now = server.clock.now().as_seconds();
+    let good = json!({ "sub": "ann", "iss": "https://site.example", "aud": ["qrlogin"], "exp": now + 60 });
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        signer.sign(&claims)
+    };
+    let named = |kid: &str, algorithm: Algorithm, key: &EncodingKey| {
+        let mut header = Header::new(algorithm);
+        header.kid = Some(kid.to_owned());
+        encode(&header, &good, key).unwrap()
+    };
+    let critical = {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(signer.kid.clone());
+        header.crit = Some(vec!["exp".to_owned()]);
+        encode(&header, &good, &signer.key).unwrap()
+    };
+    let public = EncodingKey::from_base64_secret(&x.replace('-', "+").replace('_', "/")).or_else(|_| {
+        EncodingKey::from_base64_secret(&format!("{}=", x.replace('-', "+").replace('_', "/")))
+    });
+    for (what, token) in [
+        ("the public key as an HMAC secret", named(&signer.kid, Algorithm::HS256, &public.unwrap())),
+        ("a symmetric key of the set", named("shared", Algorithm::HS256, &EncodingKey::from_secret(b"swordfish"))),
+        ("a key for encryption", named("for encryption", Algorithm::EdDSA, &signer.key)),
+        ("a key whose algorithm is not its kind's", named("confused", Algorithm::EdDSA, &signer.key)),
+        ("an unknown key", named("nobody's", Algorithm::EdDSA, &signer.key)),
+        ("another's signature", {
+            let mut header = Header::new(Algorithm::EdDSA);
+            header.kid = Some(signer.kid.clone());
+            encode(&header, &good, &Signer::new().key).unwrap()
+        }),
+        ("a demand that is not understood", critical),
+        ("another issuer", with("iss", json!("https://other.example"))),
+        ("a list of issuers", with("iss", json!(["https://site.example"]))),
+        ("another audience", with("aud", json!("other"))),
+        ("expired", with("exp", json!(now))),
+        ("not yet valid", with("nbf", json!(now + 30))),
+        ("no expiry", with("exp", Value::Null)),
+    ] {
+        assert_eq!(scan(&server, &session, &token).await.refusal(), "401 invalid_token", "{what}");
+    }
+    assert_eq!(scan(&server, &session, &signer.sign(&good)).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_rotated_at_the_source_is_picked_up_and_the_source_is_not_pestered() {
+    let (source, address) = Source::start().await;
+    let (old, new) = (Signer::new(), Signer::new());
+    source.says_json(json!({ "keys": [old.public] }));
+    let server = by_key_set(address, |_| {}).await;
+    let session = server.generate().await;
+    let by = |signer: &Signer| signer.sign(&claims_of(&server, "ann"));
+    assert_eq!(scan(&server, &session, &by(&old)).await.status, 200);
+
+    source.says_json(json!({ "keys": [old.public, new.public] }));
+    server.hands.advance_seconds(10);
+    assert_eq!(scan(&server, &session, &by(&new)).await.status, 200);
+    assert_eq!(scan(&server, &session, &by(&old)).await.status, 200);
+    let asked = source.asked();
+    for _ in 0..20 {
+        assert_eq!(scan(&server, &session, &by(&Signer::new())).await.refusal(), "401 invalid_token");
+    }
+    assert_eq!(source.asked(), asked, "once in ten seconds");
+    server.hands.advance_seconds(10);
+    assert_eq!(scan(&server, &session, &by(&Signer::new())).await.refusal(), "401 invalid_token");
+    assert_eq!(source.asked(), asked + 1);
+
+    // A key that is taken back is none after the next look, of which no token is the cause.
+    source.says_json(json!({ "keys": [new.public] }));
+    server.hands.advance_seconds(280);
+    let session = server.generate().await;
+    while scan(&server, &session, &by(&old)).await.status != 401 {
+        server.hands.advance_millis(100);
+    }
+    assert_eq!(scan(&server, &session, &by(&new)).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
+    let (source, address) = Source::start().await;
+    let signer = Signer::new();
+    source.says(Says::Status(500));
+    let server = by_key_set(address, |settings| settings.session.ttl_seconds = 3600).await;
+    let session = server.generate().await;
+    let token = |signer: &Signer| {
+        let exp = server.clock.now().as_seconds() + 3 * 86_400;
+        signer.sign(&json!({ "sub": "ann", "exp": exp }))
+    };
+    let early = scan(&server, &session, &token(&signer)).await;
+    assert_eq!(early.refusal(), "503 unavailable", "nothing is known yet");
+    assert!(early.header("retry-after").parse::<u32>().unwrap() > 0);
+    assert!(early.header("www-authenticate").is_empty());
+
+    source.says_json(json!({ "keys": [signer.public] }));
+    server.hands.advance_seconds(15);
+    while scan(&server, &session, &token(&signer)).await.status != 200 {}
+    for down in [Says::Status(500), Says::This("swordfish".to_owned()), Says::Status(302), Says::Endless] {
+        source.says(down);
+        server.hands.advance_seconds(300);
+        assert_eq!(scan(&server, &session, &token(&signer)).await.status, 200);
+        while scan(&server, &session, &token(&Signer::new())).await.refusal() != "503 unavailable" {
+            server.hands.advance_seconds(10);
+        }
+    }
+    server.hands.advance_seconds(86_400);
+    let session = server.generate().await;
+    assert_eq!(scan(&server, &session, &token(&signer)).await.refusal(), "503 unavailable", "a day is long enough");
+    server.stop().await;
+}
+
+async fn by_introspection(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> Server {
+    Server::start_with(|settings| {
+        settings.app_auth.hmac_secret = Secret::default();
+        settings.app_auth.introspection_url = format!("http://{address}/");
+        settings.app_auth.introspection_client_id = "qr login".to_owned();
+        settings.app_auth.introspection_client_secret = Secret("p:ss".to_owned());
+        change(settings);
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gave_a_token_is_asked_whether_it_is_good() {
+    let (source, address) = Source::start().await;
+    let server = by_introspection(address, |settings| settings.token.claims = vec!["email".to_owned()]).await;
+    let session = server.generate().await;
+    let exp = server.clock.now().as_seconds() + 5;
+    source.says_json(json!({ "active": true, "sub": "ann", "name": "Ann", "email": "ann@example.com", "exp": exp }));
+    assert_eq!(scan(&server, &session, "opaque+token/ of=the&app").await.status, 200);
+    let (headers, body) = source.last.lock().unwrap().clone();
+    assert_eq!(headers["authorization"], "Basic cXIrbG9naW46cCUzQXNz", "RFC 6749 §2.3.1");
+    assert_eq!(headers["content-type"], "application/x-www-form-urlencoded");
+    assert_eq!(body, "token=opaque%2Btoken%2F+of%3Dthe%26app&token_type_hint=access_token");
+
+    // What was said is kept for a moment, and no longer than the token is good.
+    assert_eq!(scan(&server, &session, "opaque+token/ of=the&app").await.status, 200);
+    assert_eq!(source.asked(), 1);
+    server.hands.advance_seconds(5);
+    assert_eq!(scan(&server, &session, "opaque+token/ of=the&app").await.refusal(), "401 invalid_token");
+    server.hands.advance_seconds(5);
+    source.says_json(json!({ "active": true, "sub": "ann" }));
+    let body = json!({ "code": session.code });
+    let confirm = server.request(Method::POST, "/v1/qr-login/confirm", Some("opaque+token/ of=the&app"), Some(body));
+    assert_eq!(confirm.await.status, 200);
+    assert_eq!(source.asked(), 2);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_a_clear_yes_is_none() {
+    let (source, address) = Source::start().await;
+    let server = by_introspection(address, |settings| settings.app_auth.audience = "qrlogin".to_owned()).await;
+    let session = server.generate().await;
+    let now = server.clock.now().as_seconds();
+    let yes = json!({ "active": true, "sub": "ann", "aud": "qrlogin" });
+    let with = |name: &str, value: Value| {
+        let mut said = yes.clone();
+        said[name] = value;
+        Says::This(said.to_string())
+    };
+    for (number, (says, expected)) in [
+        (Says::This(json!({ "active": false }).to_string()), "401 invalid_token"),
+        (with("active", json!(false)), "401 invalid_token"),
+        (with("aud", json!("other")), "401 invalid_token"),
+        (with("sub", Value::Null), "401 invalid_token"),
+        (with("exp", json!(now)), "401 invalid_token"),
+        (with("nbf", json!(now + 30)), "401 invalid_token"),
+        (with("active", json!("true")), "503 unavailable"),
+        (with("active", Value::Null), "503 unavailable"),
+        (Says::This("yes".to_owned()), "503 unavailable"),
+        (Says::This("[true]".to_owned()), "503 unavailable"),
+        (Says::Status(500), "503 unavailable"),
+        (Says::Status(401), "503 unavailable"),
+        (Says::Endless, "503 unavailable"),
+        (Says::Nothing, "503 unavailable"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        source.says(says);
+        assert_eq!(scan(&server, &session, &format!("token {number}")).await.refusal(), expected, "{number}");
+    }
+    assert_eq!(server.status(&session).await.body["version"], 1);
+    source.says_json(yes);
+    // A failure is not kept.
+    assert_eq!(scan(&server, &session, "token 10").await.status, 200);
+    // Nor is a web_token shown to anybody.
+    let asked = source.asked();
+    let mut header = Header::new(Algorithm::HS256);
+    header.typ = Some("qrlogin+jwt".to_owned());
+    let web_token = encode(&header, &json!({ "sub": "ann" }), &EncodingKey::from_secret(b"x")).unwrap();
+    assert_eq!(scan(&server, &session, &web_token).await.refusal(), "401 invalid_token");
+    assert_eq!(source.asked(), asked);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_on_the_phone_that_is_too_old_is_asked_for_anew() {
+    let server = Server::start_with(|settings| settings.app_auth.max_age_seconds = 300).await;
+    let session = server.generate().await;
+    let now = server.clock.now().as_seconds();
+    for old in [json!({ "sub": "ann", "auth_time": now - 301 }), json!({ "sub": "ann" })] {
+        for verb in ["scan", "confirm", "reject"] {
+            let (path, body) = (format!("/v1/qr-login/{verb}"), json!({ "code": session.code }));
+            let answer = server.request(Method::POST, &path, Some(&server.app_token(old.clone())), Some(body)).await;
+            assert_eq!(answer.refusal(), "401 insufficient_user_authentication");
+            let challenge = answer.header("www-authenticate");
+            assert!(challenge.starts_with(r#"Bearer error="insufficient_user_authentication", "#), "{challenge}");
+            assert!(challenge.ends_with(r#", max_age="300""#), "{challenge}");
+            assert_eq!(answer.body["max_age"], 300);
+        }
+    }
+    let unusable = server.app_token(json!({ "sub": "ann", "auth_time": "yesterday" }));
+    assert_eq!(scan(&server, &session, &unusable).await.refusal(), "401 invalid_token");
+    let fresh = server.app_token(json!({ "sub": "ann", "auth_time": now - 300 }));
+    assert_eq!(scan(&server, &session, &fresh).await.status, 200);
+    server.stop().await;
+}

@@ -1,0 +1,167 @@
+//! Where the browser is, and whether the phone is elsewhere.
+
+use std::path::PathBuf;
+
+use maxminddb_writer::Database;
+use maxminddb_writer::metadata::IpVersion;
+use maxminddb_writer::paths::IpAddrWithMask;
+use qrlogin::config::{RiskPolicy, RiskSignal, Settings};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Answer, Server};
+
+/// Berlin, and somewhere in Japan; two networks, one of them in both countries.
+const BERLIN: &str = "192.0.2.1";
+const BERLIN_ELSEWHERE: &str = "192.0.2.200";
+const JAPAN: &str = "198.51.100.1";
+const NOWHERE: &str = "203.0.113.1";
+
+fn databases() -> (TempDir, PathBuf, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, kind: &str, entries: &[(&str, Value)]| {
+        let mut database = Database::default();
+        database.metadata.ip_version = IpVersion::V4;
+        database.metadata.database_type = kind.to_owned();
+        for (network, value) in entries {
+            let value = database.insert_value(value).unwrap();
+            database.insert_node(network.parse::<IpAddrWithMask>().unwrap(), value);
+        }
+        let path = dir.path().join(name);
+        database.write_to(std::fs::File::create(&path).unwrap()).unwrap();
+        path
+    };
+    let berlin = json!({
+        "city": { "names": { "en": "Berlin", "de": "Berlin" } },
+        "subdivisions": [{ "iso_code": "BE", "names": { "en": "State of Berlin" } }],
+        "country": { "iso_code": "DE", "names": { "en": "Germany" } },
+    });
+    let japan = json!({ "registered_country": { "iso_code": "JP", "names": { "en": "Japan" } } });
+    let city = write("city.mmdb", "GeoLite2-City", &[("192.0.2.0/24", berlin), ("198.51.100.0/24", japan)]);
+    let network = |number: u32, name: &str| {
+        json!({ "autonomous_system_number": number, "autonomous_system_organization": name })
+    };
+    let asn = write(
+        "asn.mmdb",
+        "GeoLite2-ASN",
+        &[
+            ("192.0.2.0/25", network(64_500, "Example Net")),
+            ("192.0.2.128/25", network(64_501, "Mobile Example")),
+            ("198.51.100.0/24", network(64_500, "Example Net")),
+        ],
+    );
+    (dir, city, asn)
+}
+
+async fn server(city: &PathBuf, asn: &PathBuf, change: impl FnOnce(&mut Settings)) -> Server {
+    Server::start_with(|settings| {
+        settings.geoip.city_file.clone_from(city);
+        settings.geoip.asn_file.clone_from(asn);
+        settings.trusted_proxies = vec!["127.0.0.1".to_owned()];
+        change(settings);
+    })
+    .await
+}
+
+async fn post_from(server: &Server, address: &str, path: &str, body: Value) -> Answer {
+    let request = server.http.post(format!("{}/v1/qr-login/{path}", server.base)).header("x-forwarded-for", address);
+    let token = server.app_token(json!({ "sub": "ann" }));
+    Answer::of(request.bearer_auth(token).json(&body).send().await.unwrap()).await
+}
+
+async fn code_from(server: &Server, address: &str) -> Value {
+    json!({ "code": post_from(server, address, "generate", json!({})).await.body["code"] })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_phones_owner_is_told_where_the_browser_is() {
+    let (_dir, city, asn) = databases();
+    let server = server(&city, &asn, |_| {}).await;
+    let code = code_from(&server, BERLIN).await;
+    let scan = post_from(&server, BERLIN, "scan", code).await.body;
+    let berlin =
+        json!({ "city": "Berlin", "region": "State of Berlin", "country": "Germany", "country_code": "DE" });
+    assert_eq!(scan["client"]["location"], berlin);
+    assert_eq!(scan["client"]["network"], json!({ "asn": 64_500, "organization": "Example Net" }));
+    assert_eq!(scan["risk"], json!([]));
+
+    let expected = [
+        (BERLIN, JAPAN, json!(["country"])),
+        (BERLIN, BERLIN_ELSEWHERE, json!(["network"])),
+        (BERLIN_ELSEWHERE, JAPAN, json!(["country", "network"])),
+        (BERLIN, NOWHERE, json!([])),
+        (NOWHERE, JAPAN, json!([])),
+    ];
+    for (browser, phone, risk) in expected {
+        let code = code_from(&server, browser).await;
+        let scan = post_from(&server, phone, "scan", code.clone()).await;
+        assert_eq!((scan.status.as_u16(), &scan.body["risk"]), (200, &risk), "{browser} {phone}");
+        assert_eq!(post_from(&server, phone, "confirm", code).await.status, 200, "it is only reported");
+    }
+    let code = code_from(&server, NOWHERE).await;
+    let scan = post_from(&server, NOWHERE, "scan", code).await.body;
+    assert!(scan["client"].get("location").is_none() && scan["client"].get("network").is_none(), "{scan}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_risks_are_denied_a_phone_elsewhere_can_neither_scan_nor_confirm_but_reject() {
+    let (_dir, city, asn) = databases();
+    let deny = |signals: Vec<RiskSignal>| {
+        move |settings: &mut Settings| {
+            settings.risk.policy = RiskPolicy::Deny;
+            settings.risk.signals = signals;
+        }
+    };
+    let both = server(&city, &asn, deny(vec![RiskSignal::Country, RiskSignal::Network])).await;
+    for phone in [JAPAN, BERLIN_ELSEWHERE] {
+        let code = code_from(&both, BERLIN).await;
+        assert_eq!(post_from(&both, phone, "scan", code.clone()).await.refusal(), "403 risk");
+        assert_eq!(post_from(&both, phone, "confirm", code.clone()).await.refusal(), "403 risk");
+        assert_eq!(post_from(&both, BERLIN, "scan", code.clone()).await.status, 200, "nothing has changed");
+        assert_eq!(post_from(&both, phone, "reject", code).await.status, 200);
+    }
+    both.stop().await;
+
+    let country = server(&city, &asn, deny(vec![RiskSignal::Country])).await;
+    let code = code_from(&country, BERLIN).await;
+    assert_eq!(post_from(&country, JAPAN, "scan", code.clone()).await.refusal(), "403 risk");
+    assert_eq!(post_from(&country, BERLIN_ELSEWHERE, "scan", code).await.body["risk"], json!([]));
+    country.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_database_there_is_no_place_and_no_error() {
+    let none = PathBuf::new();
+    let server = server(&none, &none, |settings| settings.risk.policy = RiskPolicy::Deny).await;
+    let code = code_from(&server, BERLIN).await;
+    let scan = server
+        .request(Method::POST, "/v1/qr-login/scan", Some(&server.app_token(json!({ "sub": "ann" }))), Some(code))
+        .await;
+    assert_eq!(scan.status, 200);
+    assert!(scan.body.get("risk").is_none() && scan.body["client"].get("location").is_none(), "{}", scan.body);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_replaced_is_read_again() {
+    let (_dir, city, asn) = databases();
+    let server = server(&asn, &PathBuf::new(), |_| {}).await;
+    let located = async || {
+        let code = code_from(&server, BERLIN).await;
+        post_from(&server, BERLIN, "scan", code).await.body["client"]["location"]["city"].clone()
+    };
+    assert_eq!(located().await, Value::Null, "a database of networks knows no places");
+    let fresh = asn.with_extension("fresh");
+    std::fs::copy(&city, &fresh).unwrap();
+    std::fs::rename(&fresh, &asn).unwrap();
+    server.hands.advance_seconds(60);
+    while located().await != "Berlin" {}
+    std::fs::write(&fresh, "half a file").unwrap();
+    std::fs::rename(&fresh, &asn).unwrap();
+    server.hands.advance_seconds(60);
+    server.metrics().await;
+    assert_eq!(located().await, "Berlin", "what cannot be read changes nothing");
+    server.stop().await;
+}
