@@ -4,6 +4,7 @@
 //! Types that hold a secret have no `Debug`, so that none is ever printed.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use crate::session::PhoneUser;
@@ -37,15 +38,24 @@ pub mod close_code {
     pub const REPLACED: u16 = 4409;
 }
 
+/// A JWK Set (RFC 7517 §5).
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what the signing keys write themselves")]
+pub struct JwkSet {
+    /// Ed25519 keys (RFC 8037).
+    keys: Vec<serde_json::Map<String, serde_json::Value>>,
+}
+
 /// `POST /v1/qr-login/generate`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct GenerateRequest {
     /// The browser's own word on itself.
+    #[schema(max_length = 256)]
     pub client_info: Option<String>,
 }
 
 /// Its answer.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct GenerateResponse {
     /// The browser's secret.
     pub session_id: String,
@@ -64,21 +74,21 @@ pub struct GenerateResponse {
 }
 
 /// `POST /v1/qr-login/ack` and `/cancel`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct SessionRequest {
     /// The browser's secret.
     pub session_id: String,
 }
 
 /// `POST /v1/qr-login/scan` and `/reject`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct CodeRequest {
     /// What the phone scanned.
     pub code: String,
 }
 
 /// `POST /v1/qr-login/confirm`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct ConfirmRequest {
     /// What the phone scanned.
     pub code: String,
@@ -87,7 +97,7 @@ pub struct ConfirmRequest {
 }
 
 /// The answer to a scan.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ScanResponse {
     /// Always `scanned`.
     pub status: &'static str,
@@ -104,7 +114,7 @@ pub struct ScanResponse {
 }
 
 /// Who is asking; `null` where the server does not know.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ClientView {
     /// The browser's address.
     pub ip: String,
@@ -127,7 +137,7 @@ pub struct ClientView {
 }
 
 /// A place; what is not known is left out.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LocationView {
     /// The city's English name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,7 +154,7 @@ pub struct LocationView {
 }
 
 /// A network; what is not known is left out.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NetworkView {
     /// The number of the autonomous system.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,14 +165,14 @@ pub struct NetworkView {
 }
 
 /// The answer to a decision, and to `cancel`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct StatusResponse {
     /// What the session is now.
     pub status: &'static str,
 }
 
 /// Who scanned or confirmed, as far as the app token says.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct UserView {
     /// Display name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -181,7 +191,7 @@ impl UserView {
 }
 
 /// A frame from the server to the browser.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum Frame {
     /// Waiting for a phone.
@@ -225,12 +235,13 @@ pub enum Frame {
 }
 
 /// The two forms of a confirmed login.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Confirmed {
     /// With the token.
     Token {
         /// The JWT; a secret.
+        #[schema(value_type = String)]
         web_token: Zeroizing<String>,
         /// Always `Bearer` (RFC 6750).
         token_type: &'static str,
@@ -249,7 +260,7 @@ pub enum Confirmed {
 
 /// `GET /v1/qr-login/status/{session_id}`: the frame that the WebSocket would begin with, and what a page needs to
 /// show the code again.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct SessionView {
     /// As on the WebSocket.
     #[serde(flatten)]
@@ -260,13 +271,19 @@ pub struct SessionView {
     /// Seconds until expiry, where the frame has no `expires_in` of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<u64>,
-    /// The code, while it can be used.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub code: Option<CodeView>,
+    /// What the QR holds, while it can be used; as the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The URL in the QR.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qr_url: Option<String>,
+    /// The QR, as a `data:image/svg+xml` URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qr_image: Option<String>,
 }
 
 /// A code, in its three forms.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct CodeView {
     /// What the QR holds, public.
     pub code: String,
@@ -277,7 +294,7 @@ pub struct CodeView {
 }
 
 /// An error (RFC 9457).
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
     /// Always `about:blank`: `code` says what it is.
     #[serde(rename = "type")]

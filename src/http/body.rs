@@ -84,7 +84,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
         if says_nothing {
             return Ok(Self(T::default()));
         }
-        Json::from_request(request, state).await.map(|Json(value)| Self(value))
+        Json::from_request(request, state).await.map(|Json(value): Json<Option<T>>| Self(value.unwrap_or_default()))
     }
 }
 

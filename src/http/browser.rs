@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 
 use super::body::{Json, OptionalJson};
 use super::client::{ClientAddress, describe};
+use super::openapi::BROWSER;
 use super::problem::ApiError;
 use super::{Answer, App, view};
 use crate::login::LoginError;
@@ -18,6 +19,8 @@ use crate::protocol::{
 use crate::session::SessionId;
 
 /// `POST /v1/qr-login/generate`
+#[utoipa::path(post, path = "/v1/qr-login/generate", tag = BROWSER, request_body = Option<GenerateRequest>,
+    responses((status = 201, description = "A session: its secret, and its code to show.", body = GenerateResponse)))]
 pub(super) async fn generate(
     State(app): State<Arc<App>>,
     address: ClientAddress,
@@ -48,18 +51,32 @@ pub(super) async fn generate(
     ))
 }
 
-/// `GET /v1/qr-login/status/{session_id}`, or without it and with the header `X-QR-Session`.
+/// `GET /v1/qr-login/status/{session_id}`
+#[utoipa::path(get, path = "/v1/qr-login/status/{session_id}", tag = BROWSER,
+    params(("session_id" = String, Path, description = "The browser's secret.")),
+    responses((status = 200, description = "How the session stands.", body = SessionView)))]
 pub(super) async fn status(
     State(app): State<Arc<App>>,
     path: Result<Path<String>, PathRejection>,
+) -> Result<Answer<SessionView>, ApiError> {
+    let Ok(Path(id)) = path else { return Err(ApiError::NotFound) };
+    status_of(&app, &session_id(&id)?).await
+}
+
+/// `GET /v1/qr-login/status`, with the header `X-QR-Session`.
+#[utoipa::path(get, path = "/v1/qr-login/status", tag = BROWSER,
+    params(("x-qr-session" = String, Header, description = "The browser's secret, kept out of the path.")),
+    responses((status = 200, description = "How the session stands.", body = SessionView)))]
+pub(super) async fn status_by_header(
+    State(app): State<Arc<App>>,
     headers: HeaderMap,
 ) -> Result<Answer<SessionView>, ApiError> {
-    let id = match (&path, headers.get(SESSION_HEADER)) {
-        (Ok(Path(id)), _) => id.as_str(),
-        (Err(_), Some(id)) => id.to_str().unwrap_or_default(),
-        (Err(_), None) => return Err(ApiError::NotFound),
-    };
-    let id = session_id(id)?;
+    let missing = || ApiError::InvalidRequest(format!("the header {SESSION_HEADER} is missing"));
+    let id = headers.get(SESSION_HEADER).ok_or_else(missing)?;
+    status_of(&app, &session_id(id.to_str().unwrap_or_default())?).await
+}
+
+async fn status_of(app: &App, id: &SessionId) -> Result<Answer<SessionView>, ApiError> {
     app.hub.receipt_settled(id.key()).await;
     let (session, now) = app.logins.current(id.key()).await?;
     let told = app.logins.tell(&session, now).map_err(LoginError::from)?;
@@ -72,6 +89,8 @@ pub(super) async fn status(
 }
 
 /// `POST /v1/qr-login/ack`
+#[utoipa::path(post, path = "/v1/qr-login/ack", tag = BROWSER, request_body = SessionRequest,
+    responses((status = 204, description = "The token is not given again.")))]
 pub(super) async fn ack(
     State(app): State<Arc<App>>,
     Json(request): Json<SessionRequest>,
@@ -81,6 +100,8 @@ pub(super) async fn ack(
 }
 
 /// `POST /v1/qr-login/cancel`
+#[utoipa::path(post, path = "/v1/qr-login/cancel", tag = BROWSER, request_body = SessionRequest,
+    responses((status = 200, description = "It is cancelled.", body = StatusResponse)))]
 pub(super) async fn cancel(
     State(app): State<Arc<App>>,
     Json(request): Json<SessionRequest>,

@@ -7,6 +7,7 @@ mod demo;
 mod gate;
 mod limit;
 mod observe;
+mod openapi;
 mod ops;
 mod origin;
 mod phone;
@@ -36,9 +37,11 @@ use crate::geo::Geo;
 use crate::hub::Hub;
 use crate::login::Logins;
 use crate::metrics::Metrics;
+use crate::protocol::JwkSet;
 use crate::shutdown::Shutdown;
 use crate::token::AppAuth;
 use client::TrustedProxies;
+use openapi::ANYONE;
 use origin::OriginPolicy;
 use problem::ApiError;
 use risk::Risks;
@@ -117,7 +120,7 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/qr-login/generate", post(browser::generate))
         .route_layer(from_fn_with_state(app.clone(), limit::generate));
     let status = Router::new()
-        .route("/v1/qr-login/status", get(browser::status))
+        .route("/v1/qr-login/status", get(browser::status_by_header))
         .route("/v1/qr-login/status/{session_id}", get(browser::status))
         .route("/v1/qr-login/ack", post(browser::ack))
         .route("/v1/qr-login/cancel", post(browser::cancel))
@@ -129,7 +132,8 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/qr-login/confirm", post(phone::confirm))
         .route("/v1/qr-login/reject", post(phone::reject))
         .route_layer(from_fn_with_state(app.clone(), limit::scan));
-    let anyone = Router::new().route("/.well-known/jwks.json", get(jwks));
+    let anyone = Router::new().route("/.well-known/jwks.json", get(jwks))
+        .route("/openapi.json", get(openapi::document));
 
     let mut routes = browser.merge(phone).merge(anyone);
     if app.demo.is_some() {
@@ -158,6 +162,8 @@ impl<T: Serialize> IntoResponse for Answer<T> {
 }
 
 /// `GET /.well-known/jwks.json`
+#[utoipa::path(get, path = "/.well-known/jwks.json", tag = ANYONE,
+    responses((status = 200, description = "The public keys of web_token.", body = JwkSet)))]
 async fn jwks(State(app): State<Arc<App>>) -> impl IntoResponse {
     Answer(StatusCode::OK, app.logins.minter.jwks())
 }

@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 
 use super::body::Json;
 use super::client::ClientAddress;
+use super::openapi::PHONE;
 use super::problem::ApiError;
 use super::{Answer, App};
 use crate::login::{LoginError, Verdict};
@@ -33,6 +34,8 @@ impl FromRequestParts<Arc<App>> for Phone {
 }
 
 /// `POST /v1/qr-login/scan`
+#[utoipa::path(post, path = "/v1/qr-login/scan", tag = PHONE, request_body = CodeRequest, security(("app_token" = [])),
+    responses((status = 200, description = "Who is asking.", body = ScanResponse)))]
 pub(super) async fn scan(
     State(app): State<Arc<App>>,
     address: ClientAddress,
@@ -62,6 +65,8 @@ pub(super) async fn scan(
 }
 
 /// `POST /v1/qr-login/confirm`
+#[utoipa::path(post, path = "/v1/qr-login/confirm", tag = PHONE, request_body = ConfirmRequest,
+    security(("app_token" = [])), responses((status = 200, description = "The browser is logged in.", body = StatusResponse)))]
 pub(super) async fn confirm(
     State(app): State<Arc<App>>,
     address: ClientAddress,
@@ -77,6 +82,8 @@ pub(super) async fn confirm(
 }
 
 /// `POST /v1/qr-login/reject`
+#[utoipa::path(post, path = "/v1/qr-login/reject", tag = PHONE, request_body = CodeRequest,
+    security(("app_token" = [])), responses((status = 200, description = "The browser is told no.", body = StatusResponse)))]
 pub(super) async fn reject(
     State(app): State<Arc<App>>,
     address: ClientAddress,

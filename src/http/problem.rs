@@ -17,7 +17,7 @@ use crate::session::Refusal;
 use crate::token::{AuthError, InvalidToken};
 
 /// The media type of RFC 9457.
-const PROBLEM: &str = "application/problem+json";
+pub(super) const PROBLEM: &str = "application/problem+json";
 /// When to come back to a store that does not answer, at most: those who were refused together are not to come back
 /// together.
 const MAX_RETRY_AFTER_SECONDS: u32 = 4;

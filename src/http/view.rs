@@ -14,6 +14,8 @@ pub(super) fn session(told: Told, session: &Session, now: Timestamp, code: Optio
         frame: wire_frame(told),
         version: (!has_version).then_some(session.version),
         expires_in: (!has_expiry).then_some(left_seconds),
-        code,
+        code: code.as_ref().map(|code| code.code.clone()),
+        qr_url: code.as_ref().map(|code| code.qr_url.clone()),
+        qr_image: code.map(|code| code.qr_image),
     }
 }

@@ -1,12 +1,13 @@
 //! Where the browser is, and whether the phone is elsewhere.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use maxminddb_writer::Database;
 use maxminddb_writer::metadata::IpVersion;
 use maxminddb_writer::paths::IpAddrWithMask;
 use qrlogin::config::{RiskPolicy, RiskSignal, Settings};
 use reqwest::Method;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -18,39 +19,44 @@ const BERLIN_ELSEWHERE: &str = "192.0.2.200";
 const JAPAN: &str = "198.51.100.1";
 const NOWHERE: &str = "203.0.113.1";
 
+#[derive(Serialize)]
+struct Network {
+    autonomous_system_number: u32,
+    autonomous_system_organization: &'static str,
+}
+
+fn write<T: Serialize>(path: &Path, kind: &str, entries: &[(&str, T)]) {
+    let mut database = Database::default();
+    database.metadata.ip_version = IpVersion::V4;
+    database.metadata.binary_format_major_version = 2;
+    database.metadata.database_type = kind.to_owned();
+    for (network, value) in entries {
+        let value = database.insert_value(value).unwrap();
+        database.insert_node(network.parse::<IpAddrWithMask>().unwrap(), value);
+    }
+    database.write_to(std::fs::File::create(path).unwrap()).unwrap();
+}
+
 fn databases() -> (TempDir, PathBuf, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, kind: &str, entries: &[(&str, Value)]| {
-        let mut database = Database::default();
-        database.metadata.ip_version = IpVersion::V4;
-        database.metadata.database_type = kind.to_owned();
-        for (network, value) in entries {
-            let value = database.insert_value(value).unwrap();
-            database.insert_node(network.parse::<IpAddrWithMask>().unwrap(), value);
-        }
-        let path = dir.path().join(name);
-        database.write_to(std::fs::File::create(&path).unwrap()).unwrap();
-        path
-    };
+    let (city, asn) = (dir.path().join("city.mmdb"), dir.path().join("asn.mmdb"));
     let berlin = json!({
         "city": { "names": { "en": "Berlin", "de": "Berlin" } },
         "subdivisions": [{ "iso_code": "BE", "names": { "en": "State of Berlin" } }],
         "country": { "iso_code": "DE", "names": { "en": "Germany" } },
     });
     let japan = json!({ "registered_country": { "iso_code": "JP", "names": { "en": "Japan" } } });
-    let city = write("city.mmdb", "GeoLite2-City", &[("192.0.2.0/24", berlin), ("198.51.100.0/24", japan)]);
-    let network = |number: u32, name: &str| {
-        json!({ "autonomous_system_number": number, "autonomous_system_organization": name })
+    write(&city, "GeoLite2-City", &[("192.0.2.0/24", berlin), ("198.51.100.0/24", japan)]);
+    let network = |autonomous_system_number, autonomous_system_organization| Network {
+        autonomous_system_number,
+        autonomous_system_organization,
     };
-    let asn = write(
-        "asn.mmdb",
-        "GeoLite2-ASN",
-        &[
-            ("192.0.2.0/25", network(64_500, "Example Net")),
-            ("192.0.2.128/25", network(64_501, "Mobile Example")),
-            ("198.51.100.0/24", network(64_500, "Example Net")),
-        ],
-    );
+    let networks = [
+        ("192.0.2.0/25", network(64_500, "Example Net")),
+        ("192.0.2.128/25", network(64_501, "Mobile Example")),
+        ("198.51.100.0/24", network(64_500, "Example Net")),
+    ];
+    write(&asn, "GeoLite2-ASN", &networks);
     (dir, city, asn)
 }
 

@@ -220,7 +220,7 @@ async fn ids_and_codes_that_never_were() {
             assert_eq!(answer.refusal(), "404 not_found", "{call} {id}");
         }
     }
-    assert_eq!(server.get("/v1/qr-login/status").await.refusal(), "404 not_found");
+    assert_eq!(server.get("/v1/qr-login/status").await.refusal(), "400 invalid_request", "the header is missing");
     for code in [NEVER_WAS, &session.id, "", "x"] {
         let nobody = Session { code: code.to_owned(), ..session.clone() };
         for verb in ["scan", "confirm", "reject"] {

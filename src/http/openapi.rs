@@ -1,0 +1,92 @@
+//! The API, described for programs (OpenAPI 3.1), out of the handlers and the wire types themselves.
+
+use std::sync::LazyLock;
+
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{Modify, OpenApi};
+
+use super::problem::PROBLEM;
+use super::{browser, phone};
+use crate::protocol::Problem;
+
+/// Tags: who calls.
+pub(super) const BROWSER: &str = "browser";
+pub(super) const PHONE: &str = "phone";
+pub(super) const ANYONE: &str = "anyone";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "qrlogin", description = "Log in on a web page by scanning a QR code with a phone. The WebSocket on which the page waits is at \
+                       the ws_path of a generated session; OpenAPI cannot describe it, PROTOCOL.md does."),
+    paths(
+        browser::generate,
+        browser::status,
+        browser::status_by_header,
+        browser::ack,
+        browser::cancel,
+        phone::scan,
+        phone::confirm,
+        phone::reject,
+        super::jwks
+    ),
+    components(schemas(Problem)),
+    tags(
+        (name = "browser", description = "What the page that logs in calls."),
+        (name = "phone", description = "What the app calls, with its own token."),
+        (name = "anyone", description = "What whoever verifies tokens calls.")
+    ),
+    modifiers(&AppToken, &Refusals)
+)]
+struct Described;
+
+struct AppToken;
+
+impl Modify for AppToken {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The app's own token.")).build();
+        document.components.get_or_insert_default().add_security_scheme("app_token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// Which refusals which call has, all of one form.
+struct Refusals;
+
+impl Modify for Refusals {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for (path, item) in &mut document.paths.paths {
+            for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+                for status in refusals(path) {
+                    refuse(operation, *status);
+                }
+            }
+        }
+    }
+}
+
+fn refusals(path: &str) -> &'static [u16] {
+    match path {
+        "/v1/qr-login/generate" => &[400, 403, 408, 413, 415, 429, 500, 503],
+        "/v1/qr-login/ack" | "/v1/qr-login/cancel" => &[400, 403, 404, 408, 409, 410, 413, 415, 429, 503],
+        "/.well-known/jwks.json" => &[408, 413, 429],
+        _ if path.starts_with("/v1/qr-login/status") => &[400, 403, 404, 408, 413, 429, 500, 503],
+        _ => &[400, 401, 403, 404, 408, 409, 410, 413, 415, 429, 503],
+    }
+}
+
+fn refuse(operation: &mut Operation, status: u16) {
+    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Refused");
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    let response: Response = ResponseBuilder::new().description(reason).content(PROBLEM, content).build();
+    operation.responses.responses.insert(status.to_string(), RefOr::T(response));
+}
+
+/// `GET /openapi.json`
+pub(super) async fn document() -> impl IntoResponse {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| Described::openapi().to_json().unwrap_or_default());
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
+}
