@@ -1,70 +1,6 @@
-// The demo's pages in a real browser, against the server at the URL given.
-// Time is the server's: `advance` asks the test that started this script to move it.
+// The demo's pages in a real browser.
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { createInterface } from "node:readline";
-import { chromium } from "playwright-core";
-
-const base = process.argv[2];
-const scratch = mkdtempSync(join(tmpdir(), "qrlogin-e2e-"));
-const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-const complaints = [];
-
-async function advance(seconds) {
-  console.log(`advance ${seconds}`);
-  assert.equal((await answers.next()).value, "done");
-}
-
-function listen(page) {
-  page.on("console", (message) => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  return page;
-}
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-  ],
-});
-
-const state = (page, name) => page.locator(`.card[data-state="${name}"]`).waitFor();
-const text = (page, role) => page.locator(`[data-role="${role}"]`).innerText();
-
-/** A desktop browser on the demo's first page, showing a code. */
-async function desktop() {
-  const context = await browser.newContext({ viewport: { width: 1000, height: 900 } });
-  const page = listen(await context.newPage());
-  const generated = page.waitForResponse(/\/generate$/);
-  await page.goto(base);
-  const session = await (await generated).json();
-  await state(page, "ready");
-  return { page, session };
-}
-
-/** A phone that has opened what the code says. */
-async function phone(url) {
-  const context = await browser.newContext({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true });
-  const page = listen(await context.newPage());
-  await page.goto(url);
-  return page;
-}
-
-async function choose(page, name) {
-  await page.getByRole("button", { name }).tap();
-  await state(page, "asking");
-}
-
-/** What a decoder that is not ours reads off the screen. */
-async function scan(page) {
-  const picture = join(scratch, "qr.png");
-  await page.locator(".qr").screenshot({ path: picture });
-  return execFileSync("zbarimg", ["-q", "--raw", picture], { encoding: "utf8" }).trim();
-}
+import { base, browser, choose, desktop, advance, expectRefusal, listen, phone, scan, site, state, tell, text } from "./stage.mjs";
 
 const stories = {
   async "a phone scans what the page shows, confirms, and the page is logged in"() {
@@ -118,8 +54,7 @@ const stories = {
     await other.getByRole("button", { name: "Yes, log me in" }).tap();
     await state(other, "failed");
     assert.match(await text(other, "message"), /cancelled/);
-    // The phone's own console names the refusal; that is the story here.
-    complaints.splice(0, complaints.length, ...complaints.filter((line) => !line.includes("410")));
+    expectRefusal(410);
   },
 
   async "a code expires, and a new one is a click away"() {
@@ -172,17 +107,45 @@ const stories = {
     await app.getByRole("button", { name: "Yes, log me in" }).tap();
     await state(page, "confirmed");
   },
+
+  async "framed by another site, no page shows"() {
+    const { session } = await desktop();
+    for (const path of ["/", new URL(session.qr_url).pathname]) {
+      const foreign = await site(`<iframe src="${base}${path}"></iframe>`);
+      const page = await (await browser.newContext()).newPage();
+      await page.goto(foreign.url);
+      await page.waitForLoadState("networkidle");
+      const framed = page.frames().find((frame) => frame !== page.mainFrame());
+      assert.equal(await framed.locator(".card").count(), 0, path);
+      foreign.close();
+    }
+  },
+
+  async "a form that another site posts decides nothing"() {
+    const { page, session } = await desktop();
+    const forms = [
+      ["confirm", `{"code":"${session.code}","x":"`, '"}'],
+      ["reject", `{"code":"${session.code}","x":"`, '"}'],
+      ["cancel", `{"session_id":"${session.session_id}","x":"`, '"}'],
+      ["confirm", "code", session.code],
+    ];
+    for (const [call, name, value] of forms) {
+      const foreign = await site(`<form method="post" enctype="text/plain" action="${base}/v1/qr-login/${call}"><button>Win</button></form>`);
+      const other = await (await browser.newContext()).newPage();
+      await other.goto(foreign.url);
+      await other.evaluate(([name, value]) => {
+        document.forms[0].append(Object.assign(document.createElement("input"), { type: "hidden", name, value }));
+      }, [name, value]);
+      const [answer] = await Promise.all([other.waitForResponse(/qr-login/), other.getByRole("button").click()]);
+      assert([401, 403, 415].includes(answer.status()), `${call}: ${answer.status()}`);
+      foreign.close();
+    }
+    assert.equal(await page.evaluate(async (id) => {
+      const answer = await fetch("/v1/qr-login/status", { headers: { "x-qr-session": id } });
+      return (await answer.json()).version;
+    }, session.session_id), 1);
+    await state(page, "ready");
+  },
 };
 
-try {
-  for (const [name, story] of Object.entries(stories)) {
-    await story();
-    assert.deepEqual(complaints, [], name);
-    console.log(`told: ${name}`);
-    await Promise.all(browser.contexts().map((context) => context.close()));
-  }
-} finally {
-  await browser.close();
-  rmSync(scratch, { recursive: true });
-}
-process.exit(0);
+await tell(stories);

@@ -16,9 +16,11 @@ const messages = {
   loading: "Getting a code…",
   ready: "Scan this code with the phone on which you are logged in.",
   scanned: "Check your phone and confirm there.",
+  number: "On your phone, pick this number.",
   confirmed: "You are logged in.",
   rejected: "The login was rejected on the phone.",
   cancelled: "You cancelled the login.",
+  overload: "Too many people are logging in. Please get a new code.",
   expired: "This code has expired.",
   replaced: "This login goes on in another tab.",
   blocked: "The server cannot be reached.",
@@ -44,12 +46,16 @@ function leave() {
 
 function begin(id, answer) {
   session = { id, attempts: 0, totalSeconds: answer.expires_in, endsAt: performance.now() + answer.expires_in * 1000 };
-  if (answer.qr_image) qr.src = answer.qr_image;
-  if (answer.qr_url) {
-    role("open").href = answer.qr_url;
-    role("url").textContent = answer.qr_url;
-  }
+  showCode(answer);
   sessionStorage.setItem(STORED, id);
+}
+
+/** The code changes from time to time, if the server rotates it. */
+function showCode({ qr_image, qr_url }) {
+  if (!qr_image) return;
+  qr.src = qr_image;
+  role("open").href = qr_url;
+  role("url").textContent = qr_url;
 }
 
 async function refresh() {
@@ -101,7 +107,8 @@ function wait() {
 /** A session that is gone cannot be waited for: ask first, since a refused WebSocket does not say why. */
 async function comeBack(waiting) {
   try {
-    await get("/v1/qr-login/status", { "x-qr-session": waiting.id });
+    const answer = await get("/v1/qr-login/status", { "x-qr-session": waiting.id });
+    if (session === waiting) showCode(answer);
   } catch (error) {
     if (session === waiting && error instanceof Refusal && error.status === 404) return show("expired");
   }
@@ -114,9 +121,12 @@ function told(frame, socket) {
     case "pending":
       session.endsAt = performance.now() + frame.expires_in * 1000;
       return show("ready");
+    case "rotated":
+      return showCode(frame);
     case "scanned":
       showUser();
-      return show("scanned");
+      showNumber(frame.number);
+      return show("scanned", frame.number && messages.number);
     case "confirmed":
       if (frame.claimed) return show("expired", "This login was completed before.");
       socket.send("ack");
@@ -125,8 +135,14 @@ function told(frame, socket) {
       return show("confirmed");
     default:
       sessionStorage.removeItem(STORED);
-      return show(frame.status);
+      return show(frame.status, frame.reason === "overload" ? messages.overload : undefined);
   }
+}
+
+/** What the phone's owner must pick, if the server compares numbers. */
+function showNumber(number) {
+  role("number").textContent = number ?? "";
+  role("number").hidden = !number;
 }
 
 function showUser(token) {

@@ -22,6 +22,8 @@ const failures = {
   already_scanned: "Somebody else has scanned this code.",
   already_decided: "This login has been decided already.",
   wrong_user: "Somebody else has scanned this code.",
+  number_mismatch: "That is not the number that the screen shows. The login was rejected.",
+  risk: "The screen is in another country or network than this phone. The login was refused.",
 };
 
 function show(state, message = "") {
@@ -29,7 +31,7 @@ function show(state, message = "") {
   role("title").textContent = titles[state];
   role("mark").textContent = marks[state] ?? "";
   role("message").textContent = message;
-  for (const button of document.querySelectorAll("[data-action]")) button.disabled = state === "deciding";
+  for (const button of document.querySelectorAll(".actions button")) button.disabled = state === "deciding";
 }
 
 function fail(error) {
@@ -42,9 +44,11 @@ async function choose(user) {
   try {
     const { app_token } = await post("/demo/token", { user: user.id });
     authorization = { authorization: `Bearer ${app_token}` };
-    const { client } = await post("/v1/qr-login/scan", { code }, authorization);
+    const { client, numbers, risk } = await post("/v1/qr-login/scan", { code }, authorization);
     role("name").textContent = user.name;
     describe(client);
+    warn(risk ?? []);
+    offer(numbers ?? []);
     show("asking");
   } catch (error) {
     fail(error);
@@ -56,6 +60,8 @@ function describe(client) {
     Browser: client.browser,
     System: client.os,
     Address: client.ip,
+    Place: [client.location?.city, client.location?.country].filter(Boolean).join(", "),
+    Network: client.network?.organization,
     Page: client.origin,
     "Says it is": client.client_info,
   };
@@ -65,10 +71,27 @@ function describe(client) {
   }));
 }
 
-async function decide(verdict) {
+/** Where the server knows that the screen is not where this phone is. */
+function warn(risk) {
+  const where = risk.includes("country") ? "another country" : "another network";
+  role("risk").textContent = `Careful: that screen is in ${where} than this phone.`;
+  role("risk").hidden = !risk.length;
+}
+
+/** With number matching, one picks the number of the screen instead of saying yes. */
+function offer(numbers) {
+  role("numbers").replaceChildren(...numbers.map((number) => Object.assign(document.createElement("button"), {
+    type: "button", textContent: number, onclick: () => decide("confirm", number),
+  })));
+  role("numbers").hidden = !numbers.length;
+  role("yes").hidden = numbers.length > 0;
+  if (numbers.length) role("warning").textContent = "Pick the number that you see on the screen in front of you.";
+}
+
+async function decide(verdict, number) {
   show("deciding");
   try {
-    const { status } = await post(`/v1/qr-login/${verdict}`, { code }, authorization);
+    const { status } = await post(`/v1/qr-login/${verdict}`, { code, number }, authorization);
     show(status, status === "confirmed" ? "The browser is logged in." : "The browser was told no.");
   } catch (error) {
     fail(error);

@@ -5,29 +5,35 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::http::header::{
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
-};
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
 use super::body::Json;
 use super::problem::ApiError;
-use super::{Answer, App};
+use super::{Answer, App, origin};
 use crate::demo::{DemoUser, USERS};
+
+const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Nothing inline, nothing from elsewhere, and in nobody's frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub(super) fn routes() -> Router<Arc<App>> {
+pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+    // A foreign page is not to fetch itself a user.
+    let token = Router::new()
+        .route("/demo/token", post(token))
+        .route_layer(from_fn_with_state(app.clone(), origin::check));
     Router::new()
+        .merge(token)
         .route("/", get(async || page("text/html", include_str!("../../web/index.html"))))
         .route("/q/{code}", get(async || page("text/html", include_str!("../../web/phone.html"))))
         .route("/demo/{file}", get(file))
         .route("/demo/users", get(async || Answer(StatusCode::OK, USERS)))
-        .route("/demo/token", post(token))
 }
 
 async fn file(Path(file): Path<String>) -> Result<impl IntoResponse, ApiError> {
@@ -45,9 +51,8 @@ fn page(kind: &'static str, text: &'static str) -> impl IntoResponse {
     let headers = [
         (CONTENT_TYPE, format!("{kind}; charset=utf-8")),
         (CONTENT_SECURITY_POLICY, POLICY.to_owned()),
-        (X_FRAME_OPTIONS, "DENY".to_owned()),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
-        (REFERRER_POLICY, "no-referrer".to_owned()),
+        (CROSS_ORIGIN_OPENER_POLICY, "same-origin".to_owned()),
+        (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin".to_owned()),
     ];
     (headers, text)
 }

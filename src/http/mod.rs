@@ -24,7 +24,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -137,14 +140,14 @@ pub fn routes(app: Arc<App>) -> Router {
 
     let mut routes = browser.merge(phone).merge(anyone);
     if app.demo.is_some() {
-        routes = routes.merge(demo::routes());
+        routes = routes.merge(demo::routes(&app));
     }
     routes
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(from_fn_with_state(app.clone(), body::read))
         .layer(origin::cors(&app))
-        .layer(map_response(no_store))
+        .layer(map_response(protect))
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)
 }
@@ -168,8 +171,20 @@ async fn jwks(State(app): State<Arc<App>>) -> impl IntoResponse {
     Answer(StatusCode::OK, app.logins.minter.jwks())
 }
 
-/// Answers carry secrets or what is true for a moment: nobody keeps them, unless the route says so.
-async fn no_store(mut response: Response) -> Response {
-    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+/// What browsers are told of every answer, unless the route says otherwise. It carries secrets or what is true for a
+/// moment: nobody keeps it. It is data: nobody runs, shows or frames it, or takes it for something else. And nobody else is
+/// told where one came from: codes stand in paths.
+const EVERY_ANSWER: [(HeaderName, HeaderValue); 5] = [
+    (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
+    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+];
+
+async fn protect(mut response: Response) -> Response {
+    for (name, value) in EVERY_ANSWER {
+        response.headers_mut().entry(name).or_insert(value);
+    }
     response
 }

@@ -1,4 +1,4 @@
-//! The demo's pages in a real browser (`e2e/demo.mjs`), whose server's time is moved from here.
+//! The demo's pages in a real browser (`e2e/`), whose server's time is moved from here.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,6 +15,19 @@ use crate::harness::START;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demos_pages_tell_every_story_of_a_login() {
+    told("demo.mjs", |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demos_pages_show_codes_that_rotate_and_compare_numbers() {
+    told("guarded.mjs", |settings| {
+        settings.session.rotate_seconds = 20;
+        settings.session.number_matching = true;
+    })
+    .await;
+}
+
+async fn told(script: &str, change: impl FnOnce(&mut Settings)) {
     let e2e = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e");
     assert!(
         e2e.join("node_modules/playwright-core").exists(),
@@ -25,6 +38,7 @@ async fn the_demos_pages_tell_every_story_of_a_login() {
     let mut settings = Settings::default();
     settings.listen.set_port(0);
     settings.ops_listen.set_port(0);
+    change(&mut settings);
     let (clock, hands) = Clock::manual(START);
     let listeners = Listeners::bind(&settings).unwrap();
     let (demo, settings) = Demo::new(settings, listeners.public.local_addr().unwrap(), dir.path(), false);
@@ -33,8 +47,8 @@ async fn the_demos_pages_tell_every_story_of_a_login() {
     let shutdown = Shutdown::new();
     let running = tokio::spawn(app::run(parts, listeners, shutdown.clone()));
 
-    let mut script = Command::new("node")
-        .arg("demo.mjs")
+    let mut node = Command::new("node")
+        .arg(script)
         .arg(&base)
         .current_dir(&e2e)
         .stdin(Stdio::piped())
@@ -42,8 +56,8 @@ async fn the_demos_pages_tell_every_story_of_a_login() {
         .kill_on_drop(true)
         .spawn()
         .expect("node starts");
-    let mut answers = script.stdin.take().unwrap();
-    let mut lines = BufReader::new(script.stdout.take().unwrap()).lines();
+    let mut answers = node.stdin.take().unwrap();
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
         if let Some(seconds) = line.strip_prefix("advance ") {
             let millis = seconds.parse::<f64>().unwrap() * 1000.0;
@@ -54,7 +68,7 @@ async fn the_demos_pages_tell_every_story_of_a_login() {
             println!("{line}");
         }
     }
-    assert!(script.wait().await.unwrap().success(), "the story broke off; see above");
+    assert!(node.wait().await.unwrap().success(), "the story broke off; see above");
     shutdown.stop();
     running.await.unwrap().unwrap();
 }

@@ -1,0 +1,60 @@
+// The demo's pages where codes rotate and numbers are compared.
+import assert from "node:assert/strict";
+import { advance, choose, desktop, expectRefusal, phone, scan, state, tell, text } from "./stage.mjs";
+
+const shown = (page) => page.locator('[data-role="numbers"] button').allInnerTexts();
+const rotated = (page, before) =>
+  page.waitForFunction((before) => document.querySelector('[data-role="url"]').textContent !== before, before);
+
+const stories = {
+  async "the code on the page changes, and what is scanned in time is good"() {
+    const { page, session } = await desktop();
+    await advance(20);
+    await rotated(page, session.qr_url);
+    const url = await scan(page);
+    assert.notEqual(url, session.qr_url);
+    await advance(20);
+    await rotated(page, url);
+    const late = await phone(session.qr_url);
+    await late.getByRole("button", { name: "Alan" }).tap();
+    await state(late, "failed");
+    assert.match(await text(late, "message"), /expired/);
+    expectRefusal(410);
+    await choose(await phone(url), "Ada Lovelace");
+    await state(page, "scanned");
+  },
+
+  async "the number on the page confirms"() {
+    const { page, session } = await desktop();
+    const other = await phone(session.qr_url);
+    await choose(other, "Ada Lovelace");
+    await state(page, "scanned");
+    const number = await text(page, "number");
+    assert.match(number, /^[1-9][0-9]$/);
+    const numbers = await shown(other);
+    assert(numbers.length === 3 && numbers.includes(number), `${number} of ${numbers}`);
+    assert(await other.getByRole("button", { name: "Yes" }).isHidden());
+    await page.reload();
+    await state(page, "scanned");
+    assert.equal(await text(page, "number"), number);
+    await other.getByRole("button", { name: number }).tap();
+    await state(other, "confirmed");
+    await state(page, "confirmed");
+  },
+
+  async "another number rejects"() {
+    const { page, session } = await desktop();
+    const other = await phone(session.qr_url);
+    await choose(other, "Grace Hopper");
+    await state(page, "scanned");
+    const number = await text(page, "number");
+    const wrong = (await shown(other)).find((shown) => shown !== number);
+    await other.getByRole("button", { name: wrong }).tap();
+    await state(other, "failed");
+    assert.match(await text(other, "message"), /not the number/);
+    await state(page, "rejected");
+    expectRefusal(403);
+  },
+};
+
+await tell(stories);
