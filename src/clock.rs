@@ -1,8 +1,8 @@
 //! Time, as the rest of the program sees it. Nothing else asks the system for the time (`clippy.toml` sees to it), so
 //! a test can hold it still and move it.
 
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;

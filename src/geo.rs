@@ -128,7 +128,9 @@ impl Database {
 
     fn refresh(&self) -> Result<bool, GeoError> {
         let known = self.current.read().unwrap_or_else(PoisonError::into_inner).modified;
-        if modified(&self.path).map_err(|source| GeoError::Io { key: self.key, path: self.path.clone(), source })? == known {
+        if modified(&self.path).map_err(|source| GeoError::Io { key: self.key, path: self.path.clone(), source })?
+            == known
+        {
             return Ok(false);
         }
         let fresh = Current::read(self.key, &self.path)?;

@@ -296,10 +296,7 @@ impl Default for Settings {
                 key_dir: PathBuf::from("keys/"),
             },
             geoip: GeoipSettings { city_file: PathBuf::new(), asn_file: PathBuf::new() },
-            risk: RiskSettings {
-                policy: RiskPolicy::Report,
-                signals: vec![RiskSignal::Country, RiskSignal::Network],
-            },
+            risk: RiskSettings { policy: RiskPolicy::Report, signals: vec![RiskSignal::Country, RiskSignal::Network] },
             limits: LimitSettings {
                 enabled: true,
                 generate_per_minute: 120,

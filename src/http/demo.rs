@@ -25,9 +25,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 
 pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     // A foreign page is not to fetch itself a user.
-    let token = Router::new()
-        .route("/demo/token", post(token))
-        .route_layer(from_fn_with_state(app.clone(), origin::check));
+    let token =
+        Router::new().route("/demo/token", post(token)).route_layer(from_fn_with_state(app.clone(), origin::check));
     Router::new()
         .merge(token)
         .route("/", get(async || page("text/html", include_str!("../../web/index.html"))))

@@ -12,8 +12,8 @@ mod ops;
 mod origin;
 mod phone;
 mod problem;
-mod risk;
 mod rewound;
+mod risk;
 mod server;
 mod socket;
 mod upgrade;
@@ -25,8 +25,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
@@ -135,8 +135,8 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/qr-login/confirm", post(phone::confirm))
         .route("/v1/qr-login/reject", post(phone::reject))
         .route_layer(from_fn_with_state(app.clone(), limit::scan));
-    let anyone = Router::new().route("/.well-known/jwks.json", get(jwks))
-        .route("/openapi.json", get(openapi::document));
+    let anyone =
+        Router::new().route("/.well-known/jwks.json", get(jwks)).route("/openapi.json", get(openapi::document));
 
     let mut routes = browser.merge(phone).merge(anyone);
     if app.demo.is_some() {

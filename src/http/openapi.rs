@@ -48,7 +48,8 @@ struct AppToken;
 
 impl Modify for AppToken {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The app's own token.")).build();
+        let scheme =
+            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The app's own token.")).build();
         document.components.get_or_insert_default().add_security_scheme("app_token", SecurityScheme::Http(scheme));
     }
 }

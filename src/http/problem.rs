@@ -144,12 +144,18 @@ fn login_parts(error: &LoginError) -> (StatusCode, &'static str, String) {
         LoginError::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is no such session or code"),
         LoginError::Refused(refusal) => match refusal {
             Refusal::Expired => (StatusCode::GONE, "expired", "the session has expired"),
-            Refusal::OldCode => (StatusCode::GONE, "expired", "this code is no longer the one that is shown; scan anew"),
-            Refusal::Cancelled => (StatusCode::GONE, "cancelled", "the session has been cancelled"),
-            Refusal::NotScanned => (StatusCode::CONFLICT, "not_scanned", "scan first, and pick the number that is shown"),
-            Refusal::WrongNumber => {
-                (StatusCode::FORBIDDEN, "number_mismatch", "this is not the number that is shown; the login is rejected")
+            Refusal::OldCode => {
+                (StatusCode::GONE, "expired", "this code is no longer the one that is shown; scan anew")
             }
+            Refusal::Cancelled => (StatusCode::GONE, "cancelled", "the session has been cancelled"),
+            Refusal::NotScanned => {
+                (StatusCode::CONFLICT, "not_scanned", "scan first, and pick the number that is shown")
+            }
+            Refusal::WrongNumber => (
+                StatusCode::FORBIDDEN,
+                "number_mismatch",
+                "this is not the number that is shown; the login is rejected",
+            ),
             Refusal::WrongUser => (StatusCode::FORBIDDEN, "wrong_user", "another user scanned this code"),
             Refusal::AlreadyScanned => {
                 (StatusCode::CONFLICT, "already_scanned", "another user scanned this code first")
@@ -205,12 +211,9 @@ impl IntoResponse for ApiError {
         {
             set(WWW_AUTHENTICATE, challenge);
         }
-        match status {
-            StatusCode::UPGRADE_REQUIRED => {
-                set(UPGRADE, HeaderValue::from_static("websocket"));
-                set(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            }
-            _ => {}
+        if matches!(self, Self::UpgradeRequired) {
+            set(UPGRADE, HeaderValue::from_static("websocket"));
+            set(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         response
     }

@@ -110,7 +110,9 @@ pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u3
             accepted = listener.accept() => accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))),
         };
         match accepted {
-            Ok((stream, peer)) => connections.serve(Accepted { stream, peer, beginning: Vec::new(), refused: None, seat: None }),
+            Ok((stream, peer)) => {
+                connections.serve(Accepted { stream, peer, beginning: Vec::new(), refused: None, seat: None })
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 warn!(event = "accept failed", %error);

@@ -92,11 +92,7 @@ impl Hub {
     ///
     /// # Errors
     /// The system gives us no thread, or nothing to watch sockets with.
-    pub fn start(
-        logins: Arc<Logins>,
-        heartbeat_seconds: u32,
-        sockets: Option<Arc<Sockets>>,
-    ) -> io::Result<Arc<Self>> {
+    pub fn start(logins: Arc<Logins>, heartbeat_seconds: u32, sockets: Option<Arc<Sockets>>) -> io::Result<Arc<Self>> {
         let (poll, waker) = parking::prepare()?;
         let clock = logins.clock.clone();
         let hub = Arc::new(Self {

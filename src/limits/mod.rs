@@ -76,10 +76,7 @@ impl Limits {
             status: rate("limits.status_per_minute", per_minute.status),
             websocket_opens: rate("limits.websocket_opens_per_minute", per_minute.websocket_opens),
             wrong_codes_of_user: rate(wrong_codes, per_minute.wrong_codes),
-            wrong_codes_of_address: rate(
-                wrong_codes,
-                per_minute.wrong_codes.saturating_mul(WRONG_CODES_PER_ADDRESS),
-            ),
+            wrong_codes_of_address: rate(wrong_codes, per_minute.wrong_codes.saturating_mul(WRONG_CODES_PER_ADDRESS)),
         }
     }
 

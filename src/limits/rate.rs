@@ -58,7 +58,10 @@ impl Rate {
     fn ask(&self, limiter: &Limiter, client: &(impl Hash + ?Sized)) -> Result<(), Exceeded> {
         let exceeded = |until: NotUntil<Duration>| {
             let wait = until.wait_time_from(limiter.clock().now());
-            Exceeded { key: self.key, retry_after_seconds: wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(60) }
+            Exceeded {
+                key: self.key,
+                retry_after_seconds: wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(60),
+            }
         };
         limiter.check_key(&self.hasher.hash_one(client)).map_err(exceeded)
     }

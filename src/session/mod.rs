@@ -282,13 +282,7 @@ impl Session {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn decide(
-        &self,
-        by: &PhoneUser,
-        code: Presented,
-        decision: Decision,
-        now: Timestamp,
-    ) -> Result<Step, Refusal> {
+    pub fn decide(&self, by: &PhoneUser, code: Presented, decision: Decision, now: Timestamp) -> Result<Step, Refusal> {
         self.refuse_ended(now)?;
         self.refuse_old(code, now)?;
         match (&self.state, decision) {

@@ -72,9 +72,7 @@ const CODE: Presented = Presented { period: 0, rotation: Rotation::NONE };
 fn apply(session: &Session, event: Event, now: Timestamp) -> Result<Step, Refusal> {
     match event {
         Event::Scan(by) => session.scan(&user(by), CODE, now),
-        Event::Confirm(by) => {
-            session.decide(&user(by), CODE, yes(by, now, None), now)
-        }
+        Event::Confirm(by) => session.decide(&user(by), CODE, yes(by, now, None), now),
         Event::Reject(by) => session.decide(&user(by), CODE, Decision::Reject, now),
         Event::Cancel => session.cancel(now),
         Event::Claim => session.claim(now),

@@ -154,9 +154,8 @@ async fn the_keys_of_a_jwk_set_are_trusted_each_with_its_own_algorithm_and_no_ot
         header.crit = Some(vec!["exp".to_owned()]);
         encode(&header, &good, &signer.key).unwrap()
     };
-    let public = EncodingKey::from_base64_secret(&x.replace('-', "+").replace('_', "/")).or_else(|_| {
-        EncodingKey::from_base64_secret(&format!("{}=", x.replace('-', "+").replace('_', "/")))
-    });
+    let public = EncodingKey::from_base64_secret(&x.replace('-', "+").replace('_', "/"))
+        .or_else(|_| EncodingKey::from_base64_secret(&format!("{}=", x.replace('-', "+").replace('_', "/"))));
     for (what, token) in [
         ("the public key as an HMAC secret", named(&signer.kid, Algorithm::HS256, &public.unwrap())),
         ("a symmetric key of the set", named("shared", Algorithm::HS256, &EncodingKey::from_secret(b"swordfish"))),

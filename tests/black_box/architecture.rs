@@ -96,6 +96,40 @@ fn session_is_pure() {
     }
 }
 
+#[test]
+fn nothing_is_unsafe_but_what_is_measured_to_need_it() {
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let lines: Vec<_> = lib.lines().collect();
+    let modules = lines.iter().enumerate().filter_map(|(index, line)| Some((index, line.strip_prefix("pub mod ")?)));
+    for (index, module) in modules {
+        let is_forbidden = lines[index - 1] == "#[forbid(unsafe_code)]";
+        assert_eq!(is_forbidden, module != "memory;", "{module}");
+    }
+    assert!(fs::read_to_string(root().join("src/main.rs")).unwrap().contains("#![forbid(unsafe_code)]"));
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_is_there() {
+    let security = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let tests: String = ["tests", "src"]
+        .iter()
+        .flat_map(|dir| sources(&root().join(dir)))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect::<String>()
+        + &fs::read_to_string(root().join("e2e/demo.mjs")).unwrap();
+    let rows: Vec<_> =
+        security.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 2).collect();
+    assert!(rows.len() > 20, "a row for each threat");
+    for row in rows.iter().skip(2) {
+        let named: Vec<_> = row.rsplit(" | ").next().unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "no test: {row}");
+        for test in named {
+            let name = test.rsplit("::").next().unwrap();
+            assert!(tests.contains(name), "SECURITY.md names {test}, which is not there");
+        }
+    }
+}
+
 /// The words of the wire types: fields, and variants in lower case.
 fn wire_names() -> BTreeSet<String> {
     let text = code(&root().join("src/protocol.rs"));

@@ -89,7 +89,9 @@ impl Node {
     /// A phone scans at this node.
     async fn scan(&self, session: &Session) -> Session {
         let ann = PhoneUser { id: "ann".into(), name: None, picture: None };
-        let Step::To(next) = session.scan(&ann, CODE, session.created_at).unwrap() else { panic!("not scanned before") };
+        let Step::To(next) = session.scan(&ann, CODE, session.created_at).unwrap() else {
+            panic!("not scanned before")
+        };
         let Replaced::Written(waits) = self.store.replace(&next).await.unwrap() else { panic!("nobody else writes") };
         let change = Change { session: Arc::new(next), waits, since: Stopwatch::start() };
         self.bus.announce(&change);

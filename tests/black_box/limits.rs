@@ -21,7 +21,14 @@ async fn limited(change: impl FnOnce(&mut Settings)) -> Server {
     .await
 }
 
-async fn call_from(server: &Server, address: &str, method: Method, path: &str, token: Option<&str>, body: Value) -> Answer {
+async fn call_from(
+    server: &Server,
+    address: &str,
+    method: Method,
+    path: &str,
+    token: Option<&str>,
+    body: Value,
+) -> Answer {
     let request = server.http.request(method, format!("{}{path}", server.base)).header("x-forwarded-for", address);
     let request = if let Some(token) = token { request.bearer_auth(token) } else { request };
     Answer::of(request.json(&body).send().await.unwrap()).await
@@ -247,11 +254,8 @@ async fn a_forged_header_changes_neither_the_address_nor_the_url() {
 async fn behind_a_trusted_proxy_the_phone_is_told_the_address_that_the_proxy_saw() {
     let server = limited(|_| {}).await;
     let body = generate_from(&server, "203.0.113.66, 192.0.2.1").await.body;
-    let session = Session {
-        id: String::new(),
-        code: body["code"].as_str().unwrap().to_owned(),
-        ws_path: String::new(),
-    };
+    let session =
+        Session { id: String::new(), code: body["code"].as_str().unwrap().to_owned(), ws_path: String::new() };
     assert_eq!(server.phone("ann").scan(&session).await.body["client"]["ip"], "192.0.2.1");
     server.stop().await;
 }

@@ -28,3 +28,4 @@ mod receipts;
 mod refusals;
 mod secrecy;
 mod store_conformance;
+mod threats;

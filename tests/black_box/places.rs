@@ -86,8 +86,7 @@ async fn the_phones_owner_is_told_where_the_browser_is() {
     let server = server(&city, &asn, |_| {}).await;
     let code = code_from(&server, BERLIN).await;
     let scan = post_from(&server, BERLIN, "scan", code).await.body;
-    let berlin =
-        json!({ "city": "Berlin", "region": "State of Berlin", "country": "Germany", "country_code": "DE" });
+    let berlin = json!({ "city": "Berlin", "region": "State of Berlin", "country": "Germany", "country_code": "DE" });
     assert_eq!(scan["client"]["location"], berlin);
     assert_eq!(scan["client"]["network"], json!({ "asn": 64_500, "organization": "Example Net" }));
     assert_eq!(scan["risk"], json!([]));

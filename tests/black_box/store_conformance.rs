@@ -8,7 +8,8 @@ use qrlogin::node::{Hint, NodeName, Waits};
 use qrlogin::postgres::Postgres;
 use qrlogin::random;
 use qrlogin::session::{
-    Cancellation, Client, Confirmation, Grant, PhoneUser, Presented, Rotation, Session, SessionId, SessionKey, State, Step, Timestamp,
+    Cancellation, Client, Confirmation, Grant, PhoneUser, Presented, Rotation, Session, SessionId, SessionKey, State,
+    Step, Timestamp,
 };
 use qrlogin::store::{Attached, Ended, PostgresSetup, PostgresStore, Replaced, SqliteStore, Store, Untold};
 use serde_json::{Map, json};
@@ -66,7 +67,11 @@ fn stepped(step: Result<Step, qrlogin::session::Refusal>) -> Session {
 }
 
 fn confirmed(session: &Session, now: Timestamp) -> Session {
-    let decision = qrlogin::session::Decision::Confirm { grant: grant(), claimable_until: now.plus_seconds(60), number_matches: None };
+    let decision = qrlogin::session::Decision::Confirm {
+        grant: grant(),
+        claimable_until: now.plus_seconds(60),
+        number_matches: None,
+    };
     stepped(session.decide(&ann(), CODE, decision, now))
 }
 

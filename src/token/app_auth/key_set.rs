@@ -150,10 +150,14 @@ fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
         (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS256)) => Some(PS256),
         (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS384)) => Some(PS384),
         (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS512)) => Some(PS512),
-        (AlgorithmParameters::EllipticCurve(key), None | Some(KeyAlgorithm::ES256)) if key.curve == EllipticCurve::P256 => {
+        (AlgorithmParameters::EllipticCurve(key), None | Some(KeyAlgorithm::ES256))
+            if key.curve == EllipticCurve::P256 =>
+        {
             Some(ES256)
         }
-        (AlgorithmParameters::EllipticCurve(key), None | Some(KeyAlgorithm::ES384)) if key.curve == EllipticCurve::P384 => {
+        (AlgorithmParameters::EllipticCurve(key), None | Some(KeyAlgorithm::ES384))
+            if key.curve == EllipticCurve::P384 =>
+        {
             Some(ES384)
         }
         (AlgorithmParameters::OctetKeyPair(key), None | Some(KeyAlgorithm::EdDSA))
