@@ -40,6 +40,8 @@ const KEYS_SECONDS: u32 = 10;
 const PLACES_SECONDS: u32 = 60;
 /// Fewer than this hold nothing worth the trouble.
 const MANY_BROWSERS: i64 = 1000;
+/// As the last, in a second.
+const MANY_REQUESTS: u64 = 500;
 
 /// Why the server does not start. Every text names the setting.
 #[derive(Debug, Error)]
@@ -418,16 +420,20 @@ async fn tidy(store: Arc<dyn Store>, clock: Clock) {
     }
 }
 
-/// Once half of many browsers have gone, what they held is the system's again.
+/// Once half of many browsers have gone, or a flood of requests has passed, what they held is the system's again.
 async fn give_memory_back(metrics: Arc<Metrics>, clock: Clock) {
-    let mut most = 0;
+    let (mut most_active, mut most_answered, mut answered_before) = (0, 0, 0);
     loop {
         clock.sleep_seconds(TIDY_SECONDS).await;
-        let active = metrics.active_connections();
-        most = most.max(active);
-        if most >= MANY_BROWSERS && active <= most / 2 {
+        let (active, answered) = (metrics.active_connections(), metrics.requests_answered());
+        let just_answered = answered - std::mem::replace(&mut answered_before, answered);
+        most_active = most_active.max(active);
+        most_answered = most_answered.max(just_answered);
+        let have_left = most_active >= MANY_BROWSERS && active <= most_active / 2;
+        let has_passed = most_answered >= MANY_REQUESTS && just_answered <= most_answered / 8;
+        if have_left || has_passed {
             drop(tokio::task::spawn_blocking(memory::give_back).await);
-            most = active;
+            (most_active, most_answered) = (active, just_answered);
         }
     }
 }

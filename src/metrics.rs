@@ -1,7 +1,7 @@
 //! What `/metrics` shows. Names and labels are part of the contract (PROTOCOL.md).
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text::encode;
@@ -139,6 +139,7 @@ pub struct Metrics {
     sessions: Family<OutcomeLabel, Counter<u64, AtomicU64>>,
     push_seconds: Histogram,
     http_request_seconds: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    requests_answered: AtomicU64,
     bus_connected: Gauge<i64, AtomicI64>,
     hints: Counter<u64, AtomicU64>,
     untold_found: Counter<u64, AtomicU64>,
@@ -163,6 +164,7 @@ impl Metrics {
             push_seconds: Histogram::new(exponential_buckets(50e-6, 2.0, 15)),
             // 0.25 ms to 8 s.
             http_request_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(250e-6, 2.0, 16))),
+            requests_answered: AtomicU64::new(0),
             bus_connected: Gauge::default(),
             hints: Counter::default(),
             untold_found: Counter::default(),
@@ -262,8 +264,15 @@ impl Metrics {
         self.untold_found.inc();
     }
 
+    /// How many requests have been answered.
+    #[must_use]
+    pub fn requests_answered(&self) -> u64 {
+        self.requests_answered.load(Ordering::Relaxed)
+    }
+
     /// A request was answered. `route` is the route's pattern, never the path that was asked for.
     pub fn answered(&self, method: &str, route: &str, status: u16, since: Stopwatch) {
+        self.requests_answered.fetch_add(1, Ordering::Relaxed);
         let labels = RequestLabels { method: method.to_owned(), route: route.to_owned(), status };
         self.http_request_seconds.get_or_create(&labels).observe(since.elapsed().as_secs_f64());
     }

@@ -299,8 +299,8 @@ impl Default for Settings {
             risk: RiskSettings { policy: RiskPolicy::Report, signals: vec![RiskSignal::Country, RiskSignal::Network] },
             limits: LimitSettings {
                 enabled: true,
-                generate_per_minute: 120,
-                scan_per_minute: 120,
+                generate_per_minute: 300,
+                scan_per_minute: 600,
                 wrong_codes_per_minute: 10,
                 status_per_minute: 600,
                 websocket_opens_per_minute: 600,
