@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::FromRequestParts;
 use axum::http::header::{FORWARDED, HeaderName, ORIGIN, USER_AGENT};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use ipnet::IpNet;
+use tracing::warn;
 use woothee::parser::Parser;
 
 use super::App;
@@ -40,12 +42,13 @@ impl FromRequestParts<Arc<App>> for ClientAddress {
 pub(super) struct TrustedProxies {
     networks: Vec<IpNet>,
     header: ProxyHeader,
+    has_warned: AtomicBool,
 }
 
 impl TrustedProxies {
     pub(super) fn of(settings: &Settings) -> Self {
         let networks = settings.trusted_proxies.iter().filter_map(|text| network(text)).collect();
-        Self { networks, header: settings.proxy_header }
+        Self { networks, header: settings.proxy_header, has_warned: AtomicBool::new(false) }
     }
 
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
@@ -57,12 +60,23 @@ impl TrustedProxies {
     /// stands to the left of that may be anybody's invention.
     pub(super) fn client_address(&self, peer: IpAddr, fields: &(impl Fields + ?Sized)) -> IpAddr {
         let mut address = peer.to_canonical();
-        let mut steps = if self.trusts(address) { self.steps(fields) } else { Vec::new() };
+        let is_proxy = self.trusts(address);
+        if !is_proxy && is_near(address) && fields.line(&X_FORWARDED_FOR).is_some() {
+            self.warn_once(address);
+        }
+        let mut steps = if is_proxy { self.steps(fields) } else { Vec::new() };
         while let Some(step) = steps.pop().filter(|_| self.trusts(address)) {
             let Some(before) = step else { break };
             address = before.to_canonical();
         }
         address
+    }
+
+    /// All clients of such a proxy would be one.
+    fn warn_once(&self, address: IpAddr) {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            warn!(event = "proxy not trusted", %address, "it sends X-Forwarded-For; to take it, add it to trusted_proxies");
+        }
     }
 
     /// The addresses in the order of the header; `None` for what is no address.
@@ -75,6 +89,14 @@ impl TrustedProxies {
             ProxyHeader::Forwarded => standard(),
             ProxyHeader::Any => Some(plain()).filter(|steps| !steps.is_empty()).unwrap_or_else(standard),
         }
+    }
+}
+
+/// Where one's own proxies are.
+const fn is_near(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
     }
 }
 
