@@ -58,7 +58,8 @@ pub struct GenerateRequest {
 #[derive(Serialize, ToSchema)]
 pub struct GenerateResponse {
     /// The browser's secret.
-    pub session_id: String,
+    #[schema(value_type = String)]
+    pub session_id: Zeroizing<String>,
     /// What the QR holds, public.
     pub code: String,
     /// The URL in the QR.
@@ -70,14 +71,16 @@ pub struct GenerateResponse {
     /// The instant of expiry, RFC 3339.
     pub expires_at: String,
     /// The path of the WebSocket.
-    pub ws_path: String,
+    #[schema(value_type = String)]
+    pub ws_path: Zeroizing<String>,
 }
 
 /// `POST /v1/qr-login/ack` and `/cancel`.
 #[derive(Deserialize, ToSchema)]
 pub struct SessionRequest {
     /// The browser's secret.
-    pub session_id: String,
+    #[schema(value_type = String)]
+    pub session_id: Zeroizing<String>,
 }
 
 /// `POST /v1/qr-login/scan` and `/reject`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use zeroize::Zeroizing;
 
 use super::body::{Json, OptionalJson};
 use super::client::{ClientAddress, describe};
@@ -40,7 +41,7 @@ pub(super) async fn generate(
     Ok(Answer(
         StatusCode::CREATED,
         GenerateResponse {
-            ws_path: format!("/v1/ws/qr/{session_id}"),
+            ws_path: Zeroizing::new(format!("/v1/ws/qr/{}", *session_id)),
             session_id,
             code: code.code,
             qr_url: code.qr_url,

@@ -33,8 +33,8 @@ impl SessionId {
 
     /// The secret itself, for the one answer that hands it out.
     #[must_use]
-    pub fn expose(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
+    pub fn expose(&self) -> Zeroizing<String> {
+        Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0))
     }
 
     /// The key under which the session is stored and waited for.
@@ -103,8 +103,8 @@ mod tests {
         let id = SessionId::from_random([7; 32]);
         let text = id.expose();
         assert_eq!(text.len(), 43);
-        assert_eq!(SessionId::parse(&text), Some(id));
-        assert_eq!(SessionId::parse(&format!("{text}=")), None);
+        assert_eq!(SessionId::parse(&text), Some(id.clone()));
+        assert_eq!(SessionId::parse(&format!("{}=", *text)), None);
         assert_eq!(SessionId::parse(&text[..42]), None);
         // The last character has two bits to spare: another spelling of the same bytes is no id.
         assert!(text.ends_with('c'));

@@ -192,7 +192,7 @@ async fn a_request_behind_an_upgrade_is_no_frame() {
     // Behind one that is refused, it is a request like any other.
     let unknown = SessionId::from_random([7; 32]).expose();
     let mut raw = Raw::connect(&server).await;
-    raw.send(upgrade(&format!("/v1/ws/qr/{unknown}")) + JWKS).await;
+    raw.send(upgrade(&format!("/v1/ws/qr/{}", *unknown)) + JWKS).await;
     assert_eq!(raw.status().await, 404);
     assert_eq!(raw.status().await, 200);
     server.stop().await;
@@ -294,7 +294,7 @@ async fn an_id_that_cannot_be_one_costs_no_query() {
     // One that is only unknown costs one.
     let unknown = SessionId::from_random([7; 32]).expose();
     let mut raw = Raw::connect(&server).await;
-    raw.send(upgrade(&format!("/v1/ws/qr/{unknown}"))).await;
+    raw.send(upgrade(&format!("/v1/ws/qr/{}", *unknown))).await;
     assert_eq!(raw.status().await, 404);
     assert_eq!(server.store.reads.load(SeqCst), before + 1);
     server.stop().await;

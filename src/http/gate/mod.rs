@@ -5,15 +5,15 @@
 //! request, and every one of these that is to be refused, goes to hyper and the route table, together with the bytes
 //! that have been read: refusals are written in one place.
 
+mod head;
+
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::{self, IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::Version;
-use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use futures_util::FutureExt as _;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -27,7 +27,7 @@ use super::App;
 use super::problem::ApiError;
 use super::server::{ACCEPT_RETRY_MILLIS, Accepted, Connections, MAX_HEAD_BYTES, is_of_one_connection};
 use super::socket::Refused;
-use super::upgrade::{Fields as _, Handshake};
+use super::upgrade::Handshake;
 use crate::hub::{Connection, Registration};
 use crate::limits::{Call, Full, Seat};
 use crate::login;
@@ -35,17 +35,13 @@ use crate::metrics::Stopwatch;
 use crate::session::{SessionId, SessionKey};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
+use head::{Head, Request};
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKE: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 1024;
-/// More fields than this are left to hyper.
-const MAX_FIELDS: usize = 64;
 /// Deadlines that may lie about for nothing.
 const FORGOTTEN_AT_ONCE: usize = 1024;
-/// What a request for a WebSocket begins with.
-const BEGINNING: &[u8] = b"GET /v1/ws/qr/";
-const PATH: &str = "/v1/ws/qr/";
 const ROUTE: &str = "/v1/ws/qr/{session_id}";
 /// Browsers whose rows are read in one query, and such queries under way at once.
 const MAX_BATCH: usize = 256;
@@ -126,15 +122,6 @@ struct Gate {
     shutdown: Shutdown,
 }
 
-struct Head {
-    socket: TcpStream,
-    peer: SocketAddr,
-    bytes: Vec<u8>,
-    serial: u64,
-    /// Where it counts among those of its address; that of a trusted proxy does not.
-    seat: Option<Seat>,
-}
-
 /// A browser whose handshake is in order, and whose row is to be read.
 struct Arrival {
     socket: TcpStream,
@@ -146,18 +133,6 @@ struct Arrival {
     registration: Registration,
     seat: Option<Seat>,
     since: Stopwatch,
-}
-
-/// What the bytes that have been read are.
-enum Request {
-    /// The beginning of what may be a request for a WebSocket.
-    Unfinished,
-    /// One that is in order.
-    Upgrade { head_bytes: usize, handshake: Handshake, id: SessionId, address: IpAddr },
-    /// Anything else.
-    Other,
-    /// No request: the connection has ended.
-    None,
 }
 
 impl Gate {
@@ -203,19 +178,15 @@ impl Gate {
     /// Accepts those who are there: up to as many as may be served in one go.
     fn accept(&mut self, accepted: &mut Vec<Head>) {
         self.is_to_accept = true;
-        while accepted.len() < MAX_BATCH {
+        for _ in 0..MAX_BATCH {
             match self.listener.accept() {
-                Ok((socket, peer)) => {
-                    let address = peer.ip();
-                    let seat = if self.app.proxies.trusts(address) { Ok(None) } else { self.app.limits.seat(address) };
-                    match seat {
-                        Ok(seat) => {
-                            self.next_serial += 1;
-                            accepted.push(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial, seat });
-                        }
-                        Err(full) => turn_away(socket, full),
+                Ok((socket, peer)) => match self.seat(peer.ip()) {
+                    Ok(seat) => {
+                        self.next_serial += 1;
+                        accepted.push(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial, seat });
                     }
-                }
+                    Err(full) => turn_away(socket, full),
+                },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_to_accept = false;
                     return;
@@ -284,7 +255,7 @@ impl Gate {
         // Whoever must wait for its own receipt, or comes while the server stops, is a matter for the long way.
         let registration = if self.app.hub.awaits_receipt(key) { None } else { self.app.hub.register(key).ok() };
         let Some(registration) = registration else { return self.hand_over(head, None) };
-        match self.seat(&head, address) {
+        match self.admit_browser(&head, address) {
             Ok(seat) => {
                 let Head { socket, peer, bytes, seat: taken, .. } = head;
                 let seat = taken.or(seat);
@@ -295,8 +266,13 @@ impl Gate {
         }
     }
 
+    /// A place for a connection. A trusted proxy has any number; there the browsers behind it count.
+    fn seat(&self, peer: IpAddr) -> Result<Option<Seat>, Full> {
+        if self.app.proxies.trusts(peer) { Ok(None) } else { self.app.limits.seat(peer) }
+    }
+
     /// Counts a browser that is about to wait: a place of its own, if the connection has none.
-    fn seat(&self, head: &Head, address: IpAddr) -> Result<Option<Seat>, Refused> {
+    fn admit_browser(&self, head: &Head, address: IpAddr) -> Result<Option<Seat>, Refused> {
         self.app.limits.admit(Call::WebSocket, address).map_err(Refused::Limited)?;
         if head.seat.is_some() {
             return Ok(None);
@@ -361,62 +337,6 @@ impl Gate {
 fn turn_away(mut socket: TcpStream, full: Full) {
     drop(socket.write(&ApiError::from(full).as_last_answer()));
     drop(socket.shutdown(net::Shutdown::Write));
-}
-
-impl Head {
-    /// Reads what is there, until it is known what it is.
-    fn read(&mut self, scratch: &mut [u8], app: &App) -> Request {
-        loop {
-            let read = match self.socket.read(scratch) {
-                Ok(0) => return Request::None,
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Request::Unfinished,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Request::None,
-            };
-            let new_from = self.bytes.len().saturating_sub(2);
-            self.bytes.extend_from_slice(&scratch[..read]);
-            // One that comes byte by byte is not looked at whole each time.
-            let is_worth_a_look = self.bytes.len() <= BEGINNING.len().max(read) || has_end(&self.bytes[new_from..]);
-            match if is_worth_a_look { understand(&self.bytes, self.peer, app) } else { Request::Unfinished } {
-                // hyper says 431 of a head that is too long.
-                Request::Unfinished if self.bytes.len() >= MAX_HEAD_BYTES => return Request::Other,
-                Request::Unfinished => {}
-                request => return request,
-            }
-        }
-    }
-}
-
-fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Request {
-    if !bytes.starts_with(BEGINNING) {
-        return if BEGINNING.starts_with(bytes) { Request::Unfinished } else { Request::Other };
-    }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    let head_bytes = match request.parse(bytes) {
-        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-        Ok(httparse::Status::Partial) => return Request::Unfinished,
-        Err(_) => return Request::Other,
-    };
-    let fields = &*request.headers;
-    let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let has_body = fields.line(&CONTENT_LENGTH).is_some() || fields.line(&TRANSFER_ENCODING).is_some();
-    let path = request.path.unwrap_or_default();
-    let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let id = path.strip_prefix(PATH).and_then(SessionId::parse);
-    match (Handshake::of(version, fields), id) {
-        (Ok(handshake), Some(id)) if !has_body && app.origins.check(fields).is_ok() => {
-            let address = app.proxies.client_address(peer.ip(), fields);
-            Request::Upgrade { head_bytes, handshake, id, address }
-        }
-        _ => Request::Other,
-    }
-}
-
-/// Whether an empty line is among these bytes.
-fn has_end(bytes: &[u8]) -> bool {
-    bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
 type Rows = Result<HashMap<SessionKey, login::Arrival>, Arc<StoreError>>;

@@ -1,0 +1,98 @@
+//! The first request of a connection, as far as it has been read.
+
+use std::io::{self, Read as _};
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::Version;
+use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use mio::net::TcpStream;
+
+use crate::http::App;
+use crate::http::server::MAX_HEAD_BYTES;
+use crate::http::upgrade::{Fields as _, Handshake};
+use crate::limits::Seat;
+use crate::session::SessionId;
+
+/// More fields than this are left to hyper.
+const MAX_FIELDS: usize = 64;
+/// What a request for a WebSocket begins with.
+const BEGINNING: &[u8] = b"GET /v1/ws/qr/";
+const PATH: &str = "/v1/ws/qr/";
+
+/// A connection whose first request may not have arrived whole.
+pub(super) struct Head {
+    pub(super) socket: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) bytes: Vec<u8>,
+    pub(super) serial: u64,
+    /// Where it counts among those of its address; that of a trusted proxy does not.
+    pub(super) seat: Option<Seat>,
+}
+
+/// What the bytes that have been read are.
+pub(super) enum Request {
+    /// The beginning of what may be a request for a WebSocket.
+    Unfinished,
+    /// One that is in order.
+    Upgrade { head_bytes: usize, handshake: Handshake, id: SessionId, address: IpAddr },
+    /// Anything else.
+    Other,
+    /// No request: the connection has ended.
+    None,
+}
+
+impl Head {
+    /// Reads what is there, until it is known what it is.
+    pub(super) fn read(&mut self, scratch: &mut [u8], app: &App) -> Request {
+        loop {
+            let read = match self.socket.read(scratch) {
+                Ok(0) => return Request::None,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Request::Unfinished,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return Request::None,
+            };
+            let new_from = self.bytes.len().saturating_sub(2);
+            self.bytes.extend_from_slice(&scratch[..read]);
+            // One that comes byte by byte is not looked at whole each time.
+            let is_worth_a_look = self.bytes.len() <= BEGINNING.len().max(read) || has_end(&self.bytes[new_from..]);
+            match if is_worth_a_look { understand(&self.bytes, self.peer, app) } else { Request::Unfinished } {
+                // hyper says 431 of a head that is too long.
+                Request::Unfinished if self.bytes.len() >= MAX_HEAD_BYTES => return Request::Other,
+                Request::Unfinished => {}
+                request => return request,
+            }
+        }
+    }
+}
+
+fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Request {
+    if !bytes.starts_with(BEGINNING) {
+        return if BEGINNING.starts_with(bytes) { Request::Unfinished } else { Request::Other };
+    }
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let head_bytes = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) => return Request::Unfinished,
+        Err(_) => return Request::Other,
+    };
+    let fields = &*request.headers;
+    let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let has_body = fields.line(&CONTENT_LENGTH).is_some() || fields.line(&TRANSFER_ENCODING).is_some();
+    let path = request.path.unwrap_or_default();
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let id = path.strip_prefix(PATH).and_then(SessionId::parse);
+    match (Handshake::of(version, fields), id) {
+        (Ok(handshake), Some(id)) if !has_body && app.origins.check(fields).is_ok() => {
+            let address = app.proxies.client_address(peer.ip(), fields);
+            Request::Upgrade { head_bytes, handshake, id, address }
+        }
+        _ => Request::Other,
+    }
+}
+
+/// Whether an empty line is among these bytes.
+fn has_end(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
+}
