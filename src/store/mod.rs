@@ -51,8 +51,9 @@ pub trait Store: Send + Sync + 'static {
     /// the node where the browser waits; save for a receipt, which nobody waits for.
     async fn replace(&self, next: &Session) -> Result<Replaced, StoreError>;
 
-    /// How many sessions wait to be scanned at `now`, and of the networks that have most of them (as many as any other has)
-    /// up to `limit` of the oldest. Looks at all rows: for when there are too many.
+    /// How many sessions wait to be scanned at `now`, and of the network that has most of them up to `limit` of the oldest
+    /// (of several that have equally many; of all, if those are too few to matter). Looks at all rows: for when there are
+    /// too many.
     async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError>;
 
     /// What this node has still to look at: changes of sessions whose browsers wait here, and connections that others

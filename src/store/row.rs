@@ -8,18 +8,23 @@ pub(super) const COLUMNS: &str = "id, code, version, state, created_at, expires_
     client_ip, client_browser, client_os, client_origin, client_info, \
     user_id, user_name, user_picture, decided_at, claimable_until, token_grant, scanned_at, reason";
 
-/// How many sessions of this table wait to be scanned at `$1`, and of the networks that have most of them (as many as any
-/// other has) up to `$2` of the oldest. Reads the whole table; sorts what is small of it.
+/// How many sessions of this table wait to be scanned at `$1`, and of the networks that have most of them up to `$2` of the
+/// oldest. Of networks that have equally many, some; and where none has enough to matter, of all.
+///
+/// Reads the whole table, once, and then as far as it must; joins and sorts nothing of that size.
 pub(super) fn heaviest(table: &str) -> String {
+    let pending = "state = 'pending' AND expires_at > $1";
     format!(
-        "WITH weighed AS MATERIALIZED (
-             SELECT id AS weighed_id, expires_at AS until,
-                 count(*) OVER (PARTITION BY client_network) AS weight, count(*) OVER () AS pending
-             FROM {table} WHERE state = 'pending' AND expires_at > $1
-         ), heaviest AS (
-             SELECT * FROM weighed WHERE weight = (SELECT max(weight) FROM weighed) ORDER BY until LIMIT $2
+        "WITH networks AS MATERIALIZED (
+             SELECT coalesce(client_network, '') AS network, count(*) AS weight FROM {table} WHERE {pending} GROUP BY 1
+         ), most AS MATERIALIZED (
+             SELECT max(weight) AS weight, CAST(sum(weight) AS bigint) AS pending FROM networks
          )
-         SELECT {COLUMNS}, pending FROM heaviest JOIN {table} ON id = weighed_id ORDER BY until"
+         SELECT {COLUMNS}, (SELECT pending FROM most) FROM {table} WHERE {pending} AND (
+             (SELECT weight FROM most) * {TIED} < $2 OR coalesce(client_network, '') IN (
+                 SELECT network FROM networks WHERE weight = (SELECT weight FROM most) LIMIT {TIED}
+             )
+         ) ORDER BY expires_at LIMIT $2"
     )
 }
 
@@ -48,6 +53,8 @@ pub(super) struct Changed {
     pub(super) reason: Option<String>,
 }
 
+/// How many networks are looked at together that have equally many sessions.
+const TIED: u32 = 16;
 /// Why the server cancelled a session.
 const OVERLOAD: &str = "overload";
 

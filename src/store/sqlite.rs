@@ -41,8 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub struct SqliteStore {
     clock: Clock,
     decider: Decider,
-    /// Until it is closed, as the next.
-    readers: [Mutex<Option<Connection>>; 2],
+    readers: Arc<Readers>,
+    /// Until it is closed.
     checkpointer: Arc<Mutex<Option<Connection>>>,
     written_since_checkpoint: AtomicBool,
 }
@@ -60,7 +60,7 @@ impl SqliteStore {
 
         let mut decider = open()?;
         migrate(&mut decider).map_err(|error| failed(error.into()))?;
-        let readers = [Mutex::new(Some(open()?)), Mutex::new(Some(open()?))];
+        let readers = Arc::new([Mutex::new(Some(open()?)), Mutex::new(Some(open()?))]);
         let checkpointer = Arc::new(Mutex::new(Some(open()?)));
         let decider = Decider::new(decider, clock.clone());
         Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint: AtomicBool::new(true) })
@@ -78,12 +78,21 @@ impl SqliteStore {
         self.written_since_checkpoint.store(true, Ordering::Relaxed);
     }
 
-    /// With whichever reader is free.
     fn with_reader<T>(&self, read: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let [first, second] = &self.readers;
-        let reader = first.try_lock().unwrap_or_else(|_| lock(second));
-        read(reader.as_ref().ok_or_else(closed)?)
+        with_reader(&self.readers, read)
     }
+}
+
+/// Until they are closed.
+type Readers = [Mutex<Option<Connection>>; 2];
+
+/// With whichever reader is free.
+fn with_reader<T>(
+    [first, second]: &Readers,
+    read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let reader = first.try_lock().unwrap_or_else(|_| lock(second));
+    read(reader.as_ref().ok_or_else(closed)?)
 }
 
 fn lock(connection: &Mutex<Option<Connection>>) -> MutexGuard<'_, Option<Connection>> {
@@ -252,16 +261,21 @@ impl Store for SqliteStore {
     }
 
     async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError> {
-        self.with_reader(|reader| {
-            let mut query = reader.prepare_cached(&row::heaviest("sessions"))?;
-            let mut rows = query.query(params![now.as_millis(), limit])?;
-            let mut heaviest = Heaviest::default();
-            while let Some(row) = rows.next()? {
-                heaviest.pending = row.get::<_, u32>(AFTER)?.into();
-                heaviest.oldest.push(session(row)?);
-            }
-            Ok(heaviest)
-        })
+        let readers = self.readers.clone();
+        // Of a million rows that takes a second, in which a thread of those that serve is not to be held up.
+        let reading = tokio::task::spawn_blocking(move || {
+            with_reader(&readers, |reader| {
+                let mut query = reader.prepare_cached(&row::heaviest("sessions"))?;
+                let mut rows = query.query(params![now.as_millis(), limit])?;
+                let mut heaviest = Heaviest::default();
+                while let Some(row) = rows.next()? {
+                    heaviest.pending = row.get::<_, u32>(AFTER)?.into();
+                    heaviest.oldest.push(session(row)?);
+                }
+                Ok(heaviest)
+            })
+        });
+        reading.await.map_err(|error| StoreError::Unavailable(error.into()))?
     }
 
     /// Nothing ever is: whoever changes a session tells its browser.
