@@ -94,11 +94,17 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
+const WRONG_FIELDS: &str = "the body does not have the fields this call takes, each of its type";
+
 /// The error never quotes the body, which may hold a secret.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // (Fields without their names, in the order in which we happen to have them, would do for serde.)
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(ApiError::InvalidRequest(WRONG_FIELDS.to_owned()));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         let what = match error.classify() {
-            serde_json::error::Category::Data => "the body does not have the fields this call takes, each of its type",
+            serde_json::error::Category::Data => WRONG_FIELDS,
             _ => "the body is not JSON",
         };
         ApiError::InvalidRequest(format!("{what} (line {}, column {})", error.line(), error.column()))

@@ -31,9 +31,19 @@ async fn bodies_that_are_not_what_the_call_takes() {
     let good = json!({ "code": session.code }).to_string();
     let json = Some("application/json");
     for path in ["scan", "confirm", "reject"] {
-        for body in
-            ["", "{", "not json", "[]", "null", "{}", r#"{"code":7}"#, r#"{"code":null}"#, r#"{"code":["x"]}"#, "\u{0}"]
-        {
+        for body in [
+            "",
+            "{",
+            "not json",
+            "[]",
+            r#"["x"]"#,
+            "null",
+            "{}",
+            r#"{"code":7}"#,
+            r#"{"code":null}"#,
+            r#"{"code":["x"]}"#,
+            "\u{0}",
+        ] {
             assert_eq!(send(path, json, body).await, "400 invalid_request", "{path} {body}");
         }
         for kind in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("application/jsonx")] {
@@ -44,7 +54,10 @@ async fn bodies_that_are_not_what_the_call_takes() {
         assert_eq!(send(path, json, r#"{"session_id":1}"#).await, "400 invalid_request");
         assert_eq!(send(path, None, r#"{"session_id":"x"}"#).await, "415 unsupported_media_type");
     }
-    assert_eq!(send("generate", json, r#"{"client_info":7}"#).await, "400 invalid_request");
+    for body in [r#"{"client_info":7}"#, "[]", " [null]", r#""x""#] {
+        assert_eq!(send("generate", json, body).await, "400 invalid_request", "{body}");
+    }
+    assert_eq!(send("generate", json, "null").await, "201", "as no body at all");
     assert_eq!(
         send("generate", json, &format!(r#"{{"client_info":"{}"}}"#, "é".repeat(257))).await,
         "400 invalid_request"
