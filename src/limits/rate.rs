@@ -13,7 +13,7 @@ use quick_cache::sync::{Cache, EntryAction, EntryResult};
 use super::Exceeded;
 use crate::clock::Clock;
 
-/// Of how many clients a rate is kept: some 50 bytes each.
+/// Of how many clients a rate is kept, by a hash and a time each.
 pub(super) const MAX_CLIENTS: usize = 65_536;
 
 type Limiter = RateLimiter<u64, Store, Steady, NoOpMiddleware<Duration>>;
