@@ -37,10 +37,12 @@ pub enum CloseReason {
     Slow,
     /// The store did not answer when it had to.
     Unavailable,
+    /// A long poll was answered; its browser asks again.
+    Answered,
 }
 
 impl CloseReason {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Decided,
         Self::Expired,
         Self::Client,
@@ -52,6 +54,7 @@ impl CloseReason {
         Self::Protocol,
         Self::Slow,
         Self::Unavailable,
+        Self::Answered,
     ];
 
     /// The label, as it is shown in metrics and logs.
@@ -69,6 +72,7 @@ impl CloseReason {
             Self::Protocol => "protocol",
             Self::Slow => "slow",
             Self::Unavailable => "unavailable",
+            Self::Answered => "answered",
         }
     }
 }

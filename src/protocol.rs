@@ -18,7 +18,16 @@ pub const ACK_MESSAGE: &str = "ack";
 /// The header in which status takes the session id on the path without it.
 pub const SESSION_HEADER: &str = "x-qr-session";
 
-/// Close codes of the WebSocket (RFC 6455 §7.4; 4000 and up are our own).
+/// The longest that a long poll waits, in seconds.
+pub const MAX_WAIT_SECONDS: u32 = 25;
+/// The server-sent event that says what a WebSocket's Close says.
+pub const CLOSE_EVENT: &str = "close";
+/// The id of the event that says that the session has expired; all others have its version.
+pub const EXPIRED_EVENT_ID: &str = "expired";
+/// The media type of RFC 9457.
+pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+
+/// Close codes of the WebSocket (RFC 6455 §7.4; 4000 and up are our own), and of event streams.
 pub mod close_code {
     /// Decided, cancelled or expired: do not come back.
     pub const DONE: u16 = 1000;
@@ -294,6 +303,15 @@ pub struct CodeView {
     pub qr_url: String,
     /// The QR, as a `data:image/svg+xml` URL.
     pub qr_image: String,
+}
+
+/// The data of the event `close`.
+#[derive(Debug, Serialize)]
+pub struct CloseView<'a> {
+    /// A close code, as of the WebSocket.
+    pub code: u16,
+    /// As of the WebSocket; it may be empty.
+    pub reason: &'a str,
 }
 
 /// An error (RFC 9457).

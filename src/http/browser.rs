@@ -3,21 +3,27 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Extension, FromRequestParts, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use utoipa::IntoParams;
 use zeroize::Zeroizing;
 
 use super::body::{Json, OptionalJson};
 use super::client::{ClientAddress, describe};
+use super::limit::SeatOfConnection;
 use super::openapi::BROWSER;
+use super::park::{Parking, Patience};
 use super::problem::ApiError;
-use super::{Answer, App, view};
+use super::{Answer, App};
+use crate::hub::wire_view;
 use crate::login::LoginError;
 use crate::protocol::{
-    GenerateRequest, GenerateResponse, MAX_CLIENT_INFO_CHARS, SESSION_HEADER, SessionRequest, SessionView,
-    StatusResponse,
+    GenerateRequest, GenerateResponse, MAX_CLIENT_INFO_CHARS, MAX_WAIT_SECONDS, SESSION_HEADER, SessionRequest,
+    SessionView, StatusResponse,
 };
-use crate::session::SessionId;
+use crate::session::{Session, SessionId, Status, Timestamp};
 
 /// `POST /v1/qr-login/generate`
 #[utoipa::path(post, path = "/v1/qr-login/generate", tag = BROWSER, request_body = Option<GenerateRequest>,
@@ -54,39 +60,99 @@ pub(super) async fn generate(
 
 /// `GET /v1/qr-login/status/{session_id}`
 #[utoipa::path(get, path = "/v1/qr-login/status/{session_id}", tag = BROWSER,
-    params(("session_id" = String, Path, description = "The browser's secret.")),
+    params(("session_id" = String, Path, description = "The browser's secret."), LongPoll),
     responses((status = 200, description = "How the session stands.", body = SessionView)))]
 pub(super) async fn status(
     State(app): State<Arc<App>>,
+    address: ClientAddress,
+    Extension(taken): Extension<SeatOfConnection>,
     path: Result<Path<String>, PathRejection>,
-) -> Result<Answer<SessionView>, ApiError> {
+    asked: LongPoll,
+) -> Result<Response, ApiError> {
     let Ok(Path(id)) = path else { return Err(ApiError::NotFound) };
-    status_of(&app, &session_id(&id)?).await
+    status_of(&app, address, &taken, &session_id(&id)?, &asked).await
 }
 
 /// `GET /v1/qr-login/status`, with the header `X-QR-Session`.
 #[utoipa::path(get, path = "/v1/qr-login/status", tag = BROWSER,
-    params(("x-qr-session" = String, Header, description = "The browser's secret, kept out of the path.")),
+    params(("x-qr-session" = String, Header, description = "The browser's secret, kept out of the path."), LongPoll),
     responses((status = 200, description = "How the session stands.", body = SessionView)))]
 pub(super) async fn status_by_header(
     State(app): State<Arc<App>>,
+    address: ClientAddress,
+    Extension(taken): Extension<SeatOfConnection>,
     headers: HeaderMap,
-) -> Result<Answer<SessionView>, ApiError> {
-    let missing = || ApiError::InvalidRequest(format!("the header {SESSION_HEADER} is missing"));
-    let id = headers.get(SESSION_HEADER).ok_or_else(missing)?;
-    status_of(&app, &session_id(id.to_str().unwrap_or_default())?).await
+    asked: LongPoll,
+) -> Result<Response, ApiError> {
+    status_of(&app, address, &taken, &id_in_header(&headers)?, &asked).await
 }
 
-async fn status_of(app: &App, id: &SessionId) -> Result<Answer<SessionView>, ApiError> {
+/// How a browser asks to be answered only when there is something new.
+#[derive(Debug, Default, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LongPoll {
+    /// The answer may take so many seconds: it comes when the version is not, or no longer, `version`.
+    #[param(maximum = 25)]
+    wait: Option<u32>,
+    /// The version that the browser has been told.
+    version: Option<u32>,
+}
+
+impl LongPoll {
+    fn of(query: &str) -> Result<Self, ApiError> {
+        let mut asked = Self::default();
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let number = || value.parse().map_err(|_| ApiError::InvalidRequest(format!("{name} is not a number")));
+            match &*name {
+                "wait" => asked.wait = Some(number()?),
+                "version" => asked.version = Some(number()?),
+                _ => {}
+            }
+        }
+        if asked.wait > Some(MAX_WAIT_SECONDS) {
+            return Err(ApiError::InvalidRequest(format!("wait is more than {MAX_WAIT_SECONDS} seconds")));
+        }
+        Ok(asked)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for LongPoll {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let asked = Self::of(parts.uri.query().unwrap_or_default())?;
+        // Nobody waits for no answer.
+        Ok(if parts.method == Method::GET { asked } else { Self::default() })
+    }
+}
+
+async fn status_of(
+    app: &App,
+    address: ClientAddress,
+    taken: &SeatOfConnection,
+    id: &SessionId,
+    asked: &LongPoll,
+) -> Result<Response, ApiError> {
     app.hub.receipt_settled(id.key()).await;
-    let (session, now) = app.logins.current(id.key()).await?;
-    let told = app.logins.tell(&session, now).map_err(LoginError::from)?;
-    let code = if session.is_undecided() && now < session.expires_at {
-        Some(app.logins.codes.shown(&session, now)?)
-    } else {
-        None
+    let (Some(wait_seconds @ 1..), Some(version)) = (asked.wait, asked.version) else {
+        let (session, now) = app.logins.current(id.key()).await?;
+        return view(app, &session, now);
     };
-    Ok(Answer(StatusCode::OK, view::session(told, &session, now, code)))
+    // Register first, read second: a change in between is not missed.
+    let registration = app.hub.register(id.key()).map_err(|_| ApiError::Stopping)?;
+    let found = app.logins.attach(&[id.key()]).await.map_err(LoginError::from)?;
+    let found = found.into_values().next().ok_or(LoginError::NotFound)?;
+    let may_change = matches!(found.session.status(found.read_at), Status::Pending | Status::Scanned);
+    if found.session.version != version || !may_change {
+        return view(app, &found.session, found.read_at);
+    }
+    let seat = app.limits.seat_of(taken, address.0)?;
+    Ok(Parking { registration, found, seat, patience: Patience::Poll { version, wait_seconds } }.into_response())
+}
+
+fn view(app: &App, session: &Session, now: Timestamp) -> Result<Response, ApiError> {
+    let told = app.logins.tell(session, now).map_err(LoginError::from)?;
+    Ok(Answer(StatusCode::OK, wire_view(told, &app.logins, session, now)).into_response())
 }
 
 /// `POST /v1/qr-login/ack`
@@ -111,7 +177,14 @@ pub(super) async fn cancel(
     Ok(Answer(StatusCode::OK, StatusResponse { status: "cancelled" }))
 }
 
+/// The id in the header `X-QR-Session`.
+pub(super) fn id_in_header(headers: &HeaderMap) -> Result<SessionId, ApiError> {
+    let missing = || ApiError::InvalidRequest(format!("the header {SESSION_HEADER} is missing"));
+    let id = headers.get(SESSION_HEADER).ok_or_else(missing)?;
+    session_id(id.to_str().unwrap_or_default())
+}
+
 /// What has not the form of an id is answered as an id that never was.
-fn session_id(text: &str) -> Result<SessionId, ApiError> {
+pub(super) fn session_id(text: &str) -> Result<SessionId, ApiError> {
     SessionId::parse(text).ok_or(ApiError::Login(LoginError::NotFound))
 }

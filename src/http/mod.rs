@@ -4,12 +4,14 @@ mod body;
 mod browser;
 mod client;
 mod demo;
+mod events;
 mod gate;
 mod limit;
 mod observe;
 mod openapi;
 mod ops;
 mod origin;
+mod park;
 mod phone;
 mod problem;
 mod rewound;
@@ -17,7 +19,6 @@ mod risk;
 mod server;
 mod socket;
 mod upgrade;
-mod view;
 
 use std::sync::Arc;
 
@@ -70,6 +71,7 @@ pub struct App {
     limits: ClientLimits,
     body_bytes: usize,
     header_seconds: u32,
+    heartbeat_seconds: u32,
     demo: Option<Demo>,
 }
 
@@ -112,6 +114,7 @@ impl App {
             limits,
             body_bytes: settings.limits.body_bytes,
             header_seconds: settings.limits.header_seconds,
+            heartbeat_seconds: settings.session.heartbeat_seconds,
             demo,
         })
     }
@@ -128,7 +131,10 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/qr-login/ack", post(browser::ack))
         .route("/v1/qr-login/cancel", post(browser::cancel))
         .route_layer(from_fn_with_state(app.clone(), limit::status));
-    let wait = Router::new().route("/v1/ws/qr/{session_id}", get(socket::open));
+    let wait = Router::new()
+        .route("/v1/ws/qr/{session_id}", get(socket::open))
+        .route("/v1/sse/qr", get(events::open_by_header))
+        .route("/v1/sse/qr/{session_id}", get(events::open));
     let browser = generate.merge(status).merge(wait).route_layer(from_fn_with_state(app.clone(), origin::check));
     let phone = Router::new()
         .route("/v1/qr-login/scan", post(phone::scan))

@@ -10,9 +10,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use super::problem::PROBLEM;
-use super::{browser, phone};
-use crate::protocol::Problem;
+use super::{browser, events, phone};
+use crate::protocol::{PROBLEM_MEDIA_TYPE, Problem};
 
 /// Tags: who calls.
 pub(super) const BROWSER: &str = "browser";
@@ -27,6 +26,8 @@ pub(super) const ANYONE: &str = "anyone";
         browser::generate,
         browser::status,
         browser::status_by_header,
+        events::open,
+        events::open_by_header,
         browser::ack,
         browser::cancel,
         phone::scan,
@@ -74,7 +75,8 @@ fn refusals(path: &str) -> &'static [u16] {
         "/v1/qr-login/generate" => &[400, 403, 408, 413, 415, 429, 500, 503],
         "/v1/qr-login/ack" | "/v1/qr-login/cancel" => &[400, 403, 404, 408, 409, 410, 413, 415, 429, 503],
         "/.well-known/jwks.json" => &[408, 413, 429],
-        _ if path.starts_with("/v1/qr-login/status") => &[400, 403, 404, 408, 413, 429, 500, 503],
+        _ if path.starts_with("/v1/qr-login/status") => &[400, 403, 404, 408, 409, 413, 429, 500, 503],
+        _ if path.starts_with("/v1/sse/qr") => &[400, 403, 404, 408, 413, 429, 503],
         _ => &[400, 401, 403, 404, 408, 409, 410, 413, 415, 429, 503],
     }
 }
@@ -82,7 +84,7 @@ fn refusals(path: &str) -> &'static [u16] {
 fn refuse(operation: &mut Operation, status: u16) {
     let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Refused");
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    let response: Response = ResponseBuilder::new().description(reason).content(PROBLEM, content).build();
+    let response: Response = ResponseBuilder::new().description(reason).content(PROBLEM_MEDIA_TYPE, content).build();
     operation.responses.responses.insert(status.to_string(), RefOr::T(response));
 }
 

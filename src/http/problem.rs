@@ -10,14 +10,12 @@ use tracing::error;
 
 use crate::limits::{Exceeded, Full};
 use crate::login::LoginError;
-use crate::protocol::Problem;
+use crate::protocol::{PROBLEM_MEDIA_TYPE, Problem};
 use crate::qr::TooLong;
 use crate::random;
 use crate::session::Refusal;
 use crate::token::{AuthError, InvalidToken};
 
-/// The media type of RFC 9457.
-pub(super) const PROBLEM: &str = "application/problem+json";
 /// When to come back to a store that does not answer, at most: those who were refused together are not to come back
 /// together.
 const MAX_RETRY_AFTER_SECONDS: u32 = 4;
@@ -129,7 +127,7 @@ impl ApiError {
         let (status, body) = self.problem();
         let retry_after = self.retry_after_seconds().map(|seconds| format!("Retry-After: {seconds}\r\n"));
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {PROBLEM}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+            "HTTP/1.1 {status}\r\nContent-Type: {PROBLEM_MEDIA_TYPE}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
              {}Connection: close\r\n\r\n",
             body.len(),
             retry_after.unwrap_or_default(),
@@ -201,7 +199,7 @@ impl From<InvalidToken> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, body) = self.problem();
-        let mut response = (status, [(CONTENT_TYPE, PROBLEM)], body).into_response();
+        let mut response = (status, [(CONTENT_TYPE, PROBLEM_MEDIA_TYPE)], body).into_response();
         let mut set = |name: HeaderName, value: HeaderValue| response.headers_mut().insert(name, value);
         if let Some(seconds) = self.retry_after_seconds() {
             set(RETRY_AFTER, HeaderValue::from(seconds));

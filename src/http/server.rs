@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 
 use super::client::Peer;
 use super::limit::SeatOfConnection;
+use super::park::Parks;
 use super::rewound::Rewound;
 use super::socket::Refused;
 use crate::clock::Clock;
@@ -37,6 +38,7 @@ pub(super) struct Connections {
     shutdown: Shutdown,
     tasks: TaskTracker,
     runtime: Handle,
+    parks: Arc<Parks>,
 }
 
 /// A connection that was accepted.
@@ -53,14 +55,17 @@ pub(super) struct Accepted {
 
 impl Connections {
     /// None yet. To be called within the runtime that is to serve them.
-    pub(super) fn new(routes: Router, header_seconds: u32, shutdown: Shutdown) -> Self {
-        Self { routes, header_seconds, shutdown, tasks: TaskTracker::new(), runtime: Handle::current() }
+    pub(super) fn new(routes: Router, header_seconds: u32, clock: Clock, shutdown: Shutdown) -> Self {
+        let parks = Arc::new(Parks::new(clock));
+        Self { routes, header_seconds, shutdown, tasks: TaskTracker::new(), runtime: Handle::current(), parks }
     }
 
     /// Serves this one, until its end or the shutdown's closing; then what is in flight is still answered.
     pub(super) fn serve(&self, accepted: Accepted) {
         let Accepted { stream, peer, beginning, refused, seat } = accepted;
-        let routes = self.routes.clone();
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
+        let stream = Rewound::new(stream, beginning);
+        let (routes, parks, underneath) = (self.routes.clone(), self.parks.clone(), stream.stream());
         let (peer, refused, seat) = (Peer(peer), Mutex::new(refused), SeatOfConnection::new(seat));
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
@@ -68,7 +73,8 @@ impl Connections {
             if let Some(refused) = refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 request.extensions_mut().insert(refused);
             }
-            routes.clone().oneshot(request)
+            let (answering, parks, underneath) = (routes.clone().oneshot(request), parks.clone(), underneath.clone());
+            async move { answering.await.map(|answer| parks.park(answer, &underneath)) }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
@@ -76,9 +82,7 @@ impl Connections {
             .max_buf_size(MAX_HEAD_BYTES);
         let shutdown = self.shutdown.clone();
         let serving = async move {
-            let Ok(stream) = TcpStream::from_std(stream) else { return };
-            let stream = TokioIo::new(Rewound::new(stream, beginning));
-            let mut connection = std::pin::pin!(http.serve_connection(stream, service).with_upgrades());
+            let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
                 () = shutdown.closing() => {
@@ -103,7 +107,7 @@ impl Connections {
 /// Serves the operator's `routes` on `listener` until the shutdown's closing; then answers what is in flight, and
 /// returns.
 pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u32, clock: Clock, shutdown: Shutdown) {
-    let connections = Connections::new(routes, header_seconds, shutdown.clone());
+    let connections = Connections::new(routes, header_seconds, clock.clone(), shutdown.clone());
     loop {
         let accepted = tokio::select! {
             () = shutdown.closing() => break,

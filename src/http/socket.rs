@@ -20,7 +20,7 @@ use super::limit::SeatOfConnection;
 use super::problem::ApiError;
 use super::rewound::Rewound;
 use super::upgrade::Handshake;
-use crate::hub::Connection;
+use crate::hub::{Channel, Connection};
 use crate::limits::{Call, Exceeded};
 use crate::login::LoginError;
 use crate::session::SessionId;
@@ -56,17 +56,17 @@ pub(super) async fn open(
         let value = HeaderValue::from_str(value).map_err(|_| ApiError::UpgradeRequired)?;
         response.headers_mut().insert(name, value);
     }
-    let (found, acknowledges) = (Box::new(found), handshake.acknowledges);
+    let (found, channel) = (Box::new(found), Channel::WebSocket { acknowledges: handshake.acknowledges });
     app.upgrades.spawn(async move {
         // A browser that hung up before the answer reached it never waited.
         let Ok(upgraded) = upgrade.await else { return };
         // Our own accept loop serves nothing else than TCP.
         let Ok(parts) = upgraded.downcast::<TokioIo<Rewound>>() else { return };
-        let (stream, unread) = parts.io.into_inner().into_parts();
+        let (Some(stream), unread) = parts.io.into_inner().into_parts() else { return };
         let Ok(stream) = stream.into_std() else { return };
         let early = [&parts.read_buf[..], &unread].concat();
         let socket = mio::net::TcpStream::from_std(stream);
-        let connection = Connection { socket, answer: Vec::new(), early, acknowledges, seat };
+        let connection = Connection { socket, answer: Vec::new(), early, channel, seat };
         registration.open(connection, &found);
     });
     Ok(response)

@@ -16,6 +16,7 @@ mod registry_test;
 mod settle;
 mod waiting;
 mod wheel;
+mod wire;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -41,8 +42,9 @@ use registry::{Fate, Keyed as _, Place, Registry};
 use waiting::{Accounts, Opening, Step, Turn, Waiting};
 use wheel::{Epoch, Tick, Wheel};
 
-pub use message::wire_frame;
+pub use message::wire_view;
 pub use registry::Closing;
+pub use wire::Channel;
 
 /// What the registry locks with.
 mod sync {
@@ -221,8 +223,8 @@ impl Hub {
     fn show_code(self: &Arc<Self>, place: Place, key: &SessionKey, period: u16) {
         match self.logins.codes.shown_in(key, period) {
             Ok(code) => {
-                let frame = message::rotated(code);
-                self.act(place, |waiting, turn| waiting.show_code(&frame, turn));
+                let text = message::rotated(code);
+                self.act(place, |waiting, turn| waiting.show_code(&text, turn));
             }
             Err(TooLong) => warn!(event = "code not shown", session = %key, "public_url is too long for a QR code"),
         }
@@ -237,6 +239,7 @@ impl Hub {
             heartbeat_seconds: self.heartbeat_seconds,
             rotate_seconds: self.rotation.period_seconds,
             poll: &self.poll,
+            clock: &self.clock,
         };
         let mut step = Step::Stay;
         let mut receipt = None;
@@ -277,7 +280,7 @@ impl Hub {
     }
 
     fn send_away(self: &Arc<Self>, place: Place) {
-        let why = format!("retry_after_ms={}", random::below(RECONNECT_SPREAD_MILLIS));
+        let why = format!("{}{}", wire::RETRY_AFTER, random::below(RECONNECT_SPREAD_MILLIS));
         self.act(place, |waiting, turn| waiting.leave(close_code::RESTARTING, &why, CloseReason::Shutdown, turn));
     }
 
@@ -293,9 +296,9 @@ impl Hub {
     }
 
     /// What is said of this session at `as_of`, to whom it concerns.
-    fn tell(self: &Arc<Self>, places: &[Place], session: &Session, as_of: Timestamp, since: Option<Stopwatch>) {
-        let message = self.message(session, as_of);
-        for place in places {
+    fn tell(self: &Arc<Self>, places: &[Hearer], session: &Session, as_of: Timestamp, since: Option<Stopwatch>) {
+        let message = self.message(session, as_of, places.iter().any(|hearer| hearer.wants_view));
+        for Hearer { place, .. } in places {
             self.act(*place, |waiting, turn| match &message {
                 Some(message) => waiting.tell(message, since, turn),
                 None => waiting.unavailable(turn),
@@ -303,34 +306,36 @@ impl Hub {
         }
     }
 
-    fn message(&self, session: &Session, as_of: Timestamp) -> Option<Message> {
-        let message = Message::of(&self.logins, session, as_of);
+    fn message(&self, session: &Session, as_of: Timestamp, wants_view: bool) -> Option<Message> {
+        let message = Message::of(&self.logins, session, as_of, wants_view);
         message.inspect_err(|error| warn!(event = "token not minted", session = %session.key, %error)).ok()
     }
 
     /// Tells a session's browser how it stands, as it has just been read or written.
     fn tell_here(self: &Arc<Self>, session: &Arc<Session>, since: Stopwatch) {
-        let mut places = Vec::new();
-        self.registry.each_of(&session.key, |place, _| places.push(place));
-        places.retain(|place| {
+        let mut hearers = Vec::new();
+        self.registry.each_of(&session.key, |place, waiting| {
+            hearers.push(Hearer { place, wants_view: waiting.wants_view() });
+        });
+        hearers.retain(|hearer| {
             let mut is_arriving = false;
-            self.act(*place, |waiting, _| {
+            self.act(hearer.place, |waiting, _| {
                 is_arriving = waiting.note_if_arriving(session, since);
                 Step::Stay
             });
             !is_arriving
         });
-        if !places.is_empty() {
-            self.tell_change(&places, session, since);
+        if !hearers.is_empty() {
+            self.tell_change(&hearers, session, since);
         }
     }
 
-    fn tell_change(self: &Arc<Self>, places: &[Place], session: &Session, since: Stopwatch) {
+    fn tell_change(self: &Arc<Self>, hearers: &[Hearer], session: &Session, since: Stopwatch) {
         // That an undecided session expired is for the store to say, at its deadline: a decision may be on its way. A
         // scan is told as what it was when it was written.
         let now = self.clock.now();
         let as_of = if session.is_undecided() { now.min(session.expires_at.plus_millis(-1)) } else { now };
-        self.tell(places, session, as_of, Some(since));
+        self.tell(hearers, session, as_of, Some(since));
     }
 
     /// Somewhere in the first interval, as the key has it: those who come together are not to be asked together ever
@@ -374,6 +379,14 @@ async fn sleep_until(clock: &Clock, instant: Option<Timestamp>) {
     }
 }
 
+/// Somebody who is to be told something.
+#[derive(Debug, Clone, Copy)]
+struct Hearer {
+    place: Place,
+    /// The whole of the session, that is.
+    wants_view: bool,
+}
+
 /// A browser's entry while its row is being read and its handshake answered: gone when this is dropped.
 pub struct Registration {
     hub: Arc<Hub>,
@@ -382,16 +395,16 @@ pub struct Registration {
     is_open: bool,
 }
 
-/// A connection that has become a WebSocket.
+/// A connection on which a browser is about to wait.
 pub struct Connection {
     /// Nobody else's any more.
     pub socket: TcpStream,
-    /// The answer to the handshake, if it has not been written.
+    /// The beginning of the answer, if it has not been written.
     pub answer: Vec<u8>,
     /// What the browser said right behind its request.
     pub early: Vec<u8>,
-    /// The browser says itself when it has its token.
-    pub acknowledges: bool,
+    /// How the browser waits.
+    pub channel: Channel,
     /// Where it counts among those of its address, if there is a limit on them.
     pub seat: Option<Seat>,
 }
@@ -408,7 +421,9 @@ impl Registration {
     pub fn open(mut self, mut connection: Connection, found: &Arrival) {
         let (hub, place) = (self.hub.clone(), self.place);
         let Arrival { session, read_at, attachment } = found;
-        let message = hub.message(session, *read_at);
+        let wants_view = matches!(connection.channel, Channel::Poll { .. });
+        // What a poll is to be told at once, it has been told.
+        let message = if wants_view { None } else { hub.message(session, *read_at, false) };
         let (period, next_rotation) = hub.period(session, *read_at);
         // From here on the record ends like any other.
         self.is_open = true;
@@ -418,7 +433,7 @@ impl Registration {
                 socket: connection.socket,
                 answer: connection.answer,
                 early: &mut connection.early,
-                acknowledges: connection.acknowledges,
+                channel: connection.channel,
                 attachment: *attachment,
                 expiry: hub.epoch.tick_at(session.expires_at),
                 first_beat: hub.first_beat(session.key, turn.now),
@@ -437,7 +452,7 @@ impl Registration {
             hub.show_code(place, &session.key, period);
         }
         if let Some((session, since)) = missed {
-            hub.tell_change(&[place], &session, since);
+            hub.tell_change(&[Hearer { place, wants_view }], &session, since);
         }
         // Whoever closes all either finds the connection open, or is seen here.
         if hub.is_closing.load(Ordering::SeqCst) {

@@ -6,58 +6,91 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::Hub;
 use super::message::Message;
 use super::registry::{Fate, Keyed as _, Place};
+use super::waiting::Waiting;
+use super::{Hearer, Hub};
 use crate::metrics::Stopwatch;
 use crate::session::{Session, SessionKey, Status, Timestamp};
+
+/// Somebody whose deadline has come.
+struct Due {
+    hearer: Hearer,
+    key: SessionKey,
+    is_to_be_answered: bool,
+}
 
 impl Hub {
     /// Reads what is due, in one query for all that have become due since the last, and tells what the store says.
     pub(super) async fn settle(self: &Arc<Self>, mut asked: mpsc::UnboundedReceiver<Vec<Place>>) {
         let mut batch = Vec::new();
         while asked.recv_many(&mut batch, usize::MAX).await > 0 {
-            let due: Vec<_> =
-                batch.drain(..).flatten().filter_map(|place| Some((place, self.waits_at(place)?))).collect();
+            let due: Vec<_> = batch.drain(..).flatten().filter_map(|place| self.due_at(place)).collect();
             if due.is_empty() {
                 continue;
             }
-            let keys: Vec<_> = due.iter().map(|(_, key)| *key).collect();
+            let keys: Vec<_> = due.iter().map(|due| due.key).collect();
             match self.logins.store.read_settled(&keys).await {
                 Ok((now, sessions)) => self.tell_settled(&due, sessions, now),
-                // Each asks again by itself.
                 Err(error) => {
                     warn!(event = "store unavailable", waiting = due.len(), %error, "deadlines wait for the store");
+                    // All others ask again by themselves.
+                    for Due { hearer, .. } in due.iter().filter(|due| due.is_to_be_answered) {
+                        self.act(hearer.place, Waiting::unavailable);
+                    }
                 }
             }
         }
     }
 
-    fn waits_at(&self, place: Place) -> Option<SessionKey> {
-        let mut key = None;
+    fn due_at(&self, place: Place) -> Option<Due> {
+        let mut due = None;
         self.registry.at(place, |waiting| {
-            key = waiting.is_waiting().then_some(*waiting.key());
+            due = waiting.is_waiting().then(|| Due {
+                hearer: Hearer { place, wants_view: waiting.wants_view() },
+                key: *waiting.key(),
+                is_to_be_answered: waiting.is_to_be_answered(),
+            });
             Fate::Stays
         });
-        key
+        due
     }
 
-    fn tell_settled(self: &Arc<Self>, due: &[(Place, SessionKey)], sessions: Vec<Session>, now: Timestamp) {
+    fn tell_settled(self: &Arc<Self>, due: &[Due], sessions: Vec<Session>, now: Timestamp) {
         let found: HashMap<_, _> = sessions.into_iter().map(|session| (session.key, session)).collect();
         let expired = Message::expired();
-        for (place, key) in due {
+        for Due { hearer, key, is_to_be_answered } in due {
+            let place = hearer.place;
             match found.get(key) {
-                // The store's clock is a moment behind ours.
                 Some(session) if matches!(session.status(now), Status::Pending | Status::Scanned) => {
+                    if *is_to_be_answered {
+                        self.answer_poll(place, session, now);
+                        continue;
+                    }
+                    // The store's clock is a moment behind ours.
                     let expiry = self.epoch.tick_at(session.expires_at);
-                    self.act(*place, |waiting, turn| waiting.put_off(expiry, turn));
+                    self.act(place, |waiting, turn| waiting.put_off(expiry, turn));
                 }
                 Some(session) if !session.is_undecided() => {
-                    self.tell(&[*place], session, now, Some(Stopwatch::start()));
+                    self.tell(&[*hearer], session, now, Some(Stopwatch::start()));
                 }
-                // Undecided and out of time; or swept, which is long past it.
-                Some(_) | None => drop(self.act(*place, |waiting, turn| waiting.tell(&expired, None, turn))),
+                // Undecided and out of time ...
+                Some(session) if hearer.wants_view => {
+                    let expired = Message::expired_view(&self.logins, session, now);
+                    self.act(place, |waiting, turn| waiting.tell(&expired, None, turn));
+                }
+                // ... or swept, which is long past it.
+                Some(_) | None => drop(self.act(place, |waiting, turn| waiting.tell(&expired, None, turn))),
             }
         }
+    }
+
+    /// It has waited as long as it wanted to.
+    fn answer_poll(self: &Arc<Self>, place: Place, session: &Session, now: Timestamp) {
+        let message = self.message(session, now, true);
+        self.act(place, |waiting, turn| match &message {
+            Some(message) => waiting.answer_poll(message, turn),
+            None => waiting.unavailable(turn),
+        });
     }
 }

@@ -8,15 +8,18 @@
 //! connection as closed, once.
 
 use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::sync::Arc;
 
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 use tracing::{debug, info};
 
-use super::message::{Ending, Message};
+use super::message::{Ending, Message, Text};
 use super::registry::{Keyed, Place};
 use super::wheel::Tick;
+use super::wire::{self, Channel, Wire};
+use crate::clock::Clock;
 use crate::limits::{Cells, Sockets};
 use crate::metrics::{CloseReason, Metrics, Stopwatch};
 use crate::node::Hint;
@@ -66,6 +69,7 @@ pub(super) struct Waiting {
     told_version: u32,
     phase: Phase,
     unanswered: u8,
+    wire: Wire,
     acknowledges: bool,
     reason: CloseReason,
     aside: Option<Box<Aside>>,
@@ -101,6 +105,8 @@ struct Aside {
     pushing: Option<Stopwatch>,
     /// How much more is read of a browser that broke the protocol.
     linger_bytes: usize,
+    /// The fields of the answer to a long poll.
+    fields: Option<Arc<[u8]>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +162,7 @@ pub(super) struct Turn<'a> {
     pub(super) heartbeat_seconds: u32,
     pub(super) rotate_seconds: u32,
     pub(super) poll: &'a mio::Registry,
+    pub(super) clock: &'a Clock,
 }
 
 /// How a connection comes up.
@@ -165,7 +172,7 @@ pub(super) struct Opening<'a> {
     pub(super) answer: Vec<u8>,
     /// What the browser said right behind its request.
     pub(super) early: &'a mut [u8],
-    pub(super) acknowledges: bool,
+    pub(super) channel: Channel,
     pub(super) attachment: u32,
     pub(super) expiry: Tick,
     pub(super) first_beat: Tick,
@@ -199,6 +206,7 @@ impl Waiting {
             told_version: 0,
             phase: Phase::Arriving,
             unanswered: 0,
+            wire: Wire::WebSocket,
             acknowledges: false,
             reason: CloseReason::Network,
             aside: None,
@@ -219,6 +227,16 @@ impl Waiting {
     /// Whether it still waits to be told.
     pub(super) fn is_waiting(&self) -> bool {
         self.phase == Phase::Waiting
+    }
+
+    /// Whether it is to be told the whole of its session.
+    pub(super) fn wants_view(&self) -> bool {
+        self.wire == Wire::Poll
+    }
+
+    /// Whether it is to be answered whatever the store says: its poll has waited as long as it wanted to.
+    pub(super) fn is_to_be_answered(&self) -> bool {
+        self.wire == Wire::Poll && self.is_waiting() && self.next_beat == Tick::NEVER
     }
 
     /// The tick that the wheel does not have yet.
@@ -247,7 +265,6 @@ impl Waiting {
         self.counted = Some(opening.accounts);
         self.cells = opening.cells;
         self.socket = Some(opening.socket);
-        self.acknowledges = opening.acknowledges;
         self.order.attachment = opening.attachment;
         self.expiry = opening.expiry;
         self.phase_end = opening.expiry;
@@ -257,6 +274,7 @@ impl Waiting {
         self.phase = Phase::Waiting;
         let (missed, newest_attachment) =
             self.aside.take().map_or((None, 0), |aside| (aside.missed, aside.newest_attachment));
+        self.take_up(opening.channel, turn);
         // Whatever arrives from here on is reported, and waits for the end of this turn.
         if self.watch(Watch::Begin, turn).is_err() {
             return (self.end(CloseReason::Network), None);
@@ -268,8 +286,36 @@ impl Waiting {
         (step, missed)
     }
 
+    fn take_up(&mut self, channel: Channel, turn: &Turn<'_>) {
+        match channel {
+            Channel::WebSocket { acknowledges } => self.acknowledges = acknowledges,
+            Channel::EventStream { told_version } => {
+                self.wire = Wire::EventStream;
+                self.told_version = told_version;
+            }
+            Channel::Poll { version, wait_seconds, fields } => {
+                self.wire = Wire::Poll;
+                self.told_version = version;
+                // A code that rotates is not another version, and is to be told all the same.
+                self.next_beat = turn.now.plus_seconds(wait_seconds).min(self.next_rotation);
+                self.next_rotation = Tick::NEVER;
+                self.aside.get_or_insert_default().fields = Some(fields);
+            }
+        }
+    }
+
     fn greet(&mut self, mut answer: Vec<u8>, early: &mut [u8], message: Option<&Message>, turn: &Turn<'_>) -> Step {
-        if let Some(message) = message.filter(|message| early.is_empty() && message.ending() != Ending::Token) {
+        match self.wire {
+            // What there is to say to it has been found to be nothing yet.
+            Wire::Poll => return Step::Stay,
+            // A proxy that waits for a beginning passes it on, and the browser knows that it has come through.
+            Wire::EventStream => answer.extend_from_slice(wire::COMMENT),
+            Wire::WebSocket => {}
+        }
+        if let Some(message) = message.filter(|message| early.is_empty() && message.ending != Ending::Token) {
+            if message.version <= self.told_version {
+                return self.write(&answer, turn);
+            }
             return self.tell_after(&mut answer, message, None, turn);
         }
         // What the browser has said before the token was written is heard first: a Close among it is no receipt.
@@ -320,7 +366,7 @@ impl Waiting {
         if !self.is_waiting() || message.version <= self.told_version {
             return Step::Stay;
         }
-        if message.ending() == Ending::Token && !self.acknowledges {
+        if message.ending == Ending::Token && self.wire == Wire::WebSocket && !self.acknowledges {
             // A Close that is here already was sent before the token, and is no receipt for it.
             let step = self.listen(true, turn);
             if step != Step::Stay || !self.is_waiting() {
@@ -333,34 +379,11 @@ impl Waiting {
             self.next_rotation = Tick::NEVER;
         }
         let active = self.active();
-        if message.ending() == Ending::Closed(CloseReason::Expired) {
+        if message.ending == Ending::Closed(CloseReason::Expired) {
             info!(event = "expired", session = %self.key, active);
         }
         info!(event = "status pushed", session = %self.key, status = message.status, active);
-        let frames = match message.ending() {
-            Ending::Goes => message.text(),
-            Ending::Token if self.acknowledges => {
-                self.pass_to(Phase::AwaitingWord, RECEIPT_SECONDS, turn);
-                self.reason = CloseReason::Decided;
-                message.text()
-            }
-            Ending::Token => {
-                self.pass_to(Phase::AwaitingReceipt, RECEIPT_SECONDS, turn);
-                self.reason = CloseReason::Decided;
-                message.text_and_close()
-            }
-            Ending::Closed(reason) => {
-                self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
-                self.reason = reason;
-                message.text_and_close()
-            }
-        };
-        let step = if out.is_empty() {
-            self.write(frames, turn)
-        } else {
-            out.extend_from_slice(frames);
-            self.write(out, turn)
-        };
+        let step = self.say(out, message, turn);
         if let (Some(since), Step::Stay) = (since, step) {
             match &mut self.aside {
                 Some(aside) if !aside.unsent.is_empty() => aside.pushing = Some(since),
@@ -368,6 +391,61 @@ impl Waiting {
             }
         }
         step
+    }
+
+    fn say(&mut self, out: &mut Vec<u8>, message: &Message, turn: &Turn<'_>) -> Step {
+        let write = |waiting: &mut Self, out: &mut Vec<u8>, bytes: &[u8]| {
+            if out.is_empty() {
+                return waiting.write(bytes, turn);
+            }
+            out.extend_from_slice(bytes);
+            waiting.write(out, turn)
+        };
+        let reason = match message.ending {
+            Ending::Goes => None,
+            Ending::Token => Some(CloseReason::Decided),
+            Ending::Closed(reason) => Some(reason),
+        };
+        self.reason = reason.unwrap_or(self.reason);
+        match (self.wire, message.ending) {
+            (Wire::WebSocket, Ending::Goes) => write(self, out, message.text.frame()),
+            (Wire::WebSocket, Ending::Token) if self.acknowledges => {
+                self.pass_to(Phase::AwaitingWord, RECEIPT_SECONDS, turn);
+                write(self, out, message.text.frame())
+            }
+            (Wire::WebSocket, Ending::Token) => {
+                self.pass_to(Phase::AwaitingReceipt, RECEIPT_SECONDS, turn);
+                write(self, out, message.text.frame_and_close())
+            }
+            (Wire::WebSocket, Ending::Closed(_)) => {
+                self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
+                write(self, out, message.text.frame_and_close())
+            }
+            (Wire::EventStream, Ending::Goes) => write(self, out, &wire::event(message)),
+            // Its receipt comes on another connection.
+            (Wire::EventStream, Ending::Token | Ending::Closed(_)) => {
+                self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
+                let mut events = wire::event(message);
+                events.extend_from_slice(&wire::close_event(close_code::DONE, ""));
+                write(self, out, &events)
+            }
+            (Wire::Poll, _) => {
+                self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
+                self.reason = reason.unwrap_or(CloseReason::Answered);
+                let view = message.view.as_ref().map_or(message.text.json(), |view| view);
+                let answer = wire::answer(&self.fields(), view, turn.clock.now());
+                self.write(&answer, turn)
+            }
+        }
+    }
+
+    /// Answers a poll with how its session stands, changed or not.
+    pub(super) fn answer_poll(&mut self, message: &Message, turn: &Turn<'_>) -> Step {
+        if self.is_waiting() { self.say(&mut Vec::new(), message, turn) } else { Step::Stay }
+    }
+
+    fn fields(&self) -> Arc<[u8]> {
+        self.aside.as_ref().and_then(|aside| aside.fields.clone()).unwrap_or_default()
     }
 
     /// Something can be read or written.
@@ -387,6 +465,10 @@ impl Waiting {
         if self.aside.as_ref().and_then(|aside| aside.unsent_until).is_some_and(|until| until <= tick) {
             return self.end(CloseReason::Slow);
         }
+        if self.is_to_be_answered_by(tick) {
+            self.next_beat = Tick::NEVER;
+            self.phase_end = tick;
+        }
         if self.is_waiting() && self.next_beat <= tick {
             let step = self.beat(turn);
             if step != Step::Stay {
@@ -399,6 +481,10 @@ impl Waiting {
         if self.is_waiting() && self.next_rotation <= tick { self.rotate(tick, turn) } else { Step::Stay }
     }
 
+    fn is_to_be_answered_by(&self, tick: Tick) -> bool {
+        self.wire == Wire::Poll && self.is_waiting() && self.next_beat <= tick
+    }
+
     fn rotate(&mut self, tick: Tick, turn: &Turn<'_>) -> Step {
         while self.next_rotation <= tick {
             self.period = self.period.saturating_add(1);
@@ -407,11 +493,15 @@ impl Waiting {
         Step::Rotate(self.period)
     }
 
-    /// Writes a frame that shows the next code, unless there is no more to be shown.
-    pub(super) fn show_code(&mut self, frame: &[u8], turn: &Turn<'_>) -> Step {
+    /// Shows the next code, unless there is no more to be shown.
+    pub(super) fn show_code(&mut self, code: &Text, turn: &Turn<'_>) -> Step {
         // Whoever has not taken what came before gets a fresher one later.
         let is_of_use = self.is_waiting() && self.next_rotation != Tick::NEVER && !self.has_unsent();
-        if is_of_use { self.write(frame, turn) } else { Step::Stay }
+        match self.wire {
+            Wire::WebSocket if is_of_use => self.write(code.frame(), turn),
+            Wire::EventStream if is_of_use => self.write(&wire::passing_event(code.json()), turn),
+            _ => Step::Stay,
+        }
     }
 
     fn end_phase(&mut self, tick: Tick, turn: &Turn<'_>) -> Step {
@@ -429,6 +519,11 @@ impl Waiting {
     }
 
     fn beat(&mut self, turn: &Turn<'_>) -> Step {
+        if self.wire == Wire::EventStream {
+            // Whether it arrives, the system finds out.
+            self.next_beat = turn.now.plus_seconds(turn.heartbeat_seconds);
+            return if self.has_unsent() { Step::Stay } else { self.write(wire::COMMENT, turn) };
+        }
         if self.unanswered >= MAX_UNANSWERED {
             let active = self.active();
             info!(event = "heartbeat failed", session = %self.key, active);
@@ -476,7 +571,11 @@ impl Waiting {
     fn close(&mut self, code: u16, why: &str, reason: CloseReason, turn: &Turn<'_>) -> Step {
         self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
         self.reason = reason;
-        self.send(Opcode::Close, &close_payload(code, why), turn)
+        match self.wire {
+            Wire::WebSocket => self.send(Opcode::Close, &close_payload(code, why), turn),
+            Wire::EventStream => self.write(&wire::close_event(code, why), turn),
+            Wire::Poll => self.write(&wire::refusal(&self.fields(), code, why, turn.clock.now()), turn),
+        }
     }
 
     /// Reads what is there: to the end if the browser has hung up, else until a reading comes short.
@@ -485,11 +584,15 @@ impl Waiting {
         for _ in 0..MAX_READINGS {
             let Some(socket) = &mut self.socket else { return Step::Stay };
             let read = match socket.read(&mut scratch) {
-                Ok(0) => return Step::End,
+                Ok(0) => return self.hang_up(),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Stay,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Step::End,
+                Err(error) => {
+                    // The system has given up: see `http::park`.
+                    let is_silent = error.kind() == io::ErrorKind::TimedOut && self.wire == Wire::EventStream;
+                    return if is_silent && self.is_waiting() { self.end(CloseReason::Heartbeat) } else { Step::End };
+                }
             };
             let step = self.take_in(&mut scratch[..read], turn);
             if step != Step::Stay || (read < scratch.len() && !is_hung_up) {
@@ -499,7 +602,22 @@ impl Waiting {
         Step::ReadMore
     }
 
+    /// The browser has closed its side. Of a request, that is how it is given up.
+    fn hang_up(&mut self) -> Step {
+        if self.wire != Wire::WebSocket && self.is_waiting() {
+            let active = self.active();
+            info!(event = "client closed", session = %self.key, active);
+            self.reason = CloseReason::Client;
+        }
+        Step::End
+    }
+
     fn take_in(&mut self, bytes: &mut [u8], turn: &Turn<'_>) -> Step {
+        if self.wire != Wire::WebSocket {
+            // Nobody who waits for an answer has anything to say: a little of it is ignored.
+            let is_too_much = bytes.len() > MAX_MESSAGE_BYTES as usize && self.is_waiting();
+            return if is_too_much { self.end(CloseReason::Protocol) } else { Step::Stay };
+        }
         if self.phase == Phase::Lingering {
             let aside = self.aside.get_or_insert_default();
             aside.linger_bytes = aside.linger_bytes.saturating_sub(bytes.len());
@@ -591,7 +709,10 @@ impl Waiting {
         }
         let Some(socket) = &mut self.socket else { return Step::End };
         match write_some(socket, bytes) {
-            Ok(written) if written == bytes.len() => Step::Stay,
+            Ok(written) if written == bytes.len() => {
+                self.finish();
+                Step::Stay
+            }
             Ok(written) => {
                 let aside = self.aside.get_or_insert_default();
                 aside.unsent.extend_from_slice(&bytes[written..]);
@@ -599,6 +720,13 @@ impl Waiting {
                 if self.watch(Watch::ReadsAndRoom, turn).is_ok() { Step::Stay } else { self.end(CloseReason::Network) }
             }
             Err(_) => self.end(CloseReason::Network),
+        }
+    }
+
+    /// That was the last of an answer: the browser sees its end, and hangs up.
+    fn finish(&self) {
+        if let (Phase::Closing, Wire::EventStream | Wire::Poll, Some(socket)) = (self.phase, self.wire, &self.socket) {
+            drop(socket.shutdown(Shutdown::Write));
         }
     }
 
@@ -613,6 +741,7 @@ impl Waiting {
             if let Some(since) = aside.pushing.take() {
                 self.pushed(since);
             }
+            self.finish();
             self.tidy();
             drop(self.watch(Watch::Reads, turn));
         }
@@ -651,7 +780,9 @@ impl Waiting {
 
     /// Lets go of what is no longer needed.
     fn tidy(&mut self) {
-        let is_needed = |aside: &Aside| aside.ear.is_some() || !aside.unsent.is_empty() || aside.linger_bytes > 0;
+        let is_needed = |aside: &Aside| {
+            aside.ear.is_some() || !aside.unsent.is_empty() || aside.linger_bytes > 0 || aside.fields.is_some()
+        };
         if self.aside.as_ref().is_some_and(|aside| !is_needed(aside)) {
             self.aside = None;
         }

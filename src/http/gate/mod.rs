@@ -28,7 +28,7 @@ use super::problem::ApiError;
 use super::server::{ACCEPT_RETRY_MILLIS, Accepted, Connections, MAX_HEAD_BYTES, is_of_one_connection};
 use super::socket::Refused;
 use super::upgrade::Handshake;
-use crate::hub::{Connection, Registration};
+use crate::hub::{Channel, Connection, Registration};
 use crate::limits::{Call, Full, Seat};
 use crate::login;
 use crate::metrics::Stopwatch;
@@ -58,7 +58,8 @@ pub fn serve_public(
     app: Arc<App>,
     shutdown: Shutdown,
 ) -> io::Result<impl Future<Output = ()> + Send> {
-    let connections = Arc::new(Connections::new(routes, app.header_seconds, shutdown.clone()));
+    let connections =
+        Arc::new(Connections::new(routes, app.header_seconds, app.logins.clock.clone(), shutdown.clone()));
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKE)?;
     listener.set_nonblocking(true)?;
@@ -362,8 +363,8 @@ impl Arrival {
         }
         answer.extend_from_slice(b"\r\n");
         let early = self.bytes.split_off(self.head_bytes);
-        let acknowledges = self.handshake.acknowledges;
-        let connection = Connection { socket: self.socket, answer, early, acknowledges, seat: self.seat };
+        let channel = Channel::WebSocket { acknowledges: self.handshake.acknowledges };
+        let connection = Connection { socket: self.socket, answer, early, channel, seat: self.seat };
         self.registration.open(connection, found);
         app.metrics.answered("GET", ROUTE, 101, self.since);
         debug!(

@@ -1,0 +1,137 @@
+//! Requests whose answer waits: a stream of events, a long poll. hyper and the route table see to everything up to the
+//! answer's head; then the connection is taken away from hyper and goes to the hub, where such a browser costs what one
+//! with a WebSocket costs.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::http::StatusCode;
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE};
+use axum::response::{IntoResponse as _, Response};
+use tokio::net::TcpStream;
+
+use super::rewound::Stream;
+use crate::clock::Clock;
+use crate::hub::{Channel, Connection, Registration};
+use crate::limits::Seat;
+use crate::login::Arrival;
+
+/// More kinds of answers than allowed origins make are not kept for sharing.
+const MAX_SHARED: usize = 1024;
+
+/// An answer that waits, on its way through the layers that add their fields to it.
+#[derive(Clone)]
+pub(super) struct Parked(Arc<Mutex<Option<Parking>>>);
+
+/// Who waits for it.
+pub(super) struct Parking {
+    pub(super) registration: Registration,
+    pub(super) found: Arrival,
+    pub(super) seat: Option<Seat>,
+    pub(super) patience: Patience,
+}
+
+/// How it is waited for.
+pub(super) enum Patience {
+    /// For events, this version's having been told.
+    Stream { told_version: u32, silent_seconds: u32 },
+    /// For an answer, when this version has changed or after so long.
+    Poll { version: u32, wait_seconds: u32 },
+}
+
+impl Parking {
+    /// The beginning of the answer.
+    pub(super) fn into_response(self) -> Response {
+        let mut response = StatusCode::OK.into_response();
+        response.extensions_mut().insert(Parked(Arc::new(Mutex::new(Some(self)))));
+        response
+    }
+}
+
+/// The fields of answers that wait: the same few for all.
+pub(super) struct Parks {
+    clock: Clock,
+    fields: Mutex<HashSet<Arc<[u8]>>>,
+}
+
+impl Parks {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, fields: Mutex::default() }
+    }
+
+    /// If this answer is one that waits, it goes to the hub, together with its connection; hyper is given one that is
+    /// heard by nobody.
+    pub(super) fn park(&self, mut response: Response, stream: &Stream) -> Response {
+        let Some(parked) = response.extensions_mut().remove::<Parked>() else { return response };
+        let parking = parked.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some(parking), Some(stream)) = (parking, stream.take()) else { return response };
+        self.open(parking, stream, &response);
+        StatusCode::OK.into_response()
+    }
+
+    fn open(&self, parking: Parking, stream: TcpStream, response: &Response) {
+        let Parking { registration, found, seat, patience } = parking;
+        let Ok(stream) = stream.into_std() else { return };
+        let (answer, channel) = match patience {
+            Patience::Stream { told_version, silent_seconds } => {
+                notice_silence(&stream, silent_seconds);
+                (self.stream_head(response), Channel::EventStream { told_version })
+            }
+            Patience::Poll { version, wait_seconds } => {
+                (Vec::new(), Channel::Poll { version, wait_seconds, fields: self.shared_fields(response) })
+            }
+        };
+        let socket = mio::net::TcpStream::from_std(stream);
+        registration.open(Connection { socket, answer, early: Vec::new(), channel, seat }, &found);
+    }
+
+    /// Its length is not known: it ends with the connection (RFC 9112 §6.3), so that nothing need be kept for it.
+    fn stream_head(&self, response: &Response) -> Vec<u8> {
+        let now = std::time::Duration::from_millis(self.clock.now().as_millis().try_into().unwrap_or(0));
+        let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + now);
+        let mut head =
+            format!("HTTP/1.1 200 OK\r\n{DATE}: {date}\r\n{CONTENT_TYPE}: text/event-stream\r\n").into_bytes();
+        head.extend_from_slice(&fields_of(response));
+        head.extend_from_slice(b"\r\n");
+        head
+    }
+
+    /// As they are in memory already, if they are.
+    fn shared_fields(&self, response: &Response) -> Arc<[u8]> {
+        let fields = fields_of(response);
+        let mut shared = self.fields.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = shared.get(&fields[..]) {
+            return known.clone();
+        }
+        let fields: Arc<[u8]> = fields.into();
+        if shared.len() < MAX_SHARED {
+            shared.insert(fields.clone());
+        }
+        fields
+    }
+}
+
+/// All but those that depend on what is answered. The connection ends with the answer.
+fn fields_of(response: &Response) -> Vec<u8> {
+    let mut fields = format!("{CONNECTION}: close\r\n").into_bytes();
+    for (name, value) in response.headers() {
+        if ![CONTENT_TYPE, CONTENT_LENGTH, CONNECTION, DATE].contains(name) {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                fields.extend_from_slice(part);
+            }
+        }
+    }
+    fields
+}
+
+/// A stream's heartbeats are not answered, but the other end's system takes note of them. If it does not for so long,
+/// the connection fails (RFC 5482).
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(unused_variables, reason = "not known there"))]
+fn notice_silence(stream: &std::net::TcpStream, seconds: u32) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let silence = std::time::Duration::from_secs(seconds.into());
+        // Who cannot be watched so closely is noticed later.
+        drop(socket2::SockRef::from(stream).set_tcp_user_timeout(Some(silence)));
+    }
+}
