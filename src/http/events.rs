@@ -14,6 +14,7 @@ use super::browser::{id_in_header, session_id};
 use super::client::ClientAddress;
 use super::limit::SeatOfConnection;
 use super::openapi::BROWSER;
+use super::origin::LAST_EVENT_ID;
 use super::park::{Parking, Patience};
 use super::problem::ApiError;
 use crate::limits::Call;
@@ -21,7 +22,6 @@ use crate::login::{Arrival, LoginError};
 use crate::protocol::EXPIRED_EVENT_ID;
 use crate::session::{SessionId, Status};
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Heartbeats in a row that may get lost.
 const MAX_LOST: u32 = 2;
@@ -91,13 +91,18 @@ async fn stream(
     if method != Method::GET {
         return Ok(fields.into_response());
     }
-    let told_version = last.parse().ok().filter(|told| *told == found.session.version).unwrap_or(0);
+    // A token that nobody has acknowledged is told once more.
+    let is_open = matches!(found.session.status(found.read_at), Status::Pending | Status::Scanned);
+    let told = last.parse().ok().filter(|told| is_open && *told == found.session.version);
     let seat = app.limits.seat_of(taken, address.0)?;
-    let patience = Patience::Stream { told_version, silent_seconds: app.heartbeat_seconds.saturating_mul(MAX_LOST) };
+    let patience = Patience::Stream {
+        told_version: told.unwrap_or(0),
+        silent_seconds: app.heartbeat_seconds.saturating_mul(MAX_LOST),
+    };
     Ok((fields, Parking { registration, found, seat, patience }.into_response()).into_response())
 }
 
-/// Then it must not come back (HTML Standard §9.2.5). A token that nobody has acknowledged is told once more.
+/// Then it must not come back (HTML Standard §9.2.5).
 fn has_heard_the_end(found: &Arrival, last_event_id: &str) -> bool {
     match found.session.status(found.read_at) {
         Status::Pending | Status::Scanned | Status::Confirmed => false,

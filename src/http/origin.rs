@@ -15,6 +15,7 @@ use super::upgrade::Fields;
 use crate::config::Settings;
 use crate::protocol::SESSION_HEADER;
 
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Who may ask.
@@ -60,6 +61,6 @@ pub(super) fn cors(app: &Arc<App>) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, _| app.origins.allows(origin.as_bytes())))
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static(SESSION_HEADER)])
+        .allow_headers([AUTHORIZATION, CONTENT_TYPE, LAST_EVENT_ID, HeaderName::from_static(SESSION_HEADER)])
         .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
 }

@@ -18,7 +18,7 @@ use crate::real_time::{now, sleep_millis};
 use crate::services::{Postgres, Redis};
 
 /// Some nodes in this process, on a database of their own; by way of Redis, or of Postgres alone.
-async fn nodes(count: usize, redis: Option<&Redis>) -> (Arc<Postgres>, Vec<Server>) {
+pub async fn nodes(count: usize, redis: Option<&Redis>) -> (Arc<Postgres>, Vec<Server>) {
     nodes_with(count, redis, |bus| bus).await
 }
 
