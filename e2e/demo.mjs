@@ -1,6 +1,9 @@
 // The demo's pages in a real browser.
 import assert from "node:assert/strict";
-import { base, browser, choose, desktop, advance, expectRefusal, listen, phone, scan, site, state, tell, text } from "./stage.mjs";
+import {
+  advance, at, at_rest, base, browser, choose, desktop, expectRefusal, listen, open_on, part, phone, scan, scans, site,
+  state, tell, text, waiting,
+} from "./stage.mjs";
 
 const stories = {
   async "a phone scans what the page shows, confirms, and the page is logged in"() {
@@ -17,12 +20,12 @@ const stories = {
     assert.match(facts, /127\.0\.0\.1/);
     assert.match(facts, /qrlogin demo page/);
     await state(page, "scanned");
-    assert.equal(await text(page, "name"), "Ada Lovelace");
+    assert.equal(await part(page, "name").innerText(), "Ada Lovelace");
     await other.getByRole("button", { name: "Yes, log me in" }).tap();
-    await state(other, "confirmed");
+    await at(other, "confirmed");
     await state(page, "confirmed");
-    assert.equal(await text(page, "name"), "Ada Lovelace");
-    const { header, claims } = JSON.parse(await text(page, "token"));
+    assert.equal(await part(page, "name").innerText(), "Ada Lovelace");
+    const { header, claims } = JSON.parse(await text(page, "claims"));
     assert.equal(header.alg, "EdDSA");
     assert.equal(claims.sub, "ada");
 
@@ -37,7 +40,7 @@ const stories = {
     await choose(other, "Grace Hopper");
     await state(page, "scanned");
     await other.getByRole("button", { name: "No, reject" }).tap();
-    await state(other, "rejected");
+    await at(other, "rejected");
     await state(page, "rejected");
     await page.getByRole("button", { name: "Get a new code" }).click();
     await state(page, "ready");
@@ -52,7 +55,7 @@ const stories = {
     await page.getByRole("button", { name: "Cancel" }).click();
     await state(page, "cancelled");
     await other.getByRole("button", { name: "Yes, log me in" }).tap();
-    await state(other, "failed");
+    await at(other, "failed");
     assert.match(await text(other, "message"), /cancelled/);
     expectRefusal(410);
   },
@@ -78,16 +81,17 @@ const stories = {
     await state(page, "scanned");
     await page.goto("about:blank");
     await other.getByRole("button", { name: "Yes, log me in" }).tap();
-    await state(other, "confirmed");
+    await at(other, "confirmed");
     await page.goto(base);
     await state(page, "confirmed");
-    assert.equal(await text(page, "name"), "Ada Lovelace");
+    assert.equal(await part(page, "name").innerText(), "Ada Lovelace");
   },
 
   async "a second tab of the same session takes over, and the first can take it back"() {
     const { page, session } = await desktop();
     const second = listen(await page.context().newPage());
-    await second.addInitScript((id) => sessionStorage.setItem("qrlogin.session_id", id), session.session_id);
+    const key = `qr-login ${base}`;
+    await second.addInitScript(([key, id]) => sessionStorage.setItem(key, id), [key, session.session_id]);
     await second.goto(base);
     await state(second, "ready");
     await state(page, "replaced");
@@ -99,13 +103,191 @@ const stories = {
   async "on a phone, the page offers the app instead of a picture that nobody can scan"() {
     const page = await phone(base);
     await state(page, "ready");
-    assert(await page.locator(".qr").isHidden());
+    assert.equal(await part(page, "qr").count(), 0);
     const open = page.getByRole("link", { name: "Open in the app" });
     assert.match(await open.getAttribute("href"), /\/q\//);
     const [app] = await Promise.all([page.context().waitForEvent("page"), open.tap()]);
     await choose(listen(app), "Ada Lovelace");
     await app.getByRole("button", { name: "Yes, log me in" }).tap();
     await state(page, "confirmed");
+  },
+
+  async "the code is painted after one request, and nothing is loaded for it from elsewhere"() {
+    const page = listen(await (await browser.newContext()).newPage());
+    const asked = [];
+    page.on("request", (request) => request.url().startsWith("data:") || asked.push(`${request.method()} ${new URL(request.url()).pathname}`));
+    // Everything but the first call is held back.
+    await page.route(/\/v1\/(?!qr-login\/generate)/, () => {});
+    await page.routeWebSocket(/./, () => {});
+    await page.goto(base);
+    await state(page, "ready");
+    assert(await part(page, "qr").evaluate((picture) => picture.complete && picture.naturalWidth > 0));
+    assert.deepEqual(asked.filter((path) => path.includes("/v1/")), ["POST /v1/qr-login/generate"]);
+  },
+
+  async "when it is over, nothing is left open, and while it waits, little is"() {
+    const { page, session } = await desktop();
+    await waiting(1);
+    // A socket; the deadline, and the clock that is shown.
+    const [sockets, fetches, timers] = await open_on(page);
+    assert(sockets === 1 && fetches === 0 && timers <= 2, `${sockets} sockets, ${fetches} requests, ${timers} timers`);
+    await (await scans(session)).rejects();
+    await state(page, "rejected");
+    await at_rest(page);
+    for (let again = 0; again < 5; again++) {
+      await page.evaluate(() => document.querySelector("qr-login").refresh());
+      await state(page, "ready");
+    }
+    await waiting(1);
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await state(page, "cancelled");
+    await at_rest(page);
+    await waiting(0);
+    await page.evaluate(() => document.querySelector("qr-login").refresh());
+    await state(page, "ready");
+    await waiting(1);
+    await page.evaluate(() => document.querySelector("qr-login").remove());
+    await at_rest(page);
+    await waiting(0);
+  },
+
+  async "an element that comes and goes, or changes, is one login"() {
+    const { page, session } = await desktop();
+    await page.evaluate(() => {
+      const element = document.querySelector("qr-login");
+      const parent = element.parentNode;
+      for (let move = 0; move < 3; move++) parent.prepend(element);
+      element.setAttribute("client-info", "another");
+    });
+    await state(page, "ready");
+    await waiting(1);
+    assert.equal(await scan(page), session.qr_url);
+    await page.evaluate(() => document.querySelector("qr-login").setAttribute("lang", "zh-CN"));
+    assert.equal(await part(page, "message").innerText(), "扫码登录");
+    assert.equal(await page.evaluate(() => document.querySelector("qr-login").state.qr_url), session.qr_url);
+  },
+
+  async "its events bubble, and only the last one has the token"() {
+    const { page, session } = await desktop();
+    await page.evaluate(() => {
+      window.heard = [];
+      const types = ["ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "error"];
+      for (const type of types) document.addEventListener(`qr-login:${type}`, (event) => window.heard.push([type, JSON.stringify(event.detail), event.composed]));
+    });
+    await page.reload();
+    await page.evaluate(() => {
+      window.heard = [];
+      for (const type of ["scanned", "confirmed"]) document.addEventListener(`qr-login:${type}`, (event) => window.heard.push([type, event.detail]));
+    });
+    await state(page, "ready");
+    const other = await scans(session);
+    await state(page, "scanned");
+    await other.confirms();
+    await state(page, "confirmed");
+    const [[first, who], [last, token], ...more] = await page.evaluate(() => window.heard);
+    assert.deepEqual([first, last, more], ["scanned", "confirmed", []]);
+    assert.equal(who.user.name, "Ada Lovelace");
+    assert.deepEqual([token.token_type, token.expires_in, token.user.name], ["Bearer", 3600, "Ada Lovelace"]);
+    assert.equal(token.web_token.split(".").length, 3);
+    await at_rest(page);
+  },
+
+  async "a page that keeps its receipt back is given the token again after a reload"() {
+    const { page, session } = await desktop();
+    const keep_back = () => {
+      window.tokens = [];
+      document.addEventListener("qr-login:confirmed", (event) => {
+        event.preventDefault();
+        window.tokens.push(event.detail.web_token);
+      });
+    };
+    await page.evaluate(keep_back);
+    await (await scans(session)).confirms();
+    await state(page, "confirmed");
+    const [token] = await page.evaluate(() => window.tokens);
+    await page.addInitScript(keep_back);
+    await page.reload();
+    await state(page, "confirmed");
+    assert.deepEqual(await page.evaluate(() => window.tokens), [token]);
+    await page.evaluate(() => document.querySelector("qr-login").acknowledge());
+    await page.reload();
+    await state(page, "ready");
+  },
+
+  async "nothing secret is in the page, in an address, or in the console"() {
+    const context = await browser.newContext();
+    const page = listen(await context.newPage());
+    const written = [];
+    page.on("console", (message) => written.push(message.text()));
+    page.on("request", (request) => written.push(request.url()));
+    page.on("websocket", (socket) => written.push(socket.url()));
+    const generated = page.waitForResponse(/\/generate$/);
+    await page.goto(base);
+    const session = await (await generated).json();
+    await page.evaluate(() => document.addEventListener("qr-login:confirmed", ({ detail }) => (window.told = detail.web_token)));
+    const everything = () => page.evaluate(() => {
+      const root = document.querySelector("qr-login").shadowRoot;
+      return [document.documentElement.outerHTML, root.innerHTML, document.title, location.href, document.cookie, JSON.stringify({ ...localStorage })].join();
+    });
+    await state(page, "ready");
+    written.push(await everything());
+    const other = await scans(session);
+    await state(page, "scanned");
+    written.push(await everything());
+    await other.confirms();
+    await state(page, "confirmed");
+    written.push(await everything());
+    const token = await page.evaluate(() => window.told);
+    for (const text of written) {
+      for (const secret of [session.session_id, token, token.split(".")[2]]) assert(!text.includes(secret), text.slice(0, 200));
+    }
+  },
+
+  async "the keyboard does everything, and stays where it is"() {
+    const { page, session } = await desktop();
+    const focused = () => page.evaluate(() => document.activeElement.shadowRoot?.activeElement?.textContent);
+    await page.keyboard.press("Tab");
+    assert.equal(await focused(), "Cancel");
+    await page.keyboard.press("Tab");
+    assert.equal(await focused(), "Copy link");
+    await page.keyboard.press("Shift+Tab");
+    await page.keyboard.press("Enter");
+    await state(page, "cancelled");
+    assert.equal(await focused(), "Get a new code");
+    await page.keyboard.press("Space");
+    await state(page, "ready");
+    assert.equal(await focused(), "Cancel");
+    await advance(301);
+    await state(page, "expired");
+    assert.equal(await focused(), "Get a new code");
+    await page.keyboard.press("Enter");
+    await state(page, "ready");
+    assert.notEqual(await scan(page), session.qr_url);
+  },
+
+  async "the link is copied"() {
+    const { page, session } = await desktop({ options: { permissions: ["clipboard-read", "clipboard-write"] } });
+    await page.getByRole("button", { name: "Copy link" }).click();
+    await page.getByRole("button", { name: "Copied" }).waitFor();
+    assert.equal(await page.evaluate(() => navigator.clipboard.readText()), session.qr_url);
+  },
+
+  async "a code that nobody scans is renewed for as long as somebody looks"() {
+    const { page, session } = await desktop({ path: "/?auto-refresh" });
+    await advance(300.1);
+    await page.waitForFunction((before) => ![undefined, before].includes(document.querySelector("qr-login").state.qr_url), session.qr_url);
+    await state(page, "ready");
+    // As the browser says it of a tab in the background.
+    const hide = (hidden) => page.evaluate((hidden) => {
+      Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+      document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
+    }, hidden);
+    await hide(true);
+    await advance(300.1);
+    await state(page, "expired");
+    await at_rest(page);
+    await hide(false);
+    await state(page, "ready");
   },
 
   async "framed by another site, no page shows"() {
@@ -116,7 +298,7 @@ const stories = {
       await page.goto(foreign.url);
       await page.waitForLoadState("networkidle");
       const framed = page.frames().find((frame) => frame !== page.mainFrame());
-      assert.equal(await framed.locator(".card").count(), 0, path);
+      assert.equal(await framed.locator("main").count(), 0, path);
       foreign.close();
     }
   },

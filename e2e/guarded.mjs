@@ -1,10 +1,10 @@
 // The demo's pages where codes rotate and numbers are compared.
 import assert from "node:assert/strict";
-import { advance, choose, desktop, expectRefusal, phone, scan, state, tell, text } from "./stage.mjs";
+import { at, part, advance, choose, desktop, expectRefusal, phone, scan, state, tell, text } from "./stage.mjs";
 
 const shown = (page) => page.locator('[data-role="numbers"] button').allInnerTexts();
 const rotated = (page, before) =>
-  page.waitForFunction((before) => document.querySelector('[data-role="url"]').textContent !== before, before);
+  page.waitForFunction((before) => document.querySelector("qr-login").state.qr_url !== before, before);
 
 const stories = {
   async "the code on the page changes, and what is scanned in time is good"() {
@@ -17,7 +17,7 @@ const stories = {
     await rotated(page, url);
     const late = await phone(session.qr_url);
     await late.getByRole("button", { name: "Alan" }).tap();
-    await state(late, "failed");
+    await at(late, "failed");
     assert.match(await text(late, "message"), /expired/);
     expectRefusal(410);
     await choose(await phone(url), "Ada Lovelace");
@@ -29,16 +29,16 @@ const stories = {
     const other = await phone(session.qr_url);
     await choose(other, "Ada Lovelace");
     await state(page, "scanned");
-    const number = await text(page, "number");
+    const number = await part(page, "number").innerText();
     assert.match(number, /^[1-9][0-9]$/);
     const numbers = await shown(other);
     assert(numbers.length === 3 && numbers.includes(number), `${number} of ${numbers}`);
     assert(await other.getByRole("button", { name: "Yes" }).isHidden());
     await page.reload();
     await state(page, "scanned");
-    assert.equal(await text(page, "number"), number);
+    assert.equal(await part(page, "number").innerText(), number);
     await other.getByRole("button", { name: number }).tap();
-    await state(other, "confirmed");
+    await at(other, "confirmed");
     await state(page, "confirmed");
   },
 
@@ -47,10 +47,10 @@ const stories = {
     const other = await phone(session.qr_url);
     await choose(other, "Grace Hopper");
     await state(page, "scanned");
-    const number = await text(page, "number");
+    const number = await part(page, "number").innerText();
     const wrong = (await shown(other)).find((shown) => shown !== number);
     await other.getByRole("button", { name: wrong }).tap();
-    await state(other, "failed");
+    await at(other, "failed");
     assert.match(await text(other, "message"), /not the number/);
     await state(page, "rejected");
     expectRefusal(403);

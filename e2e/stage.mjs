@@ -1,5 +1,5 @@
 // The stage on which the stories play: a real browser, against the server at the URL given.
-// Time is the server's: `advance` asks the test that started this script to move it.
+// Its time, and whether it runs, is up to the test that started this script, which does what it is asked to.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createServer } from "node:http";
@@ -9,19 +9,29 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-export const base = process.argv[2];
+/** The server, what it tells its operator, and where a site of somebody else's may be. */
+export const [base, ops, foreign] = process.argv.slice(2);
 const scratch = mkdtempSync(join(tmpdir(), "qrlogin-e2e-"));
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 export const complaints = [];
 
-export async function advance(seconds) {
-  console.log(`advance ${seconds}`);
+async function order(what) {
+  console.log(`stage: ${what}`);
   assert.equal((await answers.next()).value, "done");
 }
+export const advance = (seconds) => order(`advance ${seconds}`);
+export const stop = () => order("stop");
+export const start = () => order("start");
+
+/** What browsers themselves say when a network fails. */
+const OF_THE_NETWORK = /net::ERR_|WebSocket connection to|Failed to load resource/;
 
 export function listen(page) {
-  page.on("console", (message) => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
-  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("console", (message) => {
+    const is_complaint = ["error", "warning"].includes(message.type()) && !(page.may_fail && OF_THE_NETWORK.test(message.text()));
+    if (is_complaint) complaints.push(message.text());
+  });
+  page.on("pageerror", (error) => complaints.push(String(error.stack)));
   return page;
 }
 
@@ -33,15 +43,63 @@ export const browser = await chromium.launch({
   ],
 });
 
-export const state = (page, name) => page.locator(`.card[data-state="${name}"]`).waitFor();
+/** The page that logs in is in this state. */
+export const state = (page, name) => page.locator(`qr-login .frame.${name}`).waitFor();
+/** The phone's page is. */
+export const at = (page, name) => page.locator(`.card[data-state="${name}"]`).waitFor();
 export const text = (page, role) => page.locator(`[data-role="${role}"]`).innerText();
+export const part = (page, name) => page.locator(`qr-login [part~="${name}"]`);
+
+/** Keeps count of a page's sockets and timers. */
+const count = () => {
+  window.open_sockets = new Set();
+  const Native = window.WebSocket;
+  window.WebSocket = class extends Native {
+    constructor(...how) {
+      super(...how);
+      window.open_sockets.add(this);
+      this.addEventListener("close", () => window.open_sockets.delete(this));
+    }
+  };
+  window.open_fetches = 0;
+  const fetch = window.fetch;
+  window.fetch = async (...what) => {
+    window.open_fetches++;
+    return fetch(...what).finally(() => window.open_fetches--);
+  };
+  window.running_timers = new Set();
+  for (const [set, clear] of [["setTimeout", "clearTimeout"], ["setInterval", "clearInterval"]]) {
+    const [native, native_clear] = [window[set], window[clear]];
+    window[set] = (act, ...rest) => {
+      const timer = native((...args) => {
+        if (set === "setTimeout") window.running_timers.delete(timer);
+        act(...args);
+      }, ...rest);
+      window.running_timers.add(timer);
+      return timer;
+    };
+    window[clear] = (timer) => {
+      window.running_timers.delete(timer);
+      native_clear(timer);
+    };
+  }
+};
+
+/** What a page has open: sockets, requests, timers. */
+export const open_on = (page) =>
+  page.evaluate(() => [window.open_sockets.size, window.open_fetches, window.running_timers.size]);
+
+/** Until the page has nothing open any more. */
+export const at_rest = (page) =>
+  page.waitForFunction(() => window.open_sockets.size + window.open_fetches + window.running_timers.size === 0);
 
 /** A desktop browser on the demo's first page, showing a code. */
-export async function desktop() {
-  const context = await browser.newContext({ viewport: { width: 1000, height: 900 } });
+export async function desktop({ options = {}, path = "" } = {}) {
+  const context = await browser.newContext({ viewport: { width: 1000, height: 900 }, ...options });
+  await context.addInitScript(count);
   const page = listen(await context.newPage());
   const generated = page.waitForResponse(/\/generate$/);
-  await page.goto(base);
+  await page.goto(base + path);
   const session = await (await generated).json();
   await state(page, "ready");
   return { page, session };
@@ -57,20 +115,46 @@ export async function phone(url) {
 
 export async function choose(page, name) {
   await page.getByRole("button", { name }).tap();
-  await state(page, "asking");
+  await at(page, "asking");
+}
+
+/** A phone that scans, and then perhaps decides. */
+export async function scans(session, name = "Ada Lovelace") {
+  const other = await phone(session.qr_url);
+  await choose(other, name);
+  return {
+    async confirms() {
+      await other.getByRole("button", { name: "Yes, log me in" }).tap();
+      await at(other, "confirmed");
+    },
+    async rejects() {
+      await other.getByRole("button", { name: "No, reject" }).tap();
+      await at(other, "rejected");
+    },
+  };
+}
+
+/** Until that many browsers wait at the server. */
+export async function waiting(count) {
+  for (let look = 0; ; look++) {
+    const metrics = await (await fetch(`${ops}/metrics`)).text();
+    const active = Number(/^qrlogin_active_connections (\d+)/m.exec(metrics)[1]);
+    if (active === count) return;
+    assert(look < 2000, `${active} browsers wait, not ${count}`);
+  }
 }
 
 /** What a decoder that is not ours reads off the screen. */
 export async function scan(page) {
   const picture = join(scratch, "qr.png");
-  await page.locator(".qr").screenshot({ path: picture });
+  await part(page, "qr").screenshot({ path: picture });
   return execFileSync("zbarimg", ["-q", "--raw", picture], { encoding: "utf8" }).trim();
 }
 
 /** A site of somebody else's, with this on its page. */
-export async function site(html) {
-  const server = createServer((_, response) => response.setHeader("content-type", "text/html").end(html));
-  await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
+export async function site(html, { port = 0, headers = {} } = {}) {
+  const server = createServer((_, response) => response.writeHead(200, { "content-type": "text/html", ...headers }).end(html));
+  await new Promise((listening) => server.listen(port, "127.0.0.1", listening));
   return { url: `http://127.0.0.1:${server.address().port}/`, close: () => server.close() };
 }
 
@@ -87,6 +171,7 @@ export async function tell(stories) {
       assert.deepEqual(complaints, [], name);
       console.log(`told: ${name}`);
       await Promise.all(browser.contexts().map((context) => context.close()));
+      await waiting(0);
     }
   } finally {
     await browser.close();

@@ -33,6 +33,7 @@ pub const USERS: [DemoUser; 3] = [
 ];
 
 /// What the demo's pages need of the server.
+#[derive(Clone)]
 pub struct Demo {
     secret: Secret,
     /// Codes are shown in the terminal too.

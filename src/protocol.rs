@@ -15,6 +15,8 @@ pub const MAX_CLIENT_INFO_CHARS: usize = 256;
 pub const ACK_SUBPROTOCOL: &str = "qrlogin.ack";
 /// What such a browser says, as a text frame.
 pub const ACK_MESSAGE: &str = "ack";
+/// What a subprotocol begins with that is no protocol: the session id follows, which then need not stand in the URL.
+pub const SESSION_SUBPROTOCOL: &str = "qrlogin.session.";
 /// The header in which status takes the session id on the path without it.
 pub const SESSION_HEADER: &str = "x-qr-session";
 

@@ -31,6 +31,7 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .merge(token)
         .route("/", get(async || page("text/html", include_str!("../../web/index.html"))))
         .route("/q/{code}", get(async || page("text/html", include_str!("../../web/phone.html"))))
+        .route("/demo/gallery", get(async || page("text/html", include_str!("../../web/gallery.html"))))
         .route("/demo/{file}", get(file))
         .route("/demo/users", get(async || Answer(StatusCode::OK, USERS)))
 }
@@ -40,6 +41,7 @@ async fn file(Path(file): Path<String>) -> Result<impl IntoResponse, ApiError> {
         "demo.css" => Ok(page("text/css", include_str!("../../web/demo.css"))),
         "index.js" => Ok(page("text/javascript", include_str!("../../web/index.js"))),
         "phone.js" => Ok(page("text/javascript", include_str!("../../web/phone.js"))),
+        "gallery.js" => Ok(page("text/javascript", include_str!("../../web/gallery.js"))),
         "api.js" => Ok(page("text/javascript", include_str!("../../web/api.js"))),
         "icon.svg" => Ok(page("image/svg+xml", include_str!("../../web/icon.svg"))),
         _ => Err(ApiError::NotFound),

@@ -3,6 +3,7 @@
 mod body;
 mod browser;
 mod client;
+mod client_js;
 mod demo;
 mod events;
 mod gate;
@@ -132,6 +133,7 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/qr-login/cancel", post(browser::cancel))
         .route_layer(from_fn_with_state(app.clone(), limit::status));
     let wait = Router::new()
+        .route("/v1/ws/qr", get(socket::open))
         .route("/v1/ws/qr/{session_id}", get(socket::open))
         .route("/v1/sse/qr", get(events::open_by_header))
         .route("/v1/sse/qr/{session_id}", get(events::open));
@@ -144,7 +146,7 @@ pub fn routes(app: Arc<App>) -> Router {
     let anyone =
         Router::new().route("/.well-known/jwks.json", get(jwks)).route("/openapi.json", get(openapi::document));
 
-    let mut routes = browser.merge(phone).merge(anyone);
+    let mut routes = browser.merge(phone).merge(anyone).merge(client_js::routes());
     if app.demo.is_some() {
         routes = routes.merge(demo::routes(&app));
     }

@@ -19,7 +19,7 @@ use super::client::ClientAddress;
 use super::limit::SeatOfConnection;
 use super::problem::ApiError;
 use super::rewound::Rewound;
-use super::upgrade::Handshake;
+use super::upgrade::{Handshake, offered_id};
 use crate::hub::{Channel, Connection};
 use crate::limits::{Call, Exceeded};
 use crate::login::LoginError;
@@ -31,12 +31,17 @@ pub(super) async fn open(
     State(app): State<Arc<App>>,
     address: ClientAddress,
     Extension(taken): Extension<SeatOfConnection>,
-    path: Result<Path<String>, PathRejection>,
+    path: Result<Option<Path<String>>, PathRejection>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let handshake = Handshake::of(request.version(), request.headers())?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or(ApiError::UpgradeRequired)?;
-    let id = path.ok().and_then(|Path(id)| SessionId::parse(&id)).ok_or(ApiError::Login(LoginError::NotFound))?;
+    let id = match path {
+        Ok(Some(Path(id))) => SessionId::parse(&id),
+        Ok(None) => offered_id(request.headers()),
+        Err(_) => None,
+    };
+    let id = id.ok_or(ApiError::Login(LoginError::NotFound))?;
     if let Some(refused) = request.extensions_mut().remove::<Refused>() {
         return Err(refused.into());
     }

@@ -9,7 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::problem::ApiError;
-use crate::protocol::ACK_SUBPROTOCOL;
+use crate::protocol::{ACK_SUBPROTOCOL, SESSION_SUBPROTOCOL};
+use crate::session::SessionId;
 use crate::websocket::accept_key;
 
 /// The fields of a request's head, whoever has parsed it.
@@ -38,6 +39,14 @@ impl Fields for [httparse::Header<'_>] {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         self.iter().filter(move |field| field.name.eq_ignore_ascii_case(name.as_str())).map(|field| field.value)
     }
+}
+
+/// The session id that a browser keeps out of the URL: it is offered as a subprotocol, the only field that a page can
+/// set.
+pub(super) fn offered_id(fields: &(impl Fields + ?Sized)) -> Option<SessionId> {
+    let mut offered = fields.items(&SEC_WEBSOCKET_PROTOCOL);
+    let id = offered.find_map(|item| item.strip_prefix(SESSION_SUBPROTOCOL.as_bytes()))?;
+    SessionId::parse(std::str::from_utf8(id).ok()?)
 }
 
 /// A request that may become a WebSocket.

@@ -328,3 +328,39 @@ async fn browsers_that_return_all_at_once_share_their_queries() {
     drop(raws);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_id_may_be_offered_as_a_subprotocol_and_need_not_stand_in_the_url() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let ask = |words: &str| {
+        format!(
+            "GET /v1/ws/qr HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{words}\r\n"
+        )
+    };
+    let offered = format!("Sec-WebSocket-Protocol: qrlogin.ack, qrlogin.session.{}\r\n", session.id);
+    let two_lines =
+        format!("Sec-WebSocket-Protocol: qrlogin.session.{}\r\nSec-WebSocket-Protocol: qrlogin.ack\r\n", session.id);
+    for words in [&offered, &two_lines] {
+        for is_kept_alive in [false, true] {
+            let mut raw = Raw::connect(&server).await;
+            if is_kept_alive {
+                raw.send("GET /.well-known/jwks.json HTTP/1.1\r\nHost: x\r\n\r\n").await;
+                assert_eq!(raw.status().await, 200);
+            }
+            raw.send(ask(words)).await;
+            let head = raw.head().await;
+            assert!(head.starts_with("http/1.1 101") && head.contains("sec-websocket-protocol: qrlogin.ack\r\n"), "{head}");
+            raw.is_pending().await;
+        }
+    }
+    let code = format!("Sec-WebSocket-Protocol: qrlogin.ack, qrlogin.session.{}\r\n", session.code);
+    for words in ["", "Sec-WebSocket-Protocol: qrlogin.ack\r\n", "Sec-WebSocket-Protocol: qrlogin.session.x\r\n", &code] {
+        let mut raw = Raw::connect(&server).await;
+        raw.send(ask(words)).await;
+        assert_eq!(raw.status().await, 404, "{words}");
+    }
+    server.until_active(0).await;
+    server.stop().await;
+}

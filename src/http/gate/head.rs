@@ -9,15 +9,15 @@ use mio::net::TcpStream;
 
 use crate::http::App;
 use crate::http::server::MAX_HEAD_BYTES;
-use crate::http::upgrade::{Fields as _, Handshake};
+use crate::http::upgrade::{Fields as _, Handshake, offered_id};
 use crate::limits::Seat;
 use crate::session::SessionId;
 
 /// More fields than this are left to hyper.
 const MAX_FIELDS: usize = 64;
 /// What a request for a WebSocket begins with.
-const BEGINNING: &[u8] = b"GET /v1/ws/qr/";
-const PATH: &str = "/v1/ws/qr/";
+const BEGINNING: &[u8] = b"GET /v1/ws/qr";
+const PATH: &str = "/v1/ws/qr";
 
 /// A connection whose first request may not have arrived whole.
 pub(super) struct Head {
@@ -82,7 +82,11 @@ fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Request {
     let has_body = fields.line(&CONTENT_LENGTH).is_some() || fields.line(&TRANSFER_ENCODING).is_some();
     let path = request.path.unwrap_or_default();
     let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let id = path.strip_prefix(PATH).and_then(SessionId::parse);
+    let id = match path.strip_prefix(PATH) {
+        Some("") => offered_id(fields),
+        Some(rest) => rest.strip_prefix('/').and_then(SessionId::parse),
+        None => None,
+    };
     match (Handshake::of(version, fields), id) {
         (Ok(handshake), Some(id)) if !has_body && app.origins.check(fields).is_ok() => {
             let address = app.proxies.client_address(peer.ip(), fields);

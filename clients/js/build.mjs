@@ -1,0 +1,40 @@
+// Makes what the server serves, dist/, out of the sources: `npm run build`. With --check, only says whether it is so.
+import { readFileSync, writeFileSync } from "node:fs";
+import { gzipSync } from "node:zlib";
+import { build } from "esbuild";
+
+const here = (path) => new URL(path, import.meta.url).pathname;
+const { version } = JSON.parse(readFileSync(here("package.json")));
+const checks = process.argv.includes("--check");
+/** In bytes, with gzip. */
+const limits = { "qr-login.js": 8192, "core.js": 4096 };
+
+/** esbuild leaves strings as they are: the style sheet is one. */
+const style = {
+  name: "style",
+  setup: ({ onLoad }) =>
+    onLoad({ filter: /element\.js$/ }, ({ path }) => ({
+      contents: readFileSync(path, "utf8").replace(/(?<=const sheet = `)[^`]*/, (css) =>
+        css.replace(/\s+/g, " ").replace(/ ?([{};,>]) ?/g, "$1").replace(/: /g, ":").replace(/;}/g, "}").trim()),
+      loader: "js",
+    })),
+};
+
+for (const [name, source] of [["qr-login.js", "element.js"], ["core.js", "core.js"]]) {
+  const { outputFiles } = await build({
+    entryPoints: [here(source)],
+    bundle: true,
+    minify: true,
+    format: "esm",
+    target: "es2022",
+    banner: { js: `/*! qr-login ${version}, MIT or Apache-2.0 */` },
+    plugins: [style],
+    write: false,
+  });
+  const [{ text }] = outputFiles;
+  const bytes = gzipSync(text, { level: 9 }).length;
+  console.log(`dist/${name}: ${text.length} bytes, ${bytes} with gzip`);
+  if (bytes > limits[name]) throw new Error(`dist/${name} is larger than ${limits[name]} bytes`);
+  if (!checks) writeFileSync(here(`dist/${name}`), text);
+  else if (readFileSync(here(`dist/${name}`), "utf8") !== text) throw new Error(`dist/${name} is not of these sources: npm run build`);
+}

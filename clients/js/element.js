@@ -1,0 +1,357 @@
+// @ts-check
+// <qr-login>: the whole of a login by QR code, as one element.
+import { createQrLogin } from "./core.js";
+import { en } from "./languages/en.js";
+import { zh_CN } from "./languages/zh-CN.js";
+
+/** @typedef {import("./core.js").State} State */
+/** @typedef {Record<keyof typeof en, string>} Language */
+
+/** Every language there is, by its tag; put another in to have it. @type {Record<string, Language>} */
+export const languages = { en, "zh-CN": zh_CN };
+
+const sheet = `
+:host { display: block; max-width: 24rem; margin-inline: auto; }
+:host([hidden]) { display: none; }
+:host([theme="auto"]) { color-scheme: light dark; }
+:host([theme="light"]) { color-scheme: light; }
+:host([theme="dark"]) { color-scheme: dark; }
+.frame {
+  --accent: var(--qr-login-accent, light-dark(#2f5bea, #8ea9ff));
+  --on-accent: var(--qr-login-on-accent, light-dark(#fff, #10142a));
+  --ground: var(--qr-login-background, light-dark(#fff, #1b202b));
+  --ink: var(--qr-login-color, light-dark(#171b26, #edf0f7));
+  --quiet: var(--qr-login-quiet, light-dark(#5a6275, #a9b3c7));
+  --line: var(--qr-login-line, light-dark(#d5dbe8, #3d4659));
+  --good: var(--qr-login-good, light-dark(#157347, #5fd19a));
+  --bad: var(--qr-login-bad, light-dark(#b3261e, #ff9c93));
+  --size: var(--qr-login-size, 15rem);
+  display: grid; justify-items: center; padding: 1.5rem; border-radius: var(--qr-login-radius, 1.25rem);
+  background: var(--ground); color: var(--ink); font: 1rem/1.5 var(--qr-login-font, system-ui, sans-serif); text-align: center; outline: 0;
+}
+* { box-sizing: border-box; margin: 0; }
+[hidden] { display: none !important; }
+.stage { position: relative; display: grid; place-items: center; place-content: center; width: var(--size); height: var(--size); }
+.code { position: absolute; inset: 0; border-radius: 1rem; overflow: hidden; background: #fff; border: 1px solid var(--line); }
+.code img { display: block; width: 100%; height: 100%; transition: opacity .2s; }
+.spin { position: absolute; inset: 50% auto auto 50%; width: 2rem; height: 2rem; margin: -1rem; border: 3px solid #d5dbe8; border-block-start-color: #2f5bea; border-radius: 50%; animation: spin 1s linear infinite; }
+@keyframes spin { to { rotate: 1turn; } }
+.dim img { opacity: .08; }
+.code button { position: absolute; inset: 0; margin: auto; width: max-content; height: max-content; max-width: 90%; background: #2f5bea; color: #fff; border-color: #2f5bea; }
+.avatar, .sign { display: grid; place-items: center; width: 6.5rem; height: 6.5rem; border-radius: 50%; overflow: hidden; background: color-mix(in srgb, var(--tone) 14%, var(--ground)); color: var(--tone); font-size: 2.25rem; font-weight: 600; }
+.avatar img { width: 100%; height: 100%; object-fit: cover; }
+.frame { --tone: var(--accent); }
+.rejected, .blocked { --tone: var(--bad); }
+.confirmed { --tone: var(--good); }
+.confirmed .avatar { outline: 3px solid var(--good); outline-offset: 4px; }
+.sign path { fill: none; stroke: currentColor; stroke-width: 2; stroke-linecap: round; stroke-linejoin: round; }
+.sign svg { width: 3rem; }
+.sign + a { margin-block-start: 1.25rem; }
+.number { font-size: 4rem; font-weight: 700; line-height: 1.25; letter-spacing: .06em; font-variant-numeric: tabular-nums; }
+.name { max-width: var(--size); margin-block-start: 1rem; font-size: 1.125rem; font-weight: 600; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.number ~ .avatar { width: 3rem; height: 3rem; font-size: 1.125rem; }
+.number ~ .name { margin-block-start: .25rem; }
+.message { margin-block-start: 1rem; font-size: 1.25rem; line-height: 1.75rem; font-weight: 600; min-height: 1.75rem; }
+.hint { color: var(--quiet); min-height: 3rem; text-wrap: balance; }
+.left { display: flex; align-items: center; gap: .375rem; min-height: 1.5rem; color: var(--quiet); font-size: .875rem; font-variant-numeric: tabular-nums; }
+.left svg { width: 1.125rem; rotate: -90deg; }
+circle { fill: none; stroke: var(--line); stroke-width: 3; }
+circle + circle { stroke: var(--accent); stroke-dasharray: 1; transition: stroke-dashoffset 1s linear; }
+.actions { display: flex; flex-wrap: wrap; justify-content: center; gap: .75rem; min-height: 2.75rem; margin-block-start: .75rem; }
+.foot { display: flex; align-items: center; justify-content: center; gap: .5rem; min-height: 2rem; color: var(--quiet); }
+button, a { min-height: 2.75rem; padding: .5rem 1.125rem; border: 1px solid var(--line); border-radius: .75rem; background: none; color: inherit; font: inherit; font-weight: 600; text-decoration: none; cursor: pointer; }
+.foot button { min-height: 2rem; padding: .125rem .625rem; color: var(--ink); }
+:is(button, a):hover { border-color: var(--accent); }
+.main { border-color: transparent; background: var(--accent); color: var(--on-accent); }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+.left, .foot { visibility: hidden; }
+.ready :is(.left, .foot), .scanned .left { visibility: visible; }
+.last { display: grid; margin-block-start: .5rem; font-size: .875rem; }
+.last > * { grid-area: 1 / 1; place-self: center; }
+.notice { color: var(--bad); font-weight: 600; visibility: hidden; }
+.away .notice { visibility: visible; animation: late 1s steps(1) both; }
+.away .foot { visibility: hidden; animation: late 1s steps(1) reverse both; }
+@keyframes late { from { visibility: hidden; } to { visibility: visible; } }
+.sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+@media (prefers-reduced-motion: reduce) { * { animation-duration: 0s !important; transition: none !important; } .spin { animation: none; } }
+`;
+
+/** What stands in the middle where there is nobody to show. @type {Record<string, string>} */
+const signs = {
+  confirmed: "M5 13l4 4L19 7",
+  rejected: "M6 6l12 12M18 6L6 18",
+  cancelled: "M6 12h12",
+  replaced: "M9 9h10v10H9zM15 9V5H5v10h4",
+  blocked: "M12 5v9M12 18.5v.5",
+  phone: "M8 3h8v18H8zM11.5 18h1",
+};
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/**
+ * An element with these attributes and children; `class` names its part too.
+ * @param {string} tag @param {Record<string, string>} [attributes] @param {(Node | string)[]} children
+ */
+function make(tag, attributes = {}, ...children) {
+  const element = /^(svg|path|circle)$/.test(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    element.setAttribute(name, value);
+    if (name === "class") element.setAttribute("part", value);
+  }
+  element.append(...children);
+  return /** @type {HTMLElement} */ (element);
+}
+
+/** Ada Lovelace is AL. @param {string} name */
+const initials = (name) =>
+  name.split(/\s+/).filter(Boolean).slice(0, 2).map((word) => [...word][0]).join("").toUpperCase();
+
+/**
+ * Attributes: endpoint, lang, theme (light, dark, auto; else as the page is), auto-refresh, client-info.
+ * Events, which bubble: qr-login:ready, :scanned, :number, :confirmed, :rejected, :cancelled, :expired, :replaced,
+ * :error, :not-you. Only the detail of :confirmed has the token.
+ */
+export class QrLoginElement extends HTMLElement {
+  static observedAttributes = ["endpoint", "client-info", "lang"];
+  /** What logs in. @type {typeof createQrLogin} */
+  static create = createQrLogin;
+
+  #login = createQrLogin({ storage: null });
+  #root = this.attachShadow({ mode: "open" });
+  /** @type {AbortController | undefined} */
+  #shown;
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  #ticking;
+  #copied = false;
+
+  #picture = /** @type {HTMLImageElement} */ (make("img", { class: "qr" }));
+  #spin = make("div", { class: "spin" });
+  #renew = this.#button("refresh", () => this.refresh());
+  #code = make("div", { class: "code" }, this.#spin, this.#picture, this.#renew);
+  #open = make("a", { class: "main", target: "_blank", rel: "noopener" });
+  #number = make("bdi", { class: "number" });
+  #avatar = make("div", { class: "avatar", "aria-hidden": "true" });
+  #path = make("path");
+  #sign = make("div", { class: "sign", "aria-hidden": "true" }, make("svg", { viewBox: "0 0 24 24" }, this.#path));
+  #name = make("p", { class: "name" });
+  #stage = make("div", { class: "stage" });
+  #message = make("p", { class: "message", role: "status" });
+  #hint = make("p", { class: "hint" });
+  #ring = make("circle", { cx: "10", cy: "10", r: "8", pathLength: "1" });
+  #clock = make("bdi");
+  #label = make("span", { class: "sr" });
+  #left = make("div", { class: "left", role: "timer" },
+    make("svg", { viewBox: "0 0 20 20", "aria-hidden": "true" }, make("circle", { cx: "10", cy: "10", r: "8" }), this.#ring),
+    this.#label, this.#clock);
+  #actions = {
+    cancel: this.#button("cancel", () => this.cancel()),
+    again: this.#button("main again", () => this.refresh()),
+    resume: this.#button("main resume", () => this.start()),
+    not_you: this.#button("not-you", () => this.#not_you()),
+  };
+  #cannot_scan = make("span");
+  #copy = this.#button("copy", () => this.#copy_link());
+  #foot = make("div", { class: "foot" }, this.#cannot_scan, this.#copy);
+  #notice = make("p", { class: "notice" });
+  #frame = make("div", { class: "frame", tabindex: "-1" },
+    make("slot", { name: "header" }), this.#stage, this.#message, this.#hint, this.#left,
+    make("div", { class: "actions" }, ...Object.values(this.#actions)), make("div", { class: "last" }, this.#foot, this.#notice), make("slot", { name: "footer" }));
+
+  constructor() {
+    super();
+    const style = new CSSStyleSheet();
+    style.replaceSync(sheet);
+    this.#root.adoptedStyleSheets = [style];
+    this.#root.append(this.#frame);
+  }
+
+  /** What may be seen now. @returns {State} */
+  get state() {
+    return this.#login.state;
+  }
+
+  /** Goes on with the login of this tab, or begins one. Happens by itself when the element comes into a page. */
+  start() {
+    this.#login.start();
+  }
+
+  /** Asks for a new code. */
+  refresh() {
+    this.#login.refresh();
+  }
+
+  /** Gives up. */
+  cancel() {
+    return this.#login.cancel();
+  }
+
+  /** Says that the token has been received, if the event qr-login:confirmed was prevented from its default. */
+  acknowledge() {
+    return this.#login.acknowledge();
+  }
+
+  connectedCallback() {
+    this.#shown = new AbortController();
+    const { signal } = this.#shown;
+    const endpoint = this.getAttribute("endpoint") ?? undefined;
+    const client_info = this.getAttribute("client-info") ?? undefined;
+    this.#login = /** @type {typeof QrLoginElement} */ (this.constructor).create({ endpoint, client_info });
+    this.#login.addEventListener("change", () => this.#show(), { signal });
+    for (const type of ["ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "error"]) {
+      const pass_on = (/** @type {any} */ event) => this.#say(type, event.detail) || event.preventDefault();
+      this.#login.addEventListener(type, pass_on, { signal });
+    }
+    document.addEventListener("visibilitychange", () => this.#renew_if_seen(), { signal });
+    this.#login.addEventListener("expired", () => this.#renew_if_seen(), { signal });
+    this.#show();
+    this.start();
+  }
+
+  disconnectedCallback() {
+    this.#shown?.abort();
+    this.#shown = undefined;
+    this.#login.stop();
+    clearInterval(this.#ticking);
+    this.#ticking = undefined;
+  }
+
+  /** @param {string} name @param {string | null} before @param {string | null} now */
+  attributeChangedCallback(name, before, now) {
+    if (!this.#shown || before === now) return;
+    if (name === "lang") return this.#show();
+    this.disconnectedCallback();
+    this.connectedCallback();
+  }
+
+  /** @param {string} type @param {object} detail */
+  #say(type, detail) {
+    return this.dispatchEvent(new CustomEvent(`qr-login:${type}`, { detail, bubbles: true, composed: true, cancelable: true }));
+  }
+
+  /** @param {string} name @param {() => void} act */
+  #button(name, act) {
+    const button = make("button", { class: name, type: "button" });
+    button.addEventListener("click", act);
+    return button;
+  }
+
+  #renew_if_seen() {
+    if (this.hasAttribute("auto-refresh") && this.state.name === "expired" && !document.hidden) this.refresh();
+  }
+
+  #not_you() {
+    this.#say("not-you", {});
+    this.refresh();
+  }
+
+  async #copy_link() {
+    await navigator.clipboard.writeText(String(this.state.qr_url)).then(() => (this.#copied = true), () => {});
+    this.#show();
+    setTimeout(() => {
+      this.#copied = false;
+      this.#show();
+    }, 2000);
+  }
+
+  /** The language of the page here, if there is it, else of the browser. */
+  #language() {
+    const wanted = /** @type {HTMLElement | null} */ (this.closest("[lang]"))?.lang || navigator.language;
+    const tags = Object.keys(languages);
+    const [main] = wanted.toLowerCase().split("-");
+    const is = (/** @type {string} */ tag) => tag.toLowerCase() === wanted.toLowerCase();
+    return tags.find(is) ?? tags.find((tag) => tag.toLowerCase().split("-")[0] === main) ?? "en";
+  }
+
+  #show() {
+    const { name, qr_image = "", qr_url = "", user, number, reason } = this.state;
+    const tag = this.#language();
+    const words = languages[tag];
+    const state = name === "idle" ? "loading" : name;
+    const had_focus = this.#root.activeElement;
+    const is_code = /loading|ready|expired/.test(state);
+    const who = user?.name ?? (state === "confirmed" && user ? words.somebody : "");
+    const is_person = /scanned|confirmed/.test(state);
+    // Whoever is on the phone already has nothing to scan it with.
+    const is_on_phone = state === "ready" && matchMedia("(pointer: coarse) and (max-width: 40rem)").matches;
+
+    this.#frame.lang = tag;
+    this.#frame.className = `frame ${state}${this.#login.is_connected ? "" : " away"}`;
+    this.#stage.replaceChildren(...this.#faces(is_on_phone ? "phone" : is_code ? "code" : is_person ? "person" : "sign", number));
+    if (qr_image !== this.#picture.getAttribute("src")) this.#picture.setAttribute("src", qr_image);
+    this.#picture.hidden = !qr_image || state === "loading";
+    this.#picture.setAttribute("alt", words.picture);
+    this.#spin.hidden = state !== "loading";
+    this.#code.className = `code ${state === "expired" ? "dim" : ""}`;
+    this.#renew.hidden = state !== "expired";
+    this.#open.setAttribute("href", qr_url);
+    this.#number.textContent = number ?? "";
+    this.#name.textContent = who;
+    this.#name.hidden = !who;
+    this.#face(user, who);
+    this.#path.setAttribute("d", signs[is_on_phone ? "phone" : state] ?? "");
+
+    const key = /** @type {keyof Language} */ (is_on_phone ? "on_phone" : state === "scanned" && number ? "number" : state);
+    this.#put(this.#message, words[key]);
+    const hint = /** @type {keyof Language} */ (reason === "overload" || reason === "claimed" ? reason : `${key}_hint`);
+    this.#put(this.#hint, words[hint] ?? "");
+    this.#put(this.#notice, this.#login.is_connected ? "" : words.offline);
+    this.#label.textContent = words.left;
+    this.#cannot_scan.textContent = is_on_phone ? "" : words.cannot_scan;
+    const { cancel, again, resume, not_you } = this.#actions;
+    for (const [button, text, is_there] of /** @type {[HTMLElement, string, boolean][]} */ ([
+      [this.#renew, words.refresh, state === "expired"],
+      [this.#open, words.open, true],
+      [this.#copy, this.#copied ? words.copied : words.copy, true],
+      [cancel, words.cancel, /ready|scanned/.test(state)],
+      [again, state === "blocked" ? words.retry : words.refresh, /rejected|cancelled|blocked/.test(state)],
+      [resume, words.resume, state === "replaced"],
+      [not_you, words.not_you, state === "confirmed"],
+    ])) {
+      this.#put(button, text);
+      button.hidden = !is_there;
+    }
+    this.#tick();
+    if (!this.#ticking && /ready|scanned/.test(state) && this.#shown) this.#ticking = setInterval(() => this.#tick(), 1000);
+    else if (!/ready|scanned/.test(state)) this.#ticking = void clearInterval(this.#ticking);
+    // Whoever was here with the keyboard stays here.
+    if (had_focus && !this.#root.activeElement) {
+      const next = [this.#renew, ...Object.values(this.#actions)].find((button) => !button.hidden && button.isConnected);
+      (next ?? this.#frame).focus();
+    }
+  }
+
+  /** What is in the middle. @param {"phone" | "code" | "person" | "sign"} kind @param {string | undefined} number */
+  #faces(kind, number) {
+    if (kind === "phone") return [this.#sign, this.#open];
+    if (kind === "code") return [this.#code];
+    if (kind === "sign") return [this.#sign];
+    return number ? [this.#number, this.#avatar, this.#name] : [this.#avatar, this.#name];
+  }
+
+  /** Their picture, or as long as that is not there their initials. @param {import("./core.js").User | undefined} user @param {string} who */
+  #face(user, who) {
+    const key = `${user?.picture} ${who}`;
+    if (this.#avatar.dataset.of === key) return;
+    this.#avatar.dataset.of = key;
+    const letters = initials(who) || "✓";
+    this.#avatar.replaceChildren(letters);
+    if (!user?.picture) return;
+    const picture = /** @type {HTMLImageElement} */ (make("img", { src: String(user.picture), alt: "", referrerpolicy: "no-referrer" }));
+    picture.onload = () => this.#avatar.dataset.of === key && this.#avatar.replaceChildren(picture);
+  }
+
+  /** Nothing that stays as it is is announced again. @param {HTMLElement} element @param {string} text */
+  #put(element, text) {
+    if (element.textContent !== text) element.textContent = text;
+  }
+
+  #tick() {
+    const { ends_at = 0, lasts_ms = 1 } = this.state;
+    const left_ms = Math.max(0, ends_at - performance.now());
+    const seconds = Math.ceil(left_ms / 1000);
+    this.#put(this.#clock, `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`);
+    this.#ring.setAttribute("stroke-dashoffset", String(1 - Math.min(1, left_ms / lasts_ms)));
+  }
+}
+
+customElements.get("qr-login") ?? customElements.define("qr-login", QrLoginElement);

@@ -1,0 +1,157 @@
+// Every state of <qr-login>: accessible, of one size, and whole in every language.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { base, browser, desktop, listen, part, scans, state, tell } from "./stage.mjs";
+
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core"), "utf8");
+
+/** What axe-core finds on this page. */
+async function violations(page) {
+  // (The policy of the page does not apply to what is evaluated in it from here.)
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.target.flat().join(" ")).join("; ")}`);
+}
+
+async function gallery(query, options = {}) {
+  const page = listen(await (await browser.newContext({ viewport: { width: 1300, height: 900 }, ...options })).newPage());
+  await page.goto(`${base}/demo/gallery?${query}`);
+  await page.locator('[data-pose="nameless"]').waitFor();
+  return page;
+}
+
+const sizes = { desktop: {}, phone: { viewport: { width: 320, height: 700 }, isMobile: true, hasTouch: true } };
+
+const stories = {
+  async "no state has a violation, in either theme and language"() {
+    for (const options of Object.values(sizes)) {
+      for (const query of ["lang=en&theme=light", "lang=en&theme=dark", "lang=zh-CN&theme=light", "lang=zh-CN&theme=dark"]) {
+        const page = await gallery(query, options);
+        assert.deepEqual(await violations(page), [], query);
+        await page.context().close();
+      }
+    }
+  },
+
+  async "the whole page has none either"() {
+    for (const colorScheme of ["light", "dark"]) {
+      const { page, session } = await desktop({ options: { colorScheme } });
+      assert.deepEqual(await violations(page), []);
+      const other = await scans(session);
+      await state(page, "scanned");
+      assert.deepEqual(await violations(page), []);
+      await other.confirms();
+      await state(page, "confirmed");
+      assert.deepEqual(await violations(page), []);
+    }
+  },
+
+  async "all states are of one size, and nothing in them is clipped or overlaps"() {
+    for (const [size, options] of Object.entries(sizes)) {
+      for (const query of ["lang=en", "lang=zh-CN", "lang=en&dir=rtl"]) {
+        const page = await gallery(query, options);
+        if (query.includes("rtl")) await page.evaluate(() => (document.documentElement.dir = "rtl"));
+        const found = await page.evaluate(() =>
+          [...document.querySelectorAll("qr-login-pose")].map((element) => {
+            const root = element.shadowRoot;
+            const frame = root.querySelector(".frame").getBoundingClientRect();
+            const visible = [...root.querySelectorAll("p, button, a, .code, .avatar, .sign, .number, .left")].filter((part) => part.checkVisibility({ visibilityProperty: true }) && part.textContent + part.className);
+            const boxes = visible.map((part) => ({ name: part.className, box: part.getBoundingClientRect(), part })).filter(({ box }) => box.width && box.height);
+            const complaints = [];
+            for (const { name, box, part } of boxes) {
+              if (box.left < frame.left || box.right > frame.right || box.bottom > frame.bottom) complaints.push(`${name} sticks out`);
+              if (part.scrollWidth > part.clientWidth + 1 && name !== "name") complaints.push(`${name} is clipped`);
+              for (const other of boxes) {
+                const apart = other.part.contains(part) || part.contains(other.part);
+                const { box: there } = other;
+                const overlap = Math.min(box.right, there.right) - Math.max(box.left, there.left) > 1 && Math.min(box.bottom, there.bottom) - Math.max(box.top, there.top) > 1;
+                if (!apart && overlap) complaints.push(`${name} overlaps ${other.name}`);
+              }
+            }
+            const stage = root.querySelector(".stage").getBoundingClientRect();
+            const actions = root.querySelector(".actions").getBoundingClientRect();
+            return { pose: element.dataset.pose, height: Math.round(frame.height), stage: Math.round(stage.top - frame.top), actions: Math.round(actions.top - frame.top), complaints };
+          }),
+        );
+        for (const { pose, complaints, ...measures } of found) {
+          assert.deepEqual(complaints, [], `${size} ${query} ${pose}`);
+          const { pose: _, complaints: __, ...first } = found[0];
+          assert.deepEqual(measures, first, `${size} ${query} ${pose}`);
+        }
+        await page.context().close();
+      }
+    }
+  },
+
+  async "the code is dark on light with its quiet zone, in the dark too"() {
+    const page = await gallery("theme=dark&only=ready", { colorScheme: "dark" });
+    const colours = await page.locator("[data-pose=ready]").evaluate(async (element) => {
+      const picture = element.shadowRoot.querySelector("img");
+      const [canvas, size] = [document.createElement("canvas"), 400];
+      canvas.width = canvas.height = size;
+      const context = canvas.getContext("2d");
+      context.drawImage(picture, 0, 0, size, size);
+      const { data } = context.getImageData(0, 0, size, size);
+      const at = (x, y) => data[4 * (y * size + x)] * (data[4 * (y * size + x) + 3] / 255) + 255 - data[4 * (y * size + x) + 3];
+      let dark = size;
+      for (let y = 0; y < size; y++) for (let x = 0; x < size; x++) if (at(x, y) < 128) dark = Math.min(dark, x, y);
+      return { zone: dark / size, ground: getComputedStyle(element.shadowRoot.querySelector(".code")).backgroundColor };
+    });
+    assert.equal(colours.ground, "rgb(255, 255, 255)");
+    assert(colours.zone > 4 / 50, `quiet zone: ${colours.zone}`);
+  },
+
+  async "the accessibility tree tells a login in order"() {
+    const { page, session } = await desktop();
+    const tree = () => page.locator("qr-login").ariaSnapshot();
+    const status = () => page.locator("qr-login").getByRole("status").innerText();
+    const said = [await status()];
+    assert.match(await tree(), /heading "qrlogin"[^]*img "QR code to scan with your phone"[^]*status: Scan to log in[^]*timer: Expires in [0-9:]+[^]*button "Cancel"[^]*button "Copy link"/);
+    const other = await scans(session);
+    await state(page, "scanned");
+    said.push(await status());
+    assert.match(await tree(), /Ada Lovelace[^]*status: Check your phone[^]*Confirm there[^]*button "Cancel"/);
+    assert.doesNotMatch(await tree(), /img "QR|Copy link/);
+    await other.confirms();
+    await state(page, "confirmed");
+    said.push(await status());
+    assert.match(await tree(), /Ada Lovelace[^]*status: You are logged in[^]*button "Not you\?"/);
+    assert.deepEqual(said, ["Scan to log in", "Check your phone", "You are logged in"]);
+  },
+
+  async "every language has every word"() {
+    const page = await gallery("");
+    const languages = await page.evaluate(async () => (await import("/js/qr-login.js")).languages);
+    assert.deepEqual(Object.keys(languages), ["en", "zh-CN"]);
+    for (const [tag, words] of Object.entries(languages)) {
+      assert.deepEqual(Object.keys(words).sort(), Object.keys(languages.en).sort(), tag);
+      for (const [key, word] of Object.entries(words)) {
+        assert(word.length > 0, `${tag}: ${key}`);
+        if (tag !== "en") assert.notEqual(word, languages.en[key], `${tag}: ${key}`);
+      }
+    }
+  },
+
+  async "a language is one file more, and pages have theirs"() {
+    const page = await gallery("");
+    const message = (lang) => page.evaluate(async (lang) => {
+      const { languages } = await import("/js/qr-login.js");
+      languages.de ??= { ...languages.en, ready: "Zum Anmelden scannen" };
+      const element = document.querySelector("[data-pose=ready]");
+      element.setAttribute("lang", lang);
+      return element.shadowRoot.querySelector(".message").textContent;
+    }, lang);
+    for (const [lang, expected] of [["de-AT", "Zum Anmelden scannen"], ["zh", "扫码登录"], ["zh-TW", "扫码登录"], ["ZH-cn", "扫码登录"], ["fr", "Scan to log in"], ["en-GB", "Scan to log in"]]) {
+      assert.equal(await message(lang), expected, lang);
+    }
+  },
+
+  async "whoever wants less motion has none"() {
+    const page = await gallery("", { reducedMotion: "reduce" });
+    const moving = await page.evaluate(() => [...document.querySelectorAll("qr-login-pose")].flatMap((element) => element.shadowRoot.getAnimations?.() ?? []).filter((animation) => animation.playState === "running").length);
+    assert.equal(moving, 0);
+  },
+};
+
+await tell(stories);

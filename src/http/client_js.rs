@@ -1,0 +1,76 @@
+//! The page's side: `<qr-login>` and what is underneath it, as one ES module each (`clients/js`, built into its `dist`).
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::extract::Path;
+use axum::http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH,
+};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::problem::ApiError;
+
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+/// What is at the path of a version stays as it is.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+const ASK_AGAIN: &str = "no-cache";
+
+struct Module {
+    name: &'static str,
+    text: &'static str,
+    /// Of its text; also what `integrity` takes (W3C SRI).
+    tag: LazyLock<String>,
+}
+
+static MODULES: [Module; 2] = [
+    Module {
+        name: "qr-login.js",
+        text: include_str!("../../clients/js/dist/qr-login.js"),
+        tag: LazyLock::new(|| integrity(MODULES[0].text)),
+    },
+    Module {
+        name: "core.js",
+        text: include_str!("../../clients/js/dist/core.js"),
+        tag: LazyLock::new(|| integrity(MODULES[1].text)),
+    },
+];
+
+fn integrity(text: &str) -> String {
+    format!("sha384-{}", STANDARD.encode(digest::digest(&digest::SHA384, text.as_bytes())))
+}
+
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new()
+        .route("/js/{module}", get(async |Path(name): Path<String>, headers| serve(&name, ASK_AGAIN, &headers)))
+        .route("/js/{version}/{module}", get(of_version))
+}
+
+async fn of_version(
+    Path((version, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    if version == env!("CARGO_PKG_VERSION") { serve(&name, FOR_EVER, &headers) } else { Err(ApiError::NotFound) }
+}
+
+/// To pages of every origin: it is no secret.
+fn serve(name: &str, caching: &'static str, headers: &HeaderMap) -> Result<Response, ApiError> {
+    let module = MODULES.iter().find(|module| module.name == name).ok_or(ApiError::NotFound)?;
+    let tag = format!("\"{}\"", *module.tag);
+    let fields = [
+        (CONTENT_TYPE, "text/javascript; charset=utf-8"),
+        (CACHE_CONTROL, caching),
+        (ETAG, &tag),
+        (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin"),
+    ];
+    if headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
+        return Ok((StatusCode::NOT_MODIFIED, fields).into_response());
+    }
+    Ok((fields, module.text).into_response())
+}

@@ -1,0 +1,74 @@
+// Every state of <qr-login> side by side, in which only the login itself is posed.
+// ?lang=…&theme=…&only=STATE
+import { QrLoginElement, languages } from "/js/qr-login.js";
+import { post, role } from "./api.js";
+
+const asked = new URLSearchParams(location.search);
+const lang = asked.get("lang") ?? "en";
+const theme = asked.get("theme") ?? "auto";
+
+const user = { name: "Ada Lovelace" };
+const poses = {
+  loading: {},
+  ready: {},
+  scanned: { user },
+  number: { name: "scanned", user, number: "42" },
+  confirmed: { user },
+  rejected: { user },
+  cancelled: {},
+  overload: { name: "cancelled", reason: "overload" },
+  expired: {},
+  claimed: { name: "expired", reason: "claimed" },
+  replaced: {},
+  blocked: {},
+  reconnecting: { name: "ready", is_connected: false },
+  "a long name": { name: "scanned", user: { name: "Bartholomew Featherstonehaugh-Cholmondeley the Third" } },
+  nameless: { name: "confirmed", user: {} },
+};
+
+/** A login that stands still. */
+class Pose extends EventTarget {
+  constructor({ is_connected = true, ...state }) {
+    super();
+    Object.assign(this, { state, is_connected });
+  }
+  start() {}
+  refresh() {}
+  cancel() {}
+  stop() {}
+}
+
+const { qr_url, qr_image } = await post("/v1/qr-login/generate", { client_info: "qrlogin gallery" });
+
+customElements.define(
+  "qr-login-pose",
+  class extends QrLoginElement {
+    static create = ({ client_info }) => {
+      const ends_at = performance.now() + 192_000;
+      return new Pose({ name: client_info, qr_url, qr_image, ends_at, lasts_ms: 300_000, ...poses[client_info] });
+    };
+  },
+);
+
+document.documentElement.lang = lang;
+if (theme !== "auto") document.documentElement.style.colorScheme = theme;
+for (const pose of Object.keys(poses)) {
+  if (asked.has("only") && asked.get("only") !== pose) continue;
+  const element = document.createElement("qr-login-pose");
+  element.setAttribute("client-info", pose);
+  element.dataset.pose = pose;
+  const caption = document.createElement("h2");
+  caption.textContent = pose;
+  const figure = document.createElement("section");
+  figure.append(caption, element);
+  role("gallery").append(figure);
+}
+
+for (const [tag] of Object.entries(languages)) {
+  for (const theme of ["light", "dark"]) {
+    const link = document.createElement("a");
+    link.href = `?lang=${tag}&theme=${theme}`;
+    link.textContent = `${tag}, ${theme}`;
+    role("views").append(link);
+  }
+}
