@@ -256,6 +256,7 @@ const stories = {
     assert.equal(await focused(), "Get a new code");
     await page.keyboard.press("Space");
     await state(page, "ready");
+    await page.keyboard.press("Tab");
     assert.equal(await focused(), "Cancel");
     await advance(301);
     await state(page, "expired");

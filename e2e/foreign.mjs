@@ -25,7 +25,10 @@ const stories = {
     const page = await (await browser.newContext()).newPage();
     const said = [];
     page.on("console", (message) => said.push(message.text()));
-    await page.route(/generate$/, (route) => route.continue({ headers: { ...route.request().headers(), origin: "http://elsewhere.example" } }));
+    await page.route(/generate$/, async (route) => {
+      const headers = { ...route.request().headers(), origin: "http://elsewhere.example" };
+      await route.fulfill({ response: await route.fetch({ headers }) });
+    });
     await page.goto(base);
     await state(page, "blocked");
     const ours = said.filter((line) => line.startsWith("qr-login"));

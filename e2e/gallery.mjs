@@ -17,7 +17,7 @@ async function violations(page) {
 async function gallery(query, options = {}) {
   const page = listen(await (await browser.newContext({ viewport: { width: 1300, height: 900 }, ...options })).newPage());
   await page.goto(`${base}/demo/gallery?${query}`);
-  await page.locator('[data-pose="nameless"]').waitFor();
+  await page.locator("qr-login-pose").first().waitFor();
   return page;
 }
 

@@ -11,7 +11,7 @@ async function proxy({ tunnels = true, streams = true, buffers = false, cut_ms =
     const { pathname } = new URL(request.url);
     seen.push(pathname);
     if (!streams && pathname.includes("/sse/")) return response.writeHead(403).end("not through here");
-    const there = ask(request.url, { method: request.method, headers: request.headers });
+    const there = ask(request.url, { method: request.method, headers: request.headers, agent: false });
     there.on("error", () => response.destroy());
     response.on("close", () => there.destroy());
     request.pipe(there);

@@ -134,13 +134,15 @@ export async function scans(session, name = "Ada Lovelace") {
   };
 }
 
+const PATIENCE_MS = 30_000;
+
 /** Until that many browsers wait at the server. */
 export async function waiting(count) {
-  for (let look = 0; ; look++) {
+  for (const until = Date.now() + PATIENCE_MS; ; ) {
     const metrics = await (await fetch(`${ops}/metrics`)).text();
     const active = Number(/^qrlogin_active_connections (\d+)/m.exec(metrics)[1]);
     if (active === count) return;
-    assert(look < 2000, `${active} browsers wait, not ${count}`);
+    assert(Date.now() < until, `${active} browsers wait, not ${count}`);
   }
 }
 

@@ -227,7 +227,8 @@ class QrLogin extends EventTarget {
       try {
         Object.assign(end, await ways[way].call(this, AbortSignal.any([signal, given_up.signal]), alive));
       } catch (error) {
-        if (error instanceof Refusal) end.refusal = error;
+        // (What has no code is a proxy's.)
+        if (error instanceof Refusal && error.code) end.refusal = error;
       }
       clearTimeout(silent);
       clearTimeout(overdue);
@@ -258,7 +259,7 @@ class QrLogin extends EventTarget {
           this.#forget();
         }
       };
-      socket.onclose = resolve;
+      socket.onclose = ({ code, reason }) => resolve({ code, reason });
     });
   }
 
