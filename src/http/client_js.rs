@@ -2,15 +2,13 @@
 
 use std::sync::LazyLock;
 
+use aws_lc_rs::digest;
 use axum::Router;
 use axum::extract::Path;
-use axum::http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH,
-};
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -51,10 +49,7 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/js/{version}/{module}", get(of_version))
 }
 
-async fn of_version(
-    Path((version, name)): Path<(String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+async fn of_version(Path((version, name)): Path<(String, String)>, headers: HeaderMap) -> Result<Response, ApiError> {
     if version == env!("CARGO_PKG_VERSION") { serve(&name, FOR_EVER, &headers) } else { Err(ApiError::NotFound) }
 }
 

@@ -8,8 +8,8 @@ use qrlogin::clock::{Clock, Hands};
 use qrlogin::config::Settings;
 use qrlogin::demo::Demo;
 use qrlogin::shutdown::Shutdown;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 

@@ -351,12 +351,16 @@ async fn the_session_id_may_be_offered_as_a_subprotocol_and_need_not_stand_in_th
             }
             raw.send(ask(words)).await;
             let head = raw.head().await;
-            assert!(head.starts_with("http/1.1 101") && head.contains("sec-websocket-protocol: qrlogin.ack\r\n"), "{head}");
+            assert!(
+                head.starts_with("http/1.1 101") && head.contains("sec-websocket-protocol: qrlogin.ack\r\n"),
+                "{head}"
+            );
             raw.is_pending().await;
         }
     }
     let code = format!("Sec-WebSocket-Protocol: qrlogin.ack, qrlogin.session.{}\r\n", session.code);
-    for words in ["", "Sec-WebSocket-Protocol: qrlogin.ack\r\n", "Sec-WebSocket-Protocol: qrlogin.session.x\r\n", &code] {
+    for words in ["", "Sec-WebSocket-Protocol: qrlogin.ack\r\n", "Sec-WebSocket-Protocol: qrlogin.session.x\r\n", &code]
+    {
         let mut raw = Raw::connect(&server).await;
         raw.send(ask(words)).await;
         assert_eq!(raw.status().await, 404, "{words}");
