@@ -13,7 +13,7 @@ use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Settings
 use crate::demo::{Demo, USERS};
 use crate::files;
 use crate::geo::Geo;
-use crate::load::{self, Plan};
+use crate::load::{self, Plan, Transport};
 use crate::memory;
 use crate::shutdown::{self, Shutdown};
 use crate::telemetry;
@@ -77,6 +77,9 @@ struct LoadFlags {
     /// Browsers that wait all the time
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     browsers: usize,
+    /// How browsers wait
+    #[arg(long, value_enum, default_value_t = Transport::Websocket)]
+    transport: Transport,
     /// Logins, each with one more browser; 0 for none
     #[arg(long, value_name = "COUNT", default_value_t = 50)]
     logins_per_second: u32,
@@ -303,6 +306,7 @@ fn load(flags: LoadFlags) -> Result<(), Failure> {
     };
     let plan = Plan {
         url: flags.url.unwrap_or_else(|| format!("http://{}", settings.listen)),
+        transport: flags.transport,
         browsers: flags.browsers,
         logins_per_second: flags.logins_per_second,
         seconds: flags.seconds,

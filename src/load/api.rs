@@ -83,6 +83,11 @@ impl Api {
         self.call(call, Some(token), &json!({ "code": code }), StatusCode::OK).await.map(drop)
     }
 
+    /// A browser says that it has its token.
+    pub(super) async fn acknowledge(&mut self, id: &str) -> Result<(), ApiFailure> {
+        self.call("ack", None, &json!({ "session_id": id }), StatusCode::NO_CONTENT).await.map(drop)
+    }
+
     async fn call(
         &mut self,
         call: &'static str,

@@ -1,9 +1,11 @@
 //! A browser that waits.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -11,15 +13,42 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::Shared;
 use super::api::Target;
+use super::{Shared, Transport};
 use crate::metrics::Stopwatch;
+use crate::protocol::{MAX_WAIT_SECONDS, SESSION_HEADER};
 
 /// Most of what a browser costs this tool.
 const BUFFER_BYTES: usize = 1024;
 
+/// An answer whose head is longer is none of ours.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+const CLOSED_BY_TOOL: &str = "closed by the tool";
+/// What a browser is told when it is logged in.
+const CONFIRMED: &str = r#""status":"confirmed""#;
+
 /// See the module.
-pub(super) struct Browser(WebSocketStream<TcpStream>);
+pub(super) enum Browser {
+    WebSocket(Box<WebSocketStream<TcpStream>>),
+    Events(Events),
+    Polls(Polls),
+}
+
+/// A browser that reads a stream of events.
+pub(super) struct Events {
+    stream: TcpStream,
+    /// That has been read, and is of no whole event yet.
+    text: Vec<u8>,
+}
+
+/// A browser that asks again and again.
+pub(super) struct Polls {
+    target: Arc<Target>,
+    id: String,
+    source: Option<IpAddr>,
+    /// That has asked, and waits.
+    stream: TcpStream,
+}
 
 /// A browser that could not be opened.
 #[derive(Debug, Error)]
@@ -28,52 +57,173 @@ pub(super) enum OpenFailure {
     Connect(#[from] std::io::Error),
     #[error("a browser was refused: {0}")]
     Handshake(#[source] Box<Error>),
+    #[error("a browser was refused: {0}")]
+    Refused(String),
 }
 
 impl Browser {
-    /// Opens a WebSocket from `source`.
-    pub(super) async fn open(target: &Target, id: &str, source: Option<IpAddr>) -> Result<Self, OpenFailure> {
-        let socket = if target.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        if let Some(source) = source {
-            socket.bind(SocketAddr::new(source, 0))?;
+    /// Opens a connection from `source`, on which it waits.
+    pub(super) async fn open(
+        transport: Transport,
+        target: &Arc<Target>,
+        id: &str,
+        source: Option<IpAddr>,
+    ) -> Result<Self, OpenFailure> {
+        match transport {
+            Transport::Websocket => {
+                let stream = connect(target, source).await?;
+                let url = format!("ws://{}/v1/ws/qr/{id}", target.authority);
+                let config = WebSocketConfig::default()
+                    .read_buffer_size(BUFFER_BYTES)
+                    .write_buffer_size(0)
+                    .max_write_buffer_size(16384);
+                let upgraded = client_async_with_config(url, stream, Some(config)).await;
+                let (socket, _) = upgraded.map_err(|error| OpenFailure::Handshake(Box::new(error)))?;
+                Ok(Self::WebSocket(Box::new(socket)))
+            }
+            Transport::Sse => Ok(Self::Events(Events::open(target, id, source).await?)),
+            Transport::Poll => Ok(Self::Polls(Polls::open(target.clone(), id.to_owned(), source).await?)),
         }
-        let stream = socket.connect(target.address).await?;
-        stream.set_nodelay(true)?;
-        let url = format!("ws://{}/v1/ws/qr/{id}", target.authority);
-        let config =
-            WebSocketConfig::default().read_buffer_size(BUFFER_BYTES).write_buffer_size(0).max_write_buffer_size(16384);
-        let upgraded = client_async_with_config(url, stream, Some(config)).await;
-        let (socket, _) = upgraded.map_err(|error| OpenFailure::Handshake(Box::new(error)))?;
-        Ok(Self(socket))
     }
 
     /// Waits to the end; says when the token arrived, if anybody wants to know.
-    pub(super) async fn wait(self, shared: &Shared, mut arrived: Option<oneshot::Sender<Stopwatch>>) {
-        let mut socket = self.0;
+    pub(super) async fn wait(self, shared: &Shared, arrived: Option<oneshot::Sender<Stopwatch>>) {
+        match self {
+            Self::WebSocket(socket) => wait_on_websocket(*socket, shared, arrived).await,
+            Self::Events(events) => events.wait(shared, arrived).await,
+            Self::Polls(polls) => polls.wait(shared, arrived).await,
+        }
+    }
+}
+
+async fn connect(target: &Target, source: Option<IpAddr>) -> std::io::Result<TcpStream> {
+    let socket = if target.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Some(source) = source {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    let stream = socket.connect(target.address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn ask(target: &Target, source: Option<IpAddr>, path: &str, id: &str) -> std::io::Result<TcpStream> {
+    let mut stream = connect(target, source).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{SESSION_HEADER}: {id}\r\n\r\n", target.authority);
+    stream.write_all(request.as_bytes()).await?;
+    Ok(stream)
+}
+
+impl Events {
+    async fn open(target: &Target, id: &str, source: Option<IpAddr>) -> Result<Self, OpenFailure> {
+        let mut stream = ask(target, source, "/v1/sse/qr", id).await?;
+        let mut text = Vec::with_capacity(BUFFER_BYTES);
+        loop {
+            let read = stream.read_buf(&mut text).await?;
+            let head = text.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+            if let Some(length) = head.filter(|_| text.starts_with(b"HTTP/1.1 200 ")) {
+                text.drain(..length + 4);
+                return Ok(Self { stream, text });
+            }
+            if head.is_some() || read == 0 || text.len() > MAX_HEAD_BYTES {
+                return Err(OpenFailure::Refused(status_of(&text)));
+            }
+        }
+    }
+
+    async fn wait(mut self, shared: &Shared, mut arrived: Option<oneshot::Sender<Stopwatch>>) {
         let ending = loop {
-            let message = tokio::select! {
-                message = socket.next() => message,
-                () = shared.goodbye.cancelled() => {
-                    let close = CloseFrame { code: CloseCode::Away, reason: "".into() };
-                    drop(socket.send(Message::Close(Some(close))).await);
-                    break "closed by the tool".to_owned();
-                }
-            };
-            match message {
-                Some(Ok(Message::Text(text))) if text.contains(r#""status":"confirmed""#) => {
-                    if let Some(arrived) = arrived.take() {
-                        let _ = arrived.send(Stopwatch::start());
-                    }
-                }
-                Some(Ok(Message::Close(frame))) => {
-                    // Reading on sends the Close back.
-                    while let Some(Ok(_)) = socket.next().await {}
-                    break frame.map_or_else(|| "no code".to_owned(), |frame| u16::from(frame.code).to_string());
-                }
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => break "cut".to_owned(),
+            let said = String::from_utf8_lossy(&self.text);
+            note_arrival(&said, &mut arrived);
+            if let Some((_, close)) = said.split_once("event: close\ndata: {\"code\":") {
+                break digits(close);
+            }
+            if said.ends_with("\n\n") {
+                self.text.clear();
+            }
+            tokio::select! {
+                read = self.stream.read_buf(&mut self.text) => if !matches!(read, Ok(1..)) { break "cut".to_owned() },
+                () = shared.goodbye.cancelled() => break CLOSED_BY_TOOL.to_owned(),
             }
         };
-        shared.count(|tally| *tally.closed.entry(ending).or_default() += 1);
+        shared.count_ending(ending);
     }
+}
+
+impl Polls {
+    async fn open(target: Arc<Target>, id: String, source: Option<IpAddr>) -> Result<Self, OpenFailure> {
+        let stream = Self::ask(&target, &id, source, "1").await?;
+        Ok(Self { target, id, source, stream })
+    }
+
+    async fn ask(target: &Target, id: &str, source: Option<IpAddr>, version: &str) -> std::io::Result<TcpStream> {
+        let path = format!("/v1/qr-login/status?wait={MAX_WAIT_SECONDS}&version={version}");
+        ask(target, source, &path, id).await
+    }
+
+    async fn wait(mut self, shared: &Shared, mut arrived: Option<oneshot::Sender<Stopwatch>>) {
+        let ending = loop {
+            let mut answer = Vec::with_capacity(BUFFER_BYTES);
+            tokio::select! {
+                read = self.stream.read_to_end(&mut answer) => if read.is_err() { break "cut".to_owned() },
+                () = shared.goodbye.cancelled() => break CLOSED_BY_TOOL.to_owned(),
+            }
+            let said = String::from_utf8_lossy(&answer);
+            note_arrival(&said, &mut arrived);
+            let is_waiting = [r#""status":"pending""#, r#""status":"scanned""#].iter().any(|word| said.contains(word));
+            let Some((_, version)) = said.split_once("\"version\":").filter(|_| is_waiting) else {
+                break status_of(&answer);
+            };
+            match Self::ask(&self.target, &self.id, self.source, &digits(version)).await {
+                Ok(stream) => self.stream = stream,
+                Err(error) => break error.to_string(),
+            }
+        };
+        shared.count_ending(ending);
+    }
+}
+
+fn note_arrival(said: &str, arrived: &mut Option<oneshot::Sender<Stopwatch>>) {
+    if said.contains(CONFIRMED)
+        && let Some(arrived) = arrived.take()
+    {
+        let _ = arrived.send(Stopwatch::start());
+    }
+}
+
+fn status_of(answer: &[u8]) -> String {
+    let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = line.strip_prefix(b"HTTP/1.1 ").unwrap_or(line);
+    if line.is_empty() { "cut".to_owned() } else { String::from_utf8_lossy(line).into_owned() }
+}
+
+fn digits(text: &str) -> String {
+    text.chars().take_while(char::is_ascii_digit).collect()
+}
+
+async fn wait_on_websocket(
+    mut socket: WebSocketStream<TcpStream>,
+    shared: &Shared,
+    mut arrived: Option<oneshot::Sender<Stopwatch>>,
+) {
+    let ending = loop {
+        let message = tokio::select! {
+            message = socket.next() => message,
+            () = shared.goodbye.cancelled() => {
+                let close = CloseFrame { code: CloseCode::Away, reason: "".into() };
+                drop(socket.send(Message::Close(Some(close))).await);
+                break CLOSED_BY_TOOL.to_owned();
+            }
+        };
+        match message {
+            Some(Ok(Message::Text(text))) => note_arrival(&text, &mut arrived),
+            Some(Ok(Message::Close(frame))) => {
+                // Reading on sends the Close back.
+                while let Some(Ok(_)) = socket.next().await {}
+                break frame.map_or_else(|| "no code".to_owned(), |frame| u16::from(frame.code).to_string());
+            }
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => break "cut".to_owned(),
+        }
+    };
+    shared.count_ending(ending);
 }

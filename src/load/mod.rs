@@ -39,14 +39,29 @@ const MAX_LOGINS_AT_ONCE: usize = 256;
 const LOST_SECONDS: u32 = 10;
 /// How long the browsers have to say goodbye.
 const GOODBYE_SECONDS: u32 = 10;
+/// How long the phone's owner thinks before confirming, where the browser must ask again meanwhile.
+const THINKING_MILLIS: i64 = 20;
 /// Files that are needed besides the sockets.
 const SPARE_FILES: u64 = 64;
+
+/// How browsers wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Transport {
+    /// On a WebSocket.
+    Websocket,
+    /// For server-sent events.
+    Sse,
+    /// By long polling.
+    Poll,
+}
 
 /// What is to be done.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Where the server is; `http` only.
     pub url: String,
+    /// How the browsers wait.
+    pub transport: Transport,
     /// Browsers that wait from the beginning to the end.
     pub browsers: usize,
     /// Logins a second, each with a browser of its own, besides.
@@ -112,6 +127,10 @@ pub(crate) struct Shared {
 impl Shared {
     fn count(&self, count: impl FnOnce(&mut Tally)) {
         count(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn count_ending(&self, ending: String) {
+        self.count(|tally| *tally.closed.entry(ending).or_default() += 1);
     }
 
     fn note_error(&self, error: &impl ToString) {
@@ -214,10 +233,10 @@ async fn open(
     for id in ids {
         // Only when the program is torn down is a semaphore closed.
         let Ok(turn) = turns.clone().acquire_owned().await else { return };
-        let (target, id) = (target.clone(), id.clone());
+        let (transport, target, id) = (plan.transport, target.clone(), id.clone());
         let source = source(plan, waiting.len() + opening.len());
         opening.spawn(async move {
-            let opened = Browser::open(&target, &id, source).await;
+            let opened = Browser::open(transport, &target, &id, source).await;
             drop(turn);
             opened
         });
@@ -310,13 +329,17 @@ async fn log_in_once(
         None => phone.insert(Api::connect(target).await?),
     };
     let session = api.generate().await?;
-    let browser = Browser::open(target, &session.id, source(plan, number)).await?;
+    let browser = Browser::open(plan.transport, target, &session.id, source(plan, number)).await?;
     let (arrived, arrival) = tokio::sync::oneshot::channel();
     let waiting = {
         let shared = shared.clone();
         tokio::spawn(async move { browser.wait(&shared, Some(arrived)).await })
     };
     api.phone("scan", &session.code, &plan.app_token).await?;
+    if plan.transport == Transport::Poll {
+        // The browser has been answered, and is to have asked again.
+        shared.clock.sleep_until(shared.clock.now().plus_millis(THINKING_MILLIS)).await;
+    }
     let started = Stopwatch::start();
     api.phone("confirm", &session.code, &plan.app_token).await?;
     let token = shared.clock.timeout(LOST_SECONDS, arrival).await;
@@ -324,6 +347,9 @@ async fn log_in_once(
     if let Some(Ok(at)) = token {
         shared.count(|tally| tally.push.push(report::micros(started.until(at))));
         drop(waiting.await);
+        if plan.transport != Transport::Websocket {
+            api.acknowledge(&session.id).await?;
+        }
     } else {
         shared.count(|tally| tally.lost += 1);
         waiting.abort();

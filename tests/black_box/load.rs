@@ -47,6 +47,23 @@ async fn it_opens_browsers_logs_in_and_says_what_it_took() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn its_browsers_wait_for_events_or_poll_too() {
+    for (transport, ending) in [("sse", "1000"), ("poll", "200 OK")] {
+        let server = Server::start().await;
+        let counts = ["--browsers", "20", "--logins-per-second", "20", "--seconds", "1", "--json"];
+        let (succeeded, out, err) = load(&server, &[&["--transport", transport], &counts[..]].concat()).await;
+        assert!(succeeded, "{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(20), &json!(0), &json!({})]);
+        assert_eq!(report["closed"], json!({ ending: 20, "closed by the tool": 20 }));
+        server.until_active(0).await;
+        assert_eq!(server.closed("decided").await, 20);
+        assert_eq!(server.closed("client").await, 20);
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_counts_what_goes_wrong_and_refuses_what_it_cannot_do() {
     let server = Server::start().await;
     let arguments = ["--browsers", "2", "--logins-per-second", "5", "--seconds", "1", "--json", "--token", "nonsense"];
