@@ -1,4 +1,6 @@
-// Makes what the server serves, dist/, out of the sources: `npm run build`. With --check, only says whether it is so.
+// Makes what the server serves, dist/, out of the sources, and puts its hash into the READMEs: `npm run build`. With
+// --check, only says whether it is so.
+import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
@@ -20,6 +22,12 @@ const style = {
     })),
 };
 
+/** Makes the file at `path` be this, or only looks whether it is. */
+function put(path, text) {
+  if (!checks) writeFileSync(here(path), text);
+  else if (readFileSync(here(path), "utf8") !== text) throw new Error(`${path} is not of these sources: npm run build`);
+}
+
 for (const [name, source] of [["qr-login.js", "element.js"], ["core.js", "core.js"]]) {
   const { outputFiles } = await build({
     entryPoints: [here(source)],
@@ -35,6 +43,11 @@ for (const [name, source] of [["qr-login.js", "element.js"], ["core.js", "core.j
   const bytes = gzipSync(text, { level: 9 }).length;
   console.log(`dist/${name}: ${text.length} bytes, ${bytes} with gzip`);
   if (bytes > limits[name]) throw new Error(`dist/${name} is larger than ${limits[name]} bytes`);
-  if (!checks) writeFileSync(here(`dist/${name}`), text);
-  else if (readFileSync(here(`dist/${name}`), "utf8") !== text) throw new Error(`dist/${name} is not of these sources: npm run build`);
+  put(`dist/${name}`, text);
+  if (name !== "qr-login.js") continue;
+  const tag = `/js/${version}/${name}" crossorigin="anonymous"\n  integrity="sha384-${createHash("sha384").update(text).digest("base64")}"`;
+  for (const page of ["../../README.md", "../../README.zh-CN.md"]) {
+    const shown = /\/js\/[^"]*" crossorigin="anonymous"\s+integrity="[^"]*"/;
+    put(page, readFileSync(here(page), "utf8").replace(shown, tag));
+  }
 }

@@ -100,8 +100,9 @@ class QrLogin extends EventTarget {
     this.#begin({ name: "loading" });
   }
 
-  /** Asks for a new code. */
+  /** Asks for a new code. Whoever has scanned the one before is told that it is of no use. */
   refresh() {
+    if (/ready|scanned/.test(this.state.name)) this.#post("cancel", { session_id: this.#id }).catch(() => {});
     this.#forget();
     this.#begin({ name: "loading" });
   }
@@ -148,7 +149,7 @@ class QrLogin extends EventTarget {
     const hurry = () => globalThis.document?.hidden || this.#pause?.abort();
     const on = globalThis.addEventListener;
     // What was connected before may look so still, and be dead.
-    on?.("online", () => (this.#pause ? hurry() : this.#begin(this.state)), { signal });
+    on?.("online", () => (this.#pause ? hurry() : this.#is_over() || this.#begin(this.state)), { signal });
     on?.("offline", () => this.#reach(false), { signal });
     on?.("visibilitychange", hurry, { signal });
     this.#keep_on(signal);
@@ -156,7 +157,7 @@ class QrLogin extends EventTarget {
 
   /** @param {AbortSignal} signal */
   async #keep_on(signal) {
-    const is_over = () => signal.aborted || OVER.includes(this.state.name);
+    const is_over = () => signal.aborted || this.#is_over();
     for (let attempt = 0; ; attempt++) {
       /** @type {End} */
       let end = {};
@@ -168,7 +169,7 @@ class QrLogin extends EventTarget {
       }
       if (signal.aborted) return;
       const { code, reason, refusal, worked } = end;
-      if (is_over()) return this.stop();
+      if (is_over()) return this.#let_go();
       if (code === REPLACED || refusal?.code === "replaced") return this.#end("replaced");
       // Swept: long past its end.
       if (refusal?.status === 404 && this.#id) return this.#end("expired");
@@ -320,11 +321,10 @@ class QrLogin extends EventTarget {
 
   /** @param {string} name @param {string} [reason] @param {object} [detail] */
   #end(name, reason, detail) {
-    this.stop();
+    this.#let_go();
     // What another tab has now can be taken back.
     if (name === "replaced") this.#id = undefined;
     else this.#forget();
-    this.is_connected = true;
     this.#show({ ...this.state, name, reason }, detail);
   }
 
@@ -346,6 +346,16 @@ class QrLogin extends EventTarget {
     }
     const detail = `${this.#origin} does not let in pages of ${page}: add "${page}" to its setting allowed_origins`;
     return { refusal: new Refusal(403, "forbidden_origin", detail) };
+  }
+
+  #is_over() {
+    return OVER.includes(this.state.name);
+  }
+
+  /** Nothing hangs on the network any more. */
+  #let_go() {
+    this.stop();
+    this.#reach(true);
   }
 
   #forget() {
