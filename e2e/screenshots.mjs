@@ -1,4 +1,7 @@
-// Makes the README's pictures of the demo: node screenshots.mjs URL DIRECTORY, with `qrlogin demo` at the URL.
+// Makes pictures, with `qrlogin demo` at the URL: node screenshots.mjs URL DIRECTORY
+// Of every state, in each language, theme and size: DIRECTORY/{desktop,phone}-{en,zh-CN}-{light,dark}.png, and each
+// state by itself in a directory of that name. For the README: DIRECTORY/readme/*.png.
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
@@ -7,39 +10,54 @@ const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"],
 });
-const state = (page, name) => page.locator(`.card[data-state="${name}"]`).waitFor();
+const sizes = {
+  desktop: { viewport: { width: 1400, height: 900 } },
+  phone: { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true, deviceScaleFactor: 1 },
+};
 
-for (const colorScheme of ["light", "dark"]) {
-  const shoot = (page, name) => page.screenshot({ path: join(directory, `${name}-${colorScheme}.png`) });
-  const desktop = await browser.newContext({ viewport: { width: 560, height: 680 }, colorScheme });
-  const page = await desktop.newPage();
-  const generated = page.waitForResponse(/\/generate$/);
-  await page.goto(base);
-  const { qr_url } = await (await generated).json();
-  await state(page, "ready");
-  await page.waitForFunction(() => document.querySelector('[data-role="left"]').textContent);
-  await shoot(page, "demo-ready");
-
-  const mobile = { viewport: { width: 390, height: 680 }, isMobile: true, hasTouch: true, deviceScaleFactor: 1 };
-  const phone = await (await browser.newContext({ ...mobile, colorScheme })).newPage();
-  await phone.goto(qr_url);
-  await phone.getByRole("button", { name: "Ada" }).waitFor();
-  await shoot(phone, "phone-choosing");
-  await phone.getByRole("button", { name: "Ada" }).tap();
-  await state(phone, "asking");
-  await shoot(phone, "demo-asking");
-  await state(page, "scanned");
-  await shoot(page, "demo-scanned");
-  await phone.getByRole("button", { name: "Yes" }).tap();
-  await state(page, "confirmed");
-  await page.setViewportSize({ width: 560, height: 1000 });
-  await shoot(page, "demo-confirmed");
-  await shoot(phone, "phone-confirmed");
-  await page.setViewportSize({ width: 560, height: 680 });
-  await page.getByRole("button", { name: "Not you?" }).click();
-  await state(page, "ready");
-  await page.getByRole("button", { name: "Cancel" }).click();
-  await state(page, "cancelled");
-  await shoot(page, "demo-cancelled");
+async function gallery(options, query) {
+  const page = await (await browser.newContext(options)).newPage();
+  await page.goto(`${base}/demo/gallery?${query}`);
+  await page.locator("qr-login-pose .qr").first().waitFor({ state: "attached" });
+  return page;
 }
+
+for (const [size, options] of Object.entries(sizes)) {
+  for (const lang of ["en", "zh-CN"]) {
+    for (const theme of ["light", "dark"]) {
+      const sheet = join(directory, `${size}-${lang}-${theme}`);
+      mkdirSync(sheet, { recursive: true });
+      const page = await gallery({ ...options, colorScheme: theme }, `lang=${lang}&theme=${theme}`);
+      // What comes late (that there is no connection) is there then.
+      await page.waitForTimeout(1500);
+      await page.screenshot({ path: `${sheet}.png`, fullPage: true });
+      for (const pose of await page.locator("qr-login-pose").all()) {
+        await pose.screenshot({ path: join(sheet, `${(await pose.getAttribute("data-pose")).replaceAll(" ", "-")}.png`) });
+      }
+      await page.context().close();
+    }
+  }
+}
+
+const readme = join(directory, "readme");
+mkdirSync(readme, { recursive: true });
+for (const theme of ["light", "dark"]) {
+  const states = ["ready", "scanned", "number", "confirmed", "expired", "reconnecting"];
+  const width = { viewport: { width: 1120, height: 600 }, colorScheme: theme };
+  const page = await gallery(width, `theme=${theme}&${states.map((state) => `only=${state}`).join("&")}`);
+  await page.waitForTimeout(1500);
+  await page.locator("main").screenshot({ path: join(readme, `states-${theme}.png`) });
+  await page.context().close();
+}
+const desktop = await (await browser.newContext({ viewport: { width: 560, height: 680 } })).newPage();
+const generated = desktop.waitForResponse(/\/generate$/);
+await desktop.goto(base);
+const { qr_url } = await (await generated).json();
+await desktop.locator("qr-login .frame.ready").waitFor();
+await desktop.screenshot({ path: join(readme, "demo-ready-light.png") });
+const phone = await (await browser.newContext({ ...sizes.phone, viewport: { width: 390, height: 680 } })).newPage();
+await phone.goto(qr_url);
+await phone.getByRole("button", { name: "Ada" }).tap();
+await phone.locator('.card[data-state="asking"]').waitFor();
+await phone.screenshot({ path: join(readme, "demo-asking-light.png") });
 await browser.close();

@@ -1,5 +1,5 @@
 // Every state of <qr-login> side by side, in which only the login itself is posed.
-// ?lang=…&theme=…&only=STATE
+// ?lang=…&theme=…, and only=STATE (once or more often) for less than all.
 import { QrLoginElement, languages } from "/js/qr-login.js";
 import { post, role } from "./api.js";
 
@@ -53,7 +53,7 @@ customElements.define(
 document.documentElement.lang = lang;
 if (theme !== "auto") document.documentElement.style.colorScheme = theme;
 for (const pose of Object.keys(poses)) {
-  if (asked.has("only") && asked.get("only") !== pose) continue;
+  if (asked.has("only") && !asked.getAll("only").includes(pose)) continue;
   const element = document.createElement("qr-login-pose");
   element.setAttribute("client-info", pose);
   element.dataset.pose = pose;
@@ -64,7 +64,7 @@ for (const pose of Object.keys(poses)) {
   role("gallery").append(figure);
 }
 
-for (const [tag] of Object.entries(languages)) {
+for (const tag of Object.keys(languages)) {
   for (const theme of ["light", "dark"]) {
     const link = document.createElement("a");
     link.href = `?lang=${tag}&theme=${theme}`;
