@@ -157,6 +157,10 @@ fn every_word_of_the_wire_is_in_the_protocol() {
         assert!(is_named, "PROTOCOL.md does not name `{name}` of src/protocol.rs");
     }
     let codes = code(&root().join("src/protocol.rs"));
+    for constant in codes.lines().filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": &str = ")) {
+        let word = constant.1.trim_matches(['"', ';']);
+        assert!(protocol.to_lowercase().contains(word), "PROTOCOL.md does not name '{word}'");
+    }
     for close_code in codes.lines().filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": u16 = ")) {
         let code = close_code.1.trim_end_matches(';');
         assert!(protocol.contains(&format!("| {code} |")), "PROTOCOL.md does not name close code {code}");
