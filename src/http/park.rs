@@ -2,7 +2,6 @@
 //! answer's head; then the connection is taken away from hyper and goes to the hub, where such a browser costs what one
 //! with a WebSocket costs.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::StatusCode;
@@ -11,13 +10,10 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::net::TcpStream;
 
 use super::rewound::Stream;
-use crate::clock::Clock;
-use crate::hub::{Channel, Connection, Registration};
+use crate::hub::{Channel, Connection, Registration, http_date};
 use crate::limits::Seat;
 use crate::login::Arrival;
-
-/// More kinds of answers than allowed origins make are not kept for sharing.
-const MAX_SHARED: usize = 1024;
+use crate::session::Timestamp;
 
 /// An answer that waits, on its way through the layers that add their fields to it.
 #[derive(Clone)]
@@ -48,67 +44,38 @@ impl Parking {
     }
 }
 
-/// The fields of answers that wait: the same few for all.
-pub(super) struct Parks {
-    clock: Clock,
-    fields: Mutex<HashSet<Arc<[u8]>>>,
+/// If this answer is one that waits, it goes to the hub, together with its connection; hyper is given one that is
+/// heard by nobody.
+pub(super) fn park(mut response: Response, stream: &Stream, now: Timestamp) -> Response {
+    let Some(parked) = response.extensions_mut().remove::<Parked>() else { return response };
+    let parking = parked.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let (Some(parking), Some(stream)) = (parking, stream.take()) else { return response };
+    open(parking, stream, &response, now);
+    StatusCode::OK.into_response()
 }
 
-impl Parks {
-    pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, fields: Mutex::default() }
-    }
-
-    /// If this answer is one that waits, it goes to the hub, together with its connection; hyper is given one that is
-    /// heard by nobody.
-    pub(super) fn park(&self, mut response: Response, stream: &Stream) -> Response {
-        let Some(parked) = response.extensions_mut().remove::<Parked>() else { return response };
-        let parking = parked.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (Some(parking), Some(stream)) = (parking, stream.take()) else { return response };
-        self.open(parking, stream, &response);
-        StatusCode::OK.into_response()
-    }
-
-    fn open(&self, parking: Parking, stream: TcpStream, response: &Response) {
-        let Parking { registration, found, seat, patience } = parking;
-        let Ok(stream) = stream.into_std() else { return };
-        let (answer, channel) = match patience {
-            Patience::Stream { told_version, silent_seconds } => {
-                notice_silence(&stream, silent_seconds);
-                (self.stream_head(response), Channel::EventStream { told_version })
-            }
-            Patience::Poll { version, wait_seconds } => {
-                (Vec::new(), Channel::Poll { version, wait_seconds, fields: self.shared_fields(response) })
-            }
-        };
-        let socket = mio::net::TcpStream::from_std(stream);
-        registration.open(Connection { socket, answer, early: Vec::new(), channel, seat }, &found);
-    }
-
-    /// Its length is not known: it ends with the connection (RFC 9112 §6.3), so that nothing need be kept for it.
-    fn stream_head(&self, response: &Response) -> Vec<u8> {
-        let now = std::time::Duration::from_millis(self.clock.now().as_millis().try_into().unwrap_or(0));
-        let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + now);
-        let mut head =
-            format!("HTTP/1.1 200 OK\r\n{DATE}: {date}\r\n{CONTENT_TYPE}: text/event-stream\r\n").into_bytes();
-        head.extend_from_slice(&fields_of(response));
-        head.extend_from_slice(b"\r\n");
-        head
-    }
-
-    /// As they are in memory already, if they are.
-    fn shared_fields(&self, response: &Response) -> Arc<[u8]> {
-        let fields = fields_of(response);
-        let mut shared = self.fields.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = shared.get(&fields[..]) {
-            return known.clone();
+fn open(parking: Parking, stream: TcpStream, response: &Response, now: Timestamp) {
+    let Parking { registration, found, seat, patience } = parking;
+    let Ok(stream) = stream.into_std() else { return };
+    let fields = fields_of(response);
+    let (answer, channel) = match patience {
+        Patience::Stream { told_version, silent_seconds } => {
+            notice_silence(&stream, silent_seconds);
+            (stream_head(&fields, now), Channel::EventStream { told_version })
         }
-        let fields: Arc<[u8]> = fields.into();
-        if shared.len() < MAX_SHARED {
-            shared.insert(fields.clone());
-        }
-        fields
-    }
+        Patience::Poll { version, wait_seconds } => (Vec::new(), Channel::Poll { version, wait_seconds, fields }),
+    };
+    let socket = mio::net::TcpStream::from_std(stream);
+    registration.open(Connection { socket, answer, early: Vec::new(), channel, seat }, &found);
+}
+
+/// Its length is not known: it ends with the connection (RFC 9112 §6.3), so that nothing need be kept for it.
+fn stream_head(fields: &[u8], now: Timestamp) -> Vec<u8> {
+    let date = http_date(now);
+    let mut head = format!("HTTP/1.1 200 OK\r\n{DATE}: {date}\r\n{CONTENT_TYPE}: text/event-stream\r\n").into_bytes();
+    head.extend_from_slice(fields);
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
 /// All but those that depend on what is answered. The connection ends with the answer.

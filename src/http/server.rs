@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::client::Peer;
 use super::limit::SeatOfConnection;
-use super::park::Parks;
+use super::park::park;
 use super::rewound::Rewound;
 use super::socket::Refused;
 use crate::clock::Clock;
@@ -38,7 +38,7 @@ pub(super) struct Connections {
     shutdown: Shutdown,
     tasks: TaskTracker,
     runtime: Handle,
-    parks: Arc<Parks>,
+    clock: Clock,
 }
 
 /// A connection that was accepted.
@@ -56,8 +56,7 @@ pub(super) struct Accepted {
 impl Connections {
     /// None yet. To be called within the runtime that is to serve them.
     pub(super) fn new(routes: Router, header_seconds: u32, clock: Clock, shutdown: Shutdown) -> Self {
-        let parks = Arc::new(Parks::new(clock));
-        Self { routes, header_seconds, shutdown, tasks: TaskTracker::new(), runtime: Handle::current(), parks }
+        Self { routes, header_seconds, shutdown, tasks: TaskTracker::new(), runtime: Handle::current(), clock }
     }
 
     /// Serves this one, until its end or the shutdown's closing; then what is in flight is still answered.
@@ -65,7 +64,7 @@ impl Connections {
         let Accepted { stream, peer, beginning, refused, seat } = accepted;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         let stream = Rewound::new(stream, beginning);
-        let (routes, parks, underneath) = (self.routes.clone(), self.parks.clone(), stream.stream());
+        let (routes, clock, underneath) = (self.routes.clone(), self.clock.clone(), stream.stream());
         let (peer, refused, seat) = (Peer(peer), Mutex::new(refused), SeatOfConnection::new(seat));
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
@@ -73,8 +72,8 @@ impl Connections {
             if let Some(refused) = refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 request.extensions_mut().insert(refused);
             }
-            let (answering, parks, underneath) = (routes.clone().oneshot(request), parks.clone(), underneath.clone());
-            async move { answering.await.map(|answer| parks.park(answer, &underneath)) }
+            let (answering, clock, underneath) = (routes.clone().oneshot(request), clock.clone(), underneath.clone());
+            async move { answering.await.map(|answer| park(answer, &underneath, clock.now())) }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())

@@ -14,6 +14,7 @@ mod registry;
 #[cfg(test)]
 mod registry_test;
 mod settle;
+mod shared;
 mod waiting;
 mod wheel;
 mod wire;
@@ -39,12 +40,13 @@ use crate::session::{Rotation, Session, SessionKey, Timestamp};
 use hints::Hints;
 use message::Message;
 use registry::{Fate, Keyed as _, Place, Registry};
-use waiting::{Accounts, Opening, Step, Turn, Waiting};
+use shared::Sharing;
+use waiting::{Opening, Step, Turn, Waiting};
 use wheel::{Epoch, Tick, Wheel};
 
 pub use message::wire_view;
 pub use registry::Closing;
-pub use wire::Channel;
+pub use wire::{Channel, http_date};
 
 /// What the registry locks with.
 mod sync {
@@ -70,7 +72,7 @@ pub struct Hub {
     logins: Arc<Logins>,
     heartbeat_seconds: u32,
     rotation: Rotation,
-    accounts: Arc<Accounts>,
+    sharing: Sharing,
     registry: Registry<Waiting>,
     wheel: Mutex<Wheel>,
     epoch: Epoch,
@@ -100,7 +102,7 @@ impl Hub {
         let hub = Arc::new(Self {
             heartbeat_seconds,
             rotation: logins.codes.rotation,
-            accounts: Arc::new(Accounts { metrics: logins.metrics.clone(), sockets }),
+            sharing: Sharing::new(logins.metrics.clone(), sockets),
             registry: Registry::default(),
             wheel: Mutex::default(),
             epoch: Epoch(clock.now()),
@@ -313,18 +315,18 @@ impl Hub {
 
     /// Tells a session's browser how it stands, as it has just been read or written.
     fn tell_here(self: &Arc<Self>, session: &Arc<Session>, since: Stopwatch) {
+        let mut places = Vec::new();
+        self.registry.each_of(&session.key, |place, _| places.push(place));
         let mut hearers = Vec::new();
-        self.registry.each_of(&session.key, |place, waiting| {
-            hearers.push(Hearer { place, wants_view: waiting.wants_view() });
-        });
-        hearers.retain(|hearer| {
-            let mut is_arriving = false;
-            self.act(hearer.place, |waiting, _| {
-                is_arriving = waiting.note_if_arriving(session, since);
+        for place in places {
+            self.act(place, |waiting, _| {
+                // How it waits is known once it is up.
+                if !waiting.note_if_arriving(session, since) {
+                    hearers.push(Hearer { place, wants_view: waiting.wants_view() });
+                }
                 Step::Stay
             });
-            !is_arriving
-        });
+        }
         if !hearers.is_empty() {
             self.tell_change(&hearers, session, since);
         }
@@ -421,7 +423,10 @@ impl Registration {
     pub fn open(mut self, mut connection: Connection, found: &Arrival) {
         let (hub, place) = (self.hub.clone(), self.place);
         let Arrival { session, read_at, attachment } = found;
-        let wants_view = matches!(connection.channel, Channel::Poll { .. });
+        let (wants_view, shared) = match &connection.channel {
+            Channel::Poll { fields, .. } => (true, hub.sharing.with_polls(fields)),
+            Channel::WebSocket { .. } | Channel::EventStream { .. } => (false, hub.sharing.with_all()),
+        };
         // What a poll is to be told at once, it has been told.
         let message = if wants_view { None } else { hub.message(session, *read_at, false) };
         let (period, next_rotation) = hub.period(session, *read_at);
@@ -439,7 +444,7 @@ impl Registration {
                 first_beat: hub.first_beat(session.key, turn.now),
                 period,
                 next_rotation,
-                accounts: hub.accounts.clone(),
+                shared,
                 cells: connection.seat.map(Seat::into_cells),
             };
             let (step, missed_change) = waiting.open(opening, message.as_ref(), turn);

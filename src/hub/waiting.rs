@@ -17,11 +17,12 @@ use tracing::{debug, info};
 
 use super::message::{Ending, Message, Text};
 use super::registry::{Keyed, Place};
+use super::shared::Shared;
 use super::wheel::Tick;
 use super::wire::{self, Channel, Wire};
 use crate::clock::Clock;
-use crate::limits::{Cells, Sockets};
-use crate::metrics::{CloseReason, Metrics, Stopwatch};
+use crate::limits::Cells;
+use crate::metrics::{CloseReason, Stopwatch};
 use crate::node::Hint;
 use crate::protocol::{ACK_MESSAGE, close_code};
 use crate::session::{Session, SessionKey};
@@ -53,7 +54,7 @@ pub(super) struct Waiting {
     /// Set once the connection is up.
     socket: Option<TcpStream>,
     /// Set while the connection counts.
-    counted: Option<Arc<Accounts>>,
+    counted: Option<Arc<Shared>>,
     /// Where it counts among those of its address, if there is a limit on them.
     cells: Option<Cells>,
     order: Order,
@@ -84,12 +85,6 @@ pub(super) struct Order {
     arrival: u32,
 }
 
-/// Where connections are counted.
-pub(super) struct Accounts {
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) sockets: Option<Arc<Sockets>>,
-}
-
 /// What is seldom needed.
 #[derive(Default)]
 struct Aside {
@@ -105,8 +100,6 @@ struct Aside {
     pushing: Option<Stopwatch>,
     /// How much more is read of a browser that broke the protocol.
     linger_bytes: usize,
-    /// The fields of the answer to a long poll.
-    fields: Option<Arc<[u8]>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +171,7 @@ pub(super) struct Opening<'a> {
     pub(super) first_beat: Tick,
     pub(super) period: u16,
     pub(super) next_rotation: Tick,
-    pub(super) accounts: Arc<Accounts>,
+    pub(super) shared: Arc<Shared>,
     pub(super) cells: Option<Cells>,
 }
 
@@ -259,10 +252,10 @@ impl Waiting {
         message: Option<&Message>,
         turn: &Turn<'_>,
     ) -> (Step, Option<(Arc<Session>, Stopwatch)>) {
-        let metrics = &opening.accounts.metrics;
+        let metrics = &opening.shared.metrics;
         metrics.connection_opened();
         info!(event = "connected", session = %self.key, active = metrics.active_connections());
-        self.counted = Some(opening.accounts);
+        self.counted = Some(opening.shared);
         self.cells = opening.cells;
         self.socket = Some(opening.socket);
         self.order.attachment = opening.attachment;
@@ -293,13 +286,12 @@ impl Waiting {
                 self.wire = Wire::EventStream;
                 self.told_version = told_version;
             }
-            Channel::Poll { version, wait_seconds, fields } => {
+            Channel::Poll { version, wait_seconds, .. } => {
                 self.wire = Wire::Poll;
                 self.told_version = version;
                 // A code that rotates is not another version, and is to be told all the same.
                 self.next_beat = turn.now.plus_seconds(wait_seconds).min(self.next_rotation);
                 self.next_rotation = Tick::NEVER;
-                self.aside.get_or_insert_default().fields = Some(fields);
             }
         }
     }
@@ -433,7 +425,7 @@ impl Waiting {
                 self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
                 self.reason = reason.unwrap_or(CloseReason::Answered);
                 let view = message.view.as_ref().map_or(message.text.json(), |view| view);
-                let answer = wire::answer(&self.fields(), view, turn.clock.now());
+                let answer = wire::answer(self.fields(), view, turn.clock.now());
                 self.write(&answer, turn)
             }
         }
@@ -444,8 +436,8 @@ impl Waiting {
         if self.is_waiting() { self.say(&mut Vec::new(), message, turn) } else { Step::Stay }
     }
 
-    fn fields(&self) -> Arc<[u8]> {
-        self.aside.as_ref().and_then(|aside| aside.fields.clone()).unwrap_or_default()
+    fn fields(&self) -> &[u8] {
+        self.counted.as_ref().map_or(&[], |shared| &shared.fields)
     }
 
     /// Something can be read or written.
@@ -574,7 +566,7 @@ impl Waiting {
         match self.wire {
             Wire::WebSocket => self.send(Opcode::Close, &close_payload(code, why), turn),
             Wire::EventStream => self.write(&wire::close_event(code, why), turn),
-            Wire::Poll => self.write(&wire::refusal(&self.fields(), code, why, turn.clock.now()), turn),
+            Wire::Poll => self.write(&wire::refusal(self.fields(), code, why, turn.clock.now()), turn),
         }
     }
 
@@ -759,14 +751,14 @@ impl Waiting {
     }
 
     fn pushed(&self, since: Stopwatch) {
-        if let Some(accounts) = &self.counted {
-            accounts.metrics.pushed(since);
+        if let Some(shared) = &self.counted {
+            shared.metrics.pushed(since);
         }
     }
 
     /// For the log.
     fn active(&self) -> i64 {
-        self.counted.as_ref().map_or(0, |accounts| accounts.metrics.active_connections())
+        self.counted.as_ref().map_or(0, |shared| shared.metrics.active_connections())
     }
 
     fn pass_to(&mut self, phase: Phase, seconds: u32, turn: &Turn<'_>) {
@@ -780,9 +772,7 @@ impl Waiting {
 
     /// Lets go of what is no longer needed.
     fn tidy(&mut self) {
-        let is_needed = |aside: &Aside| {
-            aside.ear.is_some() || !aside.unsent.is_empty() || aside.linger_bytes > 0 || aside.fields.is_some()
-        };
+        let is_needed = |aside: &Aside| aside.ear.is_some() || !aside.unsent.is_empty() || aside.linger_bytes > 0;
         if self.aside.as_ref().is_some_and(|aside| !is_needed(aside)) {
             self.aside = None;
         }
@@ -797,12 +787,12 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         drop(self.socket.take());
-        if let Some(accounts) = self.counted.take() {
-            if let (Some(sockets), Some(cells)) = (&accounts.sockets, self.cells) {
+        if let Some(shared) = self.counted.take() {
+            if let (Some(sockets), Some(cells)) = (&shared.sockets, self.cells) {
                 sockets.release(cells);
             }
-            accounts.metrics.connection_closed(self.reason);
-            let (reason, active) = (self.reason.as_str(), accounts.metrics.active_connections());
+            shared.metrics.connection_closed(self.reason);
+            let (reason, active) = (self.reason.as_str(), shared.metrics.active_connections());
             info!(event = "disconnected", session = %self.key, reason, active);
         }
     }

@@ -1,7 +1,6 @@
 //! How browsers without a WebSocket are spoken to: by server-sent events (HTML Standard §9.2), or with one answer to the
 //! request that they have sent. As bytes; no input or output.
 
-use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
@@ -35,7 +34,7 @@ pub enum Channel {
         /// It is answered after so long, though nothing has changed.
         wait_seconds: u32,
         /// The fields of the answer, but for those that depend on what is answered.
-        fields: Arc<[u8]>,
+        fields: Vec<u8>,
     },
 }
 
@@ -110,10 +109,16 @@ pub(super) fn refusal(fields: &[u8], code: u16, why: &str, now: Timestamp) -> Ve
 
 /// What an answer begins with. (RFC 9110 §6.6.1: with the time, by whoever has a clock.)
 fn begin_answer(answer: &mut Vec<u8>, status: &str, media_type: &str, body_bytes: usize, now: Timestamp) {
-    let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(now.as_millis().try_into().unwrap_or(0)));
+    let date = http_date(now);
     let head =
         format!("HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-type: {media_type}\r\ncontent-length: {body_bytes}\r\n");
     answer.extend_from_slice(head.as_bytes());
+}
+
+/// As in the field `Date` (RFC 9110 §5.6.7).
+#[must_use]
+pub fn http_date(now: Timestamp) -> String {
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(now.as_millis().try_into().unwrap_or(0)))
 }
 
 fn retry_after_millis(why: &str) -> Option<u32> {

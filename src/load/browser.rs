@@ -108,7 +108,11 @@ async fn connect(target: &Target, source: Option<IpAddr>) -> std::io::Result<Tcp
 
 async fn ask(target: &Target, source: Option<IpAddr>, path: &str, id: &str) -> std::io::Result<TcpStream> {
     let mut stream = connect(target, source).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{SESSION_HEADER}: {id}\r\n\r\n", target.authority);
+    // (What is answered at once would leave the connection open for more.)
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{SESSION_HEADER}: {id}\r\n\r\n",
+        target.authority
+    );
     stream.write_all(request.as_bytes()).await?;
     Ok(stream)
 }
