@@ -2,7 +2,7 @@
 //!
 //! A browser that waits is a small record (`registry.rs`); nothing runs for it. Its socket is parked (`parking.rs`)
 //! with a thread that watches all of them; its deadlines are a number in one wheel (`wheel.rs`); what it must hear is
-//! written straight to its socket by whoever has decided it. What happens to it is in `waiting.rs`.
+//! written straight to its socket by whoever has decided it. What happens to it is in `waiting/`.
 //!
 //! Nothing asks the store while a browser waits. At its deadline, the rows of all sessions that are due are read
 //! again, in one query, before anybody is told `expired`.
