@@ -60,6 +60,19 @@ const stories = {
     expectRefusal(410);
   },
 
+  async "a page that is asked for another code gives the one before up"() {
+    const { page, session } = await desktop();
+    const other = await phone(session.qr_url);
+    await choose(other, "Alan Turing");
+    await state(page, "scanned");
+    await page.evaluate(() => document.querySelector("qr-login").refresh());
+    await state(page, "ready");
+    await other.getByRole("button", { name: "Yes, log me in" }).tap();
+    await at(other, "failed");
+    assert.match(await text(other, "message"), /cancelled/);
+    expectRefusal(410);
+  },
+
   async "a code expires, and a new one is a click away"() {
     const { page, session } = await desktop();
     await advance(300.1);

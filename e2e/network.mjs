@@ -117,6 +117,30 @@ const stories = {
     await state(page, "ready");
   },
 
+  async "a network that comes and goes while the receipt is under way begins no other login"() {
+    const { page, session } = await ready();
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await state(page, "cancelled");
+    await page.routeWebSocket(/./, (socket) => socket.close());
+    const generated = page.waitForResponse(/\/generate$/);
+    await page.getByRole("button", { name: "Get a new code" }).click();
+    const { qr_url } = await (await generated).json();
+    assert.notEqual(qr_url, session.qr_url);
+    await waiting(1);
+    const receipts = [];
+    await page.route(/\/ack$/, (route) => receipts.push(route));
+    await (await scans({ qr_url })).confirms();
+    await state(page, "confirmed");
+    await page.context().setOffline(true);
+    await page.context().setOffline(false);
+    await page.evaluate(() => window.dispatchEvent(new Event("online")));
+    await page.locator("qr-login .frame:not(.away)").waitFor();
+    for (const route of receipts) await route.continue();
+    await page.unroute(/\/ack$/);
+    await at_rest(page);
+    await state(page, "confirmed");
+  },
+
   async "a page that nobody looks at comes back at once when somebody does"() {
     const { page } = await ready();
     await stop();

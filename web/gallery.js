@@ -23,7 +23,9 @@ const poses = {
   blocked: {},
   reconnecting: { name: "ready", is_connected: false },
   "a long name": { name: "scanned", user: { name: "Bartholomew Featherstonehaugh-Cholmondeley the Third" } },
-  nameless: { name: "confirmed", user: {} },
+  "scanned, nameless": { name: "scanned" },
+  "number, nameless": { name: "scanned", number: "42" },
+  "confirmed, nameless": { name: "confirmed" },
 };
 
 /** A login that stands still. */

@@ -76,14 +76,15 @@ button, a { min-height: 2.75rem; padding: .5rem 1.125rem; border: 1px solid var(
 @media (prefers-reduced-motion: reduce) { * { animation-duration: 0s !important; transition: none !important; } .spin { animation: none; } }
 `;
 
+const PHONE = "M8 3h8v18H8zM11.5 18h1";
 /** What stands in the middle where there is nobody to show. @type {Record<string, string>} */
 const signs = {
+  scanned: PHONE,
   confirmed: "M5 13l4 4L19 7",
   rejected: "M6 6l12 12M18 6L6 18",
   cancelled: "M6 12h12",
   replaced: "M9 9h10v10H9zM15 9V5H5v10h4",
   blocked: "M12 5v9M12 18.5v.5",
-  phone: "M8 3h8v18H8zM11.5 18h1",
 };
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -269,14 +270,17 @@ export class QrLoginElement extends HTMLElement {
     const state = name === "idle" ? "loading" : name;
     const had_focus = this.#root.activeElement;
     const is_code = /loading|ready|expired/.test(state);
-    const who = user?.name ?? (state === "confirmed" && user ? words.somebody : "");
-    const is_person = /scanned|confirmed/.test(state);
+    const who = user?.name ?? "";
+    // (Many an app token does not say who it is.)
+    const is_person = /scanned|confirmed/.test(state) && (who || user?.picture);
     // Whoever is on the phone already has nothing to scan it with.
     const is_on_phone = state === "ready" && matchMedia("(pointer: coarse) and (max-width: 40rem)").matches;
 
     this.#frame.lang = tag;
     this.#frame.className = `frame ${state}${this.#login.is_connected ? "" : " away"}`;
-    this.#stage.replaceChildren(...this.#faces(is_on_phone ? "phone" : is_code ? "code" : is_person ? "person" : "sign", number));
+    const faces = is_on_phone ? [this.#sign, this.#open] : is_code ? [this.#code] : is_person ? [this.#avatar, this.#name] : [this.#sign];
+    if (!number || state !== "scanned") this.#stage.replaceChildren(...faces);
+    else this.#stage.replaceChildren(this.#number, ...(is_person ? faces : []));
     if (qr_image !== this.#picture.getAttribute("src")) this.#picture.setAttribute("src", qr_image);
     this.#picture.hidden = !qr_image || state === "loading";
     this.#picture.setAttribute("alt", words.picture);
@@ -288,7 +292,7 @@ export class QrLoginElement extends HTMLElement {
     this.#name.textContent = who;
     this.#name.hidden = !who;
     this.#face(user, who);
-    this.#path.setAttribute("d", signs[is_on_phone ? "phone" : state] ?? "");
+    this.#path.setAttribute("d", is_on_phone ? PHONE : signs[state] ?? "");
 
     const key = /** @type {keyof Language} */ (is_on_phone ? "on_phone" : state === "scanned" && number ? "number" : state);
     this.#put(this.#message, words[key]);
@@ -320,21 +324,12 @@ export class QrLoginElement extends HTMLElement {
     }
   }
 
-  /** What is in the middle. @param {"phone" | "code" | "person" | "sign"} kind @param {string | undefined} number */
-  #faces(kind, number) {
-    if (kind === "phone") return [this.#sign, this.#open];
-    if (kind === "code") return [this.#code];
-    if (kind === "sign") return [this.#sign];
-    return number ? [this.#number, this.#avatar, this.#name] : [this.#avatar, this.#name];
-  }
-
   /** Their picture, or as long as that is not there their initials. @param {import("./core.js").User | undefined} user @param {string} who */
   #face(user, who) {
     const key = `${user?.picture} ${who}`;
     if (this.#avatar.dataset.of === key) return;
     this.#avatar.dataset.of = key;
-    const letters = initials(who) || "✓";
-    this.#avatar.replaceChildren(letters);
+    this.#avatar.replaceChildren(initials(who));
     if (!user?.picture) return;
     const picture = /** @type {HTMLImageElement} */ (make("img", { src: String(user.picture), alt: "", referrerpolicy: "no-referrer" }));
     picture.onload = () => this.#avatar.dataset.of === key && this.#avatar.replaceChildren(picture);

@@ -22,7 +22,6 @@ export const en = {
   blocked: "Login unavailable",
   blocked_hint: "Please tell the people who run this site.",
   offline: "No connection. Trying again…",
-  somebody: "Somebody",
   picture: "QR code to scan with your phone",
   left: "Expires in",
   refresh: "Get a new code",

@@ -22,7 +22,6 @@ export const zh_CN = {
   blocked: "此处无法登录",
   blocked_hint: "请联系本网站的管理人员。",
   offline: "网络已断开，正在重试…",
-  somebody: "某位用户",
   picture: "用手机扫描的登录二维码",
   left: "剩余时间",
   refresh: "获取新二维码",
