@@ -32,7 +32,7 @@ for (const [size, options] of Object.entries(sizes)) {
       await page.waitForTimeout(1500);
       await page.screenshot({ path: `${sheet}.png`, fullPage: true });
       for (const pose of await page.locator("qr-login-pose").all()) {
-        await pose.screenshot({ path: join(sheet, `${(await pose.getAttribute("data-pose")).replaceAll(" ", "-")}.png`) });
+        await pose.screenshot({ path: join(sheet, `${(await pose.getAttribute("data-pose")).replaceAll(/\W+/g, "-")}.png`) });
       }
       await page.context().close();
     }
@@ -46,7 +46,8 @@ for (const theme of ["light", "dark"]) {
   const width = { viewport: { width: 1120, height: 600 }, colorScheme: theme };
   const page = await gallery(width, `theme=${theme}&${states.map((state) => `only=${state}`).join("&")}`);
   await page.waitForTimeout(1500);
-  await page.locator("main").screenshot({ path: join(readme, `states-${theme}.png`) });
+  await page.locator("header").evaluate((header) => (header.hidden = true));
+  await page.screenshot({ path: join(readme, `states-${theme}.png`), fullPage: true });
   await page.context().close();
 }
 const desktop = await (await browser.newContext({ viewport: { width: 560, height: 680 } })).newPage();
