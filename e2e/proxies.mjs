@@ -10,7 +10,9 @@ async function proxy({ tunnels = true, streams = true, buffers = false, cut_ms =
   const server = createServer((request, response) => {
     const { pathname } = new URL(request.url);
     seen.push(pathname);
-    if (!streams && pathname.includes("/sse/")) return response.writeHead(403).end("not through here");
+    if (streams !== true && pathname.includes("/sse/")) {
+      return response.writeHead(streams || 403, { "content-type": "text/html" }).end("not through here");
+    }
     const there = ask(request.url, { method: request.method, headers: request.headers, agent: false });
     there.on("error", () => response.destroy());
     response.on("close", () => there.destroy());
@@ -94,6 +96,11 @@ const stories = {
 
   async "no events either: by polling"() {
     const used = await logs_in({ tunnels: false, streams: false });
+    assert(used.polls > 0 && used.receipts === 1, JSON.stringify(used));
+  },
+
+  async "a page of somebody else's in the place of events: by polling"() {
+    const used = await logs_in({ tunnels: false, streams: 200 });
     assert(used.polls > 0 && used.receipts === 1, JSON.stringify(used));
   },
 

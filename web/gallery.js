@@ -23,6 +23,7 @@ const poses = {
   blocked: {},
   reconnecting: { name: "ready", is_connected: false },
   "a long name": { name: "scanned", user: { name: "Bartholomew Featherstonehaugh-Cholmondeley the Third" } },
+  "a long name, a number": { name: "scanned", number: "42", user: { name: "Bartholomew Featherstonehaugh-Cholmondeley the Third" } },
   "scanned, nameless": { name: "scanned" },
   "number, nameless": { name: "scanned", number: "42" },
   "confirmed, nameless": { name: "confirmed" },

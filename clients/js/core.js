@@ -150,7 +150,7 @@ class QrLogin extends EventTarget {
     const on = globalThis.addEventListener;
     // What was connected before may look so still, and be dead.
     on?.("online", () => (this.#pause ? hurry() : this.#is_over() || this.#begin(this.state)), { signal });
-    on?.("offline", () => this.#reach(false), { signal });
+    on?.("offline", () => this.#is_over() || this.#reach(false), { signal });
     on?.("visibilitychange", hurry, { signal });
     this.#keep_on(signal);
   }
@@ -266,7 +266,10 @@ class QrLogin extends EventTarget {
 
   /** @param {AbortSignal} signal @param {() => void} alive @returns {Promise<End>} */
   async #by_events(signal, alive) {
-    const { body } = await this.#fetch("/v1/sse/qr", { headers: { "x-qr-session": String(this.#id) }, signal });
+    const init = { headers: { "x-qr-session": String(this.#id) }, signal };
+    const { body, headers } = await this.#fetch("/v1/sse/qr", init);
+    // Something between says something of its own.
+    if (!headers.get("content-type")?.startsWith("text/event-stream")) return (await body?.cancel(), {});
     const reader = /** @type {ReadableStream<Uint8Array>} */ (body).getReader();
     const decoder = new TextDecoder();
     for (let text = ""; ; ) {
