@@ -48,7 +48,7 @@ const sheet = `
 .sign svg { width: 3rem; }
 .sign + a { margin-block-start: 1.25rem; }
 .number { font-size: 4rem; font-weight: 700; line-height: 1.25; letter-spacing: .06em; font-variant-numeric: tabular-nums; }
-.name { max-width: var(--size); margin-block-start: 1rem; font-size: 1.125rem; font-weight: 600; overflow: hidden; overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
+.name { max-width: var(--size); margin-block-start: 1rem; font-size: 1.125rem; font-weight: 600; overflow: hidden; overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
 .number ~ .avatar { width: 3rem; height: 3rem; font-size: 1.125rem; }
 .number ~ .name { margin-block-start: .25rem; }
 .message { margin-block-start: 1rem; font-size: 1.25rem; line-height: 1.75rem; font-weight: 600; min-height: 1.75rem; }
