@@ -73,6 +73,21 @@ const stories = {
     expectRefusal(410);
   },
 
+  async "what becomes of a code that was given up is no news for the one after it"() {
+    const { page, session } = await desktop();
+    const answers = [];
+    await page.route(/\/cancel$/, (route) => answers.push([route, route.fetch()]));
+    await page.getByRole("button", { name: "Cancel" }).click();
+    // The WebSocket is quicker than the answer.
+    await state(page, "cancelled");
+    await page.getByRole("button", { name: "Get a new code" }).click();
+    await state(page, "ready");
+    for (const [route, response] of answers) await route.fulfill({ response: await response });
+    await page.waitForFunction(() => window.open_fetches === 0);
+    await state(page, "ready");
+    assert.notEqual(await scan(page), session.qr_url);
+  },
+
   async "a code expires, and a new one is a click away"() {
     const { page, session } = await desktop();
     await advance(300.1);

@@ -109,9 +109,11 @@ class QrLogin extends EventTarget {
 
   /** Gives up; the phone is told so. */
   async cancel() {
+    const session_id = this.#id;
     try {
-      if (this.#id) await this.#post("cancel", { session_id: this.#id });
-      this.#end("cancelled");
+      if (session_id) await this.#post("cancel", { session_id });
+      // (The connection may have been told first, and another code asked for since.)
+      if (this.#id === session_id && !this.#is_over()) this.#end("cancelled");
     } catch (error) {
       // What has been decided meanwhile is on its way here.
       if (!(error instanceof Refusal)) this.#say("error", { code: "network", message: String(error) });
