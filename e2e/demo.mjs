@@ -1,7 +1,7 @@
 // The demo's pages in a real browser.
 import assert from "node:assert/strict";
 import {
-  advance, at, at_rest, base, browser, choose, desktop, expectRefusal, listen, open_on, part, phone, scan, scans, site,
+  advance, at, at_rest, base, browser, choose, desktop, expectRefusal, listen, part, phone, scan, scans, site,
   state, tell, text, waiting,
 } from "./stage.mjs";
 
@@ -157,8 +157,7 @@ const stories = {
     const { page, session } = await desktop();
     await waiting(1);
     // A socket; the deadline, and the clock that is shown.
-    const [sockets, fetches, timers] = await open_on(page);
-    assert(sockets === 1 && fetches === 0 && timers <= 2, `${sockets} sockets, ${fetches} requests, ${timers} timers`);
+    await page.waitForFunction(() => window.open_sockets.size === 1 && window.open_fetches === 0 && window.running_timers.size === 2);
     await (await scans(session)).rejects();
     await state(page, "rejected");
     await at_rest(page);

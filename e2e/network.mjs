@@ -1,6 +1,6 @@
 // The page on a network that fails, with a server that stops: it ends in the right state each time.
 import assert from "node:assert/strict";
-import { advance, at_rest, browser, desktop, part, phone, scan, scans, start, state, stop, tell, waiting } from "./stage.mjs";
+import { advance, at_rest, desktop, part, received, scan, scans, start, state, stop, tell, waiting } from "./stage.mjs";
 
 /** How long the network is away. */
 const away_ms = Number(process.env.AWAY_MS ?? 1200);
@@ -117,6 +117,31 @@ const stories = {
     await state(page, "ready");
   },
 
+  async "whoever gives up has given up, also without a network or a server, and nothing is left waiting"() {
+    const [offline, alone, unanswered] = [await ready(), await ready(), await ready()];
+    await unanswered.page.route(/\/cancel$/, () => {});
+    await unanswered.page.getByRole("button", { name: "Cancel" }).click();
+    await offline.page.context().setOffline(true);
+    await offline.page.getByRole("button", { name: "Cancel" }).click();
+    await state(offline.page, "cancelled");
+    await offline.page.context().setOffline(false);
+    await stop();
+    await alone.page.getByRole("button", { name: "Cancel" }).click();
+    await state(alone.page, "cancelled");
+    await start();
+    await state(unanswered.page, "cancelled");
+    for (const { page } of [offline, alone, unanswered]) {
+      await at_rest(page);
+      await state(page, "cancelled");
+    }
+    await waiting(0);
+    for (const { page, session } of [offline, alone, unanswered]) {
+      await page.reload();
+      await state(page, "ready");
+      assert.notEqual(await scan(page), session.qr_url);
+    }
+  },
+
   async "a network that comes and goes while the receipt is under way begins no other login"() {
     const { page, session } = await ready();
     await page.getByRole("button", { name: "Cancel" }).click();
@@ -163,6 +188,7 @@ const stories = {
     await start();
     await (await scans(session)).confirms();
     await state(second, "confirmed");
+    await received(session);
     await page.getByRole("button", { name: "Continue here" }).click();
     await state(page, "ready");
     assert.notEqual(await scan(page), session.qr_url, "that login is over");

@@ -54,7 +54,7 @@ async function behind(proxy) {
   const context = await browser.newContext({ proxy: { server: proxy.server, bypass: "<-loopback>" } });
   const page = listen(await context.newPage());
   page.may_fail = true;
-  const generated = page.waitForResponse(/\/generate$/);
+  const generated = page.waitForResponse((answer) => answer.url().endsWith("/generate") && answer.ok());
   await page.goto(base);
   const session = await (await generated).json();
   await state(page, "ready");

@@ -85,10 +85,6 @@ const count = () => {
   }
 };
 
-/** What a page has open: sockets, requests, timers. */
-export const open_on = (page) =>
-  page.evaluate(() => [window.open_sockets.size, window.open_fetches, window.running_timers.size]);
-
 /** Until the page has nothing open any more. */
 export const at_rest = (page) =>
   page.waitForFunction(() => window.open_sockets.size + window.open_fetches + window.running_timers.size === 0);
@@ -143,6 +139,17 @@ export async function waiting(count) {
     const active = Number(/^qrlogin_active_connections (\d+)/m.exec(metrics)[1]);
     if (active === count) return;
     assert(Date.now() < until, `${active} browsers wait, not ${count}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+/** Until the token of this session has been received. */
+export async function received({ session_id }) {
+  for (const until = Date.now() + PATIENCE_MS; ; ) {
+    const view = await (await fetch(`${base}/v1/qr-login/status`, { headers: { "x-qr-session": session_id } })).json();
+    if (view.claimed) return;
+    assert(Date.now() < until, `${view.status}, and not received`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
 

@@ -107,17 +107,18 @@ class QrLogin extends EventTarget {
     this.#begin({ name: "loading" });
   }
 
-  /** Gives up; the phone is told so. */
+  /** Gives up; the phone is told so, if the server is within reach. */
   async cancel() {
     const session_id = this.#id;
     try {
-      if (session_id) await this.#post("cancel", { session_id });
-      // (The connection may have been told first, and another code asked for since.)
-      if (this.#id === session_id && !this.#is_over()) this.#end("cancelled");
-    } catch (error) {
+      if (session_id) await this.#post("cancel", { session_id }, AbortSignal.timeout(FIRST_WORD_MS));
+    } catch (/** @type {any} */ error) {
       // What has been decided meanwhile is on its way here.
-      if (!(error instanceof Refusal)) this.#say("error", { code: "network", message: String(error) });
+      if (/409|410/.test(error.status)) return;
+      this.#say("error", { code: (error.status && error.code) ?? "network", message: String(error) });
     }
+    // (The connection may have been told first, and another code asked for since.)
+    if (this.#id === session_id && !this.#is_over()) this.#end("cancelled");
   }
 
   /** Lets go of the connection, and leaves the session as it is. */
