@@ -1,6 +1,6 @@
 // The element on a page of another origin, which the server's settings allow, under a strict policy of its own.
 import assert from "node:assert/strict";
-import { base, browser, foreign, listen, part, scan, scans, site, state, tell, waiting } from "./stage.mjs";
+import { base, browser, foreign, generated, listen, part, scan, scans, site, state, tell, waiting } from "./stage.mjs";
 
 const policy = `default-src 'none'; script-src ${base}; connect-src ${base} ${base.replace("http", "ws")}; img-src data:; require-trusted-types-for 'script'`;
 const html = (integrity) => `<!doctype html><html lang="en"><title>A shop</title>
@@ -13,9 +13,9 @@ const stories = {
     const integrity = module.headers.get("etag").replaceAll('"', "");
     const shop = await site(html(integrity), { port: new URL(foreign).port, headers: { "content-security-policy": policy } });
     const page = listen(await (await browser.newContext()).newPage());
-    const generated = page.waitForResponse((answer) => answer.url().endsWith("/generate") && answer.request().method() === "POST");
+    const session_of_page = generated(page);
     await page.goto(foreign);
-    const session = await (await generated).json();
+    const session = await session_of_page;
     await state(page, "ready");
     assert.equal(await scan(page), session.qr_url);
     await waiting(1);
@@ -40,9 +40,9 @@ const stories = {
       page.may_fail = true;
       await page.routeWebSocket(/./, (socket) => socket.close());
       if (blocked.source.includes("sse")) await page.route(/\/v1\/sse/, (route) => route.abort());
-      const generated = page.waitForResponse((answer) => answer.url().endsWith("/generate") && answer.request().method() === "POST");
+      const session_of_page = generated(page);
       await page.goto(foreign);
-      const session = await (await generated).json();
+      const session = await session_of_page;
       await state(page, "ready");
       await waiting(1);
       await (await scans(session)).confirms();

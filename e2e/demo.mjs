@@ -1,8 +1,8 @@
 // The demo's pages in a real browser.
 import assert from "node:assert/strict";
 import {
-  advance, at, at_rest, base, browser, choose, desktop, expectRefusal, listen, part, phone, scan, scans, site,
-  state, tell, text, waiting,
+  advance, at, at_rest, base, browser, choose, desktop, expectRefusal, generated, listen, part, phone, scan, scans,
+  site, state, tell, text, waiting,
 } from "./stage.mjs";
 
 const stories = {
@@ -248,9 +248,9 @@ const stories = {
     page.on("console", (message) => written.push(message.text()));
     page.on("request", (request) => written.push(request.url()));
     page.on("websocket", (socket) => written.push(socket.url()));
-    const generated = page.waitForResponse(/\/generate$/);
+    const session_of_page = generated(page);
     await page.goto(base);
-    const session = await (await generated).json();
+    const session = await session_of_page;
     await page.evaluate(() => document.addEventListener("qr-login:confirmed", ({ detail }) => (window.told = detail.web_token)));
     const everything = () => page.evaluate(() => {
       const root = document.querySelector("qr-login").shadowRoot;

@@ -1,6 +1,6 @@
 // The element on a page of another origin, which the server's settings do not allow: it says so, and which setting.
 import assert from "node:assert/strict";
-import { base, browser, foreign, listen, part, site, state, tell, waiting } from "./stage.mjs";
+import { base, browser, foreign, part, site, state, tell, waiting } from "./stage.mjs";
 
 const stories = {
   async "one line in the console names the setting"() {

@@ -1,6 +1,6 @@
 // The page on a network that fails, with a server that stops: it ends in the right state each time.
 import assert from "node:assert/strict";
-import { advance, at_rest, desktop, part, received, scan, scans, start, state, stop, tell, waiting } from "./stage.mjs";
+import { advance, at_rest, desktop, generated, part, received, scan, scans, start, state, stop, tell, waiting } from "./stage.mjs";
 
 /** How long the network is away. */
 const away_ms = Number(process.env.AWAY_MS ?? 1200);
@@ -147,9 +147,9 @@ const stories = {
     await page.getByRole("button", { name: "Cancel" }).click();
     await state(page, "cancelled");
     await page.routeWebSocket(/./, (socket) => socket.close());
-    const generated = page.waitForResponse(/\/generate$/);
+    const session_after = generated(page);
     await page.getByRole("button", { name: "Get a new code" }).click();
-    const { qr_url } = await (await generated).json();
+    const { qr_url } = await session_after;
     assert.notEqual(qr_url, session.qr_url);
     await waiting(1);
     const receipts = [];

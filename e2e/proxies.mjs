@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { createServer, request as ask } from "node:http";
 import { connect } from "node:net";
-import { at_rest, base, browser, listen, phone, scans, state, tell, waiting } from "./stage.mjs";
+import { base, browser, generated, listen, scans, state, tell, waiting } from "./stage.mjs";
 
 /** What a browser's proxy is like. `cut_ms`: connections on which nothing is said for so long are cut. */
 async function proxy({ tunnels = true, streams = true, buffers = false, cut_ms = 0 }) {
@@ -54,11 +54,10 @@ async function behind(proxy) {
   const context = await browser.newContext({ proxy: { server: proxy.server, bypass: "<-loopback>" } });
   const page = listen(await context.newPage());
   page.may_fail = true;
-  const generated = page.waitForResponse((answer) => answer.url().endsWith("/generate") && answer.ok());
+  const session = generated(page);
   await page.goto(base);
-  const session = await (await generated).json();
   await state(page, "ready");
-  return { page, session };
+  return { page, session: await session };
 }
 
 /** A whole login, and what was asked of the proxy for it. */

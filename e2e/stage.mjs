@@ -13,7 +13,7 @@ import { chromium } from "playwright-core";
 export const [base, ops, foreign] = process.argv.slice(2);
 const scratch = mkdtempSync(join(tmpdir(), "qrlogin-e2e-"));
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-export const complaints = [];
+const complaints = [];
 
 async function order(what) {
   console.log(`stage: ${what}`);
@@ -89,16 +89,21 @@ const count = () => {
 export const at_rest = (page) =>
   page.waitForFunction(() => window.open_sockets.size + window.open_fetches + window.running_timers.size === 0);
 
+/** The session that this page is given next; before it asks. */
+export async function generated(page) {
+  const is_it = (answer) => answer.url().endsWith("/generate") && answer.request().method() === "POST" && answer.ok();
+  return (await page.waitForResponse(is_it)).json();
+}
+
 /** A desktop browser on the demo's first page, showing a code. */
 export async function desktop({ options = {}, path = "" } = {}) {
   const context = await browser.newContext({ viewport: { width: 1000, height: 900 }, ...options });
   await context.addInitScript(count);
   const page = listen(await context.newPage());
-  const generated = page.waitForResponse(/\/generate$/);
+  const session = generated(page);
   await page.goto(base + path);
-  const session = await (await generated).json();
   await state(page, "ready");
-  return { page, session };
+  return { page, session: await session };
 }
 
 /** A phone that has opened what the code says. */
@@ -132,26 +137,30 @@ export async function scans(session, name = "Ada Lovelace") {
 
 const PATIENCE_MS = 30_000;
 
-/** Until that many browsers wait at the server. */
-export async function waiting(count) {
+/** Until nothing is wrong any more. @param {() => Promise<string | false>} wrong says what is */
+async function settled(wrong) {
   for (const until = Date.now() + PATIENCE_MS; ; ) {
-    const metrics = await (await fetch(`${ops}/metrics`)).text();
-    const active = Number(/^qrlogin_active_connections (\d+)/m.exec(metrics)[1]);
-    if (active === count) return;
-    assert(Date.now() < until, `${active} browsers wait, not ${count}`);
+    const complaint = await wrong();
+    if (!complaint) return;
+    assert(Date.now() < until, complaint);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
 
+/** Until that many browsers wait at the server. */
+export const waiting = (count) =>
+  settled(async () => {
+    const metrics = await (await fetch(`${ops}/metrics`)).text();
+    const active = Number(/^qrlogin_active_connections (\d+)/m.exec(metrics)[1]);
+    return active !== count && `${active} browsers wait, not ${count}`;
+  });
+
 /** Until the token of this session has been received. */
-export async function received({ session_id }) {
-  for (const until = Date.now() + PATIENCE_MS; ; ) {
+export const received = ({ session_id }) =>
+  settled(async () => {
     const view = await (await fetch(`${base}/v1/qr-login/status`, { headers: { "x-qr-session": session_id } })).json();
-    if (view.claimed) return;
-    assert(Date.now() < until, `${view.status}, and not received`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
+    return !view.claimed && `${view.status}, and not received`;
+  });
 
 /** What a decoder that is not ours reads off the screen. */
 export async function scan(page) {

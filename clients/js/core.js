@@ -27,7 +27,7 @@
  * @typedef {{ code?: number, reason?: string, refusal?: Refusal, worked?: boolean }} End
  */
 
-/** Nothing at all comes in this time where a transport is blocked, or kept back by a proxy. */
+/** Nothing at all comes in this time where a transport is blocked, or kept back by a proxy. A cancel waits no longer. */
 const FIRST_WORD_MS = 4000;
 /** Shorter than what proxies commonly allow a silent request. */
 const POLL_SECONDS = 15;

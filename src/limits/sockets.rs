@@ -152,8 +152,8 @@ mod tests {
         let light = (0..200_000).map(|light| sockets.seat(address(1_000_000 + light)));
         let (seated, refused): (Vec<_>, Vec<_>) = light.partition(Result::is_ok);
         seats.extend(seated.into_iter().flatten());
-        // One in a million shares both of its cells with heavy ones, which is a fifth of one here; six of them come less than
-        // once in ten million runs.
+        // One in a million shares both of its cells with heavy ones, which is a fifth of one here; six of them come
+        // less than once in ten million runs.
         assert!(refused.len() < 6, "{} were refused", refused.len());
         assert!((0..16).all(|heavy| sockets.seat(address(heavy)).is_err()));
     }
