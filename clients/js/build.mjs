@@ -11,15 +11,32 @@ const checks = process.argv.includes("--check");
 /** In bytes, with gzip. */
 const limits = { "qr-login.js": 8192, "core.js": 4096 };
 
+/** The custom properties that are not for others, each with a short name. @type {Map<string, string>} */
+const short = new Map();
+const shorten = (name) => short.get(name) ?? short.set(name, String.fromCharCode(97 + short.size)).get(name);
+
 /** esbuild leaves strings as they are: the style sheet is one. */
 const style = {
   name: "style",
   setup: ({ onLoad }) =>
     onLoad({ filter: /element\.js$/ }, ({ path }) => ({
       contents: readFileSync(path, "utf8").replace(/(?<=const sheet = `)[^`]*/, (css) =>
-        css.replace(/\s+/g, " ").replace(/ ?([{};,>]) ?/g, "$1").replace(/: /g, ":").replace(/;}/g, "}").trim()),
+        css.replace(/\s+/g, " ").replace(/ ?([{};,>]) ?/g, "$1").replace(/: /g, ":").replace(/;}/g, "}").trim()
+          .replace(/--(?!qr-login-)([a-z-]+)/g, (_, name) => `--${shorten(name)}`)),
       loader: "js",
     })),
+};
+
+/** Of a second language only the words are kept: their keys are those of the first. */
+const words = {
+  name: "words",
+  setup: ({ onLoad }) =>
+    onLoad({ filter: /zh-CN\.js$/ }, async ({ path }) => {
+      const [{ en }, { zh_CN }] = await Promise.all(["./languages/en.js", path].map((file) => import(file)));
+      const list = JSON.stringify(Object.keys(en).map((key) => zh_CN[key]).join("|"));
+      const pairs = `Object.keys(en).map((key, index) => [key, ${list}.split("|")[index]])`;
+      return { contents: `import { en } from "./en.js";\nexport const zh_CN = Object.fromEntries(${pairs});`, loader: "js", resolveDir: here("languages") };
+    }),
 };
 
 /** Makes the file at `path` be this, or only looks whether it is. */
@@ -33,10 +50,11 @@ for (const [name, source] of [["qr-login.js", "element.js"], ["core.js", "core.j
     entryPoints: [here(source)],
     bundle: true,
     minify: true,
+    mangleProps: /^(refusal|worked|silent|retry_after_ms)$/,
     format: "esm",
     target: "es2022",
-    banner: { js: `/*! qr-login ${version}, MIT or Apache-2.0 */` },
-    plugins: [style],
+    banner: { js: `/*! qr-login ${version}, MIT/Apache-2.0 */` },
+    plugins: [style, words],
     write: false,
   });
   const [{ text }] = outputFiles;

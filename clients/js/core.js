@@ -19,12 +19,13 @@
  * @property {string} [reason] of cancelled: "overload"; of expired: "claimed"; of blocked: the problem's code
  *
  * @typedef {object} Options
- * @property {string} [endpoint] where the server is; by default where the page is
- * @property {string} [client_info] shown to the phone as the browser's own word
+ * @property {string | null} [endpoint] where the server is; by default where the page is
+ * @property {string | null} [client_info] shown to the phone as the browser's own word
  * @property {Storage | null} [storage] where a reload finds the session; by default sessionStorage
  *
  * How a connection ended: with a WebSocket's close code and reason, or refused.
- * @typedef {{ code?: number, reason?: string, refusal?: Refusal, worked?: boolean }} End
+ * `silent`: nothing came on it any more.
+ * @typedef {{ code?: number, reason?: string, refusal?: Refusal, worked?: boolean, silent?: boolean }} End
  */
 
 /** Nothing at all comes in this time where a transport is blocked, or kept back by a proxy. A cancel waits no longer. */
@@ -32,24 +33,26 @@ const FIRST_WORD_MS = 4000;
 /** Shorter than what proxies commonly allow a silent request. */
 const POLL_SECONDS = 15;
 const MAX_BACKOFF_MS = 30_000;
-/** The server tells the end of a session; if it has not this long after it, the connection is dead. */
-const OVERDUE_MS = 5000;
+/** A connection that is asked whether it is alive answers in this time. */
+const ANSWER_MS = 2000;
+/** How often it is looked whether a connection has fallen silent ... */
+const LOOK_MS = 500;
+/** ... and by how much time jumps when the machine has slept. */
+const JUMP_MS = 5000;
 const REPLACED = 4409;
 const OVER = ["confirmed", "rejected", "cancelled", "expired", "replaced", "blocked"];
 
 /** By endpoint: the best transport that has worked, for the life of the page. @type {Map<string, number>} */
 const working = new Map();
 
-/** An answer that is a refusal (RFC 9457). */
-class Refusal extends Error {
-  /** @param {number} status @param {string} [code] @param {string} [detail] @param {number} [retry_after_ms] */
-  constructor(status, code, detail, retry_after_ms) {
-    super(detail ?? `the server answered ${status}`);
-    this.status = status;
-    this.code = code;
-    this.retry_after_ms = retry_after_ms;
-  }
-}
+/**
+ * An answer that is a refusal (RFC 9457). No other error has a status.
+ * @typedef {Error & { status: number, code?: string, retry_after_ms?: number }} Refusal
+ * @param {number} status @param {string} [code] @param {string} [detail] @param {number} [retry_after_ms]
+ * @returns {Refusal}
+ */
+const refused = (status, code, detail, retry_after_ms) =>
+  Object.assign(new Error(detail ?? `status ${status}`), { status, code, retry_after_ms });
 
 /** @param {number} ms @param {AbortSignal} [signal] ends it early */
 const pause = (ms, signal) =>
@@ -76,8 +79,10 @@ class QrLogin extends EventTarget {
   #id;
   /** What is under way. */
   #run = new AbortController();
-  /** The pause between two attempts. @type {AbortController | undefined} */
-  #pause;
+  /** Between two heartbeats of the server; 0 for one that sends none that a page sees. */
+  #beat_ms = 0;
+  /** Finds out whether the connection is alive; in a pause between two attempts, ends it. @type {(() => void) | undefined} */
+  #doubt;
 
   /** @param {Options} options */
   constructor({ endpoint, client_info, storage } = {}) {
@@ -133,12 +138,12 @@ class QrLogin extends EventTarget {
   async acknowledge() {
     const session_id = this.#id;
     this.#forget();
-    for (let attempt = 0; attempt < 3; attempt++) {
+    for (const pause_ms of [500, 1000, 2000]) {
       try {
         return await this.#post("ack", { session_id });
-      } catch (error) {
-        if (error instanceof Refusal && error.status < 500) return;
-        await pause(500 * 2 ** attempt);
+      } catch (/** @type {any} */ error) {
+        if (error.status < 500) return;
+        await pause(pause_ms);
       }
     }
   }
@@ -149,26 +154,33 @@ class QrLogin extends EventTarget {
     this.#run = new AbortController();
     const { signal } = this.#run;
     this.#show(state);
-    const hurry = () => globalThis.document?.hidden || this.#pause?.abort();
     const on = globalThis.addEventListener;
-    // What was connected before may look so still, and be dead.
-    on?.("online", () => (this.#pause ? hurry() : this.#is_over() || this.#begin(this.state)), { signal });
+    // (Captured, as not all of them bubble.)
+    for (const event of ["online", "visibilitychange", "resume"]) on?.(event, () => this.#wake(), { signal, capture: true });
     on?.("offline", () => this.#is_over() || this.#reach(false), { signal });
-    on?.("visibilitychange", hurry, { signal });
+    // A page with an open connection would not be kept for going back to.
+    const back = () => this.#is_over() || this.#begin(this.state);
+    on?.("pagehide", () => (this.stop(), on("pageshow", back, { once: true })), { signal });
     this.#keep_on(signal);
+  }
+
+  /** What was connected before may look so still, and be dead. */
+  #wake() {
+    if (!globalThis.document?.hidden && !this.#is_over()) this.#doubt?.();
   }
 
   /** @param {AbortSignal} signal */
   async #keep_on(signal) {
     const is_over = () => signal.aborted || this.#is_over();
+    let silent = false;
     for (let attempt = 0; ; attempt++) {
       /** @type {End} */
       let end = {};
       try {
         if (!this.#id) await this.#ask(signal);
-        if (!is_over()) end = await this.#wait(signal, attempt);
-      } catch (refusal) {
-        end = refusal instanceof Refusal ? { refusal } : await this.#diagnose(attempt, signal);
+        if (!is_over()) end = await this.#wait(signal, attempt, silent);
+      } catch (/** @type {any} */ refusal) {
+        end = refusal.status ? { refusal } : await this.#diagnose(attempt, signal);
       }
       if (signal.aborted) return;
       const { code, reason, refusal, worked } = end;
@@ -177,13 +189,16 @@ class QrLogin extends EventTarget {
       // Swept: long past its end.
       if (refusal?.status === 404 && this.#id) return this.#end("expired");
       if (refusal && refusal.status < 500 && refusal.status !== 429) return this.#block(refusal);
+      silent = !!end.silent;
       if (worked) attempt = 0;
+      if (silent) continue;
       this.#reach(false);
-      this.#pause = new AbortController();
+      const pausing = new AbortController();
+      this.#doubt = () => pausing.abort();
       const told = refusal?.retry_after_ms ?? /retry_after_ms=(\d+)/.exec(reason ?? "")?.[1];
       const backoff = Math.random() * Math.min(MAX_BACKOFF_MS, 1000 * 2 ** attempt);
-      await pause(told ? Number(told) : backoff, AbortSignal.any([signal, this.#pause.signal]));
-      this.#pause = undefined;
+      await pause(told ? Number(told) : backoff, AbortSignal.any([signal, pausing.signal]));
+      this.#doubt = undefined;
     }
   }
 
@@ -192,13 +207,13 @@ class QrLogin extends EventTarget {
     const stored = this.#storage?.getItem(this.#key);
     if (stored) {
       try {
-        const view = await this.#get("status", stored, signal);
+        const view = await this.#get("status", signal, stored);
         if (view.status !== "expired" && !view.claimed) {
           this.#id = stored;
           return this.#hear(view) && this.acknowledge();
         }
-      } catch (error) {
-        if (!(error instanceof Refusal) || error.status !== 404) throw error;
+      } catch (/** @type {any} */ error) {
+        if (error.status !== 404) throw error;
       }
       this.#forget();
     }
@@ -209,40 +224,51 @@ class QrLogin extends EventTarget {
   }
 
   /**
-   * Waits for what happens, by the best transport that works.
-   * @param {AbortSignal} signal @param {number} attempt @returns {Promise<End>}
+   * Waits for what happens, by the best transport that works. After a silence that is the one that has, tried twice: the
+   * browser may have kept another connection, which is dead, too, until it is given up.
+   * @param {AbortSignal} signal @param {number} attempt @param {boolean} again @returns {Promise<End>}
    */
-  async #wait(signal, attempt) {
+  async #wait(signal, attempt, again) {
     const ways = [this.#by_websocket, this.#by_events, this.#by_polling];
-    for (let way = working.get(this.#base) ?? 0; way < ways.length; way++) {
+    for (let way = working.get(this.#base) ?? 0; way < ways.length; again ? (again = false) : way++) {
       const given_up = new AbortController();
       const give_up = () => given_up.abort();
-      // (The last one knows by itself.)
-      const silent = way < 2 ? setTimeout(give_up, FIRST_WORD_MS * Math.min(attempt + 1, 4)) : 0;
-      const overdue = setTimeout(give_up, Number(this.state.ends_at) - performance.now() + OVERDUE_MS);
+      // When the next word must have come. (Of the last way, the first may take its time.)
+      let until = Date.now() + (again ? 1000 : way < 2 ? FIRST_WORD_MS * Math.min(attempt + 1, 4) : Infinity);
+      let looked = Date.now();
+      const looking = setInterval(() => {
+        const now = Date.now();
+        if (now - looked > JUMP_MS) this.#wake();
+        looked = now;
+        if (now > until) give_up();
+      }, LOOK_MS);
       /** @type {End} */
       let end = {};
-      const alive = () => {
-        clearTimeout(silent);
+      const alive = (/** @type {(() => void) | undefined} */ ask = undefined) => {
+        const beat = this.#beat_ms;
+        // Within two and a half heartbeats all is to be as it should again.
+        until = Date.now() + (beat ? Math.max(1.6 * beat, 2.5 * beat - 2500) : Infinity);
+        this.#doubt = ask ? () => (ask(), (until = Date.now() + ANSWER_MS)) : give_up;
         end.worked = true;
         working.set(this.#base, way);
         this.#reach(true);
       };
       try {
         Object.assign(end, await ways[way].call(this, AbortSignal.any([signal, given_up.signal]), alive));
-      } catch (error) {
+      } catch (/** @type {any} */ error) {
         // (What has no code is a proxy's.)
-        if (error instanceof Refusal && error.code) end.refusal = error;
+        if (error.status && error.code) end.refusal = error;
       }
-      clearTimeout(silent);
-      clearTimeout(overdue);
+      this.#doubt = undefined;
+      clearInterval(looking);
+      end.silent = end.worked && given_up.signal.aborted;
       // A server that refuses has been reached.
       if (end.worked || end.refusal || signal.aborted) return end;
     }
     return {};
   }
 
-  /** @param {AbortSignal} signal @param {() => void} alive @returns {Promise<End>} */
+  /** @param {AbortSignal} signal @param {(ask?: () => void) => void} alive @returns {Promise<End>} */
   #by_websocket(signal, alive) {
     return new Promise((resolve) => {
       // The id is no part of the URL, which browsers and proxies write down.
@@ -257,8 +283,9 @@ class QrLogin extends EventTarget {
       });
       socket.onmessage = ({ data }) => {
         if (signal.aborted) return;
-        alive();
-        if (this.#hear(JSON.parse(data))) {
+        alive(() => socket.send("ping"));
+        // (A heartbeat is binary.)
+        if (typeof data === "string" && this.#hear(JSON.parse(data))) {
           socket.send("ack");
           this.#forget();
         }
@@ -269,8 +296,7 @@ class QrLogin extends EventTarget {
 
   /** @param {AbortSignal} signal @param {() => void} alive @returns {Promise<End>} */
   async #by_events(signal, alive) {
-    const init = { headers: { "x-qr-session": String(this.#id) }, signal };
-    const { body, headers } = await this.#fetch("/v1/sse/qr", init);
+    const { body, headers } = await this.#open("/v1/sse/qr", signal);
     // Something between says something of its own.
     if (!headers.get("content-type")?.startsWith("text/event-stream")) return (await body?.cancel(), {});
     const reader = /** @type {ReadableStream<Uint8Array>} */ (body).getReader();
@@ -291,11 +317,10 @@ class QrLogin extends EventTarget {
 
   /** @param {AbortSignal} signal @param {() => void} alive @returns {Promise<End>} */
   async #by_polling(signal, alive) {
+    const seconds = Math.min(POLL_SECONDS, this.#beat_ms / 1000 || POLL_SECONDS);
     for (let version = 0; !signal.aborted; ) {
       const asked_at = performance.now();
-      // A request that nobody answers is given up, and sent again.
-      const silence = AbortSignal.any([signal, AbortSignal.timeout((POLL_SECONDS + 10) * 1000)]);
-      const view = await this.#get(`status?wait=${POLL_SECONDS}&version=${version}`, String(this.#id), silence);
+      const view = await this.#get(`status?wait=${seconds}&version=${version}`, signal);
       alive();
       if (this.#hear(view)) await this.acknowledge();
       // Something between answers at once, in the server's place.
@@ -307,8 +332,9 @@ class QrLogin extends EventTarget {
 
   /** Takes in what the server says; whether that is to be acknowledged. @param {any} frame @returns {boolean} */
   #hear(frame) {
-    const { status, qr_url, qr_image, user = this.state.user, number, expires_in } = frame;
+    const { status, qr_url, qr_image, user = this.state.user, number, expires_in, heartbeat_seconds } = frame;
     const state = { ...this.state };
+    if (heartbeat_seconds) this.#beat_ms = heartbeat_seconds * 1000;
     if (qr_image) Object.assign(state, { qr_url, qr_image });
     if (expires_in && status !== "confirmed") {
       state.ends_at = performance.now() + expires_in * 1000;
@@ -350,8 +376,8 @@ class QrLogin extends EventTarget {
     } catch {
       return {};
     }
-    const detail = `${this.#origin} does not let in pages of ${page}: add "${page}" to its setting allowed_origins`;
-    return { refusal: new Refusal(403, "forbidden_origin", detail) };
+    const detail = `${this.#origin} does not let in this page: add "${page}" to its setting allowed_origins`;
+    return { refusal: refused(403, "forbidden_origin", detail) };
   }
 
   #is_over() {
@@ -392,9 +418,14 @@ class QrLogin extends EventTarget {
     return this.dispatchEvent(new CustomEvent(type, { detail, cancelable: true }));
   }
 
-  /** @param {string} call @param {string} id @param {AbortSignal} signal */
-  async #get(call, id, signal) {
-    return (await this.#fetch(`/v1/qr-login/${call}`, { headers: { "x-qr-session": id }, signal })).json();
+  /** @param {string} call @param {AbortSignal} signal @param {any} [id] */
+  async #get(call, signal, id) {
+    return (await this.#open(`/v1/qr-login/${call}`, signal, id)).json();
+  }
+
+  /** @param {string} path @param {AbortSignal} signal @param {any} [id] */
+  #open(path, signal, id = this.#id) {
+    return this.#fetch(path, { headers: { "x-qr-session": id }, signal });
   }
 
   /** @param {string} call @param {object} body @param {AbortSignal} [signal] @returns {Promise<any>} */
@@ -411,7 +442,7 @@ class QrLogin extends EventTarget {
     const response = await fetch(this.#base + path, { ...init, cache: "no-store", credentials: "omit" });
     if (response.ok) return response;
     const { code, detail } = await response.json().catch(() => ({}));
-    throw new Refusal(response.status, code, detail, Number(response.headers.get("retry-after")) * 1000 || undefined);
+    throw refused(response.status, code, detail, Number(response.headers.get("retry-after")) * 1000 || undefined);
   }
 }
 

@@ -1,8 +1,8 @@
 // @ts-check
 // <qr-login>: the whole of a login by QR code, as one element.
-import { createQrLogin } from "./core.js";
 import { en } from "./languages/en.js";
 import { zh_CN } from "./languages/zh-CN.js";
+import { createQrLogin } from "./core.js";
 
 /** @typedef {import("./core.js").State} State */
 /** @typedef {Record<keyof typeof en, string>} Language */
@@ -32,32 +32,32 @@ const sheet = `
 * { box-sizing: border-box; margin: 0; }
 [hidden] { display: none !important; }
 .stage { position: relative; display: grid; place-items: center; place-content: center; width: var(--size); height: var(--size); }
-.code { position: absolute; inset: 0; border-radius: 1rem; overflow: hidden; background: #fff; border: 1px solid var(--line); }
-.code img { display: block; width: 100%; height: 100%; transition: opacity .2s; }
-.spin { position: absolute; inset: 50% auto auto 50%; width: 2rem; height: 2rem; margin: -1rem; border: 3px solid #d5dbe8; border-block-start-color: #2f5bea; border-radius: 50%; animation: spin 1s linear infinite; }
+.code { position: absolute; inset: 0; border-radius: 1rem; overflow: hidden; background: #fff; color-scheme: light; border: 1px solid var(--line); }
+.code img { display: block; width: 100%; height: 100%; }
+.spin { position: absolute; inset: 50% auto auto 50%; width: 2rem; height: 2rem; margin: -1rem; border: 3px solid var(--line); border-top-color: var(--accent); border-radius: 50%; animation: spin 1s linear infinite; }
 @keyframes spin { to { rotate: 1turn; } }
 .dim img { opacity: .08; }
-.code button { position: absolute; inset: 0; margin: auto; width: max-content; height: max-content; max-width: 90%; background: #2f5bea; color: #fff; border-color: #2f5bea; }
+.code button { position: absolute; inset: 0; margin: auto; width: max-content; height: max-content; max-width: 90%; }
 .avatar, .sign { display: grid; place-items: center; width: 6.5rem; height: 6.5rem; border-radius: 50%; overflow: hidden; background: color-mix(in srgb, var(--tone) 14%, var(--ground)); color: var(--tone); font-size: 2.25rem; font-weight: 600; }
 .avatar img { width: 100%; height: 100%; object-fit: cover; }
 .frame { --tone: var(--accent); }
 .rejected, .blocked { --tone: var(--bad); }
 .confirmed { --tone: var(--good); }
 .confirmed .avatar { outline: 3px solid var(--good); outline-offset: 4px; }
-.sign path { fill: none; stroke: currentColor; stroke-width: 2; stroke-linecap: round; stroke-linejoin: round; }
+path { fill: none; stroke: currentColor; stroke-width: 2; stroke-linecap: round; stroke-linejoin: round; }
 .sign svg { width: 3rem; }
-.sign + a { margin-block-start: 1.25rem; }
+.sign + a { margin-top: 1.25rem; }
 .number { font-size: 4rem; font-weight: 700; line-height: 1.25; letter-spacing: .06em; font-variant-numeric: tabular-nums; }
-.name { max-width: var(--size); margin-block-start: 1rem; font-size: 1.125rem; font-weight: 600; overflow: hidden; overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
+.name { max-width: var(--size); margin-top: 1rem; font-size: 1.125rem; font-weight: 600; overflow: hidden; overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
 .number ~ .avatar { width: 3rem; height: 3rem; font-size: 1.125rem; }
-.number ~ .name { margin-block-start: .25rem; }
-.message { margin-block-start: 1rem; font-size: 1.25rem; line-height: 1.75rem; font-weight: 600; min-height: 1.75rem; }
+.number ~ .name { margin-top: .25rem; }
+.message { margin-top: 1rem; font-size: 1.25rem; line-height: 1.75rem; font-weight: 600; min-height: 1.75rem; }
 .hint { color: var(--quiet); min-height: 3rem; text-wrap: balance; }
 .left { display: flex; align-items: center; gap: .375rem; min-height: 1.5rem; color: var(--quiet); font-size: .875rem; font-variant-numeric: tabular-nums; }
 .left svg { width: 1.125rem; rotate: -90deg; }
 circle { fill: none; stroke: var(--line); stroke-width: 3; }
 circle + circle { stroke: var(--accent); stroke-dasharray: 1; transition: stroke-dashoffset 1s linear; }
-.actions { display: flex; flex-wrap: wrap; justify-content: center; gap: .75rem; min-height: 2.75rem; margin-block-start: .75rem; }
+.actions { display: flex; flex-wrap: wrap; justify-content: center; gap: .75rem; min-height: 2.75rem; margin-top: .75rem; }
 .foot { display: flex; align-items: center; justify-content: center; gap: .5rem; min-height: 2rem; color: var(--quiet); }
 button, a { min-height: 2.75rem; padding: .5rem 1.125rem; border: 1px solid var(--line); border-radius: .75rem; background: none; color: inherit; font: inherit; font-weight: 600; text-decoration: none; cursor: pointer; }
 .foot button { min-height: 2rem; padding: .125rem .625rem; color: var(--ink); }
@@ -66,14 +66,14 @@ button, a { min-height: 2.75rem; padding: .5rem 1.125rem; border: 1px solid var(
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 .left, .foot { visibility: hidden; }
 .ready :is(.left, .foot), .scanned .left { visibility: visible; }
-.last { display: grid; margin-block-start: .5rem; font-size: .875rem; }
+.last { display: grid; margin-top: .5rem; font-size: .875rem; }
 .last > * { grid-area: 1 / 1; place-self: center; }
 .notice { color: var(--bad); font-weight: 600; visibility: hidden; }
 .away .notice { visibility: visible; animation: late 1s steps(1) both; }
 .away .foot { visibility: hidden; animation: late 1s steps(1) reverse both; }
 @keyframes late { from { visibility: hidden; } to { visibility: visible; } }
 .sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-@media (prefers-reduced-motion: reduce) { * { animation-duration: 0s !important; transition: none !important; } .spin { animation: none; } }
+@media (prefers-reduced-motion: reduce) { * { animation-duration: 0s !important; transition: none !important; } }
 `;
 
 const PHONE = "M8 3h8v18H8zM11.5 18h1";
@@ -127,7 +127,7 @@ export class QrLoginElement extends HTMLElement {
 
   #picture = /** @type {HTMLImageElement} */ (make("img", { class: "qr" }));
   #spin = make("div", { class: "spin" });
-  #renew = this.#button("refresh", () => this.refresh());
+  #renew = this.#button("main refresh", () => this.refresh());
   #code = make("div", { class: "code" }, this.#spin, this.#picture, this.#renew);
   #open = make("a", { class: "main", target: "_blank", rel: "noopener" });
   #number = make("bdi", { class: "number" });
@@ -194,8 +194,8 @@ export class QrLoginElement extends HTMLElement {
   connectedCallback() {
     this.#shown = new AbortController();
     const { signal } = this.#shown;
-    const endpoint = this.getAttribute("endpoint") ?? undefined;
-    const client_info = this.getAttribute("client-info") ?? undefined;
+    const endpoint = this.getAttribute("endpoint");
+    const client_info = this.getAttribute("client-info");
     this.#login = /** @type {typeof QrLoginElement} */ (this.constructor).create({ endpoint, client_info });
     this.#login.addEventListener("change", () => this.#show(), { signal });
     for (const type of ["ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "error"]) {
