@@ -10,14 +10,14 @@ mod usage;
 
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::sync::{Barrier, Semaphore, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -33,8 +33,9 @@ pub use report::Report;
 
 /// Connections over which sessions are generated before the handshakes begin.
 const GENERATORS: usize = 16;
-/// Phones at work at once, and browsers that log in at once.
-const MAX_LOGINS_AT_ONCE: usize = 256;
+/// Phones, and browsers that are about to log in. A server that needs longer for a confirmation than these are due in is
+/// measured all the same: from when each was due.
+const MAX_LOGINS_AT_ONCE: u32 = 256;
 /// A confirmed login that has not arrived after this long is lost.
 const LOST_SECONDS: u32 = 10;
 /// How long the browsers have to say goodbye.
@@ -272,11 +273,12 @@ fn source(plan: &Plan, number: usize) -> Option<IpAddr> {
     (!plan.sources.is_empty()).then(|| plan.sources[number % plan.sources.len()])
 }
 
-/// Logins at an even rate. If the server falls behind, as many as may be are under way at once, and the report shows
-/// what rate came of it.
+/// Logins at an even rate: each confirmation is due at an instant of its own, and measured from that, so that a server
+/// that stalls is measured by all who would have come meanwhile (an open loop). Everything up to the confirmation is
+/// done beforehand.
 async fn log_in(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
-    let total = u64::from(plan.logins_per_second) * u64::from(plan.seconds);
-    let bar = bar(if total == 0 { u64::from(plan.seconds) } else { total }, "logging in");
+    let total = plan.logins_per_second * plan.seconds;
+    let bar = bar(if total == 0 { plan.seconds } else { total }.into(), "logging in");
     if total == 0 {
         for _ in 0..plan.seconds {
             shared.clock.sleep_seconds(1).await;
@@ -285,16 +287,33 @@ async fn log_in(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
         bar.finish_and_clear();
         return;
     }
-    let (due, tickets) = mpsc::unbounded_channel();
-    let tickets = Arc::new(tokio::sync::Mutex::new(tickets));
+    let count = MAX_LOGINS_AT_ONCE.min(total);
+    let schedule = Arc::new(Schedule {
+        next: AtomicU32::new(0),
+        total,
+        interval: Duration::from_secs(1) / plan.logins_per_second,
+        are_ready: Barrier::new(count as usize),
+        start: OnceLock::new(),
+    });
     let mut phones = JoinSet::new();
-    for _ in 0..MAX_LOGINS_AT_ONCE.min(plan.logins_per_second as usize) {
-        let (target, shared, tickets) = (target.clone(), shared.clone(), tickets.clone());
+    for _ in 0..count {
+        let (target, shared, schedule) = (target.clone(), shared.clone(), schedule.clone());
         let (plan, bar) = (plan.clone(), bar.clone());
         phones.spawn(async move {
             let mut phone = None;
-            while let Some(number) = next(&tickets).await {
-                if let Err(error) = log_in_once(&mut phone, &plan, &target, &shared, number).await {
+            let mut is_first = true;
+            while let Some(number) = schedule.take() {
+                let prepared = Login::prepare(&mut phone, &plan, &target, &shared, number).await;
+                if std::mem::take(&mut is_first) {
+                    // The time runs from when all have prepared their first.
+                    schedule.are_ready.wait().await;
+                }
+                let done = match (prepared, &mut phone) {
+                    (Ok(login), Some(phone)) => login.finish(phone, &plan, &shared, schedule.due(number)).await,
+                    (Err(error), _) => Err(error),
+                    (Ok(_), None) => Ok(()),
+                };
+                if let Err(error) = done {
                     shared.note_error(&error);
                     phone = None;
                 }
@@ -302,60 +321,95 @@ async fn log_in(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
             }
         });
     }
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / plan.logins_per_second);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    for number in 0..total {
-        ticks.tick().await;
-        let _ = due.send(usize::try_from(number).unwrap_or(0));
-    }
-    drop(due);
     while phones.join_next().await.is_some() {}
     bar.finish_and_clear();
 }
 
-async fn next(tickets: &tokio::sync::Mutex<mpsc::UnboundedReceiver<usize>>) -> Option<usize> {
-    tickets.lock().await.recv().await
+/// When each confirmation is due.
+struct Schedule {
+    next: AtomicU32,
+    total: u32,
+    interval: Duration,
+    are_ready: Barrier,
+    start: OnceLock<tokio::time::Instant>,
 }
 
-/// One login from the code to the token; measured from the confirm request's start to the frame's arrival.
-async fn log_in_once(
-    phone: &mut Option<Api>,
-    plan: &Plan,
-    target: &Arc<Target>,
-    shared: &Shared,
-    number: usize,
-) -> Result<(), LoginFailure> {
-    let api = match phone {
-        Some(api) => api,
-        None => phone.insert(Api::connect(target).await?),
-    };
-    let session = api.generate().await?;
-    let browser = Browser::open(plan.transport, target, &session.id, source(plan, number)).await?;
-    let (arrived, arrival) = tokio::sync::oneshot::channel();
-    let waiting = {
-        let shared = shared.clone();
-        tokio::spawn(async move { browser.wait(&shared, Some(arrived)).await })
-    };
-    api.phone("scan", &session.code, &plan.app_token).await?;
-    if plan.transport == Transport::Poll {
-        // The browser has been answered, and is to have asked again.
-        shared.clock.sleep_until(shared.clock.now().plus_millis(THINKING_MILLIS)).await;
+impl Schedule {
+    /// The number of the next login.
+    fn take(&self) -> Option<u32> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        (number < self.total).then_some(number)
     }
-    let started = Stopwatch::start();
-    api.phone("confirm", &session.code, &plan.app_token).await?;
-    let token = shared.clock.timeout(LOST_SECONDS, arrival).await;
-    shared.count(|tally| tally.confirmed += 1);
-    if let Some(Ok(at)) = token {
-        shared.count(|tally| tally.push.push(report::micros(started.until(at))));
-        drop(waiting.await);
-        if plan.transport != Transport::Websocket {
-            api.acknowledge(&session.id).await?;
+
+    /// When it is to be confirmed.
+    fn due(&self, number: u32) -> tokio::time::Instant {
+        *self.start.get_or_init(tokio::time::Instant::now) + self.interval * number
+    }
+}
+
+/// A login that waits to be confirmed.
+struct Login {
+    session: api::Generated,
+    waiting: JoinHandle<()>,
+    arrival: oneshot::Receiver<Stopwatch>,
+}
+
+impl Login {
+    /// Everything up to the confirmation: the code, the browser that waits, the scan.
+    async fn prepare(
+        phone: &mut Option<Api>,
+        plan: &Plan,
+        target: &Arc<Target>,
+        shared: &Shared,
+        number: u32,
+    ) -> Result<Self, LoginFailure> {
+        let api = match phone {
+            Some(api) => api,
+            None => phone.insert(Api::connect(target).await?),
+        };
+        let session = api.generate().await?;
+        let browser = Browser::open(plan.transport, target, &session.id, source(plan, number as usize)).await?;
+        let (arrived, arrival) = oneshot::channel();
+        let theirs = shared.clone();
+        let waiting = tokio::spawn(async move { browser.wait(&theirs, Some(arrived)).await });
+        api.phone("scan", &session.code, &plan.app_token).await?;
+        if plan.transport == Transport::Poll {
+            // The browser has been answered, and is to have asked again.
+            shared.clock.sleep_until(shared.clock.now().plus_millis(THINKING_MILLIS)).await;
         }
-    } else {
-        shared.count(|tally| tally.lost += 1);
-        waiting.abort();
+        Ok(Self { session, waiting, arrival })
     }
-    Ok(())
+
+    /// The confirmation, at its time, and the token; measured from when it was due to the frame's arrival.
+    async fn finish(
+        self,
+        phone: &mut Api,
+        plan: &Plan,
+        shared: &Shared,
+        due: tokio::time::Instant,
+    ) -> Result<(), LoginFailure> {
+        // Being woken late is not the server's fault; coming late, because it took so long before, is.
+        let started = if tokio::time::Instant::now() < due {
+            tokio::time::sleep_until(due).await;
+            Stopwatch::start()
+        } else {
+            Stopwatch::from(due.into_std())
+        };
+        phone.phone("confirm", &self.session.code, &plan.app_token).await?;
+        let token = shared.clock.timeout(LOST_SECONDS, self.arrival).await;
+        shared.count(|tally| tally.confirmed += 1);
+        if let Some(Ok(at)) = token {
+            shared.count(|tally| tally.push.push(report::micros(started.until(at))));
+            drop(self.waiting.await);
+            if plan.transport != Transport::Websocket {
+                phone.acknowledge(&self.session.id).await?;
+            }
+        } else {
+            shared.count(|tally| tally.lost += 1);
+            self.waiting.abort();
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Error)]

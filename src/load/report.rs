@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::usage::Usage;
 use super::{Plan, Tally};
 
+const SIGNIFICANT_DIGITS: u8 = 3;
+
 /// See the module. Times are in microseconds, memory in bytes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -25,7 +27,7 @@ pub struct Report {
     pub logins_per_second_wanted: u32,
     /// Of the logins, those whose token did not arrive.
     pub lost: u64,
-    /// From the confirm request's start to the frame's arrival.
+    /// From when the confirm request was due to the frame's arrival.
     pub push_micros: Option<Percentiles>,
     /// Connections by the code with which the server closed them.
     pub closed: BTreeMap<String, u64>,
@@ -132,13 +134,16 @@ pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// To three significant digits.
 fn percentiles(values: &[u64]) -> Option<Percentiles> {
-    let mut histogram = Histogram::<u64>::new(3).ok()?;
+    let slowest = *values.iter().max()?;
+    let mut histogram = Histogram::<u64>::new_with_max(slowest.max(2), SIGNIFICANT_DIGITS).ok()?;
     for value in values {
-        histogram.saturating_record(*value);
+        // (None is greater than the greatest.)
+        histogram.record(*value).ok()?;
     }
-    let at = |quantile| histogram.value_at_quantile(quantile);
-    (!values.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: histogram.max() })
+    let at = |quantile| histogram.value_at_quantile(quantile).min(slowest);
+    Some(Percentiles { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: slowest })
 }
 
 fn server_report(course: &Course, logins: u64) -> Option<ServerReport> {
@@ -207,5 +212,122 @@ impl fmt::Display for Report {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_those_of_the_values_however_large() {
+        assert!(percentiles(&[]).is_none());
+        // A thousand, of each size: 1 to 1,000 µs, ms and s.
+        for unit in [1, 1_000, 1_000_000] {
+            let values: Vec<u64> = (1..=1000).rev().map(|value| value * unit).collect();
+            let found = percentiles(&values).unwrap();
+            for (found, expected) in [(found.p50, 500), (found.p99, 990), (found.p999, 999), (found.max, 1000)] {
+                let expected = expected * unit;
+                assert!(found.abs_diff(expected) <= expected / 1000, "{found} in place of {expected}");
+            }
+            assert_eq!(found.max, 1000 * unit, "to the microsecond");
+        }
+        let one = percentiles(&[90_000_000]).unwrap();
+        assert_eq!([one.p50, one.max], [90_000_000; 2]);
+        let stalled = [vec![300; 900], vec![1_500_000; 100]].concat();
+        let found = percentiles(&stalled).unwrap();
+        assert_eq!(found.p50, 300);
+        assert!(found.p99 >= 1_499_000 && found.max == 1_500_000);
+    }
+
+    fn usage(resident: u64, kernel: u64, cpu_millis: u64) -> Option<Usage> {
+        Some(Usage { resident, kernel, cpu_nanos: cpu_millis * 1_000_000 })
+    }
+
+    fn part(browsers: u64, seconds: u64, before: Option<Usage>, after: Option<Usage>) -> Part {
+        Part { browsers, time: Duration::from_secs(seconds), before, after }
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            url: String::new(),
+            transport: crate::load::Transport::Websocket,
+            browsers: 3010,
+            logins_per_second: 10,
+            seconds: 4,
+            concurrency: 1,
+            sources: Vec::new(),
+            app_token: String::new(),
+            pid: Some(1),
+        }
+    }
+
+    fn course() -> Course {
+        Course {
+            start: usage(10_000, 100, 0),
+            opened: vec![
+                part(1000, 1, usage(10_000, 100, 0), usage(10_500, 1100, 50)),
+                part(2000, 2, usage(10_500, 1100, 50), usage(10_700, 3100, 90)),
+                part(3000, 3, usage(10_700, 3100, 90), usage(11_000, 5100, 150)),
+            ],
+            logins: Some(part(3000, 4, usage(11_000, 5100, 150), usage(12_000, 5100, 550))),
+        }
+    }
+
+    #[test]
+    fn each_figure_is_what_its_name_says() {
+        let tally = Tally { push: vec![400, 600, 800], confirmed: 40, lost: 2, ..Tally::default() };
+        let report = Report::new(&plan(), &course(), tally);
+        assert_eq!((report.browsers, report.browsers_failed), (3000, 10));
+        assert!((report.handshakes_per_second - 500.0).abs() < 0.1, "3,000 in 6 s");
+        assert_eq!((report.logins, report.lost, report.logins_per_second_wanted), (40, 2, 10));
+        let server = report.server.unwrap();
+        assert_eq!(server.resident_before, 10_000 * 1024);
+        assert_eq!(server.resident_waiting, 11_000 * 1024);
+        assert_eq!(server.resident_after, 12_000 * 1024);
+        assert_eq!(server.per_browser_of_second_third, 200 * 1024 / 1000);
+        assert_eq!(server.per_browser_of_last_third, 300 * 1024 / 1000);
+        assert_eq!(server.per_browser, 500 * 1024 / 2000);
+        assert_eq!(server.per_browser_with_kernel, 500 * 1024 / 2000 + 2000 * 1024 / 2000, "half of 4,000 KiB");
+        assert!((server.micros_per_handshake - 50.0).abs() < 0.1, "150 ms for 3,000");
+        assert!((server.micros_per_login.unwrap() - 10_000.0).abs() < 0.1, "400 ms for 40");
+        assert_eq!(server.idle_percent, None);
+
+        let idle = Report::new(&plan(), &course(), Tally::default()).server.unwrap();
+        assert_eq!(idle.micros_per_login, None);
+        assert!((idle.idle_percent.unwrap() - 10.0).abs() < 0.01, "400 ms in 4 s");
+    }
+
+    #[test]
+    fn the_table_shows_every_figure() {
+        let tally = Tally {
+            push: vec![1_400_000],
+            confirmed: 1,
+            closed: [("1000".to_owned(), 5)].into(),
+            errors: [("broken".to_owned(), 6)].into(),
+            ..Tally::default()
+        };
+        let table = Report::new(&plan(), &course(), tally).to_string();
+        let words = |line: &str| line.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>();
+        for row in [
+            "browsers waiting                           3000",
+            "browsers that could not be opened            10",
+            "handshakes/s                                500",
+            "logins                                        1",
+            "lost                                          0",
+            "confirm to frame, p50                1400000 µs",
+            "confirm to frame, max                1400000 µs",
+            "closed with 1000                              5",
+            "broken                                        6",
+            "server's memory before                  9.7 MiB",
+            "server's memory, all waiting           10.7 MiB",
+            "server's memory after the logins       11.7 MiB",
+            "for each browser                          256 B",
+            "server's CPU for a handshake              50 µs",
+            "server's CPU for a login             400000 µs",
+        ] {
+            let has_row = table.lines().any(|line| words(line) == words(row));
+            assert!(has_row, "'{row}' is missing in\n{table}");
+        }
     }
 }

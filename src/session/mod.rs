@@ -13,6 +13,7 @@
 //! A transition returns the session as it would be; whoever called decides whether that gets written.
 
 mod code;
+mod printable;
 mod secrets;
 mod timestamp;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use code::{Code, CodeSecret, Numbers, Rotation};
+pub use printable::printable;
 pub use secrets::{CodeKey, SessionId, SessionKey};
 pub use timestamp::Timestamp;
 

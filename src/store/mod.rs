@@ -1,5 +1,6 @@
 //! Where sessions are kept. The store is the truth; all else (the hub, the bus) is a hint.
 
+mod database_file;
 mod decider;
 mod postgres;
 mod reader;
@@ -69,7 +70,7 @@ pub trait Store: Send + Sync + 'static {
     /// Housekeeping that must not hold up a decision; called every second.
     async fn tidy(&self) -> Result<(), StoreError>;
 
-    /// Whether the store answers.
+    /// Whether the store answers, and keeps what it is given.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Lets go of the store, in order.

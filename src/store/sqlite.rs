@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
+use super::database_file::{DatabaseFiles, DatabaseLock};
 use super::decider::Decider;
 use super::row::{self, COLUMNS, Changed, Row, corrupt};
 use super::{Attached, Ended, Heaviest, OpenError, Replaced, Store, StoreError, Untold};
@@ -45,6 +46,9 @@ pub struct SqliteStore {
     /// Until it is closed.
     checkpointer: Arc<Mutex<Option<Connection>>>,
     written_since_checkpoint: AtomicBool,
+    files: DatabaseFiles,
+    /// Last: released when all is closed.
+    _lock: DatabaseLock,
 }
 
 impl SqliteStore {
@@ -56,6 +60,7 @@ impl SqliteStore {
         let path = file_of(url)?;
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Open { path: path.clone(), source };
         create_private_file(&path).map_err(|error| failed(error.into()))?;
+        let lock = DatabaseLock::take(&path).map_err(&failed)?;
         let open = || connect(&path).map_err(|error| failed(error.into()));
 
         let mut decider = open()?;
@@ -63,7 +68,9 @@ impl SqliteStore {
         let readers = Arc::new([Mutex::new(Some(open()?)), Mutex::new(Some(open()?))]);
         let checkpointer = Arc::new(Mutex::new(Some(open()?)));
         let decider = Decider::new(decider, clock.clone());
-        Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint: AtomicBool::new(true) })
+        let files = DatabaseFiles::of(&path).map_err(|error| failed(error.into()))?;
+        let written_since_checkpoint = AtomicBool::new(true);
+        Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint, files, _lock: lock })
     }
 
     /// Whether this is a URL that [`SqliteStore::open`] takes.
@@ -309,6 +316,7 @@ impl Store for SqliteStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
+        self.files.check().map_err(|lost| StoreError::Unavailable(lost.into()))?;
         self.decider.run(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await
     }
 

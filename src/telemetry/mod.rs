@@ -1,14 +1,19 @@
-//! What is logged, and how.
+//! The log, and other output that is not waited for.
 //!
 //! Only `tracing` events are shown, never those of the `log` crate, where libraries print what they please: whole frames,
 //! some of them, and frames carry tokens.
 
 mod writer;
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{DefaultFields, Format, Json, JsonFields};
+use tracing_subscriber::fmt::{Formatter, SubscriberBuilder};
+use tracing_subscriber::reload::Handle;
+
+pub use writer::{Lines, Writing};
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,16 +25,55 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins to log, to the standard error output, until what is returned is dropped; what has been said by then is
-/// written by then. A second call changes nothing.
-pub fn start(level: &str, format: LogFormat) -> impl Drop + use<> {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let (lines, writing) = writer::start();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
-    // That somebody else logs already is for tests to do.
-    drop(match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    });
-    writing
+/// The log, until it is dropped.
+pub struct Log {
+    level: Level,
+    /// Last: what has been said by then is written by then.
+    _writing: Option<Writing>,
+}
+
+enum Level {
+    Text(Handle<EnvFilter, Formatter<DefaultFields, Format, Lines>>),
+    Json(Handle<EnvFilter, Formatter<JsonFields, Format<Json>, Lines>>),
+}
+
+impl Log {
+    /// Begins to log to the standard error output. A second call changes nothing.
+    #[must_use]
+    pub fn start(level: &str, format: LogFormat) -> Self {
+        let (lines, writing) = Writing::start("qrlogin-log", io::stderr())
+            .map_or_else(|_| (Lines::default(), None), |(lines, writing)| (lines, Some(writing)));
+        let builder: SubscriberBuilder<DefaultFields, Format, EnvFilter, Lines> =
+            tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(lines);
+        // Somebody else logs already if this fails: in tests.
+        let level = match format {
+            LogFormat::Text => {
+                let builder = builder.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
+                let level = Level::Text(builder.reload_handle());
+                drop(builder.try_init());
+                level
+            }
+            LogFormat::Json => {
+                let builder = builder.json().flatten_event(true).with_filter_reloading();
+                let level = Level::Json(builder.reload_handle());
+                drop(builder.try_init());
+                level
+            }
+        };
+        Self { level, _writing: writing }
+    }
+
+    /// Logs at this level from now on.
+    pub fn set_level(&self, level: &str) {
+        // The subscriber has gone if this fails, and with it all logging.
+        drop(match &self.level {
+            Level::Text(handle) => handle.reload(filter(level)),
+            Level::Json(handle) => handle.reload(filter(level)),
+        });
+    }
+}
+
+/// The settings have been checked: what cannot be read is a level that has been checked otherwise.
+fn filter(level: &str) -> EnvFilter {
+    EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"))
 }

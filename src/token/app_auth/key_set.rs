@@ -1,16 +1,16 @@
 //! The public keys of app tokens, as their source publishes them: a JWK Set (RFC 7517).
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use super::fetch::Source;
+use super::key::{Key, Unusable};
 use super::{AuthError, InvalidToken};
 use crate::clock::Clock;
 
@@ -22,6 +22,11 @@ const RETRY_SECONDS: u32 = 15;
 const ON_DEMAND: Duration = Duration::from_secs(10);
 /// While the source is down, its keys are used for this long.
 const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// Keys that are looked at of a set.
+const MAX_KEYS: usize = 256;
+/// Keys that are tried on a token that does not say which one signed it, or whose `kid` several have.
+const MAX_TRIED: usize = 16;
 
 /// See the module.
 pub(super) struct KeySet {
@@ -35,16 +40,11 @@ pub(super) struct KeySet {
 #[derive(Default)]
 struct Known {
     keys: Vec<Arc<Key>>,
+    /// The keys that are not used, and why: each is named in the log once.
+    skipped: HashSet<(Option<String>, Unusable)>,
     /// When the source last answered, and whether it did when it was last asked.
     fetched_at: Option<Duration>,
     is_source_up: bool,
-}
-
-/// A key, and the one algorithm that is used with it.
-pub(super) struct Key {
-    id: Option<String>,
-    pub(super) algorithm: Algorithm,
-    pub(super) key: DecodingKey,
 }
 
 #[derive(Deserialize)]
@@ -65,36 +65,41 @@ impl KeySet {
         }
     }
 
-    /// The key of this id; without one, the only key.
-    pub(super) async fn find(&self, id: Option<&str>) -> Result<Arc<Key>, AuthError> {
-        if let Some(key) = self.look(id) {
-            return Ok(key);
+    /// The keys of this id; without one, all keys. A bounded number of those that fit this `alg`, none if none does.
+    pub(super) async fn find(&self, id: Option<&str>, algorithm: &str) -> Result<Vec<Arc<Key>>, AuthError> {
+        if let Some(keys) = self.look(id, algorithm) {
+            return Ok(keys);
         }
         let mut demanded = self.demanded.lock().await;
-        // Whoever waited for the other's answer looks at it.
-        if let Some(key) = self.look(id) {
-            return Ok(key);
+        // Another may have had the source asked meanwhile.
+        if let Some(keys) = self.look(id, algorithm) {
+            return Ok(keys);
         }
         let now = self.clock.steady();
         if demanded.is_none_or(|last| now.saturating_sub(last) >= ON_DEMAND) {
             *demanded = Some(now);
             self.fetch().await;
-            if let Some(key) = self.look(id) {
-                return Ok(key);
+            if let Some(keys) = self.look(id, algorithm) {
+                return Ok(keys);
             }
         }
         if self.known().is_source_up { Err(InvalidToken::UnknownKey.into()) } else { Err(AuthError::Unavailable) }
     }
 
-    fn look(&self, id: Option<&str>) -> Option<Arc<Key>> {
+    /// As [`KeySet::find`]; `None` if there is no key of this id at all.
+    fn look(&self, id: Option<&str>, algorithm: &str) -> Option<Vec<Arc<Key>>> {
         let known = self.known();
-        let is_stale = known.fetched_at.is_none_or(|at| self.clock.steady().saturating_sub(at) >= STALE);
-        match id {
-            _ if is_stale => None,
-            Some(id) => known.keys.iter().find(|key| key.id.as_deref() == Some(id)).cloned(),
-            None if known.keys.len() == 1 => known.keys.first().cloned(),
-            None => None,
+        if known.fetched_at.is_none_or(|at| self.clock.steady().saturating_sub(at) >= STALE) {
+            return None;
         }
+        let mut of_id = known.keys.iter().filter(|key| id.is_none() || key.id.as_deref() == id).peekable();
+        of_id.peek()?;
+        Some(of_id.filter(|key| key.fits(algorithm)).take(MAX_TRIED).cloned().collect())
+    }
+
+    /// Asks the source now.
+    pub(super) async fn refresh(&self) {
+        self.fetch().await;
     }
 
     /// Whether the source answers.
@@ -106,8 +111,7 @@ impl KeySet {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         match fetched {
             Ok(published) => {
-                // What is not for us, or not known to us, is nobody's fault.
-                known.keys = published.keys.into_iter().filter_map(Key::of).map(Arc::new).collect();
+                known.take(&published.keys);
                 known.fetched_at = Some(self.clock.steady());
                 if !known.is_source_up {
                     info!(event = "keys of app tokens fetched", keys = known.keys.len());
@@ -127,44 +131,21 @@ impl KeySet {
     }
 }
 
-impl Key {
-    fn of(published: Value) -> Option<Self> {
-        let jwk: Jwk = serde_json::from_value(published).ok()?;
-        if jwk.common.public_key_use.as_ref().is_some_and(|r#use| *r#use != PublicKeyUse::Signature) {
-            return None;
+impl Known {
+    /// Keys that cannot be used are named in the log, each once.
+    fn take(&mut self, published: &[Value]) {
+        self.keys.clear();
+        for published in published.iter().take(MAX_KEYS) {
+            match Key::of_jwk(published) {
+                Ok(key) => self.keys.push(Arc::new(key)),
+                Err(reason) => {
+                    let id = published.get("kid").and_then(Value::as_str).map(ToOwned::to_owned);
+                    let shown = id.clone().unwrap_or_else(|| "(none)".to_owned());
+                    if self.skipped.len() < MAX_KEYS && self.skipped.insert((id, reason)) {
+                        info!(event = "key of app tokens skipped", kid = shown, %reason);
+                    }
+                }
+            }
         }
-        let algorithm = algorithm(&jwk)?;
-        Some(Self { id: jwk.common.key_id.clone(), algorithm, key: DecodingKey::from_jwk(&jwk).ok()? })
-    }
-}
-
-/// The one algorithm of a key: what it says itself, if its kind can have that; else what is usual for its kind. Never an
-/// HMAC, whose key would be no secret (RFC 8725 §3.1, §3.5).
-fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
-    use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
-    let said = jwk.common.key_algorithm;
-    match (&jwk.algorithm, said) {
-        (AlgorithmParameters::RSA(_), None | Some(KeyAlgorithm::RS256)) => Some(RS256),
-        (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::RS384)) => Some(RS384),
-        (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::RS512)) => Some(RS512),
-        (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS256)) => Some(PS256),
-        (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS384)) => Some(PS384),
-        (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS512)) => Some(PS512),
-        (AlgorithmParameters::EllipticCurve(key), None | Some(KeyAlgorithm::ES256))
-            if key.curve == EllipticCurve::P256 =>
-        {
-            Some(ES256)
-        }
-        (AlgorithmParameters::EllipticCurve(key), None | Some(KeyAlgorithm::ES384))
-            if key.curve == EllipticCurve::P384 =>
-        {
-            Some(ES384)
-        }
-        (AlgorithmParameters::OctetKeyPair(key), None | Some(KeyAlgorithm::EdDSA))
-            if key.curve == EllipticCurve::Ed25519 =>
-        {
-            Some(EdDSA)
-        }
-        _ => None,
     }
 }

@@ -2,21 +2,27 @@
 
 mod fetch;
 mod introspection;
+mod key;
 mod key_set;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
+use tracing::{info, warn};
 use url::Url;
 
 use super::WEB_TOKEN_TYPE;
 use crate::clock::Clock;
-use crate::session::{PhoneUser, Timestamp};
+use crate::session::{PhoneUser, Timestamp, printable};
 use fetch::Source;
 use introspection::Introspection;
+use key::Key;
 use key_set::KeySet;
 
 /// Below this an HMAC secret is weaker than HS256 (RFC 7518 §3.2).
@@ -41,8 +47,10 @@ pub struct AppAuth {
 
 /// Who says whether a token is good.
 enum Judge {
-    /// One key.
-    Key(DecodingKey, Algorithm),
+    /// One key, of a secret.
+    Secret(Key),
+    /// One key, of a file.
+    KeyFile(PathBuf, RwLock<Arc<Key>>),
     /// Keys that are published.
     KeySet(KeySet),
     /// Whoever gave it.
@@ -116,6 +124,38 @@ pub enum AuthError {
     Unavailable,
 }
 
+impl InvalidToken {
+    /// The label of the metric.
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Claim(_) => "claim",
+            Self::WebToken => "web_token",
+            Self::Critical => "critical",
+            Self::UnknownKey => "unknown_key",
+            Self::Inactive => "inactive",
+        }
+    }
+}
+
+impl AuthError {
+    /// The label of the metric `qrlogin_app_tokens_refused_total`.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Invalid(invalid) => invalid.as_str(),
+            Self::TooOld { .. } => "too_old",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// Why app tokens cannot be verified as configured.
 #[derive(Debug, Error)]
 pub enum AppAuthError {
@@ -136,7 +176,7 @@ pub enum AppAuthError {
         reason: String,
     },
     /// The key file holds something else.
-    #[error("app_auth.public_key_file: {path}: not an RSA, P-256 or Ed25519 public key in PEM form")]
+    #[error("app_auth.public_key_file: {path}: not an RSA, P-256, P-384, P-521 or Ed25519 public key in PEM form")]
     NotAKey {
         /// The file.
         path: PathBuf,
@@ -147,20 +187,17 @@ impl AppAuth {
     /// Tokens signed with HS256 and this secret.
     #[must_use]
     pub fn hmac(secret: &[u8]) -> Self {
-        Self::new(DecodingKey::from_secret(secret), Algorithm::HS256)
+        Self::judged_by(Judge::Secret(Key::of_secret(secret)))
     }
 
-    /// Tokens signed with the private half of the key in this file; RS256, ES256 or EdDSA, as the key's kind is.
+    /// Tokens signed with the private half of the key in this file, by an algorithm of the key's type: RS256 to RS512 and
+    /// PS256 to PS512, ES256, ES384, ES512 or EdDSA.
     ///
     /// # Errors
     /// A file that cannot be read, or that holds no such key.
     pub fn public_key_file(path: &Path) -> Result<Self, AppAuthError> {
-        let text = std::fs::read(path).map_err(|source| AppAuthError::Io { path: path.into(), source })?;
-        DecodingKey::from_rsa_pem(&text)
-            .map(|key| Self::new(key, Algorithm::RS256))
-            .or_else(|_| DecodingKey::from_ec_pem(&text).map(|key| Self::new(key, Algorithm::ES256)))
-            .or_else(|_| DecodingKey::from_ed_pem(&text).map(|key| Self::new(key, Algorithm::EdDSA)))
-            .map_err(|_| AppAuthError::NotAKey { path: path.into() })
+        let key = read_key(path)?;
+        Ok(Self::judged_by(Judge::KeyFile(path.to_owned(), RwLock::new(Arc::new(key)))))
     }
 
     /// Tokens signed with a key of the JWK Set that is published here.
@@ -185,10 +222,6 @@ impl AppAuth {
     ) -> Result<Self, AppAuthError> {
         let source = source("app_auth.introspection_url", url, is_loopback)?;
         Ok(Self::judged_by(Judge::Introspection(Introspection::new(source, client, clock))))
-    }
-
-    fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
-        Self::judged_by(Judge::Key(key, algorithm))
     }
 
     fn judged_by(judge: Judge) -> Self {
@@ -230,32 +263,48 @@ impl AppAuth {
         }
     }
 
-    /// Who sent this token.
+    /// Reads the key's file again, or asks the source for its keys now. What cannot be had leaves what was.
+    pub async fn refresh(&self) {
+        match &self.judge {
+            Judge::KeyFile(path, known) => match read_key(path) {
+                Ok(key) => {
+                    *known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+                    info!(event = "key of app tokens read again");
+                }
+                Err(error) => warn!(event = "key of app tokens not read", %error),
+            },
+            Judge::KeySet(keys) => keys.refresh().await,
+            Judge::Secret(_) | Judge::Introspection(_) => {}
+        }
+    }
+
+    /// The user who sent this token.
     ///
     /// # Errors
     /// See [`AuthError`].
     pub async fn verify(&self, token: &str, now: Timestamp) -> Result<AppUser, AuthError> {
-        // Before anybody else sees it: it is not theirs.
-        let header = jsonwebtoken::decode_header(token);
+        // Before a source outside sees it: it is not theirs.
+        let header = JoseHeader::of(token);
         let is_web_token = |typ: &String| typ.eq_ignore_ascii_case(WEB_TOKEN_TYPE);
-        if header.as_ref().is_ok_and(|header| header.typ.as_ref().is_some_and(is_web_token)) {
+        if header.as_ref().is_some_and(|header| header.typ.as_ref().is_some_and(is_web_token)) {
             return Err(InvalidToken::WebToken.into());
         }
         let claims = match &self.judge {
             Judge::Introspection(introspection) => introspection.ask(token).await?,
             judge => {
-                let header = header.map_err(|error| refusal(error.kind()))?;
+                let header = header.ok_or(InvalidToken::Malformed)?;
                 if header.crit.is_some() {
                     // RFC 7515 §4.1.11: none of these is understood here.
                     return Err(InvalidToken::Critical.into());
                 }
+                let keys = match judge {
+                    Judge::KeySet(keys) => keys.find(header.kid.as_deref(), &header.alg).await?,
+                    Judge::KeyFile(_, key) => vec![key.read().unwrap_or_else(PoisonError::into_inner).clone()],
+                    Judge::Secret(_) | Judge::Introspection(_) => Vec::new(),
+                };
                 let claims = match judge {
-                    Judge::KeySet(keys) => {
-                        let key = keys.find(header.kid.as_deref()).await?;
-                        signed(token, &key.key, key.algorithm)?
-                    }
-                    Judge::Key(key, algorithm) => signed(token, key, *algorithm)?,
-                    Judge::Introspection(_) => Map::new(),
+                    Judge::Secret(key) => key.verify(token, &header.alg)?,
+                    _ => verify_with_any(&keys, token, &header.alg)?,
                 };
                 if !claims.contains_key("exp") {
                     return Err(InvalidToken::Claim("exp".to_owned()).into());
@@ -304,23 +353,37 @@ fn source(key: &'static str, url: Url, is_loopback: bool) -> Result<Source, AppA
     Source::new(url, is_loopback).map_err(|error| AppAuthError::Source { key, reason: error.to_string() })
 }
 
-/// What a token says that is signed with this key and this algorithm, and no other.
-fn signed(token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Map<String, Value>, InvalidToken> {
-    let mut validation = Validation::new(algorithm);
-    // What it says is checked by us, against our own clock.
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    validation.required_spec_claims.clear();
-    let decoded = jsonwebtoken::decode(token, key, &validation).map_err(|error| refusal(error.kind()))?;
-    Ok(decoded.claims)
+fn read_key(path: &Path) -> Result<Key, AppAuthError> {
+    let text = std::fs::read(path).map_err(|source| AppAuthError::Io { path: path.into(), source })?;
+    Key::of_pem(&text).ok_or_else(|| AppAuthError::NotAKey { path: path.into() })
 }
 
-fn refusal(error: &ErrorKind) -> InvalidToken {
-    match error {
-        ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => InvalidToken::Signature,
-        _ => InvalidToken::Malformed,
+/// The header of a JWT (RFC 7515 §4.1), as far as it is looked at.
+#[derive(Deserialize)]
+struct JoseHeader {
+    alg: String,
+    kid: Option<String>,
+    typ: Option<String>,
+    crit: Option<Value>,
+}
+
+impl JoseHeader {
+    fn of(token: &str) -> Option<Self> {
+        let (header, _) = token.split_once('.')?;
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()
     }
+}
+
+/// The claims of a token that one of these keys has signed.
+fn verify_with_any(keys: &[Arc<Key>], token: &str, algorithm: &str) -> Result<Map<String, Value>, InvalidToken> {
+    let mut refused = InvalidToken::Signature;
+    for key in keys {
+        match key.verify(token, algorithm) {
+            Ok(claims) => return Ok(claims),
+            Err(reason) => refused = reason,
+        }
+    }
+    Err(refused)
 }
 
 /// Whether a claim is this text, or a list in which it stands (RFC 7519 §4.1.3).
@@ -341,7 +404,7 @@ fn numeric_date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timest
 }
 
 fn name(claims: &Map<String, Value>) -> Option<String> {
-    let name: String = claims.get("name")?.as_str()?.chars().take(MAX_NAME_CHARS).collect();
+    let name = printable(claims.get("name")?.as_str()?, MAX_NAME_CHARS);
     (!name.is_empty()).then_some(name)
 }
 

@@ -1,0 +1,45 @@
+//! Text of others that is shown to people.
+
+/// `text` without characters that control how other text is shown, its white space trimmed, cut after `max_chars`
+/// characters.
+///
+/// Left out are control characters (Unicode category Cc), line and paragraph separators, and those of the format
+/// characters that override the direction of text (property `Bidi_Control`, UAX #9) or are invisible (byte order mark,
+/// deprecated and tag characters). The joiners stay: names in Arabic and Indic scripts need them.
+#[must_use]
+pub fn printable(text: &str, max_chars: usize) -> String {
+    let kept: String = text.chars().filter(|letter| !is_control(*letter)).collect();
+    let cut: String = kept.trim().chars().take(max_chars).collect();
+    cut.trim_end().to_owned()
+}
+
+fn is_control(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter,
+            '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{206F}'
+            | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_controls_how_other_text_is_shown_is_left_out() {
+        for (text, shown) in [
+            ("Ada Lovelace", "Ada Lovelace"),
+            ("李小龙 👩‍👩‍👧", "李小龙 👩‍👩‍👧"),
+            ("نمی\u{200C}خواهم", "نمی\u{200C}خواهم"),
+            ("Ada\u{202E}ecalevoL\u{202C}", "AdaecalevoL"),
+            ("\u{2066}a\u{2069}\u{200F}b\u{061C}", "ab"),
+            ("a\0b\nc\r\td\u{7F}e\u{85}f", "abcdef"),
+            ("a\u{2028}b\u{2029}c\u{FEFF}d\u{E0041}e\u{206A}f\u{FFF9}g", "abcdefg"),
+            ("  spaces inside  stay ", "spaces inside  stay"),
+            ("\u{202E}", ""),
+        ] {
+            assert_eq!(printable(text, 100), shown, "{text:?}");
+        }
+        assert_eq!(printable("abc def", 4), "abc");
+        assert_eq!(printable("\u{202E}李小龙", 2), "李小");
+    }
+}

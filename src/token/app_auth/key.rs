@@ -1,0 +1,226 @@
+//! A public key of app tokens, and the algorithms that are accepted with it: those of its type (RFC 7518 §3.1, RFC 8037
+//! §3.1), or the one that its `alg` names. Never an HMAC, whose key would be no secret (RFC 8725 §3.1, §3.5).
+
+use std::str::FromStr as _;
+
+use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm};
+use base64::Engine as _;
+use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::InvalidToken;
+
+const RSA: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
+const P256: &[&str] = &["ES256"];
+const P384: &[&str] = &["ES384"];
+const P521: &[&str] = &["ES512"];
+/// RFC 9864 §2.2 has a name of its own for what RFC 8037 calls EdDSA.
+const ED25519_NAMES: &[&str] = &["EdDSA", "Ed25519"];
+/// RFC 7518 §3.3, and the most that is verified.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// What stands before the key in a SubjectPublicKeyInfo (RFC 5480 §2, RFC 8410 §4) of this type; the rest is an
+/// uncompressed point, or the key itself.
+const SPKI_P256: &[u8] = &[
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01, 0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE,
+    0x3D, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+const SPKI_P384: &[u8] = &[
+    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01, 0x06, 0x05, 0x2B, 0x81, 0x04, 0x00,
+    0x22, 0x03, 0x62, 0x00,
+];
+const SPKI_P521: &[u8] = &[
+    0x30, 0x81, 0x9B, 0x30, 0x10, 0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01, 0x06, 0x05, 0x2B, 0x81, 0x04,
+    0x00, 0x23, 0x03, 0x81, 0x86, 0x00,
+];
+const SPKI_ED25519: &[u8] = &[0x30, 0x2A, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// See the module.
+pub(super) struct Key {
+    /// Its `kid`.
+    pub(super) id: Option<String>,
+    algorithms: Vec<&'static str>,
+    verifier: Verifier,
+}
+
+enum Verifier {
+    Library(DecodingKey),
+    /// What the library does not know.
+    Raw(&'static dyn VerificationAlgorithm, Vec<u8>),
+}
+
+/// Why a published key is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+pub(super) enum Unusable {
+    #[error("it is no JWK")]
+    Malformed,
+    #[error("its use is not sig")]
+    Use,
+    #[error("its key_ops do not include verify")]
+    Operations,
+    #[error("its kty is not RSA, EC or OKP")]
+    Type,
+    #[error("its crv is not P-256, P-384, P-521 or Ed25519")]
+    Curve,
+    #[error("its alg does not go with its type")]
+    Algorithm,
+    #[error("it has fewer than 2,048 bits, or more than 8,192")]
+    Bits,
+}
+
+/// The members that are looked at (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    kid: Option<String>,
+    alg: Option<String>,
+    r#use: Option<String>,
+    key_ops: Option<Vec<String>>,
+    crv: Option<String>,
+    #[serde(default)]
+    n: String,
+    #[serde(default)]
+    e: String,
+    #[serde(default)]
+    x: String,
+    #[serde(default)]
+    y: String,
+}
+
+impl Key {
+    /// The key of a JWK (RFC 7517).
+    pub(super) fn of_jwk(published: &Value) -> Result<Self, Unusable> {
+        let jwk = Jwk::deserialize(published).map_err(|_| Unusable::Malformed)?;
+        if jwk.r#use.as_ref().is_some_and(|r#use| r#use != "sig") {
+            return Err(Unusable::Use);
+        }
+        if jwk.key_ops.as_ref().is_some_and(|operations| !operations.iter().any(|operation| operation == "verify")) {
+            return Err(Unusable::Operations);
+        }
+        let malformed = |_| Unusable::Malformed;
+        let library = |key: Result<DecodingKey, _>| key.map(Verifier::Library).map_err(malformed);
+        let (family, verifier) = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
+            ("RSA", _) => {
+                if !RSA_BITS.contains(&bits(&jwk.n).ok_or(Unusable::Malformed)?) {
+                    return Err(Unusable::Bits);
+                }
+                (RSA, library(DecodingKey::from_rsa_components(&jwk.n, &jwk.e))?)
+            }
+            ("EC", Some("P-256")) => (P256, library(DecodingKey::from_ec_components(&jwk.x, &jwk.y))?),
+            ("EC", Some("P-384")) => (P384, library(DecodingKey::from_ec_components(&jwk.x, &jwk.y))?),
+            ("EC", Some("P-521")) => {
+                let (x, y) = (decoded(&jwk.x).ok_or(Unusable::Malformed)?, decoded(&jwk.y).ok_or(Unusable::Malformed)?);
+                (P521, Verifier::Raw(&ECDSA_P521_SHA512_FIXED, [&[0x04], &*x, &*y].concat()))
+            }
+            ("OKP", Some("Ed25519")) => {
+                (ED25519_NAMES, Verifier::Raw(&ED25519, decoded(&jwk.x).ok_or(Unusable::Malformed)?))
+            }
+            ("EC" | "OKP", _) => return Err(Unusable::Curve),
+            _ => return Err(Unusable::Type),
+        };
+        let algorithms = match &jwk.alg {
+            None => family.to_vec(),
+            Some(_) if family == ED25519_NAMES && ED25519_NAMES.iter().any(|name| jwk.alg.as_deref() == Some(name)) => {
+                family.to_vec()
+            }
+            Some(alg) => family.iter().filter(|name| *name == alg).copied().collect(),
+        };
+        if algorithms.is_empty() {
+            return Err(Unusable::Algorithm);
+        }
+        Ok(Self { id: jwk.kid, algorithms, verifier })
+    }
+
+    /// The public key in a PEM file: RSA, P-256, P-384, P-521 or Ed25519.
+    pub(super) fn of_pem(text: &[u8]) -> Option<Self> {
+        let with =
+            |algorithms: &[&'static str], verifier| Some(Self { id: None, algorithms: algorithms.to_vec(), verifier });
+        if let Ok(key) = DecodingKey::from_rsa_pem(text) {
+            return with(RSA, Verifier::Library(key));
+        }
+        let der = pem::parse(text).ok()?.into_contents();
+        let after = |prefix: &[u8]| der.strip_prefix(prefix).map(<[u8]>::to_vec);
+        let of_curve = |prefix| Some(Verifier::Library(DecodingKey::from_ec_der(&after(prefix)?)));
+        if let Some(verifier) = of_curve(SPKI_P256) {
+            return with(P256, verifier);
+        }
+        if let Some(verifier) = of_curve(SPKI_P384) {
+            return with(P384, verifier);
+        }
+        if let Some(point) = after(SPKI_P521) {
+            return with(P521, Verifier::Raw(&ECDSA_P521_SHA512_FIXED, point));
+        }
+        with(ED25519_NAMES, Verifier::Raw(&ED25519, after(SPKI_ED25519)?))
+    }
+
+    /// The secret of tokens signed with HS256.
+    pub(super) fn of_secret(secret: &[u8]) -> Self {
+        let verifier = Verifier::Library(DecodingKey::from_secret(secret));
+        Self { id: None, algorithms: vec!["HS256"], verifier }
+    }
+
+    /// Whether tokens of this `alg` are verified with it.
+    pub(super) fn fits(&self, algorithm: &str) -> bool {
+        self.algorithms.contains(&algorithm)
+    }
+
+    /// The claims of a token that is signed with this key and this `alg`.
+    pub(super) fn verify(&self, token: &str, algorithm: &str) -> Result<Map<String, Value>, InvalidToken> {
+        if !self.fits(algorithm) {
+            return Err(InvalidToken::Signature);
+        }
+        match &self.verifier {
+            Verifier::Library(key) => {
+                let algorithm = Algorithm::from_str(algorithm).map_err(|_| InvalidToken::Signature)?;
+                verify_by_library(token, key, algorithm)
+            }
+            Verifier::Raw(algorithm, key) => verify_raw(token, *algorithm, key),
+        }
+    }
+}
+
+fn verify_by_library(token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Map<String, Value>, InvalidToken> {
+    use jsonwebtoken::errors::ErrorKind;
+    let mut validation = Validation::new(algorithm);
+    // The claims are checked by us, against our own clock.
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    let decoded = jsonwebtoken::decode(token, key, &validation).map_err(|error| match error.kind() {
+        ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => InvalidToken::Signature,
+        _ => InvalidToken::Malformed,
+    })?;
+    Ok(decoded.claims)
+}
+
+/// RFC 7515 §5.2.
+fn verify_raw(
+    token: &str,
+    algorithm: &'static dyn VerificationAlgorithm,
+    key: &[u8],
+) -> Result<Map<String, Value>, InvalidToken> {
+    let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
+    let (_, payload) = message.split_once('.').ok_or(InvalidToken::Malformed)?;
+    let decode = |part| URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed);
+    let (signature, payload) = (decode(signature)?, decode(payload)?);
+    UnparsedPublicKey::new(algorithm, key)
+        .verify(message.as_bytes(), &signature)
+        .map_err(|_| InvalidToken::Signature)?;
+    serde_json::from_slice(&payload).map_err(|_| InvalidToken::Malformed)
+}
+
+/// Padding is not permitted (RFC 7515 §2), and met all the same.
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).or_else(|_| URL_SAFE.decode(text)).ok().filter(|bytes| !bytes.is_empty())
+}
+
+/// The length of a big-endian number.
+fn bits(number: &str) -> Option<usize> {
+    let bytes = decoded(number)?;
+    let first = bytes.iter().position(|byte| *byte != 0)?;
+    Some((bytes.len() - first) * 8 - bytes[first].leading_zeros() as usize)
+}
