@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use url::Url;
 
 use crate::bus::{Bus, BusUrlError, Listener, LocalBus, PostgresBus, RedisBus};
@@ -30,8 +31,11 @@ use crate::shutdown::Shutdown;
 use crate::store::{BatchingReader, OpenError, PostgresSetup, PostgresStore, SqliteStore, Store};
 use crate::token::{AppAuth, AppAuthError, KeyError, KeyRing, MIN_HMAC_SECRET_BYTES, Minter, open_code_secret};
 
-/// Stopping takes no longer than this, whatever anyone else does or leaves undone.
+/// What is in flight has this long to end, once all browsers have been sent away.
 const STOP_SECONDS: u64 = 8;
+/// Stopping takes no longer than this after draining, whatever is stuck: a million browsers are sent away in 20 seconds,
+/// and the rest takes two at most.
+pub const MAX_STOP_SECONDS: u64 = 20 + STOP_SECONDS + 2;
 /// Connections that the system keeps for us until they are accepted, if it is set up to keep as many.
 const BACKLOG: u32 = 4096;
 const SWEEP_SECONDS: u32 = 10;
@@ -109,6 +113,19 @@ pub struct Parts {
     pub geo: Geo,
     /// The demo's pages and users.
     pub demo: Option<Demo>,
+}
+
+/// Asks the running server to read again what can change while it runs: keys, MaxMind files. Clones ask the same.
+#[derive(Debug, Clone, Default)]
+pub struct Reload {
+    asked: Arc<Notify>,
+}
+
+impl Reload {
+    /// Asks; what is asked while it reads is done after that.
+    pub fn ask(&self) {
+        self.asked.notify_one();
+    }
 }
 
 /// The two ports.
@@ -242,7 +259,7 @@ pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, St
 ///
 /// # Errors
 /// The system does not give what it takes.
-pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Result<(), StartError> {
+pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload: Reload) -> Result<(), StartError> {
     let Parts { settings, clock, metrics, store, bus, keys, code_secret, app_auth, geo, demo } = parts;
     let or_public = |value: &str| if value.is_empty() { settings.public_base() } else { value }.to_owned();
     let minter = Minter::new(
@@ -266,7 +283,11 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         clock: clock.clone(),
         minter,
         codes,
-        policy: Policy { ttl_seconds: settings.session.ttl_seconds, claim_seconds: settings.session.claim_seconds },
+        policy: Policy {
+            ttl_seconds: settings.session.ttl_seconds,
+            claim_seconds: settings.session.claim_seconds,
+            heartbeat_seconds: settings.session.heartbeat_seconds,
+        },
         pending: Pending::new(
             if settings.limits.enabled { settings.limits.pending_sessions } else { 0 },
             settings.session.ttl_seconds,
@@ -276,7 +297,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
     });
     let app_auth = Arc::new(app_auth);
     let limits = client_limits(&settings.limits, &clock);
-    let hub = Hub::start(logins.clone(), settings.session.heartbeat_seconds, limits.sockets.clone());
+    let hub = Hub::start(logins.clone(), limits.sockets.clone());
     let hub = hub.map_err(StartError::Threads)?;
     let listener: Weak<dyn Listener> = Arc::<Hub>::downgrade(&hub);
     bus.listen(listener);
@@ -302,8 +323,9 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown) -> Resu
         tokio::spawn(give_memory_back(metrics, clock.clone())),
         tokio::spawn(look_for_untold(hub.clone(), store.clone())),
         tokio::spawn(look_for_keys(logins.clone(), clock.clone())),
+        tokio::spawn(look_for_places(geo.clone(), clock.clone())),
+        tokio::spawn(when_asked(reload, logins.clone(), geo, app_auth.clone())),
         tokio::spawn(async move { app_auth.keep_fresh().await }),
-        tokio::spawn(look_for_places(geo, clock.clone())),
     ];
     if let (Ok(public), Ok(ops)) = (listeners.public.local_addr(), listeners.ops.local_addr()) {
         info!(event = "listening", %public, %ops, public_url = settings.public_base());
@@ -387,11 +409,27 @@ async fn sweep(logins: Arc<Logins>, clock: Clock) {
 async fn look_for_keys(logins: Arc<Logins>, clock: Clock) {
     loop {
         clock.sleep_seconds(KEYS_SECONDS).await;
-        let logins = logins.clone();
-        // The directory may be a network's.
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || logins.minter.refresh_keys()).await {
-            warn!(event = "keys not read", %error);
-        }
+        refresh_keys(&logins).await;
+    }
+}
+
+async fn refresh_keys(logins: &Arc<Logins>) {
+    let logins = logins.clone();
+    // The directory may be a network's.
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || logins.minter.refresh_keys()).await {
+        warn!(event = "keys not read", %error);
+    }
+}
+
+/// Reads everything again that can change while the server runs, each time that it is asked to.
+async fn when_asked(reload: Reload, logins: Arc<Logins>, geo: Arc<Geo>, app_auth: Arc<AppAuth>) {
+    loop {
+        reload.asked.notified().await;
+        refresh_keys(&logins).await;
+        let geo = geo.clone();
+        drop(tokio::task::spawn_blocking(move || geo.refresh()).await);
+        app_auth.refresh().await;
+        info!(event = "reloaded");
     }
 }
 
@@ -411,11 +449,30 @@ async fn look_for_untold(hub: Arc<Hub>, store: Arc<dyn Store>) {
     }
 }
 
+/// Housekeeping, and a look at whether the store still keeps what it is given. What fails again and again is logged
+/// once, and once that it no longer does.
 async fn tidy(store: Arc<dyn Store>, clock: Clock) {
+    let mut failing = None;
     loop {
         clock.sleep_seconds(TIDY_SECONDS).await;
-        if let Err(error) = store.tidy().await {
-            warn!(event = "checkpoint failed", %error);
+        let done = async {
+            // A shared store says so by itself: every node asks it every few seconds.
+            if !store.is_shared() {
+                store.ping().await?;
+            }
+            store.tidy().await
+        };
+        match (done.await.map_err(|error| error.to_string()), &failing) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => {
+                info!(event = "store in order again");
+                failing = None;
+            }
+            (Err(reason), Some(known)) if reason == *known => {}
+            (Err(reason), _) => {
+                error!(event = "store not in order", %reason);
+                failing = Some(reason);
+            }
         }
     }
 }

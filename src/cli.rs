@@ -1,13 +1,16 @@
 //! The command line: what each command does with the settings.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value};
+use tracing::{error, info, warn};
 
-use crate::app::{self, Listeners, Parts};
+use crate::app::{self, Listeners, Parts, Reload};
 use crate::clock::Clock;
 use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Settings};
 use crate::demo::{Demo, USERS};
@@ -15,14 +18,16 @@ use crate::files;
 use crate::geo::Geo;
 use crate::load::{self, Plan, Transport};
 use crate::memory;
-use crate::shutdown::{self, Shutdown};
-use crate::telemetry;
+use crate::shutdown::{Shutdown, Signal, Signals};
+use crate::telemetry::{Log, Writing};
 use crate::token::{KeyRing, read_code_secret, sign_app_token};
 
 type Failure = Box<dyn std::error::Error>;
 
 /// Longer than any load test runs.
 const LOAD_TOKEN_SECONDS: u32 = 2 * 3600;
+/// What the runtime's threads have to end in.
+const RUNTIME_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Log in on a web page by scanning a QR code with a phone on which you are already logged in.
 #[derive(Debug, Parser)]
@@ -191,11 +196,22 @@ pub fn main() -> ExitCode {
 
 fn serve(flags: &ConfigFlags) -> Result<(), Failure> {
     let settings = flags.settings(&Settings::default(), true)?;
-    let _log = telemetry::start(&settings.log.level, settings.log.format);
-    runtime()?.block_on(async {
+    let log = Log::start(&settings.log.level, settings.log.format);
+    in_runtime(async {
         let listeners = Listeners::bind(&settings)?;
         let parts = Parts::open(settings, Clock::system(), None).await?;
-        run_until_signalled(parts, listeners).await
+        let reload = Reload::default();
+        run_until_stopped(parts, listeners, &Shutdown::new(), reload.clone(), || {
+            match flags.settings(&Settings::default(), true) {
+                Ok(settings) => {
+                    log.set_level(&settings.log.level);
+                    info!(event = "reloading", level = settings.log.level, "other settings need a restart");
+                }
+                Err(error) => warn!(event = "settings not read", %error, "log.level stays as it is"),
+            }
+            reload.ask();
+        })
+        .await
     })
 }
 
@@ -209,34 +225,74 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<(), Failure> {
         let reason = "the demo listens on loopback only; to let a real phone in, add --lan".to_owned();
         return Err(ConfigError::Invalid { key: "listen", reason }.into());
     }
-    let _log = telemetry::start(&settings.log.level, settings.log.format);
+    let _log = Log::start(&settings.log.level, settings.log.format);
+    let (mut terminal, _writing) = Writing::start("qrlogin-terminal", std::io::stdout())?;
     let dir = tempfile::Builder::new().prefix("qrlogin-demo-").tempdir()?;
-    runtime()?.block_on(async {
+    in_runtime(async {
         let listeners = Listeners::bind(&settings)?;
-        let (demo, settings) = Demo::new(settings, listeners.public.local_addr()?, dir.path(), true);
-        println!("Open {} in a browser, and scan the code it shows.", settings.public_base());
+        let public = listeners.public.local_addr()?;
+        let (demo, settings) = Demo::new(settings, public, dir.path(), Some(terminal.clone()));
+        writeln!(terminal, "Open {} in a browser, and scan the code it shows.", settings.public_base())?;
         if lan {
             let names: Vec<_> = USERS.iter().map(|user| user.name).collect();
-            println!("Warning: everyone in this network can open it, and log in as {}.", names.join(" or "));
+            let names = names.join(" or ");
+            writeln!(terminal, "Warning: everyone in this network can open it, and log in as {names}.")?;
         }
         let parts = Parts::open(settings, Clock::system(), Some(demo)).await?;
-        run_until_signalled(parts, listeners).await
+        let drain_seconds = parts.settings.shutdown.drain_seconds;
+        let shutdown = Shutdown::new();
+        // The terminal has been closed: the demo leaves nothing behind.
+        let hung_up = || stop(&shutdown, drain_seconds);
+        run_until_stopped(parts, listeners, &shutdown, Reload::default(), hung_up).await
     })
 }
 
-async fn run_until_signalled(parts: Parts, listeners: Listeners) -> Result<(), Failure> {
+/// Runs until a signal asks to stop; a second one ends the process at once.
+async fn run_until_stopped(
+    parts: Parts,
+    listeners: Listeners,
+    shutdown: &Shutdown,
+    reload: Reload,
+    on_hang_up: impl Fn(),
+) -> Result<(), Failure> {
     // Each browser that waits is an open file.
     let _ = files::raise_limit();
     // Listening for signals before anybody can know that we run.
-    let signal = shutdown::signal()?;
-    let shutdown = Shutdown::new();
-    let running = app::run(parts, listeners, shutdown.clone());
-    let stopping = async {
-        signal.await;
-        shutdown.stop();
+    let mut signals = Signals::listen()?;
+    let drain_seconds = parts.settings.shutdown.drain_seconds;
+    let running = app::run(parts, listeners, shutdown.clone(), reload);
+    let handling = async {
+        loop {
+            match signals.next().await {
+                Signal::Stop if shutdown.is_stopping() => std::process::exit(1),
+                Signal::Stop => stop(shutdown, drain_seconds),
+                Signal::Reload => on_hang_up(),
+            }
+        }
     };
-    let (ran, ()) = tokio::join!(running, stopping);
-    Ok(ran?)
+    tokio::select! {
+        ran = running => Ok(ran?),
+        () = handling => Ok(()),
+    }
+}
+
+/// Asks the server to stop. Should anything keep it from stopping, the process ends all the same, a little after its
+/// time.
+fn stop(shutdown: &Shutdown, drain_seconds: u32) {
+    if shutdown.is_stopping() {
+        return;
+    }
+    let patience = Duration::from_secs(u64::from(drain_seconds) + app::MAX_STOP_SECONDS);
+    // A thread of its own: the runtime may be what is stuck.
+    let watching = std::thread::Builder::new().name("qrlogin-stop".to_owned()).spawn(move || {
+        std::thread::sleep(patience);
+        error!(event = "stopped by force", "the server did not stop within {} s", patience.as_secs());
+        // The log has a moment to say so.
+        std::thread::sleep(Duration::from_millis(200));
+        std::process::exit(1);
+    });
+    drop(watching);
+    shutdown.stop();
 }
 
 /// What `serve` would refuse, as far as that can be told without making anything: the ports and the database are left
@@ -315,7 +371,7 @@ fn load(flags: LoadFlags) -> Result<(), Failure> {
         app_token,
         pid: flags.pid,
     };
-    let report = runtime()?.block_on(load::run(&plan))?;
+    let report = in_runtime(async { Ok(load::run(&plan).await?) })?;
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -324,6 +380,10 @@ fn load(flags: LoadFlags) -> Result<(), Failure> {
     Ok(())
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+/// Runs `what`, and does not wait for threads that are stuck when it has ended.
+fn in_runtime<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(what);
+    runtime.shutdown_timeout(RUNTIME_PATIENCE);
+    done
 }

@@ -12,6 +12,7 @@ use crate::config::{Address, Secret, Settings};
 use crate::qr::Picture;
 use crate::random;
 use crate::session::Timestamp;
+use crate::telemetry::Lines;
 use crate::token::sign_app_token;
 
 const TOKEN_SECONDS: i64 = 3600;
@@ -36,21 +37,21 @@ pub const USERS: [DemoUser; 3] = [
 #[derive(Clone)]
 pub struct Demo {
     secret: Secret,
-    /// Codes are shown in the terminal too.
-    pub print_codes: bool,
+    /// Where codes are shown too.
+    terminal: Option<Lines>,
 }
 
 impl Demo {
     /// A demo with a secret of its own, and the settings that go with it: loopback or the whole network, a database
     /// and keys in `dir`.
     ///
-    /// `public` is the address it really listens on.
+    /// `public` is the address it really listens on. Codes are shown in the `terminal` too, if there is one.
     #[must_use]
     pub fn new(
         mut settings: Settings,
         public: SocketAddr,
         dir: &std::path::Path,
-        print_codes: bool,
+        terminal: Option<Lines>,
     ) -> (Self, Settings) {
         let secret = Secret(URL_SAFE_NO_PAD.encode(random::bytes::<32>()));
         settings.database_url = Address(format!("sqlite://{}", dir.join("demo.db").display()));
@@ -71,7 +72,7 @@ impl Demo {
         settings
             .allowed_origins
             .extend(["localhost", "127.0.0.1", "[::1]"].map(|host| format!("http://{host}:{port}")));
-        (Self { secret, print_codes }, settings)
+        (Self { secret, terminal }, settings)
     }
 
     /// An app token of a demo user, as the site's own login would give the phone one.
@@ -88,9 +89,10 @@ impl Demo {
 
     /// Shows a code in the terminal, for whoever has a phone at hand and no browser.
     pub fn show(&self, qr_url: &str) {
-        if let (true, Ok(picture)) = (self.print_codes, Picture::of(qr_url)) {
-            // Whoever closed our output does not want to see it.
-            drop(writeln!(std::io::stdout().lock(), "\n{}\n{qr_url}\n", picture.terminal()));
+        if let (Some(terminal), Ok(picture)) = (&self.terminal, Picture::of(qr_url)) {
+            let text = format!("\n{}\n{qr_url}\n\n", picture.terminal());
+            // Lines take everything.
+            drop(terminal.clone().write_all(text.as_bytes()));
         }
     }
 }

@@ -31,6 +31,8 @@ pub mod bus;
 #[forbid(unsafe_code)]
 pub mod geo;
 #[forbid(unsafe_code)]
+pub mod http1;
+#[forbid(unsafe_code)]
 pub mod limits;
 #[forbid(unsafe_code)]
 pub mod protocol;

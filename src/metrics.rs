@@ -129,6 +129,11 @@ struct OutcomeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     method: String,
     route: String,
@@ -147,6 +152,7 @@ pub struct Metrics {
     bus_connected: Gauge<i64, AtomicI64>,
     hints: Counter<u64, AtomicU64>,
     untold_found: Counter<u64, AtomicU64>,
+    app_tokens_refused: Family<TokenLabel, Counter<u64, AtomicU64>>,
 }
 
 impl Default for Metrics {
@@ -172,6 +178,7 @@ impl Metrics {
             bus_connected: Gauge::default(),
             hints: Counter::default(),
             untold_found: Counter::default(),
+            app_tokens_refused: Family::default(),
             registry: Registry::default(),
         };
         registry.register("active_connections", "Browsers waiting now", metrics.active_connections.clone());
@@ -200,6 +207,7 @@ impl Metrics {
             "Changes that were not heard of, and found by looking",
             metrics.untold_found.clone(),
         );
+        registry.register("app_tokens_refused", "App tokens that were refused", metrics.app_tokens_refused.clone());
         // A single node hears all it does.
         metrics.bus_connected.set(1);
         for reason in CloseReason::ALL {
@@ -268,6 +276,11 @@ impl Metrics {
         self.untold_found.inc();
     }
 
+    /// An app token was refused. `reason` is one of a fixed set.
+    pub fn app_token_refused(&self, reason: &'static str) {
+        self.app_tokens_refused.get_or_create(&TokenLabel { reason }).inc();
+    }
+
     /// How many requests have been answered.
     #[must_use]
     pub fn requests_answered(&self) -> u64 {
@@ -285,6 +298,13 @@ impl Metrics {
 /// Measures how long something took; durations are nobody's business but the metrics'.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch(Instant);
+
+impl From<Instant> for Stopwatch {
+    /// Measures from this instant.
+    fn from(start: Instant) -> Self {
+        Self(start)
+    }
+}
 
 impl Stopwatch {
     /// Begins to measure.

@@ -3,6 +3,7 @@
 //!
 //! Types that hold a secret have no `Debug`, so that none is ever printed.
 
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
@@ -13,8 +14,10 @@ use crate::session::PhoneUser;
 pub const MAX_CLIENT_INFO_CHARS: usize = 256;
 /// The subprotocol of a browser that acknowledges its token itself.
 pub const ACK_SUBPROTOCOL: &str = "qrlogin.ack";
-/// What such a browser says, as a text frame.
+/// The text message with which such a browser acknowledges its token.
 pub const ACK_MESSAGE: &str = "ack";
+/// The text message that is answered with a heartbeat.
+pub const PING_MESSAGE: &str = "ping";
 /// What a subprotocol begins with that is no protocol: the session id follows, which then need not stand in the URL.
 pub const SESSION_SUBPROTOCOL: &str = "qrlogin.session.";
 /// The header in which status takes the session id on the path without it.
@@ -81,6 +84,8 @@ pub struct GenerateResponse {
     pub expires_in: u64,
     /// The instant of expiry, RFC 3339.
     pub expires_at: String,
+    /// Seconds between two heartbeats on the connection on which the browser waits.
+    pub heartbeat_seconds: u32,
     /// The path of the WebSocket.
     #[schema(value_type = String)]
     pub ws_path: Zeroizing<String>,
@@ -294,6 +299,9 @@ pub struct SessionView {
     /// The QR, as a `data:image/svg+xml` URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qr_image: Option<String>,
+    /// Seconds between two heartbeats on the connection on which the browser waits, until the session has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_seconds: Option<u32>,
 }
 
 /// A code, in its three forms.
@@ -314,6 +322,146 @@ pub struct CloseView<'a> {
     pub code: u16,
     /// As of the WebSocket; it may be empty.
     pub reason: &'a str,
+}
+
+/// The kind of a refusal: its HTTP status and its code, which is stable and for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProblemCode {
+    /// 400
+    InvalidRequest,
+    /// 401
+    InvalidToken,
+    /// 401 (RFC 9470)
+    InsufficientUserAuthentication,
+    /// 403
+    WrongUser,
+    /// 403
+    NumberMismatch,
+    /// 403
+    Risk,
+    /// 403
+    ForbiddenOrigin,
+    /// 403
+    ForbiddenHost,
+    /// 404
+    NotFound,
+    /// 405
+    MethodNotAllowed,
+    /// 408
+    RequestTimeout,
+    /// 409
+    AlreadyScanned,
+    /// 409
+    AlreadyDecided,
+    /// 409
+    NotDecided,
+    /// 409
+    Replaced,
+    /// 409
+    NotScanned,
+    /// 410
+    Expired,
+    /// 410
+    Cancelled,
+    /// 413
+    PayloadTooLarge,
+    /// 415
+    UnsupportedMediaType,
+    /// 426
+    UpgradeRequired,
+    /// 429
+    RateLimited,
+    /// 500
+    Internal,
+    /// 503
+    Unavailable,
+}
+
+impl ProblemCode {
+    /// All of them.
+    pub const ALL: [Self; 24] = [
+        Self::InvalidRequest,
+        Self::InvalidToken,
+        Self::InsufficientUserAuthentication,
+        Self::WrongUser,
+        Self::NumberMismatch,
+        Self::Risk,
+        Self::ForbiddenOrigin,
+        Self::ForbiddenHost,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::AlreadyScanned,
+        Self::AlreadyDecided,
+        Self::NotDecided,
+        Self::Replaced,
+        Self::NotScanned,
+        Self::Expired,
+        Self::Cancelled,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::UpgradeRequired,
+        Self::RateLimited,
+        Self::Internal,
+        Self::Unavailable,
+    ];
+
+    const fn parts(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::InvalidRequest => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::InvalidToken => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Self::InsufficientUserAuthentication => (StatusCode::UNAUTHORIZED, "insufficient_user_authentication"),
+            Self::WrongUser => (StatusCode::FORBIDDEN, "wrong_user"),
+            Self::NumberMismatch => (StatusCode::FORBIDDEN, "number_mismatch"),
+            Self::Risk => (StatusCode::FORBIDDEN, "risk"),
+            Self::ForbiddenOrigin => (StatusCode::FORBIDDEN, "forbidden_origin"),
+            Self::ForbiddenHost => (StatusCode::FORBIDDEN, "forbidden_host"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::AlreadyScanned => (StatusCode::CONFLICT, "already_scanned"),
+            Self::AlreadyDecided => (StatusCode::CONFLICT, "already_decided"),
+            Self::NotDecided => (StatusCode::CONFLICT, "not_decided"),
+            Self::Replaced => (StatusCode::CONFLICT, "replaced"),
+            Self::NotScanned => (StatusCode::CONFLICT, "not_scanned"),
+            Self::Expired => (StatusCode::GONE, "expired"),
+            Self::Cancelled => (StatusCode::GONE, "cancelled"),
+            Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        }
+    }
+
+    /// Its HTTP status.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        self.parts().0
+    }
+
+    /// As it stands in a [`Problem`].
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.parts().1
+    }
+}
+
+impl Problem {
+    /// A refusal of this kind.
+    #[must_use]
+    pub fn new(code: ProblemCode, detail: String) -> Self {
+        let status = code.status();
+        Self {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            code: code.as_str(),
+            detail,
+            max_age: None,
+        }
+    }
 }
 
 /// An error (RFC 9457).

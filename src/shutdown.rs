@@ -1,4 +1,4 @@
-//! Stopping in order.
+//! Stopping in order, and the signals that ask for it.
 
 use tokio_util::sync::CancellationToken;
 
@@ -51,28 +51,61 @@ impl Shutdown {
     }
 }
 
-/// Listens for SIGTERM and SIGINT from now on; the future waits for the first.
-///
-/// # Errors
-/// The system does not let us listen for them.
-#[cfg(unix)]
-pub fn signal() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
+/// What the operator asks for with a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM, SIGINT (Ctrl-C): stop.
+    Stop,
+    /// SIGHUP: read again what can change while the server runs.
+    Reload,
 }
 
-/// Listens for Ctrl-C; the future waits for it.
-///
-/// # Errors
-/// None.
+/// The signals to this process, from [`Signals::listen`] on.
+pub struct Signals {
+    #[cfg(unix)]
+    kinds: [(Signal, tokio::signal::unix::Signal); 3],
+}
+
+#[cfg(unix)]
+impl Signals {
+    /// Begins to listen. A signal that is listened for no longer ends the process.
+    ///
+    /// # Errors
+    /// The system does not permit it.
+    pub fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let kinds = [
+            (Signal::Stop, signal(SignalKind::terminate())?),
+            (Signal::Stop, signal(SignalKind::interrupt())?),
+            (Signal::Reload, signal(SignalKind::hangup())?),
+        ];
+        Ok(Self { kinds })
+    }
+
+    /// Waits for the next.
+    pub async fn next(&mut self) -> Signal {
+        let [(first, terminate), (second, interrupt), (third, hangup)] = &mut self.kinds;
+        tokio::select! {
+            _ = terminate.recv() => *first,
+            _ = interrupt.recv() => *second,
+            _ = hangup.recv() => *third,
+        }
+    }
+}
+
 #[cfg(not(unix))]
-pub fn signal() -> std::io::Result<impl Future<Output = ()>> {
-    Ok(async { drop(tokio::signal::ctrl_c().await) })
+impl Signals {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// None.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    /// Waits for the next Ctrl-C.
+    pub async fn next(&mut self) -> Signal {
+        drop(tokio::signal::ctrl_c().await);
+        Signal::Stop
+    }
 }

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use utoipa::IntoParams;
 use zeroize::Zeroizing;
 
+use super::arrive::arrive;
 use super::body::{Json, OptionalJson};
 use super::client::{ClientAddress, describe};
 use super::limit::SeatOfConnection;
@@ -54,6 +55,7 @@ pub(super) async fn generate(
             qr_image: code.qr_image,
             expires_in: session.expires_at.seconds_since(session.created_at),
             expires_at: session.expires_at.to_string(),
+            heartbeat_seconds: app.logins.policy.heartbeat_seconds,
         },
     ))
 }
@@ -133,15 +135,13 @@ async fn status_of(
     id: &SessionId,
     asked: &LongPoll,
 ) -> Result<Response, ApiError> {
-    app.hub.receipt_settled(id.key()).await;
     let (Some(wait_seconds @ 1..), Some(version)) = (asked.wait, asked.version) else {
+        app.hub.receipt_settled(id.key()).await;
         let (session, now) = app.logins.current(id.key()).await?;
         return view(app, &session, now);
     };
-    // Register first, read second: a change in between is not missed.
-    let registration = app.hub.register(id.key()).map_err(|_| ApiError::Stopping)?;
-    let found = app.logins.attach(&[id.key()]).await.map_err(LoginError::from)?;
-    let found = found.into_values().next().ok_or(LoginError::NotFound)?;
+    // (The route counts it.)
+    let (registration, found) = arrive(app, id.key(), address.0, None).await?;
     let may_change = matches!(found.session.status(found.read_at), Status::Pending | Status::Scanned);
     if found.session.version != version || !may_change {
         return view(app, &found.session, found.read_at);

@@ -15,7 +15,7 @@ use woothee::parser::Parser;
 use super::App;
 use super::upgrade::Fields;
 use crate::config::{ProxyHeader, Settings, network};
-use crate::session::Client;
+use crate::session::{Client, printable};
 
 /// More of a header than this is not stored.
 const MAX_CHARS: usize = 256;
@@ -130,7 +130,7 @@ pub(super) fn describe(address: ClientAddress, headers: &HeaderMap, client_info:
         browser: agent.as_ref().and_then(|agent| named(agent.name, major(agent.version))),
         os: agent.as_ref().and_then(|agent| named(agent.os, "")),
         origin: text(ORIGIN),
-        client_info,
+        client_info: client_info.map(|info| printable(&info, MAX_CHARS)).filter(|info| !info.is_empty()),
     }
 }
 

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
 use super::App;
+use super::arrive::arrive;
 use super::browser::{id_in_header, session_id};
 use super::client::ClientAddress;
 use super::limit::SeatOfConnection;
@@ -18,7 +19,7 @@ use super::origin::LAST_EVENT_ID;
 use super::park::{Parking, Patience};
 use super::problem::ApiError;
 use crate::limits::Call;
-use crate::login::{Arrival, LoginError};
+use crate::login::Arrival;
 use crate::protocol::EXPIRED_EVENT_ID;
 use crate::session::{SessionId, Status};
 
@@ -76,12 +77,7 @@ async fn stream(
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    app.limits.admit(Call::WebSocket, address.0)?;
-    app.hub.receipt_settled(id.key()).await;
-    // Register first, read second: a change in between is not missed.
-    let registration = app.hub.register(id.key()).map_err(|_| ApiError::Stopping)?;
-    let found = app.logins.attach(&[id.key()]).await.map_err(LoginError::from)?;
-    let found = found.into_values().next().ok_or(LoginError::NotFound)?;
+    let (registration, found) = arrive(app, id.key(), address.0, Some(Call::WebSocket)).await?;
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     if has_heard_the_end(&found, last) {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -97,7 +93,7 @@ async fn stream(
     let seat = app.limits.seat_of(taken, address.0)?;
     let patience = Patience::Stream {
         told_version: told.unwrap_or(0),
-        silent_seconds: app.heartbeat_seconds.saturating_mul(MAX_LOST),
+        silent_seconds: app.logins.policy.heartbeat_seconds.saturating_mul(MAX_LOST),
     };
     Ok((fields, Parking { registration, found, seat, patience }.into_response()).into_response())
 }

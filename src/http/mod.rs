@@ -1,5 +1,6 @@
 //! The HTTP API: its whole route table, and what every request passes through.
 
+mod arrive;
 mod body;
 mod browser;
 mod client;
@@ -7,6 +8,7 @@ mod client_js;
 mod demo;
 mod events;
 mod gate;
+mod host;
 mod limit;
 mod observe;
 mod openapi;
@@ -15,6 +17,7 @@ mod origin;
 mod park;
 mod phone;
 mod problem;
+mod refused;
 mod rewound;
 mod risk;
 mod server;
@@ -30,7 +33,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
@@ -46,6 +49,7 @@ use crate::protocol::JwkSet;
 use crate::shutdown::Shutdown;
 use crate::token::AppAuth;
 use client::TrustedProxies;
+use host::Hosts;
 use openapi::ANYONE;
 use origin::OriginPolicy;
 use problem::ApiError;
@@ -67,12 +71,12 @@ pub struct App {
     shutdown: Shutdown,
     /// Handshakes that hyper has answered, and whose connections it has not given back yet.
     upgrades: TaskTracker,
+    hosts: Hosts,
     origins: OriginPolicy,
     proxies: TrustedProxies,
     limits: ClientLimits,
     body_bytes: usize,
     header_seconds: u32,
-    heartbeat_seconds: u32,
     demo: Option<Demo>,
 }
 
@@ -110,12 +114,12 @@ impl App {
             risks: Risks(settings.risk.clone()),
             shutdown,
             upgrades,
+            hosts: if demo.is_some() { Hosts::of(settings) } else { Hosts::default() },
             origins: OriginPolicy::of(settings),
             proxies: TrustedProxies::of(settings),
             limits,
             body_bytes: settings.limits.body_bytes,
             header_seconds: settings.limits.header_seconds,
-            heartbeat_seconds: settings.session.heartbeat_seconds,
             demo,
         })
     }
@@ -154,6 +158,8 @@ pub fn routes(app: Arc<App>) -> Router {
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(from_fn_with_state(app.clone(), body::read))
+        .layer(from_fn_with_state(app.clone(), host::check))
+        .layer(from_fn(refused::answer))
         .layer(origin::cors(&app))
         .layer(map_response(protect))
         .layer(from_fn_with_state(app.clone(), observe::observe))

@@ -10,7 +10,8 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::net::TcpStream;
 
 use super::rewound::Stream;
-use crate::hub::{Channel, Connection, Registration, http_date};
+use crate::http1::{self, Answer};
+use crate::hub::{Channel, Connection, Registration};
 use crate::limits::Seat;
 use crate::login::Arrival;
 use crate::session::Timestamp;
@@ -69,23 +70,19 @@ fn open(parking: Parking, stream: TcpStream, response: &Response, now: Timestamp
     registration.open(Connection { socket, answer, early: Vec::new(), channel, seat }, &found);
 }
 
-/// Its length is not known: it ends with the connection (RFC 9112 §6.3), so that nothing need be kept for it.
+/// The head of a stream: its length is not known, so that nothing need be kept for it.
 fn stream_head(fields: &[u8], now: Timestamp) -> Vec<u8> {
-    let date = http_date(now);
-    let mut head = format!("HTTP/1.1 200 OK\r\n{DATE}: {date}\r\n{CONTENT_TYPE}: text/event-stream\r\n").into_bytes();
-    head.extend_from_slice(fields);
-    head.extend_from_slice(b"\r\n");
-    head
+    let head = Answer::new(StatusCode::OK, Some(now)).field("content-type", b"text/event-stream").fields(fields);
+    head.open().to_vec()
 }
 
-/// All but those that depend on what is answered. The connection ends with the answer.
+/// All fields but those that depend on what is answered. The connection ends with the answer.
 fn fields_of(response: &Response) -> Vec<u8> {
-    let mut fields = format!("{CONNECTION}: close\r\n").into_bytes();
+    let mut fields = Vec::new();
+    http1::field(&mut fields, CONNECTION.as_str(), b"close");
     for (name, value) in response.headers() {
         if ![CONTENT_TYPE, CONTENT_LENGTH, CONNECTION, DATE].contains(name) {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                fields.extend_from_slice(part);
-            }
+            http1::field(&mut fields, name.as_str(), value.as_bytes());
         }
     }
     fields

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, State};
-use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use tracing::debug;
 
 use super::body::Json;
 use super::client::ClientAddress;
@@ -24,13 +25,23 @@ impl FromRequestParts<Arc<App>> for Phone {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let (scheme, token) = header.and_then(|header| header.split_once(' ')).ok_or(InvalidToken::Missing)?;
-        if !scheme.eq_ignore_ascii_case("Bearer") {
-            return Err(InvalidToken::Missing.into());
-        }
-        Ok(Self(app.app_auth.verify(token.trim(), app.logins.clock.now()).await?))
+        let verified = match bearer_token(&parts.headers) {
+            Some(token) => app.app_auth.verify(token, app.logins.clock.now()).await,
+            None => Err(InvalidToken::Missing.into()),
+        };
+        let user = verified.inspect_err(|refused| {
+            app.metrics.app_token_refused(refused.as_str());
+            // (Its text never quotes the token.)
+            debug!(event = "app token refused", reason = refused.as_str(), detail = %refused);
+        })?;
+        Ok(Self(user))
     }
+}
+
+/// RFC 6750 §2.1.
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
 }
 
 /// `POST /v1/qr-login/scan`

@@ -1,6 +1,5 @@
 //! Every refusal of the HTTP API, and how it looks from outside (RFC 9457).
 
-use axum::http::StatusCode;
 use axum::http::header::{
     CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
@@ -8,9 +7,10 @@ use axum::response::{IntoResponse, Response};
 use thiserror::Error;
 use tracing::error;
 
+use crate::hub::Closing;
 use crate::limits::{Exceeded, Full};
 use crate::login::LoginError;
-use crate::protocol::{PROBLEM_MEDIA_TYPE, Problem};
+use crate::protocol::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 use crate::qr::TooLong;
 use crate::random;
 use crate::session::Refusal;
@@ -31,6 +31,8 @@ pub(super) enum ApiError {
     ForbiddenOrigin(String),
     #[error("a request without an Origin header may not use this server (setting allow_missing_origin)")]
     MissingOrigin,
+    #[error("this server is not {0}; to let it be, set public_url or add its origin to allowed_origins")]
+    ForbiddenHost(String),
     #[error("public_url is too long for a QR code")]
     TooLong,
     #[error("there is nothing here")]
@@ -70,6 +72,12 @@ impl From<Full> for ApiError {
     }
 }
 
+impl From<Closing> for ApiError {
+    fn from(_: Closing) -> Self {
+        Self::Stopping
+    }
+}
+
 impl From<TooLong> for ApiError {
     fn from(_: TooLong) -> Self {
         Self::TooLong
@@ -77,103 +85,65 @@ impl From<TooLong> for ApiError {
 }
 
 impl ApiError {
-    /// Status, stable code, and what to say.
-    fn parts(&self) -> (StatusCode, &'static str, String) {
-        let (status, code) = match self {
-            Self::InvalidRequest(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
-            Self::Auth(AuthError::Invalid(_)) => (StatusCode::UNAUTHORIZED, "invalid_token"),
-            Self::Auth(AuthError::TooOld { .. }) => (StatusCode::UNAUTHORIZED, "insufficient_user_authentication"),
-            Self::Auth(AuthError::Unavailable) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-            Self::ForbiddenOrigin(_) | Self::MissingOrigin => (StatusCode::FORBIDDEN, "forbidden_origin"),
-            Self::TooLong => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
-            Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
-            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
-            Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
-            Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
-            Self::Full | Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    /// Its kind, and what to say.
+    fn parts(&self) -> (ProblemCode, String) {
+        let code = match self {
+            Self::InvalidRequest(_) => ProblemCode::InvalidRequest,
+            Self::Auth(AuthError::Invalid(_)) => ProblemCode::InvalidToken,
+            Self::Auth(AuthError::TooOld { .. }) => ProblemCode::InsufficientUserAuthentication,
+            Self::ForbiddenOrigin(_) | Self::MissingOrigin => ProblemCode::ForbiddenOrigin,
+            Self::ForbiddenHost(_) => ProblemCode::ForbiddenHost,
+            Self::TooLong => ProblemCode::Internal,
+            Self::NotFound => ProblemCode::NotFound,
+            Self::MethodNotAllowed => ProblemCode::MethodNotAllowed,
+            Self::RequestTimeout => ProblemCode::RequestTimeout,
+            Self::PayloadTooLarge(_) => ProblemCode::PayloadTooLarge,
+            Self::UnsupportedMediaType => ProblemCode::UnsupportedMediaType,
+            Self::UpgradeRequired => ProblemCode::UpgradeRequired,
+            Self::RateLimited(_) => ProblemCode::RateLimited,
+            Self::Auth(AuthError::Unavailable) | Self::Full | Self::Stopping => ProblemCode::Unavailable,
             Self::Login(error) => return login_parts(error),
         };
-        (status, code, self.to_string())
-    }
-}
-
-impl ApiError {
-    fn problem(&self) -> (StatusCode, Vec<u8>) {
-        let (status, code, detail) = self.parts();
-        let title = status.canonical_reason().unwrap_or("Error");
-        let max_age = match self {
-            Self::Auth(AuthError::TooOld { max_age_seconds }) => Some(*max_age_seconds),
-            _ => None,
-        };
-        let problem = Problem { kind: "about:blank", title, status: status.as_u16(), code, detail, max_age };
-        (status, serde_json::to_vec(&problem).unwrap_or_default())
+        (code, self.to_string())
     }
 
-    fn retry_after_seconds(&self) -> Option<u64> {
-        match self {
-            Self::RateLimited(exceeded) => Some(exceeded.retry_after_seconds),
-            _ if self.parts().0 == StatusCode::SERVICE_UNAVAILABLE => {
-                Some(u64::from(1 + random::below(MAX_RETRY_AFTER_SECONDS)))
-            }
+    fn retry_after_seconds(&self, code: ProblemCode) -> Option<u64> {
+        match (self, code) {
+            (Self::RateLimited(exceeded), _) => Some(exceeded.retry_after_seconds),
+            (_, ProblemCode::Unavailable) => Some(u64::from(1 + random::below(MAX_RETRY_AFTER_SECONDS))),
             _ => None,
         }
-    }
-
-    /// All that is said on a connection on which no request has arrived.
-    pub(super) fn as_last_answer(&self) -> Vec<u8> {
-        let (status, body) = self.problem();
-        let retry_after = self.retry_after_seconds().map(|seconds| format!("Retry-After: {seconds}\r\n"));
-        let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {PROBLEM_MEDIA_TYPE}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-             {}Connection: close\r\n\r\n",
-            body.len(),
-            retry_after.unwrap_or_default(),
-        );
-        [head.into_bytes(), body].concat()
     }
 }
 
 /// What went wrong inside stays in the log.
-fn login_parts(error: &LoginError) -> (StatusCode, &'static str, String) {
-    let (status, code, detail) = match error {
-        LoginError::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is no such session or code"),
+fn login_parts(error: &LoginError) -> (ProblemCode, String) {
+    let (code, detail) = match error {
+        LoginError::NotFound => (ProblemCode::NotFound, "there is no such session or code"),
         LoginError::Refused(refusal) => match refusal {
-            Refusal::Expired => (StatusCode::GONE, "expired", "the session has expired"),
-            Refusal::OldCode => {
-                (StatusCode::GONE, "expired", "this code is no longer the one that is shown; scan anew")
+            Refusal::Expired => (ProblemCode::Expired, "the session has expired"),
+            Refusal::OldCode => (ProblemCode::Expired, "this code is no longer the one that is shown; scan anew"),
+            Refusal::Cancelled => (ProblemCode::Cancelled, "the session has been cancelled"),
+            Refusal::NotScanned => (ProblemCode::NotScanned, "scan first, and pick the number that is shown"),
+            Refusal::WrongNumber => {
+                (ProblemCode::NumberMismatch, "this is not the number that is shown; the login is rejected")
             }
-            Refusal::Cancelled => (StatusCode::GONE, "cancelled", "the session has been cancelled"),
-            Refusal::NotScanned => {
-                (StatusCode::CONFLICT, "not_scanned", "scan first, and pick the number that is shown")
-            }
-            Refusal::WrongNumber => (
-                StatusCode::FORBIDDEN,
-                "number_mismatch",
-                "this is not the number that is shown; the login is rejected",
-            ),
-            Refusal::WrongUser => (StatusCode::FORBIDDEN, "wrong_user", "another user scanned this code"),
-            Refusal::AlreadyScanned => {
-                (StatusCode::CONFLICT, "already_scanned", "another user scanned this code first")
-            }
-            Refusal::AlreadyDecided => (StatusCode::CONFLICT, "already_decided", "the session has been decided"),
-            Refusal::NotDecided => (StatusCode::CONFLICT, "not_decided", "the session has not been decided"),
+            Refusal::WrongUser => (ProblemCode::WrongUser, "another user scanned this code"),
+            Refusal::AlreadyScanned => (ProblemCode::AlreadyScanned, "another user scanned this code first"),
+            Refusal::AlreadyDecided => (ProblemCode::AlreadyDecided, "the session has been decided"),
+            Refusal::NotDecided => (ProblemCode::NotDecided, "the session has not been decided"),
         },
-        LoginError::Risk => {
-            (StatusCode::FORBIDDEN, "risk", "the phone and the browser lie in different countries or networks")
-        }
+        LoginError::Risk => (ProblemCode::Risk, "the phone and the browser lie in different countries or networks"),
         LoginError::Store(_) | LoginError::Read(_) | LoginError::Contended => {
             error!(event = "store unavailable", %error);
-            (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the store does not answer; try again")
+            (ProblemCode::Unavailable, "the store does not answer; try again")
         }
         LoginError::Mint(_) => {
             error!(event = "token not minted", %error);
-            (StatusCode::INTERNAL_SERVER_ERROR, "internal", "the token could not be made; the server's log says why")
+            (ProblemCode::Internal, "the token could not be made; the server's log says why")
         }
     };
-    (status, code, detail.to_owned())
+    (code, detail.to_owned())
 }
 
 /// RFC 6750 §3, and for a login that is too old RFC 9470 §3.
@@ -198,10 +168,15 @@ impl From<InvalidToken> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, body) = self.problem();
-        let mut response = (status, [(CONTENT_TYPE, PROBLEM_MEDIA_TYPE)], body).into_response();
+        let (code, detail) = self.parts();
+        let mut problem = Problem::new(code, detail);
+        if let Self::Auth(AuthError::TooOld { max_age_seconds }) = &self {
+            problem.max_age = Some(*max_age_seconds);
+        }
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (code.status(), [(CONTENT_TYPE, PROBLEM_MEDIA_TYPE)], body).into_response();
         let mut set = |name: HeaderName, value: HeaderValue| response.headers_mut().insert(name, value);
-        if let Some(seconds) = self.retry_after_seconds() {
+        if let Some(seconds) = self.retry_after_seconds(code) {
             set(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Self::Auth(refused) = &self

@@ -7,29 +7,37 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::header::{CONNECTION, CONTENT_LENGTH};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::client::Peer;
+use super::gate::head;
 use super::limit::SeatOfConnection;
 use super::park::park;
+use super::refused::Refused;
 use super::rewound::Rewound;
-use super::socket::Refused;
 use crate::clock::Clock;
+use crate::http1::Answer;
 use crate::limits::Seat;
+use crate::metrics::Stopwatch;
 use crate::shutdown::Shutdown;
 
 /// A request's head, in bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// When the system has no sockets left to give, it is asked again after this long.
 pub(super) const ACCEPT_RETRY_MILLIS: u16 = 50;
+const ACCEPT_LOG_PAUSE: Duration = Duration::from_secs(30);
 
 /// The connections on which HTTP is spoken. Those that became WebSockets are no longer among them.
 pub(super) struct Connections {
@@ -47,11 +55,16 @@ pub(super) struct Accepted {
     pub(super) peer: SocketAddr,
     /// What has been read of it.
     pub(super) beginning: Vec<u8>,
-    /// What is known of its first request.
+    /// Why its first request is refused, if that is known.
     pub(super) refused: Option<Refused>,
     /// Where it counts among those of its address.
     pub(super) seat: Option<Seat>,
+    /// Of a connection that is one too many: it is closed after its answer.
+    pub(super) surplus: Option<Surplus>,
 }
+
+/// A place among the connections that are one too many and are answered all the same.
+pub(super) type Surplus = OwnedSemaphorePermit;
 
 impl Connections {
     /// None yet. To be called within the runtime that is to serve them.
@@ -61,7 +74,7 @@ impl Connections {
 
     /// Serves this one, until its end or the shutdown's closing; then what is in flight is still answered.
     pub(super) fn serve(&self, accepted: Accepted) {
-        let Accepted { stream, peer, beginning, refused, seat } = accepted;
+        let Accepted { stream, peer, beginning, refused, seat, surplus } = accepted;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         let stream = Rewound::new(stream, beginning);
         let (routes, clock, underneath) = (self.routes.clone(), self.clock.clone(), stream.stream());
@@ -78,7 +91,8 @@ impl Connections {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(Duration::from_secs(self.header_seconds.into()))
-            .max_buf_size(MAX_HEAD_BYTES);
+            .max_buf_size(MAX_HEAD_BYTES)
+            .keep_alive(surplus.is_none());
         let shutdown = self.shutdown.clone();
         let serving = async move {
             let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
@@ -92,8 +106,34 @@ impl Connections {
             if let Err(error) = ended {
                 debug!(event = "connection failed", %error);
             }
+            drop(surplus);
         };
         self.tasks.spawn_on(serving, &self.runtime);
+    }
+
+    /// Answers a connection whose request has not arrived, or not whole, with what the route table says of a request that
+    /// is refused for this reason; and closes it.
+    pub(super) fn refuse(&self, stream: std::net::TcpStream, peer: SocketAddr, beginning: &[u8], refused: Refused) {
+        let Ok(mut stream) = TcpStream::from_std(stream) else { return };
+        let mut request = head::of_beginning(beginning);
+        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(refused);
+        let (answering, now) = (self.routes.clone().oneshot(request), self.clock.now());
+        let refusing = async move {
+            let Ok(response) = answering.await;
+            let (parts, body) = response.into_parts();
+            let Ok(body) = body.collect().await else { return };
+            let mut answer = Answer::new(parts.status, Some(now));
+            for (name, value) in parts.headers.iter().filter(|(name, _)| *name != CONTENT_LENGTH) {
+                answer = answer.field(name.as_str(), value.as_bytes());
+            }
+            let answer = answer.field(CONNECTION.as_str(), b"close").with_body(&body.to_bytes());
+            // Small enough for any socket that has sent nothing yet: what does not take it is not waited for.
+            if stream.try_write(&answer).is_ok() {
+                drop(stream.shutdown().await);
+            }
+        };
+        self.tasks.spawn_on(refusing, &self.runtime);
     }
 
     /// Waits until all have ended.
@@ -107,6 +147,7 @@ impl Connections {
 /// returns.
 pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u32, clock: Clock, shutdown: Shutdown) {
     let connections = Connections::new(routes, header_seconds, clock.clone(), shutdown.clone());
+    let mut failures = AcceptFailures::default();
     loop {
         let accepted = tokio::select! {
             () = shutdown.closing() => break,
@@ -114,17 +155,45 @@ pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u3
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.serve(Accepted { stream, peer, beginning: Vec::new(), refused: None, seat: None })
+                failures.over();
+                let beginning = Vec::new();
+                connections.serve(Accepted { stream, peer, beginning, refused: None, seat: None, surplus: None });
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                warn!(event = "accept failed", %error);
+                failures.note(&error);
                 clock.sleep_until(clock.now().plus_millis(ACCEPT_RETRY_MILLIS.into())).await;
             }
         }
     }
     drop(listener);
     connections.ended().await;
+}
+
+/// Failures to accept a connection, as when there are no files left. They come many times a second: the first is logged,
+/// and then how many there have been, every half minute and at the end.
+#[derive(Default)]
+pub(super) struct AcceptFailures {
+    count: u64,
+    logged: Option<Stopwatch>,
+}
+
+impl AcceptFailures {
+    pub(super) fn note(&mut self, error: &io::Error) {
+        self.count += 1;
+        if self.logged.is_none_or(|logged| logged.elapsed() >= ACCEPT_LOG_PAUSE) {
+            warn!(event = "accept failed", count = self.count, %error);
+            self.logged = Some(Stopwatch::start());
+        }
+    }
+
+    /// A connection has been accepted.
+    pub(super) fn over(&mut self) {
+        if self.count > 0 {
+            info!(event = "accepting again", failures = self.count);
+            *self = Self::default();
+        }
+    }
 }
 
 /// Errors that came with the connection that was accepted, and say nothing of the next.

@@ -15,16 +15,16 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::App;
+use super::arrive::arrive;
 use super::client::ClientAddress;
 use super::limit::SeatOfConnection;
 use super::problem::ApiError;
 use super::rewound::Rewound;
 use super::upgrade::{Handshake, offered_id};
 use crate::hub::{Channel, Connection};
-use crate::limits::{Call, Exceeded};
+use crate::limits::Call;
 use crate::login::LoginError;
 use crate::session::SessionId;
-use crate::store::StoreError;
 
 /// Answers the handshake, and lets the browser wait.
 pub(super) async fn open(
@@ -42,16 +42,7 @@ pub(super) async fn open(
         Err(_) => None,
     };
     let id = id.ok_or(ApiError::Login(LoginError::NotFound))?;
-    if let Some(refused) = request.extensions_mut().remove::<Refused>() {
-        return Err(refused.into());
-    }
-    app.limits.admit(Call::WebSocket, address.0)?;
-    app.hub.receipt_settled(id.key()).await;
-    // Register first, read second: a change in between is not missed.
-    let registration = app.hub.register(id.key()).map_err(|_| ApiError::Stopping)?;
-    let found = app.logins.attach(&[id.key()]).await.map_err(LoginError::from)?;
-    let found = found.into_values().next().ok_or(LoginError::NotFound)?;
-
+    let (registration, found) = arrive(&app, id.key(), address.0, Some(Call::WebSocket)).await?;
     // Last: what is refused on a connection leaves it as it was.
     let seat = app.limits.seat_of(&taken, address.0)?;
 
@@ -75,28 +66,4 @@ pub(super) async fn open(
         registration.open(connection, &found);
     });
     Ok(response)
-}
-
-/// What the gate has found out already of the first request of a connection that it hands over.
-#[derive(Debug, Clone)]
-pub(super) enum Refused {
-    /// There is no such session.
-    NotFound,
-    /// The store failed.
-    Unread(Arc<StoreError>),
-    /// Too many of one address.
-    Limited(Exceeded),
-    /// Too many of all.
-    Full,
-}
-
-impl From<Refused> for ApiError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::NotFound => LoginError::NotFound.into(),
-            Refused::Unread(error) => LoginError::Read(error).into(),
-            Refused::Limited(exceeded) => exceeded.into(),
-            Refused::Full => Self::Full,
-        }
-    }
 }

@@ -73,11 +73,7 @@ impl Hub {
         self.registry.each_of(&hint.key, |place, _| places.push(place));
         let mut concerns = false;
         for place in places {
-            self.act(place, |waiting, turn| {
-                let (step, is_to_look) = waiting.hinted(hint, turn);
-                concerns |= is_to_look;
-                step
-            });
+            self.act(place, |waiting, turn| concerns |= waiting.hinted(hint, turn));
         }
         concerns
     }

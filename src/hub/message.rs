@@ -91,7 +91,7 @@ impl Message {
         Self::new(Told::Expired, u32::MAX, Some((logins, session, as_of)))
     }
 
-    fn new(told: Told, version: u32, asked_by: Option<(&Logins, &Session, Timestamp)>) -> Self {
+    pub(super) fn new(told: Told, version: u32, asked_by: Option<(&Logins, &Session, Timestamp)>) -> Self {
         let (status, ending) = match &told {
             Told::Pending { .. } => ("pending", Ending::Goes),
             Told::Scanned { .. } => ("scanned", Ending::Goes),
@@ -132,6 +132,7 @@ pub fn wire_view(told: Told, logins: &Logins, session: &Session, as_of: Timestam
         code: code.as_ref().map(|code| code.code.clone()),
         qr_url: code.as_ref().map(|code| code.qr_url.clone()),
         qr_image: code.map(|code| code.qr_image),
+        heartbeat_seconds: has_version.then_some(logins.policy.heartbeat_seconds),
     }
 }
 

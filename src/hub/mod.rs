@@ -7,6 +7,7 @@
 //! Nothing asks the store while a browser waits. At its deadline, the rows of all sessions that are due are read
 //! again, in one query, before anybody is told `expired`.
 
+mod effects;
 mod hints;
 mod message;
 mod parking;
@@ -15,6 +16,7 @@ mod registry;
 mod registry_test;
 mod settle;
 mod shared;
+mod socket;
 mod waiting;
 mod wheel;
 mod wire;
@@ -23,10 +25,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mio::Waker;
 use mio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tracing::warn;
 
 use crate::clock::Clock;
@@ -37,16 +38,19 @@ use crate::protocol::close_code;
 use crate::qr::TooLong;
 use crate::random;
 use crate::session::{Rotation, Session, SessionKey, Timestamp};
+use effects::Effects;
 use hints::Hints;
 use message::Message;
-use registry::{Fate, Keyed as _, Place, Registry};
+use parking::Parking;
+use registry::{Fate, Place, Registry};
+use settle::Overdue;
 use shared::Sharing;
-use waiting::{Opening, Step, Turn, Waiting};
+use waiting::{Opening, Turn, Waiting};
 use wheel::{Epoch, Tick, Wheel};
 
 pub use message::wire_view;
 pub use registry::Closing;
-pub use wire::{Channel, http_date};
+pub use wire::Channel;
 
 /// What the registry locks with.
 mod sync {
@@ -70,12 +74,14 @@ const TURNS_AT_ONCE: usize = 64;
 pub struct Hub {
     clock: Clock,
     logins: Arc<Logins>,
-    heartbeat_seconds: u32,
     rotation: Rotation,
     sharing: Sharing,
     registry: Registry<Waiting>,
     wheel: Mutex<Wheel>,
     epoch: Epoch,
+    /// Held while a tick's deadlines are handled.
+    ticking: tokio::sync::Mutex<()>,
+    overdue: Overdue,
     /// A deadline has come that is earlier than all before.
     earlier: Notify,
     /// A connection has ended.
@@ -83,7 +89,7 @@ pub struct Hub {
     next_arrival: AtomicU32,
     is_closing: AtomicBool,
     poll: mio::Registry,
-    waker: Waker,
+    parking: Parking,
     is_stopped: AtomicBool,
     hints: Hints,
     /// Where receipts are stored.
@@ -96,23 +102,24 @@ impl Hub {
     ///
     /// # Errors
     /// The system gives us no thread, or nothing to watch sockets with.
-    pub fn start(logins: Arc<Logins>, heartbeat_seconds: u32, sockets: Option<Arc<Sockets>>) -> io::Result<Arc<Self>> {
-        let (poll, waker) = parking::prepare()?;
+    pub fn start(logins: Arc<Logins>, sockets: Option<Arc<Sockets>>) -> io::Result<Arc<Self>> {
+        let (poll, parking) = Parking::prepare()?;
         let clock = logins.clock.clone();
         let hub = Arc::new(Self {
-            heartbeat_seconds,
             rotation: logins.codes.rotation,
             sharing: Sharing::new(logins.metrics.clone(), sockets),
             registry: Registry::default(),
             wheel: Mutex::default(),
             epoch: Epoch(clock.now()),
+            ticking: tokio::sync::Mutex::default(),
+            overdue: Overdue::default(),
             earlier: Notify::new(),
             ended: Notify::new(),
             next_arrival: AtomicU32::new(0),
             hints: Hints::default(),
             is_closing: AtomicBool::new(false),
             poll: poll.registry().try_clone()?,
-            waker,
+            parking,
             is_stopped: AtomicBool::new(false),
             runtime: Handle::current(),
             clock,
@@ -176,16 +183,15 @@ impl Hub {
     /// Ends the hub's thread.
     pub fn stop(&self) {
         self.is_stopped.store(true, Ordering::Release);
-        drop(self.waker.wake());
+        self.parking.wake();
     }
 
     /// Watches the deadlines, for as long as the program runs.
     pub async fn run(self: Arc<Self>) {
-        let (asking, asked) = mpsc::unbounded_channel();
-        tokio::join!(self.turn_wheel(asking), self.settle(asked), self.look_where_hinted());
+        tokio::join!(self.turn_wheel(), self.settle(), self.look_where_hinted());
     }
 
-    async fn turn_wheel(self: &Arc<Self>, asking: mpsc::UnboundedSender<Vec<Place>>) {
+    async fn turn_wheel(self: &Arc<Self>) {
         loop {
             let earlier = self.earlier.notified();
             let next = self.wheel().next().map(|tick| self.epoch.instant_of(tick));
@@ -196,29 +202,16 @@ impl Hub {
             let now = self.epoch.tick_by(self.clock.now());
             loop {
                 let Some((tick, places)) = self.wheel().take_due(now) else { break };
-                let mut ask = Vec::new();
+                let ticking = self.ticking.lock().await;
                 for some in places.chunks(TURNS_AT_ONCE) {
-                    ask.extend(some.iter().filter(|place| self.is_to_be_asked(**place, tick)));
+                    for place in some {
+                        self.act(*place, |waiting, turn| waiting.due(tick, turn));
+                    }
                     tokio::task::yield_now().await;
                 }
-                if !ask.is_empty() {
-                    drop(asking.send(ask));
-                }
+                drop(ticking);
             }
         }
-    }
-
-    /// Does what is due at this place, but for asking the store: whether that is to be done.
-    fn is_to_be_asked(self: &Arc<Self>, place: Place, tick: Tick) -> bool {
-        let mut key = None;
-        let step = self.act(place, |waiting, turn| {
-            key = Some(*waiting.key());
-            waiting.due(tick, turn)
-        });
-        if let (Step::Rotate(period), Some(key)) = (step, key) {
-            self.show_code(place, &key, period);
-        }
-        step == Step::AskStore
     }
 
     /// Pushes the browser the code of this period.
@@ -232,25 +225,21 @@ impl Hub {
         }
     }
 
-    /// Lets `what` have a turn at the browser at this place, if it is still there, and sees to what follows.
-    fn act(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting, &Turn<'_>) -> Step) -> Step {
-        let now = self.epoch.tick_at(self.clock.now());
-        let turn = Turn {
+    /// Lets the browser at this place have a turn, if it is still there, and performs the turn's effects.
+    fn act(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting, &mut Turn<'_>)) {
+        let mut turn = Turn {
             place,
-            now,
-            heartbeat_seconds: self.heartbeat_seconds,
+            now: self.epoch.tick_at(self.clock.now()),
+            heartbeat_seconds: self.logins.policy.heartbeat_seconds,
             rotate_seconds: self.rotation.period_seconds,
             poll: &self.poll,
             clock: &self.clock,
+            effects: Effects::default(),
         };
-        let mut step = Step::Stay;
-        let mut receipt = None;
         let gone = self.registry.at(place, |waiting| {
-            step = what(waiting, &turn);
-            match step {
-                Step::End => return Fate::Goes,
-                Step::Claim => receipt = Some(*waiting.key()),
-                Step::Stay | Step::ReadMore | Step::AskStore | Step::Rotate(_) => {}
+            what(waiting, &mut turn);
+            if turn.effects.ends {
+                return Fate::Goes;
             }
             if let Some(tick) = waiting.rearm()
                 && self.wheel().arm(tick, place)
@@ -259,17 +248,26 @@ impl Hub {
             }
             Fate::Stays
         });
-        if gone.is_some() {
+        let Effects { ends, reads_on, asks_store, shows_code_of, stores_receipt_of } = turn.effects;
+        if ends {
             drop(gone);
             self.ended.notify_waiters();
         }
-        if let Some(key) = receipt {
+        if reads_on {
+            self.parking.read_on(place);
+        }
+        if asks_store {
+            self.overdue.add(place);
+        }
+        if let Some((key, period)) = shows_code_of {
+            self.show_code(place, &key, period);
+        }
+        if let Some(key) = stores_receipt_of {
             self.claim(place, key);
         }
-        step
     }
 
-    /// The browser has said that it has its token; the connection stays until that is stored.
+    /// Stores the receipt; the connection stays until that is done.
     fn claim(self: &Arc<Self>, place: Place, key: SessionKey) {
         let hub = self.clone();
         self.runtime.spawn(async move {
@@ -324,7 +322,6 @@ impl Hub {
                 if !waiting.note_if_arriving(session, since) {
                     hearers.push(Hearer { place, wants_view: waiting.wants_view() });
                 }
-                Step::Stay
             });
         }
         if !hearers.is_empty() {
@@ -344,7 +341,7 @@ impl Hub {
     /// after.
     fn first_beat(&self, key: SessionKey, now: Tick) -> Tick {
         let [a, b, c, d, ..] = key.0;
-        let interval_millis = u64::from(self.heartbeat_seconds) * 1000;
+        let interval_millis = u64::from(self.logins.policy.heartbeat_seconds) * 1000;
         now.plus_millis(u64::from(u32::from_le_bytes([a, b, c, d])) % interval_millis + 1)
     }
 
@@ -447,9 +444,7 @@ impl Registration {
                 shared,
                 cells: connection.seat.map(Seat::into_cells),
             };
-            let (step, missed_change) = waiting.open(opening, message.as_ref(), turn);
-            missed = missed_change;
-            step
+            missed = waiting.open(opening, message.as_ref(), turn);
         });
         hub.let_older_give_way(session.key);
         // The code that it was given is an old one.

@@ -1,50 +1,80 @@
 //! The thread that watches the sockets of all who wait. It reads what browsers say, and writes what the system did not
-//! take when it was to be pushed; pushes themselves are written by whoever has something to tell.
+//! take when it was to be pushed; pushes themselves are written by the thread that has something to tell.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
 
 use super::Hub;
 use super::registry::Place;
-use super::waiting::Step;
+use super::waiting::{Readiness, Share};
 
 /// Wakes the thread; no place has this number.
-pub(super) const WAKE: Token = Token(usize::MAX);
+const WAKE: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
+/// What a turn reads at most: this many bytes, this often.
+const BUFFER_BYTES: usize = 16 * 1024;
+const READINGS: usize = 4;
 
-/// A poll, and what ends its watching.
-pub(super) fn prepare() -> io::Result<(Poll, Waker)> {
-    let poll = Poll::new()?;
-    let waker = Waker::new(poll.registry(), WAKE)?;
-    Ok((poll, waker))
+/// What others have for the thread.
+pub(super) struct Parking {
+    waker: Waker,
+    /// The connections that have more to say than one turn's share.
+    unfinished: Mutex<Vec<Place>>,
+}
+
+impl Parking {
+    /// What watches sockets, and what wakes it.
+    pub(super) fn prepare() -> io::Result<(Poll, Self)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKE)?;
+        Ok((poll, Self { waker, unfinished: Mutex::default() }))
+    }
+
+    /// Lets the thread look at once.
+    pub(super) fn wake(&self) {
+        // It is awake if this fails: its counter is full.
+        drop(self.waker.wake());
+    }
+
+    /// Has the connection read on, after the others have had their turns.
+    pub(super) fn read_on(&self, place: Place) {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        self.wake();
+    }
+
+    fn take_unfinished(&self) -> Vec<Place> {
+        std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Watches until the hub is stopped.
 pub(super) fn watch(hub: Arc<Hub>, mut poll: Poll) -> io::Result<()> {
     let watching = move || {
         let mut events = Events::with_capacity(EVENTS);
-        // Those who had more to say than one turn takes.
-        let mut unfinished: Vec<(Place, bool)> = Vec::new();
+        let mut buffer = vec![0; BUFFER_BYTES];
         while !hub.is_stopped.load(Ordering::Acquire) {
-            let patience = if unfinished.is_empty() { None } else { Some(Duration::ZERO) };
-            // An interrupted poll comes with no events.
-            drop(poll.poll(&mut events, patience));
-            for (place, is_hung_up) in std::mem::take(&mut unfinished) {
-                if hub.act(place, |waiting, turn| waiting.ready(false, is_hung_up, turn)) == Step::ReadMore {
-                    unfinished.push((place, is_hung_up));
-                }
+            match poll.poll(&mut events, None) {
+                Ok(()) => {}
+                // It comes with no events.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // (A system without memory: not in a loop without a pause.)
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+            let mut turn = |place, readiness| {
+                let share = Share { buffer: &mut buffer, readings: READINGS };
+                hub.act(place, |waiting, turn| waiting.ready(readiness, share, turn));
+            };
+            // (What is read on has no report of its own.)
+            for place in hub.parking.take_unfinished() {
+                turn(place, Readiness { is_writable: false, is_last: true });
             }
             for event in events.iter().filter(|event| event.token() != WAKE) {
-                let place = Place::from_token(event.token().0);
-                let is_hung_up = event.is_read_closed() || event.is_error();
-                let step = hub.act(place, |waiting, turn| waiting.ready(event.is_writable(), is_hung_up, turn));
-                if step == Step::ReadMore {
-                    unfinished.push((place, is_hung_up));
-                }
+                let is_last = event.is_read_closed() || event.is_error();
+                turn(Place::from_token(event.token().0), Readiness { is_writable: event.is_writable(), is_last });
             }
         }
     };

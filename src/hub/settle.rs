@@ -1,9 +1,9 @@
 //! At a deadline: what the store says became of the sessions that are due.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tracing::warn;
 
 use super::message::Message;
@@ -13,7 +13,25 @@ use super::{Hearer, Hub};
 use crate::metrics::Stopwatch;
 use crate::session::{Session, SessionKey, Status, Timestamp};
 
-/// Somebody whose deadline has come.
+/// The connections whose rows are to be read.
+#[derive(Default)]
+pub(super) struct Overdue {
+    places: Mutex<Vec<Place>>,
+    came: Notify,
+}
+
+impl Overdue {
+    pub(super) fn add(&self, place: Place) {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        self.came.notify_one();
+    }
+
+    fn take(&self) -> Vec<Place> {
+        std::mem::take(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A connection whose deadline has come.
 struct Due {
     hearer: Hearer,
     key: SessionKey,
@@ -21,11 +39,15 @@ struct Due {
 }
 
 impl Hub {
-    /// Reads what is due, in one query for all that have become due since the last, and tells what the store says.
-    pub(super) async fn settle(self: &Arc<Self>, mut asked: mpsc::UnboundedReceiver<Vec<Place>>) {
-        let mut batch = Vec::new();
-        while asked.recv_many(&mut batch, usize::MAX).await > 0 {
-            let due: Vec<_> = batch.drain(..).flatten().filter_map(|place| self.due_at(place)).collect();
+    /// Reads the rows of all whose deadline has come since the last look, in one query, and tells what the store says.
+    pub(super) async fn settle(self: &Arc<Self>) {
+        loop {
+            self.overdue.came.notified().await;
+            // A tick that is under way is waited for: its rows are read together.
+            let ticking = self.ticking.lock().await;
+            let places = self.overdue.take();
+            drop(ticking);
+            let due: Vec<_> = places.into_iter().filter_map(|place| self.due_at(place)).collect();
             if due.is_empty() {
                 continue;
             }
@@ -80,7 +102,7 @@ impl Hub {
                     self.act(place, |waiting, turn| waiting.tell(&expired, None, turn));
                 }
                 // ... or swept, which is long past it.
-                Some(_) | None => drop(self.act(place, |waiting, turn| waiting.tell(&expired, None, turn))),
+                Some(_) | None => self.act(place, |waiting, turn| waiting.tell(&expired, None, turn)),
             }
         }
     }

@@ -1,16 +1,23 @@
 //! How browsers without a WebSocket are spoken to: by server-sent events (HTML Standard §9.2), or with one answer to the
 //! request that they have sent. As bytes; no input or output.
 
-use std::time::{Duration, UNIX_EPOCH};
-
+use http::StatusCode;
 use zeroize::Zeroizing;
 
 use super::message::Message;
-use crate::protocol::{CLOSE_EVENT, CloseView, EXPIRED_EVENT_ID, PROBLEM_MEDIA_TYPE, Problem, close_code};
+use crate::http1::Answer;
+use crate::protocol::{CLOSE_EVENT, CloseView, EXPIRED_EVENT_ID, PROBLEM_MEDIA_TYPE, Problem, ProblemCode, close_code};
 use crate::session::Timestamp;
 
-/// A browser behind proxies that wait for a first byte, or cut what is silent, hears this.
+/// A comment (HTML Standard §9.2.6): the heartbeat of an event stream, and the first bytes for a proxy that waits for
+/// some.
 pub(super) const COMMENT: &[u8] = b":\n\n";
+/// A ping without payload (RFC 6455 §5.5.2).
+pub(super) const PING: &[u8] = &[0x89, 0];
+/// The heartbeat that a page sees: an empty binary message.
+pub(super) const BEAT: &[u8] = &[0x82, 0];
+/// A ping and a heartbeat, in one write.
+pub(super) const PING_AND_BEAT: &[u8] = &[0x89, 0, 0x82, 0];
 /// What begins a reason that says when to come back.
 pub(super) const RETRY_AFTER: &str = "retry_after_ms=";
 
@@ -76,49 +83,23 @@ pub(super) fn close_event(code: u16, why: &str) -> Vec<u8> {
     format!("{retry}event: {CLOSE_EVENT}\ndata: {data}\n\n").into_bytes()
 }
 
-/// The answer that carries this view.
+/// The answer that carries this view; `fields` do not depend on what is answered.
 pub(super) fn answer(fields: &[u8], view: &[u8], now: Timestamp) -> Zeroizing<Vec<u8>> {
-    let mut answer = Zeroizing::new(Vec::with_capacity(fields.len() + view.len() + 160));
-    begin_answer(&mut answer, "200 OK", "application/json", view.len(), now);
-    answer.extend_from_slice(fields);
-    answer.extend_from_slice(b"\r\n");
-    answer.extend_from_slice(view);
-    answer
+    Answer::new(StatusCode::OK, Some(now)).field("content-type", b"application/json").fields(fields).with_body(view)
 }
 
 /// The answer that says what a WebSocket's Close would say.
-pub(super) fn refusal(fields: &[u8], code: u16, why: &str, now: Timestamp) -> Vec<u8> {
-    let (status, title, problem) = match code {
-        close_code::REPLACED => (409, "Conflict", "replaced"),
-        _ => (503, "Service Unavailable", "unavailable"),
-    };
+pub(super) fn refusal(fields: &[u8], code: u16, why: &str, now: Timestamp) -> Zeroizing<Vec<u8>> {
+    let problem = if code == close_code::REPLACED { ProblemCode::Replaced } else { ProblemCode::Unavailable };
     let detail = if code == close_code::RESTARTING { "the server is stopping; come back" } else { why }.to_owned();
-    let problem = Problem { kind: "about:blank", title, status, code: problem, detail, max_age: None };
-    let body = serde_json::to_vec(&problem).unwrap_or_default();
-    let mut answer = Vec::new();
-    begin_answer(&mut answer, &format!("{status} {title}"), PROBLEM_MEDIA_TYPE, body.len(), now);
-    if status == 503 {
+    let body = serde_json::to_vec(&Problem::new(problem, detail)).unwrap_or_default();
+    let mut answer =
+        Answer::new(problem.status(), Some(now)).field("content-type", PROBLEM_MEDIA_TYPE.as_bytes()).fields(fields);
+    if problem == ProblemCode::Unavailable {
         let seconds = retry_after_millis(why).unwrap_or(1000).div_ceil(1000).max(1);
-        answer.extend_from_slice(format!("retry-after: {seconds}\r\n").as_bytes());
+        answer = answer.field("retry-after", seconds.to_string().as_bytes());
     }
-    answer.extend_from_slice(fields);
-    answer.extend_from_slice(b"\r\n");
-    answer.extend_from_slice(&body);
-    answer
-}
-
-/// What an answer begins with. (RFC 9110 §6.6.1: with the time, by whoever has a clock.)
-fn begin_answer(answer: &mut Vec<u8>, status: &str, media_type: &str, body_bytes: usize, now: Timestamp) {
-    let date = http_date(now);
-    let head =
-        format!("HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-type: {media_type}\r\ncontent-length: {body_bytes}\r\n");
-    answer.extend_from_slice(head.as_bytes());
-}
-
-/// As in the field `Date` (RFC 9110 §5.6.7).
-#[must_use]
-pub fn http_date(now: Timestamp) -> String {
-    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(now.as_millis().try_into().unwrap_or(0)))
+    answer.with_body(&body)
 }
 
 fn retry_after_millis(why: &str) -> Option<u32> {

@@ -44,6 +44,8 @@ pub struct Policy {
     pub ttl_seconds: u32,
     /// From the decision to the last moment at which the token may be fetched.
     pub claim_seconds: u32,
+    /// Between two heartbeats to a waiting browser.
+    pub heartbeat_seconds: u32,
 }
 
 /// All use-cases, with what they need.

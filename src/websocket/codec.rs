@@ -113,6 +113,22 @@ impl Decoder {
         self.head_bytes == 0 && self.frame.is_none() && self.message.is_none()
     }
 
+    /// The opcode of the frame in progress, once its first byte has arrived.
+    #[must_use]
+    pub const fn opcode_in_progress(&self) -> Option<u8> {
+        match &self.frame {
+            Some(frame) => Some(frame.opcode),
+            None if self.head_bytes > 0 => Some(self.head[0] & 0x0F),
+            None => None,
+        }
+    }
+
+    /// Whether a message has begun and not ended. (Of its first frame, once the head has arrived whole.)
+    #[must_use]
+    pub const fn is_within_message(&self) -> bool {
+        self.message.is_some()
+    }
+
     /// Takes the next thing off the front of `input`; `None` when all of it is used up. Payloads are unmasked in
     /// place.
     ///

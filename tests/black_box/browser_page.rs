@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use qrlogin::app::{self, Listeners, Parts, StartError};
+use qrlogin::app::{self, Listeners, Parts, Reload, StartError};
 use qrlogin::clock::{Clock, Hands};
 use qrlogin::config::Settings;
 use qrlogin::demo::Demo;
@@ -75,7 +75,7 @@ impl Stage {
         let listeners = Listeners::bind(&settings).unwrap();
         settings.listen = listeners.public.local_addr().unwrap();
         settings.ops_listen = listeners.ops.local_addr().unwrap();
-        let (demo, settings) = Demo::new(settings.clone(), settings.listen, dir.path(), false);
+        let (demo, settings) = Demo::new(settings.clone(), settings.listen, dir.path(), None);
         let mut stage = Self { settings, demo, clock, hands, running: None, _dir: dir };
         stage.run(listeners).await;
         stage
@@ -84,7 +84,7 @@ impl Stage {
     async fn run(&mut self, listeners: Listeners) {
         let parts = Parts::open(self.settings.clone(), self.clock.clone(), Some(self.demo.clone())).await.unwrap();
         let shutdown = Shutdown::new();
-        let running = tokio::spawn(app::run(parts, listeners, shutdown.clone()));
+        let running = tokio::spawn(app::run(parts, listeners, shutdown.clone(), Reload::default()));
         self.running = Some((shutdown, running));
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use qrlogin::app::{self, Listeners, Parts};
+use qrlogin::app::{self, Listeners, Parts, Reload};
 use qrlogin::bus::{Bus, LocalBus};
 use qrlogin::clock::{Clock, Hands};
 use qrlogin::config::{Address, Secret, Settings};
@@ -117,7 +117,7 @@ impl Server {
             demo: None,
         };
         let shutdown = Shutdown::new();
-        let run = app::run(parts, listeners, shutdown.clone());
+        let run = app::run(parts, listeners, shutdown.clone(), Reload::default());
         let running = tokio::spawn(async move { run.await.unwrap() });
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
@@ -478,6 +478,13 @@ impl Browser {
     pub async fn raw(self) -> WebSocketStream<TcpStream> {
         WebSocketStream::from_raw_socket(self.into_tcp(), Role::Client, None).await
     }
+}
+
+/// An app token of these claims, good for ten minutes by the machine's own clock.
+pub fn app_token(claims: Value) -> String {
+    let Value::Object(mut claims) = claims else { panic!("claims are an object") };
+    claims.entry("exp").or_insert((Clock::system().now().as_seconds() + 600).into());
+    sign_app_token(SECRET.as_bytes(), &claims).unwrap()
 }
 
 /// The token in the frames, if there is one.

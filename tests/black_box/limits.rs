@@ -146,7 +146,7 @@ async fn connections_that_say_nothing_fill_up_their_own_share_only() {
     let mut answer = String::new();
     drop(connect_from("127.0.0.2", server.address).await.read_to_string(&mut answer).await);
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
-    assert!(answer.contains("\r\nRetry-After: ") && answer.contains("limits.sockets_per_address"), "{answer}");
+    assert!(answer.contains("\r\nretry-after: ") && answer.contains("limits.sockets_per_address"), "{answer}");
     let (_session, _browser) = server.waiting().await;
     drop(silent);
     // The next is let in as soon as it is seen that the others have gone.

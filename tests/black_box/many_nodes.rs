@@ -263,8 +263,8 @@ async fn nodes_whose_clocks_disagree_expire_nothing_early_and_nothing_twice() {
     join_all(cases.into_iter().map(|(asked, waits)| {
         let (fleet, ws) = (&fleet, &ws);
         async move {
-            let session = fleet.generate_at(asked).await;
             let begun = now();
+            let session = fleet.generate_at(asked).await;
             let mut older = ws(asked, &session).await;
             let expires_in = older.frame("pending").await["expires_in"].as_u64().unwrap();
             assert!((3..=4).contains(&expires_in), "{expires_in}");

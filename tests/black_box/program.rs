@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Answer, SECRET};
+use crate::real_time::sleep_millis;
 
 /// The program, with settings of a test's own: nothing of the environment's, all files in `dir`.
 pub fn qrlogin(dir: &Path, arguments: &[&str]) -> Command {
@@ -24,6 +25,12 @@ pub fn run(command: &mut Command) -> (ExitStatus, String, String) {
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status, text(output.stdout), text(output.stderr))
+}
+
+/// Sends a process this signal.
+pub fn signal(id: u32, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
+    assert!(sent.unwrap().success());
 }
 
 /// A `qrlogin serve` that listens.
@@ -44,9 +51,17 @@ impl Program {
 
     /// As the last, with more in its environment.
     pub fn serve_with(dir: &TempDir, log_level: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start(dir, &[&[("QRLOGIN_LOG__LEVEL", log_level)], environment].concat())
+    }
+
+    /// Starts it with the log level of its file.
+    pub fn serve_without_level(dir: &TempDir) -> Self {
+        Self::start(dir, &[])
+    }
+
+    fn start(dir: &TempDir, environment: &[(&str, &str)]) -> Self {
         let mut child = qrlogin(dir.path(), &["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
             .env("QRLOGIN_LOG__FORMAT", "json")
-            .env("QRLOGIN_LOG__LEVEL", log_level)
             .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
@@ -97,6 +112,17 @@ impl Program {
         self.child.id()
     }
 
+    /// Until this has been logged, for ten seconds at most.
+    pub async fn until_logged(&self, text: &str) {
+        for _ in 0..500 {
+            if self.log.lock().unwrap().contains(text) {
+                return;
+            }
+            sleep_millis(20).await;
+        }
+        panic!("'{text}' is not logged:\n{}", self.log.lock().unwrap());
+    }
+
     /// Ends it without a warning.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -105,8 +131,7 @@ impl Program {
 
     /// Asks it to stop; how it ended, and all that it logged.
     pub fn terminate(mut self) -> (ExitStatus, String) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        signal(self.child.id(), "TERM");
         let status = self.child.wait().unwrap();
         self.reader.take().unwrap().join().unwrap();
         let log = std::mem::take(&mut *self.log.lock().unwrap());

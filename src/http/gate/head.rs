@@ -3,12 +3,14 @@
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 
-use axum::http::Version;
-use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use axum::body::Body;
+use axum::http::header::{CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING};
+use axum::http::{HeaderValue, Request, Uri, Version};
 use mio::net::TcpStream;
 
 use crate::http::App;
-use crate::http::server::MAX_HEAD_BYTES;
+use crate::http::refused::Refused;
+use crate::http::server::{MAX_HEAD_BYTES, Surplus};
 use crate::http::upgrade::{Fields as _, Handshake, offered_id};
 use crate::limits::Seat;
 use crate::session::SessionId;
@@ -27,10 +29,12 @@ pub(super) struct Head {
     pub(super) serial: u64,
     /// Where it counts among those of its address; that of a trusted proxy does not.
     pub(super) seat: Option<Seat>,
+    /// It is one connection too many: what its request is answered.
+    pub(super) surplus: Option<(Refused, Surplus)>,
 }
 
-/// What the bytes that have been read are.
-pub(super) enum Request {
+/// What the bytes that have been read are the beginning of.
+pub(super) enum Beginning {
     /// The beginning of what may be a request for a WebSocket.
     Unfinished,
     /// One that is in order.
@@ -43,39 +47,39 @@ pub(super) enum Request {
 
 impl Head {
     /// Reads what is there, until it is known what it is.
-    pub(super) fn read(&mut self, scratch: &mut [u8], app: &App) -> Request {
+    pub(super) fn read(&mut self, scratch: &mut [u8], app: &App) -> Beginning {
         loop {
             let read = match self.socket.read(scratch) {
-                Ok(0) => return Request::None,
+                Ok(0) => return Beginning::None,
                 Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Request::Unfinished,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Beginning::Unfinished,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Request::None,
+                Err(_) => return Beginning::None,
             };
             let new_from = self.bytes.len().saturating_sub(2);
             self.bytes.extend_from_slice(&scratch[..read]);
             // One that comes byte by byte is not looked at whole each time.
             let is_worth_a_look = self.bytes.len() <= BEGINNING.len().max(read) || has_end(&self.bytes[new_from..]);
-            match if is_worth_a_look { understand(&self.bytes, self.peer, app) } else { Request::Unfinished } {
+            match if is_worth_a_look { understand(&self.bytes, self.peer, app) } else { Beginning::Unfinished } {
                 // hyper says 431 of a head that is too long.
-                Request::Unfinished if self.bytes.len() >= MAX_HEAD_BYTES => return Request::Other,
-                Request::Unfinished => {}
-                request => return request,
+                Beginning::Unfinished if self.bytes.len() >= MAX_HEAD_BYTES => return Beginning::Other,
+                Beginning::Unfinished => {}
+                known => return known,
             }
         }
     }
 }
 
-fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Request {
+fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Beginning {
     if !bytes.starts_with(BEGINNING) {
-        return if BEGINNING.starts_with(bytes) { Request::Unfinished } else { Request::Other };
+        return if BEGINNING.starts_with(bytes) { Beginning::Unfinished } else { Beginning::Other };
     }
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let head_bytes = match request.parse(bytes) {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-        Ok(httparse::Status::Partial) => return Request::Unfinished,
-        Err(_) => return Request::Other,
+        Ok(httparse::Status::Partial) => return Beginning::Unfinished,
+        Err(_) => return Beginning::Other,
     };
     let fields = &*request.headers;
     let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -88,12 +92,33 @@ fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Request {
         None => None,
     };
     match (Handshake::of(version, fields), id) {
-        (Ok(handshake), Some(id)) if !has_body && app.origins.check(fields).is_ok() => {
+        (Ok(handshake), Some(id))
+            if !has_body && app.hosts.check(fields).is_ok() && app.origins.check(fields).is_ok() =>
+        {
             let address = app.proxies.client_address(peer.ip(), fields);
-            Request::Upgrade { head_bytes, handshake, id, address }
+            Beginning::Upgrade { head_bytes, handshake, id, address }
         }
-        _ => Request::Other,
+        _ => Beginning::Other,
     }
+}
+
+/// A request of what has arrived of its head: with its path, if its first line has arrived, and its `Origin`, if that
+/// has. Good enough to be refused.
+pub(in crate::http) fn of_beginning(beginning: &[u8]) -> Request<Body> {
+    let mut lines = beginning.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let path = lines.next().and_then(|line| line.split(|byte| *byte == b' ').nth(1));
+    let mut request = Request::new(Body::empty());
+    if let Some(uri) = path.and_then(|path| Uri::try_from(path).ok()) {
+        *request.uri_mut() = uri;
+    }
+    let origin = lines.find_map(|line| {
+        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':')?);
+        name.eq_ignore_ascii_case(ORIGIN.as_str().as_bytes()).then(|| value[1..].trim_ascii())
+    });
+    if let Some(origin) = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok()) {
+        request.headers_mut().insert(ORIGIN, origin);
+    }
+    request
 }
 
 /// Whether an empty line is among these bytes.

@@ -5,15 +5,16 @@
 //! request, and every one of these that is to be refused, goes to hyper and the route table, together with the bytes
 //! that have been read: refusals are written in one place.
 
-mod head;
+pub(super) mod head;
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, Write as _};
-use std::net::{self, IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::StatusCode;
 use futures_util::FutureExt as _;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -21,13 +22,13 @@ use slab::Slab;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::App;
-use super::problem::ApiError;
-use super::server::{ACCEPT_RETRY_MILLIS, Accepted, Connections, MAX_HEAD_BYTES, is_of_one_connection};
-use super::socket::Refused;
+use super::refused::Refused;
+use super::server::{ACCEPT_RETRY_MILLIS, AcceptFailures, Accepted, Connections, MAX_HEAD_BYTES, is_of_one_connection};
 use super::upgrade::Handshake;
+use crate::http1::Answer;
 use crate::hub::{Channel, Connection, Registration};
 use crate::limits::{Call, Full, Seat};
 use crate::login;
@@ -35,7 +36,7 @@ use crate::metrics::Stopwatch;
 use crate::session::{SessionId, SessionKey};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
-use head::{Head, Request};
+use head::{Beginning, Head};
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKE: Token = Token(usize::MAX - 1);
@@ -46,6 +47,10 @@ const ROUTE: &str = "/v1/ws/qr/{session_id}";
 /// Browsers whose rows are read in one query, and such queries under way at once.
 const MAX_BATCH: usize = 256;
 const MAX_BATCHES: usize = 8;
+/// Connections beyond a limit that are answered at a time, as far as their request is.
+const MAX_SURPLUS: usize = 256;
+/// How long their request is waited for.
+const SURPLUS_TIME: Duration = Duration::from_secs(1);
 
 /// Serves `routes` on `listener` until the shutdown's closing; the future ends when what was in flight then has been
 /// answered. To be called within the runtime that is to serve.
@@ -67,6 +72,7 @@ pub fn serve_public(
     socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
     let mut listener = TcpListener::from_std(listener);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let header_time = Duration::from_secs(app.header_seconds.into());
     let gate = Gate {
         app,
         connections: connections.clone(),
@@ -77,10 +83,13 @@ pub fn serve_public(
         poll,
         listener,
         heads: Slab::new(),
-        deadlines: VecDeque::new(),
+        deadlines: Deadlines::after(header_time),
+        surplus_deadlines: Deadlines::after(SURPLUS_TIME.min(header_time)),
         next_serial: 0,
         is_to_accept: false,
         is_out_of_sockets: false,
+        failures: AcceptFailures::default(),
+        surplus_places: Arc::new(Semaphore::new(MAX_SURPLUS)),
         shutdown: shutdown.clone(),
     };
     let reading = gate.reading.clone();
@@ -113,13 +122,16 @@ struct Gate {
     listener: TcpListener,
     /// Connections whose first request has not arrived whole.
     heads: Slab<Head>,
-    /// When their time is up, in order, by slot and serial number.
-    deadlines: VecDeque<(Stopwatch, usize, u64)>,
+    deadlines: Deadlines,
+    /// Those of connections that are one too many.
+    surplus_deadlines: Deadlines,
     next_serial: u64,
     /// There may be somebody to accept.
     is_to_accept: bool,
     /// The system has no socket to give: ask again, but not at once.
     is_out_of_sockets: bool,
+    failures: AcceptFailures,
+    surplus_places: Arc<Semaphore>,
     shutdown: Shutdown,
 }
 
@@ -168,12 +180,8 @@ impl Gate {
             let pause = if std::mem::take(&mut self.is_out_of_sockets) { ACCEPT_RETRY_MILLIS } else { 0 };
             return Some(Duration::from_millis(pause.into()));
         }
-        let (since, ..) = self.deadlines.front()?;
-        Some(self.header_time().saturating_sub(since.elapsed()) + Duration::from_millis(1))
-    }
-
-    fn header_time(&self) -> Duration {
-        Duration::from_secs(self.app.header_seconds.into())
+        let left = [&self.deadlines, &self.surplus_deadlines].into_iter().filter_map(Deadlines::left).min()?;
+        Some(left + Duration::from_millis(1))
     }
 
     /// Accepts those who are there: up to as many as may be served in one go.
@@ -181,20 +189,17 @@ impl Gate {
         self.is_to_accept = true;
         for _ in 0..MAX_BATCH {
             match self.listener.accept() {
-                Ok((socket, peer)) => match self.seat(peer.ip()) {
-                    Ok(seat) => {
-                        self.next_serial += 1;
-                        accepted.push(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial, seat });
-                    }
-                    Err(full) => turn_away(socket, full),
-                },
+                Ok((socket, peer)) => {
+                    self.failures.over();
+                    accepted.extend(self.head(socket, peer));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_to_accept = false;
                     return;
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    warn!(event = "accept failed", %error);
+                    self.failures.note(&error);
                     self.is_out_of_sockets = true;
                     return;
                 }
@@ -202,10 +207,27 @@ impl Gate {
         }
     }
 
+    /// A connection, whose request is to be read. Of one too many, too, so that its page can read why; but only of some at
+    /// a time, beyond which they are turned away at once.
+    fn head(&mut self, socket: TcpStream, peer: SocketAddr) -> Option<Head> {
+        let (seat, surplus) = match self.seat(peer.ip()) {
+            Ok(seat) => (seat, None),
+            Err(full) => match self.surplus_places.clone().try_acquire_owned() {
+                Ok(place) => (None, Some((full.into(), place))),
+                Err(_) => {
+                    self.connections.refuse(socket.into(), peer, &[], full.into());
+                    return None;
+                }
+            },
+        };
+        self.next_serial += 1;
+        Some(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial, seat, surplus })
+    }
+
     /// Whoever has sent a request is served at once.
     fn begin(&mut self, mut head: Head, scratch: &mut [u8]) {
         match head.read(scratch, &self.app) {
-            Request::Unfinished => self.wait_for(head),
+            Beginning::Unfinished => self.wait_for(head),
             request => self.pass_on(head, request),
         }
     }
@@ -213,25 +235,18 @@ impl Gate {
     fn wait_for(&mut self, mut head: Head) {
         let slot = self.heads.vacant_key();
         if self.poll.registry().register(&mut head.socket, Token(slot), Interest::READABLE).is_ok() {
-            self.deadlines.push_back((Stopwatch::start(), slot, head.serial));
+            let deadlines = if head.surplus.is_some() { &mut self.surplus_deadlines } else { &mut self.deadlines };
+            deadlines.add(slot, head.serial);
             self.heads.insert(head);
-            self.forget_past_deadlines();
-        }
-    }
-
-    /// Most requests come in time, and their deadlines are in nobody's way until there are more of them than of others.
-    fn forget_past_deadlines(&mut self) {
-        if self.deadlines.len() > 2 * self.heads.len() + FORGOTTEN_AT_ONCE {
-            let heads = &self.heads;
-            self.deadlines.retain(|(_, slot, serial)| heads.get(*slot).is_some_and(|head| head.serial == *serial));
-            self.deadlines.shrink_to(2 * self.heads.len() + FORGOTTEN_AT_ONCE);
+            self.deadlines.forget_past(&self.heads);
+            self.surplus_deadlines.forget_past(&self.heads);
         }
     }
 
     fn read_on(&mut self, slot: usize, scratch: &mut [u8]) {
         let Some(head) = self.heads.get_mut(slot) else { return };
         match head.read(scratch, &self.app) {
-            Request::Unfinished => {}
+            Beginning::Unfinished => {}
             request => {
                 let mut head = self.heads.remove(slot);
                 drop(self.poll.registry().deregister(&mut head.socket));
@@ -240,24 +255,26 @@ impl Gate {
         }
     }
 
-    fn pass_on(&mut self, head: Head, request: Request) {
+    fn pass_on(&mut self, head: Head, request: Beginning) {
         match request {
-            Request::Upgrade { head_bytes, handshake, id, address } => {
+            Beginning::None => {}
+            _ if head.surplus.is_some() => self.hand_over(head, None),
+            Beginning::Upgrade { head_bytes, handshake, id, address } => {
                 self.let_in(head, head_bytes, handshake, &id, address);
             }
-            Request::Other | Request::Unfinished => self.hand_over(head, None),
-            Request::None => {}
+            Beginning::Other | Beginning::Unfinished => self.hand_over(head, None),
         }
     }
 
     fn let_in(&mut self, head: Head, head_bytes: usize, handshake: Handshake, id: &SessionId, address: IpAddr) {
         let since = Stopwatch::start();
         let key = id.key();
-        // Whoever must wait for its own receipt, or comes while the server stops, is a matter for the long way.
-        let registration = if self.app.hub.awaits_receipt(key) { None } else { self.app.hub.register(key).ok() };
-        let Some(registration) = registration else { return self.hand_over(head, None) };
-        match self.admit_browser(&head, address) {
-            Ok(seat) => {
+        // One that must wait for its own receipt goes the long way.
+        if self.app.hub.awaits_receipt(key) {
+            return self.hand_over(head, None);
+        }
+        match self.admit_browser(&head, address, key) {
+            Ok((seat, registration)) => {
                 let Head { socket, peer, bytes, seat: taken, .. } = head;
                 let seat = taken.or(seat);
                 let arrival = Arrival { socket, peer, bytes, head_bytes, handshake, registration, seat, since };
@@ -272,16 +289,18 @@ impl Gate {
         if self.app.proxies.trusts(peer) { Ok(None) } else { self.app.limits.seat(peer) }
     }
 
-    /// Counts a browser that is about to wait: a place of its own, if the connection has none.
-    fn admit_browser(&self, head: &Head, address: IpAddr) -> Result<Option<Seat>, Refused> {
+    /// As [`super::arrive::arrive`], but for the reading, which is done for many at once: counts a browser that is about
+    /// to wait, gives it a place of its own if its connection has none, and registers it.
+    fn admit_browser(
+        &self,
+        head: &Head,
+        address: IpAddr,
+        key: SessionKey,
+    ) -> Result<(Option<Seat>, Registration), Refused> {
         self.app.limits.admit(Call::WebSocket, address).map_err(Refused::Limited)?;
-        if head.seat.is_some() {
-            return Ok(None);
-        }
-        self.app.limits.seat(address).map_err(|full| match full {
-            Full::Address(exceeded) => Refused::Limited(exceeded),
-            Full::All => Refused::Full,
-        })
+        let seat = if head.seat.is_some() { None } else { self.app.limits.seat(address)? };
+        let registration = self.app.hub.register(key).map_err(|_| Refused::Stopping)?;
+        Ok((seat, registration))
     }
 
     /// Reads the rows of those who have arrived, many in one query, and lets them wait.
@@ -313,31 +332,68 @@ impl Gate {
     }
 
     fn hand_over(&self, head: Head, refused: Option<Refused>) {
-        let Head { socket, peer, bytes, seat, .. } = head;
-        self.connections.serve(Accepted { stream: socket.into(), peer, beginning: bytes, refused, seat });
+        let Head { socket, peer, bytes, seat, surplus, .. } = head;
+        let (refused, surplus) = match surplus {
+            Some((full, place)) => (Some(full), Some(place)),
+            None => (refused, None),
+        };
+        self.connections.serve(Accepted { stream: socket.into(), peer, beginning: bytes, refused, seat, surplus });
     }
 
     /// Tells those whose request has not come in time.
     fn time_out(&mut self) {
-        while let Some((since, slot, serial)) = self.deadlines.front().copied() {
-            if since.elapsed() < self.header_time() {
-                return;
-            }
-            self.deadlines.pop_front();
-            if self.heads.get(slot).is_some_and(|head| head.serial == serial) {
-                let mut head = self.heads.remove(slot);
-                if !head.bytes.is_empty() {
-                    drop(head.socket.write(&ApiError::RequestTimeout.as_last_answer()));
+        for deadlines in [&mut self.deadlines, &mut self.surplus_deadlines] {
+            while let Some((slot, serial)) = deadlines.take_past() {
+                if self.heads.get(slot).is_none_or(|head| head.serial != serial) {
+                    continue;
                 }
+                let mut head = self.heads.remove(slot);
+                drop(self.poll.registry().deregister(&mut head.socket));
+                let Head { socket, peer, bytes, surplus, .. } = head;
+                let refused = match surplus {
+                    Some((full, _)) => full,
+                    // Nothing has been asked, and nothing is answered.
+                    None if bytes.is_empty() => continue,
+                    None => Refused::Late,
+                };
+                self.connections.refuse(socket.into(), peer, &bytes, refused);
             }
         }
     }
 }
 
-/// Somebody has too many connections already: says so, as far as that takes no time.
-fn turn_away(mut socket: TcpStream, full: Full) {
-    drop(socket.write(&ApiError::from(full).as_last_answer()));
-    drop(socket.shutdown(net::Shutdown::Write));
+/// When the time of connections is up, in order, by slot and serial number.
+struct Deadlines {
+    time: Duration,
+    queue: VecDeque<(Stopwatch, usize, u64)>,
+}
+
+impl Deadlines {
+    fn after(time: Duration) -> Self {
+        Self { time, queue: VecDeque::new() }
+    }
+
+    fn add(&mut self, slot: usize, serial: u64) {
+        self.queue.push_back((Stopwatch::start(), slot, serial));
+    }
+
+    /// Until the first.
+    fn left(&self) -> Option<Duration> {
+        self.queue.front().map(|(since, ..)| self.time.saturating_sub(since.elapsed()))
+    }
+
+    fn take_past(&mut self) -> Option<(usize, u64)> {
+        self.left().filter(Duration::is_zero)?;
+        self.queue.pop_front().map(|(_, slot, serial)| (slot, serial))
+    }
+
+    /// Most requests come in time; the deadlines of those are removed when there are more of them than of others.
+    fn forget_past(&mut self, heads: &Slab<Head>) {
+        if self.queue.len() > 2 * heads.len() + FORGOTTEN_AT_ONCE {
+            self.queue.retain(|(_, slot, serial)| heads.get(*slot).is_some_and(|head| head.serial == *serial));
+            self.queue.shrink_to(2 * heads.len() + FORGOTTEN_AT_ONCE);
+        }
+    }
 }
 
 type Rows = Result<HashMap<SessionKey, login::Arrival>, Arc<StoreError>>;
@@ -354,14 +410,11 @@ impl Arrival {
     }
 
     fn open(mut self, app: &App, found: &login::Arrival) {
-        let mut answer = Vec::with_capacity(512);
-        answer.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+        let mut answer = Answer::new(StatusCode::SWITCHING_PROTOCOLS, None);
         for (name, value) in self.handshake.answer() {
-            for part in [name, ": ", value, "\r\n"] {
-                answer.extend_from_slice(part.as_bytes());
-            }
+            answer = answer.field(name, value.as_bytes());
         }
-        answer.extend_from_slice(b"\r\n");
+        let answer = answer.open().to_vec();
         let early = self.bytes.split_off(self.head_bytes);
         let channel = Channel::WebSocket { acknowledges: self.handshake.acknowledges };
         let connection = Connection { socket: self.socket, answer, early, channel, seat: self.seat };
@@ -384,6 +437,7 @@ impl Arrival {
             beginning: self.bytes,
             refused: Some(refused),
             seat: self.seat,
+            surplus: None,
         });
     }
 }

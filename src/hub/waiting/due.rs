@@ -1,13 +1,13 @@
-//! What comes with time.
+//! Deadlines: heartbeats, rotations, the end of a phase.
 
 use tracing::info;
 
-use super::{Phase, Step, Turn, Waiting};
+use super::{Phase, Turn, Waiting};
+use crate::hub::socket::Socket;
 use crate::hub::wheel::Tick;
 use crate::hub::wire::{self, Wire};
 use crate::metrics::CloseReason;
 use crate::protocol::close_code;
-use crate::websocket::Opcode;
 
 /// Heartbeats in a row that may go unanswered.
 const MAX_UNANSWERED: u8 = 2;
@@ -16,7 +16,7 @@ const RETRY_SECONDS: u32 = 1;
 /// ... for this long past its deadline; then the browser is sent away, to come back later.
 const PATIENCE_SECONDS: u32 = 60;
 
-impl Waiting {
+impl<S: Socket> Waiting<S> {
     /// The tick that the wheel does not have yet.
     pub(in crate::hub) fn rearm(&mut self) -> Option<Tick> {
         let beat = if self.is_waiting() { self.next_beat.min(self.next_rotation) } else { Tick::NEVER };
@@ -31,61 +31,64 @@ impl Waiting {
     }
 
     /// A deadline has come: `tick` of the wheel.
-    pub(in crate::hub) fn due(&mut self, tick: Tick, turn: &Turn<'_>) -> Step {
+    pub(in crate::hub) fn due(&mut self, tick: Tick, turn: &mut Turn<'_, S>) {
         if self.armed != tick {
-            return Step::Stay;
+            return;
         }
         self.armed = Tick::NEVER;
         if self.aside.as_ref().and_then(|aside| aside.unsent_until).is_some_and(|until| until <= tick) {
-            return self.end(CloseReason::Slow);
+            self.end(CloseReason::Slow, turn);
+            return;
         }
         if self.is_to_be_answered_by(tick) {
             self.next_beat = Tick::NEVER;
             self.phase_end = tick;
         }
         if self.is_waiting() && self.next_beat <= tick {
-            let step = self.beat(turn);
-            if step != Step::Stay {
-                return step;
-            }
+            self.beat(turn);
         }
         if self.phase_end <= tick {
-            return self.end_phase(tick, turn);
+            self.end_phase(tick, turn);
         }
-        if self.is_waiting() && self.next_rotation <= tick { self.rotate(tick, turn) } else { Step::Stay }
+        if self.is_waiting() && self.next_rotation <= tick {
+            self.rotate(tick, turn);
+        }
     }
 
     fn is_to_be_answered_by(&self, tick: Tick) -> bool {
         self.wire == Wire::Poll && self.is_waiting() && self.next_beat <= tick
     }
 
-    fn rotate(&mut self, tick: Tick, turn: &Turn<'_>) -> Step {
+    fn rotate(&mut self, tick: Tick, turn: &mut Turn<'_, S>) {
         while self.next_rotation <= tick {
             self.period = self.period.saturating_add(1);
             self.next_rotation = self.next_rotation.plus_seconds(turn.rotate_seconds);
         }
-        Step::Rotate(self.period)
+        turn.effects.shows_code_of = Some((self.key, self.period));
     }
 
-    fn end_phase(&mut self, tick: Tick, turn: &Turn<'_>) -> Step {
+    fn end_phase(&mut self, tick: Tick, turn: &mut Turn<'_, S>) {
         match self.phase {
             Phase::Waiting if tick >= self.expiry.plus_seconds(PATIENCE_SECONDS) => self.unavailable(turn),
             Phase::Waiting => {
                 // Should the store not answer.
                 self.phase_end = turn.now.plus_seconds(RETRY_SECONDS);
-                Step::AskStore
+                turn.effects.asks_store = true;
             }
             Phase::AwaitingWord => self.close(close_code::DONE, "", CloseReason::Decided, turn),
-            Phase::AwaitingReceipt | Phase::Closing | Phase::Lingering => Step::End,
-            Phase::Arriving | Phase::Claiming { .. } => Step::Stay,
+            Phase::AwaitingReceipt | Phase::Closing | Phase::Lingering => self.finish(turn),
+            Phase::Arriving | Phase::Claiming { .. } | Phase::Ended => {}
         }
     }
 
-    fn beat(&mut self, turn: &Turn<'_>) -> Step {
+    fn beat(&mut self, turn: &mut Turn<'_, S>) {
         if self.wire == Wire::EventStream {
             // Whether it arrives, the system finds out.
             self.next_beat = turn.now.plus_seconds(turn.heartbeat_seconds);
-            return if self.has_unsent() { Step::Stay } else { self.write(wire::COMMENT, turn) };
+            if !self.has_unsent() {
+                self.write(wire::COMMENT, turn);
+            }
+            return;
         }
         if self.unanswered >= MAX_UNANSWERED {
             let active = self.active();
@@ -94,16 +97,18 @@ impl Waiting {
         }
         self.unanswered += 1;
         self.next_beat = turn.now.plus_seconds(turn.heartbeat_seconds);
-        // Whoever has not taken what came before is counted slow, not silent.
-        if self.has_unsent() { Step::Stay } else { self.send(Opcode::Ping, &[], turn) }
+        // A browser that has not taken what came before is counted slow, not silent.
+        if !self.has_unsent() {
+            let beat = if self.acknowledges { wire::PING_AND_BEAT } else { wire::PING };
+            self.write(beat, turn);
+        }
     }
 
-    /// The session did not end after all, but ends at `expiry`, as the store's clock has it.
-    pub(in crate::hub) fn put_off(&mut self, expiry: Tick, turn: &Turn<'_>) -> Step {
+    /// The session did not end after all, but ends at `expiry`, by the store's clock.
+    pub(in crate::hub) fn put_off(&mut self, expiry: Tick, turn: &mut Turn<'_, S>) {
         if self.is_waiting() {
             self.expiry = expiry;
             self.phase_end = expiry.max(turn.now.plus_millis(1));
         }
-        Step::Stay
     }
 }

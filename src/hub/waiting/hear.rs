@@ -1,131 +1,191 @@
-//! What is heard of a browser.
+//! What is read of a browser.
 
-use std::io::{self, Read as _};
+use std::io;
 
 use tracing::{debug, info};
 
-use super::{CLOSE_SECONDS, Phase, Step, Turn, Waiting};
+use super::{CLOSE_SECONDS, Phase, Turn, Waiting};
+use crate::hub::socket::Socket;
 use crate::hub::wheel::Tick;
-use crate::hub::wire::Wire;
+use crate::hub::wire::{self, Wire};
 use crate::metrics::CloseReason;
-use crate::protocol::{ACK_MESSAGE, close_code};
+use crate::protocol::{ACK_MESSAGE, PING_MESSAGE, close_code};
 use crate::websocket::{Ear, Heard, Opcode, Violation, close_payload};
 
-/// What a browser may say at once.
+/// The longest message of a browser.
 const MAX_MESSAGE_BYTES: u32 = 1024;
-/// What is read and thrown away of a browser that broke the protocol, so that it reads the Close. (Closing on what has
-/// not been read would reset the connection.)
+/// What is read and discarded of a browser that broke the protocol, so that it reads the Close. (Closing a socket with
+/// unread bytes resets the connection.)
 const LINGER_BYTES: usize = 4 * 1024 * 1024;
-/// Readings in one turn: whoever has still more to say waits for the next, so that nobody holds up the others.
-const MAX_READINGS: usize = 16;
+/// The messages that an ear listens for, and their indices.
+const WORDS: &[&str] = &[ACK_MESSAGE, PING_MESSAGE];
+const ACK: u8 = 0;
+const PING: u8 = 1;
 
-impl Waiting {
-    /// Something can be read or written.
-    pub(in crate::hub) fn ready(&mut self, is_writable: bool, is_hung_up: bool, turn: &Turn<'_>) -> Step {
-        if is_writable && self.flush(turn) == Step::End {
-            return Step::End;
+/// What is reported of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::hub) struct Readiness {
+    pub(in crate::hub) is_writable: bool,
+    /// Nothing more is reported after this: read to the end of what is there.
+    pub(in crate::hub) is_last: bool,
+}
+
+/// How much one turn reads: a browser that has still more to say has another turn after the others had theirs.
+pub(in crate::hub) struct Share<'a> {
+    pub(in crate::hub) buffer: &'a mut [u8],
+    /// How many times the buffer is filled.
+    pub(in crate::hub) readings: usize,
+}
+
+impl<S: Socket> Waiting<S> {
+    /// The socket is ready to be read or written.
+    pub(in crate::hub) fn ready(&mut self, readiness: Readiness, share: Share<'_>, turn: &mut Turn<'_, S>) {
+        if readiness.is_writable {
+            self.flush(turn);
         }
-        self.listen(is_hung_up, turn)
+        self.listen(readiness.is_last, share, turn);
     }
 
-    /// Reads what is there: to the end if the browser has hung up, else until a reading comes short.
-    pub(super) fn listen(&mut self, is_hung_up: bool, turn: &Turn<'_>) -> Step {
-        let mut scratch = [0; 4096];
-        for _ in 0..MAX_READINGS {
-            let Some(socket) = &mut self.socket else { return Step::Stay };
-            let read = match socket.read(&mut scratch) {
-                Ok(0) => return self.hang_up(),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Stay,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    // The system has given up: see `http::park`.
-                    let is_silent = error.kind() == io::ErrorKind::TimedOut && self.wire == Wire::EventStream;
-                    return if is_silent && self.is_waiting() { self.end(CloseReason::Heartbeat) } else { Step::End };
+    /// Reads what is there, up to the turn's share. A reading that does not fill the buffer has emptied the socket, and
+    /// what comes later is reported (epoll(7)); except after the last report.
+    fn listen(&mut self, is_last: bool, Share { buffer, readings }: Share<'_>, turn: &mut Turn<'_, S>) {
+        for _ in 0..readings {
+            if self.has_ended() {
+                return;
+            }
+            let Some(socket) = &mut self.socket else { return };
+            match socket.read(buffer) {
+                Ok(0) => return self.hang_up(turn),
+                Ok(read) => {
+                    self.take_in(&mut buffer[..read], turn);
+                    if read < buffer.len() && !is_last {
+                        return;
+                    }
                 }
-            };
-            let step = self.take_in(&mut scratch[..read], turn);
-            if step != Step::Stay || (read < scratch.len() && !is_hung_up) {
-                return step;
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.fail(&error, turn),
             }
         }
-        Step::ReadMore
+        turn.effects.reads_on = !self.has_ended();
+    }
+
+    fn fail(&mut self, error: &io::Error, turn: &mut Turn<'_, S>) {
+        // The system has given up sending: see `http::park`.
+        let is_silent = error.kind() == io::ErrorKind::TimedOut && self.wire == Wire::EventStream;
+        if is_silent && self.is_waiting() {
+            self.reason = CloseReason::Heartbeat;
+        }
+        self.finish(turn);
     }
 
     /// The browser has closed its side. Of a request, that is how it is given up.
-    fn hang_up(&mut self) -> Step {
+    fn hang_up(&mut self, turn: &mut Turn<'_, S>) {
         if self.wire != Wire::WebSocket && self.is_waiting() {
             let active = self.active();
             info!(event = "client closed", session = %self.key, active);
             self.reason = CloseReason::Client;
         }
-        Step::End
+        self.finish(turn);
     }
 
-    pub(super) fn take_in(&mut self, bytes: &mut [u8], turn: &Turn<'_>) -> Step {
+    pub(super) fn take_in(&mut self, bytes: &mut [u8], turn: &mut Turn<'_, S>) {
         if self.wire != Wire::WebSocket {
-            // Nobody who waits for an answer has anything to say: a little of it is ignored.
-            let is_too_much = bytes.len() > MAX_MESSAGE_BYTES as usize && self.is_waiting();
-            return if is_too_much { self.end(CloseReason::Protocol) } else { Step::Stay };
+            // Somebody who waits for an answer has nothing to say; a little is ignored.
+            if bytes.len() > MAX_MESSAGE_BYTES as usize && self.is_waiting() {
+                self.end(CloseReason::Protocol, turn);
+            }
+            return;
         }
         if self.phase == Phase::Lingering {
             let aside = self.aside.get_or_insert_default();
             aside.linger_bytes = aside.linger_bytes.saturating_sub(bytes.len());
-            return if aside.linger_bytes == 0 { Step::End } else { Step::Stay };
+            if aside.linger_bytes == 0 {
+                self.finish(turn);
+            }
+            return;
         }
-        let kept = self.aside.as_mut().and_then(|aside| aside.ear.take());
-        let mut ear = kept.unwrap_or_else(|| Ear::new(MAX_MESSAGE_BYTES, ACK_MESSAGE));
-        let heard = ear.hear(bytes);
-        if heard.is_ok() && !ear.is_at_rest() {
-            self.aside.get_or_insert_default().ear = Some(ear);
+        let early_bytes = self.aside.as_ref().map_or(0, |aside| aside.early_bytes.min(bytes.len()));
+        let (early, late) = bytes.split_at_mut(early_bytes);
+        if !early.is_empty() {
+            self.hear(early, false, turn);
         }
-        self.tidy();
-        match heard {
-            Ok(heard) => self.answer(&heard, turn),
-            Err(violation) => self.object(violation, turn),
+        if !late.is_empty() && !matches!(self.phase, Phase::Ended | Phase::Lingering) {
+            self.hear(late, true, turn);
         }
     }
 
-    fn answer(&mut self, heard: &Heard, turn: &Turn<'_>) -> Step {
+    /// Takes in bytes that arrived after the token was written, if there is one (`is_late`), or before.
+    fn hear(&mut self, bytes: &mut [u8], is_late: bool, turn: &mut Turn<'_, S>) {
+        let kept = self.aside.as_mut().and_then(|aside| aside.ear.take());
+        let mut ear = kept.unwrap_or_else(|| Ear::new(MAX_MESSAGE_BYTES, WORDS));
+        let heard = ear.hear(bytes);
+        if let Some(aside) = self.aside.as_mut().filter(|_| !is_late) {
+            aside.early_bytes -= bytes.len();
+            if aside.early_bytes == 0 {
+                ear.discount();
+            }
+        }
+        if heard.violation.is_none() && !ear.is_at_rest() {
+            self.aside.get_or_insert_default().ear = Some(ear);
+        }
+        self.tidy();
+        self.answer(&heard, is_late, turn);
+        if let Some(violation) = heard.violation {
+            self.object(violation, turn);
+        }
+    }
+
+    fn answer(&mut self, heard: &Heard, is_late: bool, turn: &mut Turn<'_, S>) {
         self.unanswered = 0;
+        // What was sent before the token had been written whole acknowledges nothing.
+        let is_token_unsent = self.aside.as_ref().is_some_and(|aside| aside.unsent_token_bytes > 0);
+        let acknowledges = is_late && !is_token_unsent;
         match (self.phase, heard.close) {
             (Phase::Waiting, Some(code)) => {
                 let active = self.active();
                 info!(event = "client closed", session = %self.key, active);
                 self.agree(code, turn);
-                self.end(CloseReason::Client)
+                self.end(CloseReason::Client, turn);
             }
-            (Phase::AwaitingWord, _) if heard.word => self.claim(true),
+            (Phase::AwaitingWord, _) if acknowledges && heard.has_word(ACK) => self.claim(true, turn),
             (Phase::AwaitingWord, Some(code)) => {
                 self.agree(code, turn);
-                Step::End
+                self.finish(turn);
             }
-            // A receipt for what has not been written whole is none.
-            (Phase::AwaitingReceipt, Some(Some(close_code::DONE))) if !self.has_unsent() => self.claim(false),
-            (Phase::AwaitingReceipt | Phase::Closing, Some(_)) => Step::End,
-            (Phase::Waiting | Phase::AwaitingWord, None) => match &heard.ping {
-                Some(payload) if !self.has_unsent() => self.send(Opcode::Pong, payload, turn),
-                _ => Step::Stay,
-            },
-            (Phase::AwaitingReceipt | Phase::Closing, None) => Step::Stay,
-            (Phase::Arriving | Phase::Claiming { .. } | Phase::Lingering, _) => Step::Stay,
+            (Phase::AwaitingReceipt, Some(Some(close_code::DONE))) if acknowledges => self.claim(false, turn),
+            (Phase::AwaitingReceipt | Phase::Closing, Some(_)) => self.finish(turn),
+            (Phase::Waiting | Phase::AwaitingWord, None) => self.reply(heard, turn),
+            (Phase::AwaitingReceipt | Phase::Closing, None) => {}
+            (Phase::Arriving | Phase::Claiming { .. } | Phase::Lingering | Phase::Ended, _) => {}
         }
     }
 
-    fn claim(&mut self, then_close: bool) -> Step {
+    /// Answers a ping with a pong, and the message `ping` with a heartbeat, unless the browser has not taken what came
+    /// before.
+    fn reply(&mut self, heard: &Heard, turn: &mut Turn<'_, S>) {
+        if let Some(payload) = heard.ping.as_ref().filter(|_| !self.has_unsent()) {
+            self.send(Opcode::Pong, payload, turn);
+        }
+        if heard.has_word(PING) && !self.has_unsent() {
+            self.write(wire::BEAT, turn);
+        }
+    }
+
+    fn claim(&mut self, then_close: bool, turn: &mut Turn<'_, S>) {
         self.phase = Phase::Claiming { then_close };
         self.phase_end = Tick::NEVER;
-        Step::Claim
+        turn.effects.stores_receipt_of = Some(self.key);
     }
 
     /// Returns the browser's Close.
-    fn agree(&mut self, code: Option<u16>, turn: &Turn<'_>) {
+    fn agree(&mut self, code: Option<u16>, turn: &mut Turn<'_, S>) {
         let payload = code.map_or_else(Vec::new, |code| close_payload(code, ""));
         self.send(Opcode::Close, &payload, turn);
     }
 
     /// A broken protocol is answered with its close code.
-    fn object(&mut self, violation: Violation, turn: &Turn<'_>) -> Step {
+    fn object(&mut self, violation: Violation, turn: &mut Turn<'_, S>) {
         let code = match violation {
             Violation::Protocol => close_code::PROTOCOL_ERROR,
             Violation::InvalidText => close_code::INVALID_TEXT,
@@ -137,11 +197,11 @@ impl Waiting {
                 self.pass_to(Phase::Lingering, CLOSE_SECONDS, turn);
                 self.aside.get_or_insert_default().linger_bytes = LINGER_BYTES;
                 self.reason = CloseReason::Protocol;
-                self.send(Opcode::Close, &close_payload(code, ""), turn)
+                self.send(Opcode::Close, &close_payload(code, ""), turn);
             }
             Phase::AwaitingWord => self.close(code, "", CloseReason::Decided, turn),
-            Phase::Claiming { .. } => Step::Stay,
-            _ => Step::End,
+            Phase::Claiming { .. } => {}
+            _ => self.finish(turn),
         }
     }
 }

@@ -1,29 +1,33 @@
-//! A browser that waits: its record, and the conversation with it.
+//! A waiting browser: its record, and the conversation with it.
 //!
-//! The record is all that there is of it: no task, no buffer, no channel, no timer of its own. Whatever happens (bytes
-//! arrive, the session changes, a deadline passes) somebody comes along, does what is to be done, in [`Turn`]s that
-//! the registry's lock keeps apart, and goes. Nothing in here waits.
+//! The record is all there is: no task, buffer, channel or timer of its own. Whatever happens (bytes arrive, the session
+//! changes, a deadline passes) is a [`Turn`]: a method of [`Waiting`] under the registry's lock, which never waits and
+//! fills [`Effects`] with what is to be done outside of the lock. A turn that writes does not read first, and a turn
+//! that reads is bounded; so no browser delays what it is told, or what others are told.
 //!
-//! The record is also the guard: however it leaves the registry, its [`Drop`] closes the socket and counts the
+//! The record is also a guard: however it leaves the registry, its [`Drop`] closes the socket and counts the
 //! connection as closed, once.
 //!
-//! Here is how it comes up and goes; what it is told is in `say.rs`, what is heard of it in `hear.rs`, and what comes
-//! with time in `due.rs`.
+//! This file has how a connection begins and ends; `say.rs` what is written, `hear.rs` what is read, `due.rs` the
+//! deadlines. `simulation.rs` runs all of it on a simulated socket, in any order.
 
 mod due;
 mod hear;
 mod say;
+#[cfg(test)]
+mod simulation;
 
-use std::io;
 use std::sync::Arc;
 
+use mio::Token;
 use mio::net::TcpStream;
-use mio::{Interest, Token};
 use tracing::info;
 
+use super::effects::Effects;
 use super::message::Message;
 use super::registry::{Keyed, Place};
 use super::shared::Shared;
+use super::socket::{Socket, Watch};
 use super::wheel::Tick;
 use super::wire::{Channel, Wire};
 use crate::clock::Clock;
@@ -34,14 +38,16 @@ use crate::protocol::close_code;
 use crate::session::{Session, SessionKey};
 use crate::websocket::Ear;
 
-/// How long the browser's side of a closing handshake is waited for where nothing hangs on it.
+pub(super) use hear::{Readiness, Share};
+
+/// How long a closing handshake may take, in seconds.
 const CLOSE_SECONDS: u32 = 1;
 
 /// See the module.
-pub(super) struct Waiting {
+pub(super) struct Waiting<S: Socket = TcpStream> {
     key: SessionKey,
     /// Set once the connection is up.
-    socket: Option<TcpStream>,
+    socket: Option<S>,
     /// Set while the connection counts.
     counted: Option<Arc<Shared>>,
     /// Where it counts among those of its address, if there is a limit on them.
@@ -83,73 +89,53 @@ struct Aside {
     newest_attachment: u32,
     /// The browser has said half of something.
     ear: Option<Ear>,
-    /// What the system did not take at once, until when it must, and how long it has been under way.
+    /// What the system did not take at once, up to where it ends with a token if it does, until when it must be taken,
+    /// and how long it has been under way.
     unsent: Vec<u8>,
+    unsent_token_bytes: usize,
     unsent_until: Option<Tick>,
     pushing: Option<Stopwatch>,
     /// How much more is read of a browser that broke the protocol.
     linger_bytes: usize,
+    /// Number of unread bytes that had been received when the token was written: no receipt is among them.
+    early_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The row is being read, the handshake not yet answered.
     Arriving,
-    /// The long one.
+    /// Nothing has been decided yet.
     Waiting,
-    /// The token has been written, and the word is waited for.
+    /// The token has been written; the message `ack` is the receipt.
     AwaitingWord,
     /// The token and our Close have been written; the browser's Close 1000 is the receipt.
     AwaitingReceipt,
     /// The receipt is being stored; then, perhaps, we close.
     Claiming { then_close: bool },
-    /// Our Close has been written; the browser's is waited for.
+    /// Our Close has been written; the browser's is awaited.
     Closing,
-    /// The browser broke the protocol and has been told so.
+    /// The browser broke the protocol and has been told so; what it still sends is discarded.
     Lingering,
+    /// The connection has ended; the record is dropped after this turn.
+    Ended,
 }
 
-/// What of a socket is reported.
-enum Watch {
-    /// That something can be read; from here on.
-    Begin,
-    /// That something can be read.
-    Reads,
-    /// That, and that there is room to write.
-    ReadsAndRoom,
-}
-
-/// What the caller must do after a turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Nothing.
-    Stay,
-    /// Take another turn at reading, after the others had theirs.
-    ReadMore,
-    /// Ask the store what became of the session.
-    AskStore,
-    /// Show the code of this period.
-    Rotate(u16),
-    /// Store the receipt.
-    Claim,
-    /// Let go of the connection.
-    End,
-}
-
-/// What a turn may look at.
-pub(super) struct Turn<'a> {
+/// One turn: what it may use, and the effects that it fills.
+pub(super) struct Turn<'a, S: Socket = TcpStream> {
     pub(super) place: Place,
     /// The tick from which a wait that begins now is counted.
     pub(super) now: Tick,
     pub(super) heartbeat_seconds: u32,
     pub(super) rotate_seconds: u32,
-    pub(super) poll: &'a mio::Registry,
+    pub(super) poll: &'a S::Poll,
     pub(super) clock: &'a Clock,
+    pub(super) effects: Effects,
 }
 
 /// How a connection comes up.
-pub(super) struct Opening<'a> {
-    pub(super) socket: TcpStream,
+pub(super) struct Opening<'a, S: Socket = TcpStream> {
+    pub(super) socket: S,
     /// The answer to the handshake, if it has not been written.
     pub(super) answer: Vec<u8>,
     /// What the browser said right behind its request.
@@ -164,13 +150,13 @@ pub(super) struct Opening<'a> {
     pub(super) cells: Option<Cells>,
 }
 
-impl Keyed for Waiting {
+impl<S: Socket> Keyed for Waiting<S> {
     fn key(&self) -> &SessionKey {
         &self.key
     }
 }
 
-impl Waiting {
+impl<S: Socket> Waiting<S> {
     /// A browser whose row is being read.
     pub(super) const fn arriving(key: SessionKey, arrival: u32) -> Self {
         Self {
@@ -221,13 +207,14 @@ impl Waiting {
         self.wire == Wire::Poll && self.is_waiting() && self.next_beat == Tick::NEVER
     }
 
-    /// The connection is up; `message` says how its session stands, if that can be told. A change that came meanwhile is handed back.
+    /// The connection is up; `message` says how its session stands, if that can be told. Returns the change that came
+    /// during the handshake, if one did.
     pub(super) fn open(
         &mut self,
-        opening: Opening<'_>,
+        opening: Opening<'_, S>,
         message: Option<&Message>,
-        turn: &Turn<'_>,
-    ) -> (Step, Option<(Arc<Session>, Stopwatch)>) {
+        turn: &mut Turn<'_, S>,
+    ) -> Option<(Arc<Session>, Stopwatch)> {
         let metrics = &opening.shared.metrics;
         metrics.connection_opened();
         info!(event = "connected", session = %self.key, active = metrics.active_connections());
@@ -244,18 +231,19 @@ impl Waiting {
         let (missed, newest_attachment) =
             self.aside.take().map_or((None, 0), |aside| (aside.missed, aside.newest_attachment));
         self.take_up(opening.channel, turn);
-        // Whatever arrives from here on is reported, and waits for the end of this turn.
+        // What arrives from here on is reported, and handled after this turn.
         if self.watch(Watch::Begin, turn).is_err() {
-            return (self.end(CloseReason::Network), None);
+            self.end(CloseReason::Network, turn);
+            return None;
         }
-        let step = self.greet(opening.answer, opening.early, message, turn);
-        if step == Step::Stay && opening.attachment < newest_attachment {
-            return (self.give_way(turn), None);
+        self.greet(opening.answer, opening.early, message, turn);
+        if opening.attachment < newest_attachment {
+            self.give_way(turn);
         }
-        (step, missed)
+        missed
     }
 
-    fn take_up(&mut self, channel: Channel, turn: &Turn<'_>) {
+    fn take_up(&mut self, channel: Channel, turn: &Turn<'_, S>) {
         match channel {
             Channel::WebSocket { acknowledges } => self.acknowledges = acknowledges,
             Channel::EventStream { told_version } => {
@@ -284,37 +272,33 @@ impl Waiting {
         is_arriving
     }
 
-    /// Another node has done something: closes a connection that another took over from; whether the session is to be
-    /// looked at.
-    pub(super) fn hinted(&mut self, hint: &Hint, turn: &Turn<'_>) -> (Step, bool) {
+    /// Takes in a hint of another node: closes a connection that another took over from. Returns whether the session is
+    /// to be read.
+    pub(super) fn hinted(&mut self, hint: &Hint, turn: &mut Turn<'_, S>) -> bool {
         if self.phase == Phase::Arriving {
             let newest = &mut self.aside.get_or_insert_default().newest_attachment;
             *newest = hint.attachment.max(*newest);
-            return (Step::Stay, true);
+            return true;
         }
         if self.order.attachment < hint.attachment {
-            return (self.give_way(turn), false);
+            self.give_way(turn);
+            return false;
         }
-        (Step::Stay, self.is_waiting() && self.told_version < hint.version)
+        self.is_waiting() && self.told_version < hint.version
     }
 
     /// The receipt has been stored, or could not be.
-    pub(super) fn claimed(&mut self, turn: &Turn<'_>) -> Step {
+    pub(super) fn claimed(&mut self, turn: &mut Turn<'_, S>) {
         match self.phase {
             Phase::Claiming { then_close: true } => self.close(close_code::DONE, "", CloseReason::Decided, turn),
-            Phase::Claiming { then_close: false } => Step::End,
-            _ => Step::Stay,
+            Phase::Claiming { then_close: false } => self.finish(turn),
+            _ => {}
         }
     }
 
-    fn watch(&mut self, what: Watch, turn: &Turn<'_>) -> io::Result<()> {
+    fn watch(&mut self, watch: Watch, turn: &Turn<'_, S>) -> std::io::Result<()> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
-        let token = Token(turn.place.to_token());
-        match what {
-            Watch::Begin => turn.poll.register(socket, token, Interest::READABLE),
-            Watch::Reads => turn.poll.reregister(socket, token, Interest::READABLE),
-            Watch::ReadsAndRoom => turn.poll.reregister(socket, token, Interest::READABLE | Interest::WRITABLE),
-        }
+        socket.watch(turn.poll, Token(turn.place.to_token()), watch)
     }
 
     fn pushed(&self, since: Stopwatch) {
@@ -328,7 +312,7 @@ impl Waiting {
         self.counted.as_ref().map_or(0, |shared| shared.metrics.active_connections())
     }
 
-    fn pass_to(&mut self, phase: Phase, seconds: u32, turn: &Turn<'_>) {
+    fn pass_to(&mut self, phase: Phase, seconds: u32, turn: &Turn<'_, S>) {
         self.phase = phase;
         self.phase_end = turn.now.plus_seconds(seconds);
     }
@@ -339,19 +323,32 @@ impl Waiting {
 
     /// Lets go of what is no longer needed.
     fn tidy(&mut self) {
-        let is_needed = |aside: &Aside| aside.ear.is_some() || !aside.unsent.is_empty() || aside.linger_bytes > 0;
+        let is_needed = |aside: &Aside| {
+            aside.ear.is_some() || !aside.unsent.is_empty() || aside.linger_bytes > 0 || aside.early_bytes > 0
+        };
         if self.aside.as_ref().is_some_and(|aside| !is_needed(aside)) {
             self.aside = None;
         }
     }
 
-    fn end(&mut self, reason: CloseReason) -> Step {
+    /// The connection ends for this reason.
+    fn end(&mut self, reason: CloseReason, turn: &mut Turn<'_, S>) {
         self.reason = reason;
-        Step::End
+        self.finish(turn);
+    }
+
+    /// The connection ends, for the reason that is noted.
+    fn finish(&mut self, turn: &mut Turn<'_, S>) {
+        self.phase = Phase::Ended;
+        turn.effects.ends = true;
+    }
+
+    fn has_ended(&self) -> bool {
+        self.phase == Phase::Ended
     }
 }
 
-impl Drop for Waiting {
+impl<S: Socket> Drop for Waiting<S> {
     fn drop(&mut self) {
         drop(self.socket.take());
         if let Some(shared) = self.counted.take() {

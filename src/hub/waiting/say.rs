@@ -1,13 +1,13 @@
-//! What a browser is told, and how: everything that is written to it.
+//! What is written to a browser: the answer to its request, frames, the Close.
 
-use std::io::{self, Write as _};
-use std::net::Shutdown;
+use std::borrow::Cow;
+use std::io;
 
-use mio::net::TcpStream;
 use tracing::info;
 
-use super::{CLOSE_SECONDS, Phase, Step, Turn, Waiting, Watch};
+use super::{CLOSE_SECONDS, Phase, Turn, Waiting};
 use crate::hub::message::{Ending, Message, Text};
+use crate::hub::socket::{Socket, Watch};
 use crate::hub::wheel::Tick;
 use crate::hub::wire::{self, Wire};
 use crate::metrics::{CloseReason, Stopwatch};
@@ -16,58 +16,56 @@ use crate::websocket::{Opcode, close_payload, frame};
 
 /// A browser that does not take a frame in this time is disconnected.
 const WRITE_SECONDS: u32 = 5;
-/// How long a receipt is waited for.
+/// How long a receipt is awaited.
 const RECEIPT_SECONDS: u32 = 5;
 
-impl Waiting {
+impl<S: Socket> Waiting<S> {
+    /// Writes the beginning of the answer, and how the session stands: in one write, if the browser has not said
+    /// anything yet.
     pub(super) fn greet(
         &mut self,
         mut answer: Vec<u8>,
         early: &mut [u8],
         message: Option<&Message>,
-        turn: &Turn<'_>,
-    ) -> Step {
+        turn: &mut Turn<'_, S>,
+    ) {
         match self.wire {
-            // What there is to say to it has been found to be nothing yet.
-            Wire::Poll => return Step::Stay,
+            // A poll is answered only when the version changes.
+            Wire::Poll => return,
             // A proxy that waits for a beginning passes it on, and the browser knows that it has come through.
             Wire::EventStream => answer.extend_from_slice(wire::COMMENT),
             Wire::WebSocket => {}
         }
-        if let Some(message) = message.filter(|message| early.is_empty() && message.ending != Ending::Token) {
-            if message.version <= self.told_version {
-                return self.write(&answer, turn);
+        if early.is_empty() {
+            match message {
+                Some(message) if message.version > self.told_version => {
+                    self.tell_after(answer, message, None, turn);
+                }
+                Some(_) => self.write(&answer, turn),
+                None => {
+                    self.write(&answer, turn);
+                    self.unavailable(turn);
+                }
             }
-            return self.tell_after(&mut answer, message, None, turn);
+            return;
         }
-        // What the browser has said before the token was written is heard first: a Close among it is no receipt.
-        let step = self.write(&answer, turn);
-        if step != Step::Stay {
-            return step;
-        }
-        let step = if early.is_empty() { Step::Stay } else { self.take_in(early, turn) };
+        // Sent before the token, if there is one: no receipt is among it.
+        self.write(&answer, turn);
+        self.take_in(early, turn);
         match message {
-            _ if step != Step::Stay => step,
             Some(message) => self.tell(message, None, turn),
             None => self.unavailable(turn),
         }
     }
 
-    /// Tells the browser, unless it knows or has been told the end. `since` runs from the change on.
-    pub(in crate::hub) fn tell(&mut self, message: &Message, since: Option<Stopwatch>, turn: &Turn<'_>) -> Step {
-        self.tell_after(&mut Vec::new(), message, since, turn)
+    /// Tells the browser, unless it has been told this version or the end. `since` runs from the change on.
+    pub(in crate::hub) fn tell(&mut self, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {
+        self.tell_after(Vec::new(), message, since, turn);
     }
 
-    fn tell_after(&mut self, out: &mut Vec<u8>, message: &Message, since: Option<Stopwatch>, turn: &Turn<'_>) -> Step {
+    fn tell_after(&mut self, out: Vec<u8>, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {
         if !self.is_waiting() || message.version <= self.told_version {
-            return Step::Stay;
-        }
-        if message.ending == Ending::Token && self.wire == Wire::WebSocket && !self.acknowledges {
-            // A Close that is here already was sent before the token, and is no receipt for it.
-            let step = self.listen(true, turn);
-            if step != Step::Stay || !self.is_waiting() {
-                return step;
-            }
+            return;
         }
         self.told_version = message.version;
         if message.status != "pending" {
@@ -79,24 +77,16 @@ impl Waiting {
             info!(event = "expired", session = %self.key, active);
         }
         info!(event = "status pushed", session = %self.key, status = message.status, active);
-        let step = self.say(out, message, turn);
-        if let (Some(since), Step::Stay) = (since, step) {
+        self.say(out, message, turn);
+        if let Some(since) = since.filter(|_| !self.has_ended()) {
             match &mut self.aside {
                 Some(aside) if !aside.unsent.is_empty() => aside.pushing = Some(since),
                 _ => self.pushed(since),
             }
         }
-        step
     }
 
-    fn say(&mut self, out: &mut Vec<u8>, message: &Message, turn: &Turn<'_>) -> Step {
-        let write = |waiting: &mut Self, out: &mut Vec<u8>, bytes: &[u8]| {
-            if out.is_empty() {
-                return waiting.write(bytes, turn);
-            }
-            out.extend_from_slice(bytes);
-            waiting.write(out, turn)
-        };
+    fn say(&mut self, out: Vec<u8>, message: &Message, turn: &mut Turn<'_, S>) {
         let reason = match message.ending {
             Ending::Goes => None,
             Ending::Token => Some(CloseReason::Decided),
@@ -104,73 +94,77 @@ impl Waiting {
         };
         self.reason = reason.unwrap_or(self.reason);
         match (self.wire, message.ending) {
-            (Wire::WebSocket, Ending::Goes) => write(self, out, message.text.frame()),
+            (Wire::WebSocket, Ending::Goes) => self.write(&after(out, message.text.frame()), turn),
             (Wire::WebSocket, Ending::Token) if self.acknowledges => {
                 self.pass_to(Phase::AwaitingWord, RECEIPT_SECONDS, turn);
-                write(self, out, message.text.frame())
+                self.write_token(&after(out, message.text.frame()), turn);
             }
             (Wire::WebSocket, Ending::Token) => {
                 self.pass_to(Phase::AwaitingReceipt, RECEIPT_SECONDS, turn);
-                write(self, out, message.text.frame_and_close())
+                self.write_token(&after(out, message.text.frame_and_close()), turn);
             }
             (Wire::WebSocket, Ending::Closed(_)) => {
                 self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
-                write(self, out, message.text.frame_and_close())
+                self.write(&after(out, message.text.frame_and_close()), turn);
             }
-            (Wire::EventStream, Ending::Goes) => write(self, out, &wire::event(message)),
+            (Wire::EventStream, Ending::Goes) => self.write(&after(out, &wire::event(message)), turn),
             // Its receipt comes on another connection.
             (Wire::EventStream, Ending::Token | Ending::Closed(_)) => {
                 self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
                 let mut events = wire::event(message);
                 events.extend_from_slice(&wire::close_event(close_code::DONE, ""));
-                write(self, out, &events)
+                self.write(&after(out, &events), turn);
             }
             (Wire::Poll, _) => {
                 self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
                 self.reason = reason.unwrap_or(CloseReason::Answered);
                 let view = message.view.as_ref().map_or(message.text.json(), |view| view);
                 let answer = wire::answer(self.fields(), view, turn.clock.now());
-                self.write(&answer, turn)
+                self.write(&answer, turn);
             }
         }
     }
 
     /// Answers a poll with how its session stands, changed or not.
-    pub(in crate::hub) fn answer_poll(&mut self, message: &Message, turn: &Turn<'_>) -> Step {
-        if self.is_waiting() { self.say(&mut Vec::new(), message, turn) } else { Step::Stay }
+    pub(in crate::hub) fn answer_poll(&mut self, message: &Message, turn: &mut Turn<'_, S>) {
+        if self.is_waiting() {
+            self.say(Vec::new(), message, turn);
+        }
     }
 
     fn fields(&self) -> &[u8] {
         self.counted.as_ref().map_or(&[], |shared| &shared.fields)
     }
 
-    /// Shows the next code, unless there is no more to be shown.
-    pub(in crate::hub) fn show_code(&mut self, code: &Text, turn: &Turn<'_>) -> Step {
-        // Whoever has not taken what came before gets a fresher one later.
+    /// Shows the next code, unless none is to be shown any more.
+    pub(in crate::hub) fn show_code(&mut self, code: &Text, turn: &mut Turn<'_, S>) {
+        // A browser that has not taken what came before gets a fresher one later.
         let is_of_use = self.is_waiting() && self.next_rotation != Tick::NEVER && !self.has_unsent();
         match self.wire {
             Wire::WebSocket if is_of_use => self.write(code.frame(), turn),
             Wire::EventStream if is_of_use => self.write(&wire::passing_event(code.json()), turn),
-            _ => Step::Stay,
+            _ => {}
         }
     }
 
-    pub(in crate::hub) fn unavailable(&mut self, turn: &Turn<'_>) -> Step {
-        self.leave(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable, turn)
+    pub(in crate::hub) fn unavailable(&mut self, turn: &mut Turn<'_, S>) {
+        self.leave(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable, turn);
     }
 
     /// A newer connection is the one that is told.
-    pub(in crate::hub) fn give_way(&mut self, turn: &Turn<'_>) -> Step {
-        self.leave(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced, turn)
+    pub(in crate::hub) fn give_way(&mut self, turn: &mut Turn<'_, S>) {
+        self.leave(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced, turn);
     }
 
     /// Sends the browser away, unless it has been told how its login ended.
-    pub(in crate::hub) fn leave(&mut self, code: u16, why: &str, reason: CloseReason, turn: &Turn<'_>) -> Step {
-        if self.is_waiting() { self.close(code, why, reason, turn) } else { Step::Stay }
+    pub(in crate::hub) fn leave(&mut self, code: u16, why: &str, reason: CloseReason, turn: &mut Turn<'_, S>) {
+        if self.is_waiting() {
+            self.close(code, why, reason, turn);
+        }
     }
 
-    /// Closes from our side and waits for the browser to agree.
-    pub(super) fn close(&mut self, code: u16, why: &str, reason: CloseReason, turn: &Turn<'_>) -> Step {
+    /// Closes from our side and awaits the browser's Close.
+    pub(super) fn close(&mut self, code: u16, why: &str, reason: CloseReason, turn: &mut Turn<'_, S>) {
         self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
         self.reason = reason;
         match self.wire {
@@ -180,71 +174,123 @@ impl Waiting {
         }
     }
 
-    pub(super) fn send(&mut self, opcode: Opcode, payload: &[u8], turn: &Turn<'_>) -> Step {
+    pub(super) fn send(&mut self, opcode: Opcode, payload: &[u8], turn: &mut Turn<'_, S>) {
         let mut frames = Vec::new();
         frame(&mut frames, opcode, payload);
-        self.write(&frames, turn)
+        self.write(&frames, turn);
     }
 
     /// Writes at once what the system takes, and keeps the rest.
-    pub(super) fn write(&mut self, bytes: &[u8], turn: &Turn<'_>) -> Step {
+    pub(super) fn write(&mut self, bytes: &[u8], turn: &mut Turn<'_, S>) {
         if let Some(aside) = self.aside.as_mut().filter(|aside| !aside.unsent.is_empty()) {
             aside.unsent.extend_from_slice(bytes);
-            return Step::Stay;
+            return;
         }
-        let Some(socket) = &mut self.socket else { return Step::End };
-        match write_some(socket, bytes) {
-            Ok(written) if written == bytes.len() => {
-                self.finish();
-                Step::Stay
-            }
+        match self.write_some(bytes) {
+            Ok(written) if written == bytes.len() => self.end_answer(),
             Ok(written) => {
                 let aside = self.aside.get_or_insert_default();
                 aside.unsent.extend_from_slice(&bytes[written..]);
                 aside.unsent_until = Some(turn.now.plus_seconds(WRITE_SECONDS));
-                if self.watch(Watch::ReadsAndRoom, turn).is_ok() { Step::Stay } else { self.end(CloseReason::Network) }
+                if self.watch(Watch::ReadsAndRoom, turn).is_err() {
+                    self.end(CloseReason::Network, turn);
+                }
             }
-            Err(_) => self.end(CloseReason::Network),
+            Err(_) => self.end(CloseReason::Network, turn),
         }
     }
 
-    /// That was the last of an answer: the browser sees its end, and hangs up.
-    fn finish(&self) {
-        if let (Phase::Closing, Wire::EventStream | Wire::Poll, Some(socket)) = (self.phase, self.wire, &self.socket) {
-            drop(socket.shutdown(Shutdown::Write));
+    /// As [`Waiting::write`], of bytes that end with a token: notes how much had been received before the last of them
+    /// was written.
+    fn write_token(&mut self, bytes: &[u8], turn: &mut Turn<'_, S>) {
+        let early_bytes = self.unread_bytes();
+        self.write(bytes, turn);
+        if let Some(aside) = self.aside.as_mut().filter(|aside| !aside.unsent.is_empty()) {
+            aside.unsent_token_bytes = aside.unsent.len();
+        } else {
+            self.discount_early(early_bytes);
         }
     }
 
-    pub(super) fn flush(&mut self, turn: &Turn<'_>) -> Step {
-        let (Some(aside), Some(socket)) = (&mut self.aside, &mut self.socket) else { return Step::Stay };
-        match write_some(socket, &aside.unsent) {
-            Ok(written) => drop(aside.unsent.drain(..written)),
-            Err(_) => return self.end(CloseReason::Network),
+    /// What began to arrive before the token was written acknowledges nothing: so many bytes that are still unread, and
+    /// what has been read in part.
+    fn discount_early(&mut self, early_bytes: usize) {
+        if early_bytes > 0 {
+            self.aside.get_or_insert_default().early_bytes = early_bytes;
+        } else if let Some(ear) = self.aside.as_mut().and_then(|aside| aside.ear.as_mut()) {
+            ear.discount();
         }
-        if aside.unsent.is_empty() {
-            aside.unsent_until = None;
-            if let Some(since) = aside.pushing.take() {
-                self.pushed(since);
-            }
-            self.finish();
+    }
+
+    /// Writes what could not be written at once.
+    pub(super) fn flush(&mut self, turn: &mut Turn<'_, S>) {
+        let is_token_unsent = self.aside.as_ref().is_some_and(|aside| aside.unsent_token_bytes > 0);
+        let early_bytes = if is_token_unsent { self.unread_bytes() } else { 0 };
+        let Some(unsent) = self.aside.as_mut().map(|aside| std::mem::take(&mut aside.unsent)) else { return };
+        let written = self.write_some(&unsent);
+        let (Some(aside), Ok(written)) = (&mut self.aside, written) else {
+            return self.end(CloseReason::Network, turn);
+        };
+        aside.unsent.extend_from_slice(&unsent[written..]);
+        aside.unsent_token_bytes = aside.unsent_token_bytes.saturating_sub(written);
+        let (is_token_sent, is_all_sent) = (aside.unsent_token_bytes == 0, aside.unsent.is_empty());
+        if is_token_unsent && is_token_sent {
+            self.discount_early(early_bytes);
+        }
+        if is_all_sent {
+            self.sent_all();
+            self.end_answer();
             self.tidy();
-            drop(self.watch(Watch::Reads, turn));
+            if self.watch(Watch::Reads, turn).is_err() {
+                self.end(CloseReason::Network, turn);
+            }
         }
-        Step::Stay
+    }
+
+    fn sent_all(&mut self) {
+        let Some(aside) = &mut self.aside else { return };
+        aside.unsent_until = None;
+        if let Some(since) = aside.pushing.take() {
+            self.pushed(since);
+        }
+    }
+
+    /// Writes as much as the system takes at once.
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(socket) = &mut self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
+        let mut written = 0;
+        while written < bytes.len() {
+            match socket.write(&bytes[written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => written += more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+
+    fn unread_bytes(&self) -> usize {
+        // A socket that cannot say so has failed, and the next call finds out.
+        self.socket.as_ref().and_then(|socket| socket.unread_bytes().ok()).unwrap_or(0)
+    }
+
+    /// After the last byte of an answer: the browser sees its end, and hangs up.
+    fn end_answer(&mut self) {
+        if let (Phase::Closing, Wire::EventStream | Wire::Poll, Some(socket)) =
+            (self.phase, self.wire, &mut self.socket)
+        {
+            socket.end_writing();
+        }
     }
 }
 
-/// As much as the system takes at once.
-fn write_some(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match socket.write(&bytes[written..]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(more) => written += more,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// `bytes` behind `out`, to leave in one write.
+fn after(mut out: Vec<u8>, bytes: &[u8]) -> Cow<'_, [u8]> {
+    if out.is_empty() {
+        return bytes.into();
     }
-    Ok(written)
+    out.extend_from_slice(bytes);
+    out.into()
 }

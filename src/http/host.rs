@@ -1,0 +1,52 @@
+//! The hosts under which the demo answers: a page of another name that leads to this machine (DNS rebinding) must not get
+//! itself a user. `serve` has nothing to protect in this way: what it does for a page, it does by the page's origin.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::HOST;
+use axum::http::uri::Authority;
+use axum::middleware::Next;
+use axum::response::Response;
+use url::{Host, Url};
+
+use super::App;
+use super::problem::ApiError;
+use super::upgrade::Fields;
+use crate::config::Settings;
+
+/// The hosts that are answered; any, if there is none.
+#[derive(Default)]
+pub(super) struct Hosts(Vec<Host>);
+
+impl Hosts {
+    /// Those of `public_url` and `allowed_origins`.
+    pub(super) fn of(settings: &Settings) -> Self {
+        let urls = settings.allowed_origins.iter().chain([&settings.public_url]);
+        Self(urls.filter_map(|url| Some(Url::parse(url).ok()?.host()?.to_owned())).collect())
+    }
+
+    /// Whether a request with these fields is for one of them, whatever its port.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) fn check(&self, fields: &(impl Fields + ?Sized)) -> Result<(), ApiError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let named = fields.line(&HOST).unwrap_or_default();
+        let authority = Authority::try_from(named).ok();
+        // (Parsed as URLs are: without regard to case.)
+        let host = authority.and_then(|authority| Host::parse(authority.host()).ok());
+        if host.is_some_and(|host| self.0.contains(&host)) {
+            return Ok(());
+        }
+        Err(ApiError::ForbiddenHost(format!("'{}'", String::from_utf8_lossy(named))))
+    }
+}
+
+/// Refuses a request for another host before anything is done for it.
+pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    app.hosts.check(request.headers())?;
+    Ok(next.run(request).await)
+}

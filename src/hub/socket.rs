@@ -1,0 +1,63 @@
+//! The socket of a waiting browser: the operations that a connection uses. Implemented by [`TcpStream`], and by the
+//! simulated socket of `waiting/simulation.rs`.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+
+use mio::net::TcpStream;
+use mio::{Interest, Token};
+
+/// Readiness that is reported, each time that it comes anew (edge-triggered).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watch {
+    /// Bytes to read. The first registration.
+    Begin,
+    /// Bytes to read.
+    Reads,
+    /// Bytes to read, and room to write.
+    ReadsAndRoom,
+}
+
+/// A non-blocking stream socket.
+pub(super) trait Socket: Read + Write {
+    /// Reports readiness.
+    type Poll;
+
+    /// Number of bytes that have been received and not read.
+    fn unread_bytes(&self) -> io::Result<usize>;
+
+    /// Registers the socket under `token`, or changes what is reported. What is ready already is reported once more.
+    fn watch(&mut self, poll: &Self::Poll, token: Token, watch: Watch) -> io::Result<()>;
+
+    /// Sends the end of the stream.
+    fn end_writing(&mut self);
+}
+
+impl Socket for TcpStream {
+    type Poll = mio::Registry;
+
+    #[cfg(unix)]
+    fn unread_bytes(&self) -> io::Result<usize> {
+        let bytes = rustix::io::ioctl_fionread(self)?;
+        Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    /// Not known there: what is read next counts as received later.
+    #[cfg(not(unix))]
+    fn unread_bytes(&self) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn watch(&mut self, poll: &mio::Registry, token: Token, watch: Watch) -> io::Result<()> {
+        match watch {
+            Watch::Begin => poll.register(self, token, Interest::READABLE),
+            Watch::Reads => poll.reregister(self, token, Interest::READABLE),
+            Watch::ReadsAndRoom => poll.reregister(self, token, Interest::READABLE | Interest::WRITABLE),
+        }
+    }
+
+    fn end_writing(&mut self) {
+        // It has ended already if this fails.
+        drop(self.shutdown(Shutdown::Write));
+    }
+}

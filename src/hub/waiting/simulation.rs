@@ -1,0 +1,898 @@
+//! The connection's state machine on a simulated socket, in any order: whatever the choices of [`proptest`] make
+//! happen, nothing that is told is lost, doubled or reordered, no receipt is taken that is none, every byte is read, and
+//! the connection ends once.
+//!
+//! One run is a list of bytes, each of which chooses what happens next: the browser sends something, some of it arrives,
+//! the session changes, a push is delivered (late, twice, out of order), a deadline comes, an effect of an earlier turn is
+//! performed, there is room to write or none, a system call fails. Then everything that is under way is completed, and
+//! what the browser was told is compared with what it was to be told; then time passes until the connection has ended.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mio::Token;
+use proptest::collection::vec;
+use proptest::prelude::any;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use zeroize::Zeroizing;
+
+use super::{Opening, Phase, Readiness, Share, Turn, Waiting};
+use crate::clock::Clock;
+use crate::hub::effects::Effects;
+use crate::hub::message::Message;
+use crate::hub::registry::Place;
+use crate::hub::shared::Sharing;
+use crate::hub::socket::{Socket, Watch};
+use crate::hub::wheel::Tick;
+use crate::hub::wire::Channel;
+use crate::login::Told;
+use crate::metrics::{CloseReason, Metrics};
+use crate::node::Hint;
+use crate::protocol::CodeView;
+use crate::session::{Cancellation, PhoneUser, SessionKey, Timestamp};
+use crate::websocket::{Opcode, close_payload, frame};
+
+/// Runs of each of the four kinds of connection: a million in all.
+const RUNS: u32 = 250_000;
+/// Runs within which a fault that is put in must be found.
+const RUNS_TO_FIND: u32 = 20_000;
+const MAX_CHOICES: usize = 72;
+/// Deadlines that are handled at once.
+const MAX_DUE: usize = 1000;
+
+const KEY: SessionKey = SessionKey([7; 32]);
+const EXPIRY: Tick = Tick(3000);
+const HEARTBEAT_SECONDS: u32 = 30;
+const ROTATE_SECONDS: u32 = 60;
+/// A turn's share: small, so that a few frames exceed it.
+const BUFFER_BYTES: usize = 12;
+const READINGS: usize = 2;
+/// Versions: pending, scanned, decided.
+const PENDING: u32 = 1;
+const SCANNED: u32 = 2;
+const DECIDED: u32 = 3;
+const EXPIRED: u32 = u32::MAX;
+
+/// Both ends of a connection, and what the system has of it.
+#[derive(Default)]
+struct Line {
+    /// Sent by the browser and not yet arrived; arrived and not yet read.
+    under_way: Vec<u8>,
+    unread: Vec<u8>,
+    arrived_bytes: usize,
+    has_hung_up: bool,
+    has_failed: bool,
+    /// Accepted from the server.
+    written: Vec<u8>,
+    room_bytes: usize,
+    has_ended_writing: bool,
+    /// The token (of a plain WebSocket with the Close behind it), and how much had arrived when it had been written
+    /// whole.
+    token: Vec<u8>,
+    arrived_before_token: Option<usize>,
+    watch: Option<Watch>,
+    is_readable: bool,
+    is_writable: bool,
+    /// How the next system call goes: as it should, if there is none.
+    hiccups: Vec<Hiccup>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hiccup {
+    Interrupted,
+    /// It handles one byte; the rest comes a moment later.
+    Short,
+}
+
+#[derive(Clone, Default)]
+struct Simulated(Rc<RefCell<Line>>);
+
+impl Line {
+    fn arrive(&mut self, bytes: usize) {
+        let count = bytes.min(self.under_way.len());
+        self.unread.extend(self.under_way.drain(..count));
+        self.arrived_bytes += count;
+        self.is_readable |= count > 0;
+    }
+
+    fn grow_room(&mut self, bytes: usize) {
+        self.room_bytes += bytes;
+        self.is_writable |= bytes > 0 && self.watch == Some(Watch::ReadsAndRoom);
+    }
+}
+
+impl Read for Simulated {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut line = self.0.borrow_mut();
+        if line.has_failed {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let mut count = buffer.len().min(line.unread.len());
+        match line.hiccups.pop() {
+            Some(Hiccup::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
+            Some(Hiccup::Short) if count > 1 => {
+                count = 1;
+                // As if the rest had arrived after this reading.
+                line.is_readable = true;
+            }
+            _ => {}
+        }
+        if count == 0 {
+            return if line.has_hung_up { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        buffer[..count].copy_from_slice(&line.unread[..count]);
+        line.unread.drain(..count);
+        Ok(count)
+    }
+}
+
+impl Write for Simulated {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut line = self.0.borrow_mut();
+        if line.has_failed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let mut count = bytes.len().min(line.room_bytes);
+        match line.hiccups.pop() {
+            Some(Hiccup::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
+            Some(Hiccup::Short) if count > 1 => count = 1,
+            _ => {}
+        }
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        line.room_bytes -= count;
+        line.written.extend_from_slice(&bytes[..count]);
+        let has_token = |line: &Line| line.written.windows(line.token.len()).any(|window| window == line.token);
+        if !line.token.is_empty() && line.arrived_before_token.is_none() && has_token(&line) {
+            line.arrived_before_token = Some(line.arrived_bytes);
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Socket for Simulated {
+    type Poll = ();
+
+    fn unread_bytes(&self) -> io::Result<usize> {
+        Ok(self.0.borrow().unread.len())
+    }
+
+    fn watch(&mut self, (): &(), _: Token, watch: Watch) -> io::Result<()> {
+        let mut line = self.0.borrow_mut();
+        line.watch = Some(watch);
+        line.is_readable |= !line.unread.is_empty() || line.has_hung_up;
+        line.is_writable |= watch == Watch::ReadsAndRoom && line.room_bytes > 0;
+        Ok(())
+    }
+
+    fn end_writing(&mut self) {
+        self.0.borrow_mut().has_ended_writing = true;
+    }
+}
+
+/// How the browser of a run waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Acknowledging,
+    Events,
+    Poll,
+}
+
+/// An effect that the simulation is to drop, as the hub must not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dropped {
+    Nothing,
+    ReadsOn,
+    AsksStore,
+    ShowsCode,
+    StoresReceipt,
+    Ends,
+}
+
+/// What may make a connection stop waiting before its session's end.
+#[derive(Debug, Default)]
+struct Causes {
+    /// The browser: a Close, a broken protocol, its end of the connection.
+    browser: bool,
+    /// The network failed, or took nothing for too long.
+    network: bool,
+    /// It was sent away, or replaced.
+    server: bool,
+    /// Time passed since a heartbeat was not answered.
+    time: bool,
+}
+
+/// A message of the browser, at this offset of all that it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Ack,
+    Close(u16),
+    /// What breaks the protocol.
+    Nonsense,
+}
+
+impl Said {
+    /// Nothing is heard after it.
+    fn is_last(self) -> bool {
+        self != Self::Ack
+    }
+}
+
+/// The messages that sessions are told of with.
+struct Messages(BTreeMap<&'static str, Message>);
+
+impl Messages {
+    fn new() -> Self {
+        let user = || PhoneUser { id: "a".to_owned(), name: None, picture: None };
+        let web_token = Zeroizing::new("t".to_owned());
+        let all = [
+            ("pending", PENDING, Told::Pending { version: PENDING, expires_in_seconds: 300 }),
+            ("scanned", SCANNED, Told::Scanned { version: SCANNED, user: user(), number: None }),
+            ("confirmed", DECIDED, Told::Confirmed { web_token, expires_in_seconds: 60, user: user() }),
+            ("rejected", DECIDED, Told::Rejected),
+            ("cancelled", DECIDED, Told::Cancelled(Cancellation::Browser)),
+            ("expired", EXPIRED, Told::Expired),
+        ];
+        Self(all.into_iter().map(|(name, version, told)| (name, Message::new(told, version, None))).collect())
+    }
+}
+
+/// What all runs share.
+struct Fixture {
+    messages: Messages,
+    sharing: Sharing,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    code: crate::hub::message::Text,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let code = CodeView { code: "c".to_owned(), qr_url: "u".to_owned(), qr_image: "i".to_owned() };
+        Self {
+            messages: Messages::new(),
+            sharing: Sharing::new(metrics.clone(), None),
+            metrics,
+            clock: Clock::manual(Timestamp::from_millis(0)).0,
+            code: crate::hub::message::rotated(code),
+        }
+    }
+
+    fn message(&self, status: &'static str) -> &Message {
+        &self.messages.0[status]
+    }
+}
+
+struct World<'a> {
+    fixture: &'a Fixture,
+    kind: Kind,
+    dropped: Dropped,
+    line: Simulated,
+    record: Option<Waiting<Simulated>>,
+    now: Tick,
+    wheel: Vec<Tick>,
+    /// Effects that have not been performed.
+    reads_on: u32,
+    asks: u32,
+    codes: u32,
+    receipts: u32,
+    receipts_in_all: u32,
+    /// How the session stands, as the store has it; and changes that were announced and not yet delivered.
+    status: &'static str,
+    announced: Vec<&'static str>,
+    /// What the browser is to be told, in order.
+    expected: Vec<&'static str>,
+    said: Vec<(usize, Said)>,
+    sent_bytes: usize,
+    causes: Causes,
+    has_time_passed: bool,
+    codes_expected: u32,
+}
+
+impl<'a> World<'a> {
+    fn new(fixture: &'a Fixture, kind: Kind, dropped: Dropped) -> Self {
+        let record = Waiting::arriving(KEY, 1);
+        Self {
+            fixture,
+            kind,
+            dropped,
+            line: Simulated::default(),
+            record: Some(record),
+            now: Tick(0),
+            wheel: Vec::new(),
+            reads_on: 0,
+            asks: 0,
+            codes: 0,
+            receipts: 0,
+            receipts_in_all: 0,
+            status: "pending",
+            announced: Vec::new(),
+            expected: Vec::new(),
+            said: Vec::new(),
+            sent_bytes: 0,
+            causes: Causes::default(),
+            has_time_passed: false,
+            codes_expected: 0,
+        }
+    }
+
+    /// A turn, as the hub gives one: every effect is noted, to be performed at some later moment.
+    fn act(&mut self, what: impl FnOnce(&mut Waiting<Simulated>, &mut Turn<'_, Simulated>)) {
+        let Some(record) = &mut self.record else { return };
+        let mut turn = Turn {
+            place: Place::from_token(1),
+            now: self.now,
+            heartbeat_seconds: HEARTBEAT_SECONDS,
+            rotate_seconds: ROTATE_SECONDS,
+            poll: &(),
+            clock: &self.fixture.clock,
+            effects: Effects::default(),
+        };
+        what(record, &mut turn);
+        let Effects { ends, reads_on, asks_store, shows_code_of, stores_receipt_of } = turn.effects;
+        if ends && self.dropped != Dropped::Ends {
+            // It took nothing for too long, or failed.
+            self.causes.network |= record.has_unsent();
+            self.record = None;
+        } else if let Some(tick) = record.rearm() {
+            self.wheel.push(tick);
+        }
+        self.reads_on += u32::from(reads_on && self.dropped != Dropped::ReadsOn);
+        self.asks += u32::from(asks_store && self.dropped != Dropped::AsksStore);
+        self.codes_expected += u32::from(shows_code_of.is_some());
+        self.codes += u32::from(shows_code_of.is_some() && self.dropped != Dropped::ShowsCode);
+        self.receipts_in_all += u32::from(stores_receipt_of.is_some());
+        self.receipts += u32::from(stores_receipt_of.is_some() && self.dropped != Dropped::StoresReceipt);
+    }
+
+    fn open(&mut self, early: &mut [u8], room_bytes: usize) {
+        let mut line = self.line.0.borrow_mut();
+        line.room_bytes = room_bytes;
+        line.arrived_bytes = early.len();
+        drop(line);
+        let fields = b"connection: close\r\n".to_vec();
+        let channel = match self.kind {
+            Kind::Plain => Channel::WebSocket { acknowledges: false },
+            Kind::Acknowledging => Channel::WebSocket { acknowledges: true },
+            Kind::Events => Channel::EventStream { told_version: 0 },
+            Kind::Poll => Channel::Poll { version: PENDING, wait_seconds: 20, fields },
+        };
+        let status = self.status;
+        let opening = Opening {
+            socket: self.line.clone(),
+            answer: b"!".to_vec(),
+            early,
+            channel,
+            attachment: 1,
+            expiry: EXPIRY,
+            first_beat: Tick(100),
+            period: 0,
+            next_rotation: Tick(600),
+            shared: self.fixture.sharing.with_all(),
+            cells: None,
+        };
+        let message = self.fixture.message(status);
+        // A poll whose version has changed is answered at once, and does not come here.
+        let message = (self.kind != Kind::Poll).then_some(message);
+        // What has been said already is heard first.
+        if message.is_some() && !self.said.iter().any(|(_, said)| said.is_last()) {
+            self.expect(status);
+        }
+        self.act(|waiting, turn| drop(waiting.open(opening, message, turn)));
+    }
+
+    /// Notes what the browser is to be told next; before it is.
+    fn expect(&mut self, status: &'static str) {
+        self.expected.push(status);
+        if status == "confirmed" {
+            let text = &self.fixture.message(status).text;
+            let bytes = if self.kind == Kind::Plain { text.frame_and_close() } else { text.frame() };
+            bytes.clone_into(&mut self.line.0.borrow_mut().token);
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.record.as_ref().is_some_and(Waiting::is_waiting)
+    }
+
+    fn tell(&mut self, status: &'static str) {
+        let message = self.fixture.message(status);
+        let told = self.expected.last().map_or(0, |status| self.fixture.message(status).version);
+        let told = if self.kind == Kind::Poll { told.max(PENDING) } else { told };
+        if self.is_waiting() && message.version > told {
+            self.expect(status);
+        }
+        self.act(|waiting, turn| waiting.tell(message, None, turn));
+    }
+
+    fn send(&mut self, bytes: &[u8], said: Option<Said>) {
+        self.said.extend(said.map(|said| (self.sent_bytes, said)));
+        self.sent_bytes += bytes.len();
+        self.line.0.borrow_mut().under_way.extend_from_slice(bytes);
+    }
+
+    /// One of what browsers send.
+    fn browser_sends(&mut self, choice: u8) {
+        let bytes = match choice % 12 {
+            0..=2 => masked(0x8A, b"pong"),
+            3 => masked(0x89, b"ping"),
+            4 => masked(0x81, b"ignored"),
+            5 => masked(0x82, b""),
+            6 => masked(0x81, b"ping"),
+            7 => {
+                // Empty fragments, with a pong between them.
+                [masked(0x01, b""), masked(0x00, b""), masked(0x8A, b""), masked(0x80, b"")].concat()
+            }
+            8 => (0..6).flat_map(|_| masked(0x8A, b"a longer pong")).collect(),
+            9 => return self.send(&masked(0x81, b"ack"), Some(Said::Ack)),
+            10 => return self.close_with(1000 + u16::from(choice / 12 % 2)),
+            _ if (choice / 12).is_multiple_of(4) => {
+                self.causes.browser = true;
+                return self.send(&[0xFF, 0xFF], Some(Said::Nonsense));
+            }
+            _ => masked(0x8A, b""),
+        };
+        self.send(&bytes, None);
+    }
+
+    fn close_with(&mut self, code: u16) {
+        self.causes.browser = true;
+        self.send(&masked(0x88, &close_payload(code, "")), Some(Said::Close(code)));
+    }
+
+    /// What a well-behaved browser does when it has read what was written: it acknowledges, and returns the Close.
+    fn browser_reads(&mut self) -> Result<(), String> {
+        let told = self.told()?;
+        let has_closed = self.said.iter().any(|(_, said)| matches!(said, Said::Close(_)));
+        if self.kind == Kind::Acknowledging && told.statuses.last() == Some(&"confirmed".to_owned()) {
+            self.send(&masked(0x81, b"ack"), Some(Said::Ack));
+        }
+        if told.is_closed && !has_closed && matches!(self.kind, Kind::Plain | Kind::Acknowledging) {
+            self.close_with(1000);
+        }
+        Ok(())
+    }
+
+    /// The session changes, if it may, and the change is announced.
+    fn change(&mut self, choice: u8) {
+        if self.now >= EXPIRY {
+            return;
+        }
+        self.status = match (self.status, choice % 4) {
+            ("pending", 0..=2) => "scanned",
+            ("pending" | "scanned", 3) => ["rejected", "cancelled"][usize::from(choice / 4 % 2)],
+            ("scanned", _) => "confirmed",
+            (decided, _) => decided,
+        };
+        self.announced.push(self.status);
+    }
+
+    /// The parking thread takes up a report.
+    fn report(&mut self) {
+        let mut line = self.line.0.borrow_mut();
+        let is_writable = std::mem::take(&mut line.is_writable);
+        let is_readable = std::mem::take(&mut line.is_readable);
+        let is_last = line.has_hung_up || line.has_failed;
+        drop(line);
+        if is_readable || is_writable {
+            self.ready(Readiness { is_writable, is_last });
+        }
+    }
+
+    fn ready(&mut self, readiness: Readiness) {
+        let mut buffer = [0; BUFFER_BYTES];
+        let share = Share { buffer: &mut buffer, readings: READINGS };
+        self.act(|waiting, turn| waiting.ready(readiness, share, turn));
+    }
+
+    /// Performs one of the effects that are due; whether there was one.
+    fn perform(&mut self, choice: u8) -> bool {
+        let due = [self.reads_on, self.asks, self.codes, self.receipts];
+        let Some(index) = (0..4).map(|offset| (usize::from(choice) + offset) % 4).find(|index| due[*index] > 0) else {
+            return false;
+        };
+        match index {
+            0 => {
+                self.reads_on -= 1;
+                self.ready(Readiness { is_writable: false, is_last: true });
+            }
+            1 => {
+                self.asks -= 1;
+                self.settle();
+            }
+            2 => {
+                self.codes -= 1;
+                let code = &self.fixture.code;
+                self.act(|waiting, turn| waiting.show_code(code, turn));
+            }
+            _ => {
+                self.receipts -= 1;
+                self.act(Waiting::claimed);
+            }
+        }
+        true
+    }
+
+    /// The store has been read at a deadline.
+    fn settle(&mut self) {
+        let is_undecided = matches!(self.status, "pending" | "scanned");
+        if is_undecided && self.now < EXPIRY {
+            if self.record.as_ref().is_some_and(Waiting::is_to_be_answered) {
+                self.expect(self.status);
+                let message = self.fixture.message(self.status);
+                return self.act(|waiting, turn| waiting.answer_poll(message, turn));
+            }
+            return self.act(|waiting, turn| waiting.put_off(EXPIRY, turn));
+        }
+        self.tell(if is_undecided { "expired" } else { self.status });
+    }
+
+    fn pass_time(&mut self, ticks: u32) {
+        self.has_time_passed |= ticks > 0;
+        self.causes.time |= ticks > 0;
+        // A store that does not answer for long has its browsers sent away.
+        self.causes.server |= ticks > 0 && self.asks > 0;
+        self.now = Tick(self.now.0 + ticks);
+        // (A record that is kept though it has ended is due for ever.)
+        for _ in 0..MAX_DUE {
+            let Some(index) = self.first_due() else { return };
+            let tick = self.wheel.swap_remove(index);
+            self.act(|waiting, turn| waiting.due(tick, turn));
+        }
+    }
+
+    fn first_due(&self) -> Option<usize> {
+        let due = self.wheel.iter().enumerate().filter(|(_, tick)| **tick <= self.now);
+        due.min_by_key(|(_, tick)| **tick).map(|(index, _)| index)
+    }
+
+    fn step(&mut self, action: u8, choice: u8) -> Result<(), String> {
+        match action % 16 {
+            0..=3 => self.browser_sends(choice),
+            4 => self.line.0.borrow_mut().arrive(choice.into()),
+            5 => self.line.0.borrow_mut().arrive(usize::from(choice % 16)),
+            6 => self.change(choice),
+            7 => {
+                if !self.announced.is_empty() {
+                    let index = usize::from(choice / 2) % self.announced.len();
+                    // Hints are repeated, too.
+                    let status =
+                        if choice.is_multiple_of(2) { self.announced.remove(index) } else { self.announced[index] };
+                    self.tell(status);
+                }
+            }
+            8 => self.report(),
+            9 => {
+                self.perform(choice);
+            }
+            10 => self.pass_time(u32::from(choice % 64) * if choice >= 224 { 40 } else { 1 }),
+            11 => self.line.0.borrow_mut().grow_room(usize::from(choice)),
+            12 => {
+                let hiccup = if choice.is_multiple_of(2) { Hiccup::Interrupted } else { Hiccup::Short };
+                self.line.0.borrow_mut().hiccups.push(hiccup);
+            }
+            13 => self.browser_reads()?,
+            14 if choice < 24 => {
+                let mut line = self.line.0.borrow_mut();
+                line.has_failed |= choice < 8;
+                line.has_hung_up = true;
+                line.is_readable = true;
+                self.causes.browser = true;
+                self.causes.network |= choice < 8;
+            }
+            14 if choice < 48 => {
+                self.causes.server = true;
+                self.act(|waiting, turn| waiting.leave(1012, "retry_after_ms=1", CloseReason::Shutdown, turn));
+            }
+            14 if choice < 72 => {
+                let attachment = 1 + u32::from(choice % 2);
+                self.causes.server |= attachment > 1;
+                let hint = Hint { key: KEY, version: SCANNED, attachment };
+                self.act(|waiting, turn| {
+                    waiting.hinted(&hint, turn);
+                });
+            }
+            _ => {
+                self.line.0.borrow_mut().arrive(usize::MAX);
+                self.report();
+            }
+        }
+        self.check()
+    }
+
+    /// Completes everything that is under way.
+    fn complete(&mut self) -> Result<(), String> {
+        for status in std::mem::take(&mut self.announced) {
+            self.tell(status);
+        }
+        let mut line = self.line.0.borrow_mut();
+        line.arrive(usize::MAX);
+        line.hiccups.clear();
+        line.grow_room(1 << 20);
+        drop(line);
+        for turn in 0..10_000 {
+            let line = self.line.0.borrow();
+            let is_reported = line.is_readable || line.is_writable;
+            drop(line);
+            if self.record.is_none() || !is_reported && !self.perform(0) {
+                break;
+            }
+            self.report();
+            if turn == 9_999 {
+                return Err("it does not come to rest".to_owned());
+            }
+        }
+        self.check()?;
+        self.check_told()
+    }
+
+    /// What holds after every step.
+    fn check(&self) -> Result<(), String> {
+        if self.receipts_in_all > u32::from(self.may_have_receipt()) {
+            return Err(format!("{} receipts were taken, of {:?}", self.receipts_in_all, self.said));
+        }
+        let has_told_end = self.expected.iter().any(|status| !matches!(*status, "pending" | "scanned"));
+        let has_answered = self.kind == Kind::Poll && !self.expected.is_empty();
+        let Causes { browser, network, server, time } = self.causes;
+        let may_have_stopped = has_told_end || has_answered || browser || network || server || time;
+        if !self.is_waiting() && !may_have_stopped {
+            return Err(format!("it stopped waiting for no reason, after {:?}", self.expected));
+        }
+        Ok(())
+    }
+
+    /// Whether the browser has acknowledged its token, by what began to arrive after the token had been written whole.
+    fn may_have_receipt(&self) -> bool {
+        let line = self.line.0.borrow();
+        let Some(arrived) = line.arrived_before_token.filter(|_| self.expected.contains(&"confirmed")) else {
+            return false;
+        };
+        let is_ack = |said: Said| said == Said::Ack && self.kind == Kind::Acknowledging;
+        let is_close = |said: Said| said == Said::Close(1000) && self.kind == Kind::Plain;
+        let last = self.said.iter().position(|(_, said)| said.is_last()).map_or(usize::MAX, |index| index + 1);
+        self.said.iter().take(last).any(|(at, said)| *at >= arrived && (is_ack(*said) || is_close(*said)))
+    }
+
+    /// What holds when nothing is under way any more.
+    fn check_told(&self) -> Result<(), String> {
+        let line = self.line.0.borrow();
+        if self.record.is_some() && !line.unread.is_empty() {
+            return Err(format!("{} bytes lie unread", line.unread.len()));
+        }
+        let has_failed = line.has_failed || line.has_hung_up;
+        drop(line);
+        let told = self.told()?;
+        let is_in_order = told.statuses.len() <= self.expected.len()
+            && told.statuses.iter().zip(&self.expected).all(|(told, expected)| told == expected);
+        // What was written when the connection failed may be lost; and a browser may take nothing for too long.
+        let is_complete = told.statuses.len() == self.expected.len();
+        let may_lack = has_failed || self.record.is_none() && (self.causes.time || self.causes.browser);
+        if !is_in_order || !is_complete && !may_lack {
+            return Err(format!("told {:?} in place of {:?}", told.statuses, self.expected));
+        }
+        let must_have_receipt = self.may_have_receipt() && !has_failed && !self.has_time_passed;
+        if must_have_receipt && self.receipts_in_all == 0 {
+            return Err(format!("no receipt was taken, of {:?}", self.said));
+        }
+        if self.receipts_in_all > 0 && self.record.as_ref().is_some_and(|it| matches!(it.phase, Phase::Claiming { .. }))
+        {
+            return Err("a receipt was not stored".to_owned());
+        }
+        if self.codes_expected > 0
+            && told.codes == 0
+            && self.is_waiting()
+            && self.expected == ["pending"]
+            && self.dropped == Dropped::ShowsCode
+        {
+            return Err("a code was not shown".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Time passes until long after the session's end, while the browser answers every heartbeat.
+    fn end(&mut self) -> Result<(), String> {
+        for _ in 0..200 {
+            if self.record.is_none() {
+                return self.check_end();
+            }
+            self.send(&masked(0x8A, b""), None);
+            self.pass_time(50);
+            self.complete()?;
+        }
+        Err("it never ends".to_owned())
+    }
+
+    /// A browser that did nothing to end the connection was told how its session ended, or that its heart stood still.
+    fn check_end(&self) -> Result<(), String> {
+        let told = self.told()?;
+        let has_end = told.statuses.last().is_some_and(|status| !matches!(&**status, "pending" | "scanned"));
+        let Causes { browser, network, server, .. } = self.causes;
+        let is_of_use = matches!(self.kind, Kind::Plain | Kind::Acknowledging);
+        if is_of_use && !has_end && told.close_code != Some(4408) && !browser && !network && !server {
+            return Err(format!("the last it was told is {:?}, and a Close {:?}", told.statuses, told.close_code));
+        }
+        Ok(())
+    }
+
+    fn told(&self) -> Result<WasTold, String> {
+        let line = self.line.0.borrow();
+        match self.kind {
+            Kind::Plain | Kind::Acknowledging => frames(line.written.get(1..).unwrap_or_default()),
+            Kind::Events => events(line.written.get(1..).unwrap_or_default()),
+            Kind::Poll => answer(&line.written),
+        }
+    }
+}
+
+/// What a browser has been told.
+#[derive(Debug, Default)]
+struct WasTold {
+    statuses: Vec<String>,
+    codes: u32,
+    is_closed: bool,
+    close_code: Option<u16>,
+}
+
+impl WasTold {
+    fn add(&mut self, json: &[u8]) -> Result<(), String> {
+        let value: serde_json::Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        match value["status"].as_str() {
+            Some("rotated") => self.codes += 1,
+            Some(status) => self.statuses.push(status.to_owned()),
+            None => return Err(format!("no status in {value}")),
+        }
+        Ok(())
+    }
+}
+
+/// The frames of a server, which are short and unmasked; the last may not have been written whole.
+fn frames(mut bytes: &[u8]) -> Result<WasTold, String> {
+    let mut told = WasTold::default();
+    while let [first, length, rest @ ..] = bytes {
+        let (length, rest) = match (length, rest) {
+            (126, [high, low, rest @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), rest),
+            (126, _) => break,
+            (length, rest) => (usize::from(*length), rest),
+        };
+        let Some((payload, rest)) = rest.split_at_checked(length) else { break };
+        if told.is_closed {
+            return Err("it wrote on after its Close".to_owned());
+        }
+        match first {
+            0x81 => told.add(payload)?,
+            0x88 => {
+                told.is_closed = true;
+                told.close_code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+            }
+            0x82 | 0x89 | 0x8A => {}
+            other => return Err(format!("a frame that begins with {other:#x}")),
+        }
+        bytes = rest;
+    }
+    Ok(told)
+}
+
+fn events(bytes: &[u8]) -> Result<WasTold, String> {
+    let mut told = WasTold::default();
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
+    for event in whole.split("\n\n").filter(|event| *event != ":" && !event.is_empty()) {
+        if told.is_closed {
+            return Err("an event after the last".to_owned());
+        }
+        if event.contains("event: close") {
+            told.is_closed = true;
+        } else {
+            let data = event.lines().find_map(|line| line.strip_prefix("data: ")).ok_or("an event without data")?;
+            told.add(data.as_bytes())?;
+        }
+    }
+    Ok(told)
+}
+
+fn answer(bytes: &[u8]) -> Result<WasTold, String> {
+    let mut told = WasTold::default();
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return Ok(told) };
+    told.is_closed = true;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).ok_or("no length")?;
+    if head.starts_with("HTTP/1.1 200") && length == body.len().to_string() {
+        told.add(body.as_bytes())?;
+    }
+    Ok(told)
+}
+
+/// A browser's frame: masked, with a mask of zeros.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    frame(&mut plain, Opcode::Text, payload);
+    [&[first, plain[1] | 0x80, 0, 0, 0, 0], &plain[2..]].concat()
+}
+
+fn run(fixture: &Fixture, kind: Kind, dropped: Dropped, choices: &[u8]) -> Result<(), String> {
+    let mut world = World::new(fixture, kind, dropped);
+    let (begin, rest) = choices.split_at(4.min(choices.len()));
+    let [early, room, changes, first] = [0, 1, 2, 3].map(|index| begin.get(index).copied().unwrap_or_default());
+    for change in 0..changes % 4 {
+        // A browser comes when its session has changed already; a poll then is answered at once.
+        if kind != Kind::Poll {
+            world.change(change);
+        }
+    }
+    world.announced.clear();
+    let mut early_bytes = Vec::new();
+    if early % 4 == 1 && matches!(kind, Kind::Plain | Kind::Acknowledging) {
+        world.browser_sends(first);
+        early_bytes = std::mem::take(&mut world.line.0.borrow_mut().under_way);
+    }
+    world.open(&mut early_bytes, usize::from(room) * 4);
+    world.check()?;
+    for pair in rest.chunks(2) {
+        world.step(pair[0], pair.get(1).copied().unwrap_or_default())?;
+    }
+    world.complete()?;
+    world.end()?;
+    match fixture.metrics.active_connections() {
+        0 => Ok(()),
+        left => Err(format!("{left} connections are counted that have ended")),
+    }
+}
+
+fn explore(kind: Kind, dropped: Dropped, runs: u32) -> Result<(), String> {
+    let fixture = Fixture::new();
+    let config = Config { cases: runs, failure_persistence: None, max_shrink_iters: 5_000, ..Config::default() };
+    let explored = TestRunner::new(config).run(&vec(any::<u8>(), 0..MAX_CHOICES), |choices| {
+        let fixture = if dropped == Dropped::Ends { &Fixture::new() } else { &fixture };
+        run(fixture, kind, dropped, &choices).map_err(TestCaseError::fail)
+    });
+    match explored {
+        Ok(()) => Ok(()),
+        Err(TestError::Fail(reason, choices)) => Err(format!("{kind:?}: {reason}, by {choices:?}")),
+        Err(TestError::Abort(reason)) => Err(reason.to_string()),
+    }
+}
+
+fn holds(kind: Kind) {
+    if let Err(found) = explore(kind, Dropped::Nothing, RUNS) {
+        panic!("{found}");
+    }
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_reordered_on_a_plain_websocket() {
+    holds(Kind::Plain);
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_reordered_on_one_that_acknowledges() {
+    holds(Kind::Acknowledging);
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_reordered_on_a_stream_of_events() {
+    holds(Kind::Events);
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_reordered_by_long_poll() {
+    holds(Kind::Poll);
+}
+
+/// The simulation is not blind: an effect that is dropped is found.
+#[test]
+fn every_effect_that_is_dropped_is_found() {
+    for dropped in [Dropped::ReadsOn, Dropped::AsksStore, Dropped::ShowsCode, Dropped::StoresReceipt, Dropped::Ends] {
+        let found = explore(Kind::Plain, dropped, RUNS_TO_FIND);
+        assert!(found.is_err(), "that {dropped:?} is dropped was not found");
+    }
+}

@@ -1,0 +1,112 @@
+//! One SQLite file has one server, and a file that is taken from under it is noticed.
+
+use std::fs::{self, Permissions};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::program::{Program, qrlogin, run};
+use crate::real_time::{now, sleep_millis};
+
+const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_server_on_the_same_file_is_refused_until_the_first_has_gone_however_it_went() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Program::serve(&dir, "info");
+    fs::create_dir(dir.path().join("elsewhere")).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(dir.path().join("qrlogin.db"), dir.path().join("elsewhere/link.db")).unwrap();
+    for url in ["sqlite://qrlogin.db", "sqlite://elsewhere/../qrlogin.db", "sqlite://elsewhere/link.db"] {
+        let started = now();
+        let (status, _, stderr) = run(&mut qrlogin(dir.path(), &[&SERVE[..], &["--database-url", url]].concat()));
+        assert_eq!(status.code(), Some(1), "{stderr}");
+        let name = url.strip_prefix("sqlite://").unwrap();
+        for part in ["database_url", name, &format!("process {} has it", first.id())] {
+            assert!(stderr.contains(part), "'{part}' is missing in: {stderr}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+    let session = first.generate().await;
+    assert_eq!(first.status(&session).await["status"], "pending", "the first goes on");
+    first.kill();
+    let second = Program::serve(&dir, "info");
+    assert_eq!(second.status(&session).await["status"], "pending");
+    assert_eq!(second.terminate().0.code(), Some(0));
+    assert_eq!(Program::serve(&dir, "info").terminate().0.code(), Some(0), "after one that stopped in order, too");
+}
+
+/// Until `/readyz` answers so.
+async fn until_ready(program: &Program, is_ready: bool) -> String {
+    let until = now() + Duration::from_secs(5);
+    loop {
+        let answer = program.http.get(format!("{}/readyz", program.ops)).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        if status.is_success() == is_ready {
+            return text;
+        }
+        assert!(now() < until, "/readyz says {status}: {text}");
+        sleep_millis(50).await;
+    }
+}
+
+/// Takes the file away as `take` does it, and gives it back; the log.
+async fn lost(take: impl FnOnce(&Path), word: &str, give_back: impl FnOnce(&Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve(&dir, "info");
+    let before = program.generate().await;
+    let file = dir.path().join("qrlogin.db");
+    take(&file);
+    let reason = until_ready(&program, false).await;
+    assert!(reason.contains(word) && reason.contains("qrlogin.db"), "{reason}");
+    // Logins go on: what is open is still open.
+    assert_eq!(program.status(&before).await["status"], "pending");
+    let token = crate::harness::app_token(json!({ "sub": "ann" }));
+    let scan = program.post("/v1/qr-login/scan", Some(&token), json!({ "code": before["code"] })).await.unwrap();
+    assert_eq!(scan.status, 200);
+    // It is logged, once.
+    sleep_millis(2500).await;
+    give_back(&file);
+    let (status, log) = program.terminate();
+    assert_eq!(status.code(), Some(0));
+    let said = log.lines().filter(|line| line.contains("store not in order") && line.contains(word)).count();
+    assert_eq!(said, 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_file_that_is_deleted_is_noticed() {
+    lost(|file| fs::remove_file(file).unwrap(), "deleted", |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_file_that_is_replaced_is_noticed() {
+    let replace = |file: &Path| {
+        let other = file.with_extension("other");
+        fs::copy(file, &other).unwrap();
+        fs::rename(other, file).unwrap();
+    };
+    lost(replace, "replaced", |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_the_database_that_is_deleted_is_noticed() {
+    lost(|file| fs::remove_file(file.with_extension("db-wal")).unwrap(), "deleted", |_| {}).await;
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_file_that_is_made_read_only_is_noticed_and_that_it_is_no_longer() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let set = |mode| move |file: &Path| fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
+    lost(set(0o444), "read-only", set(0o600)).await;
+
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve(&dir, "info");
+    let file = dir.path().join("qrlogin.db");
+    set(0o444)(&file);
+    until_ready(&program, false).await;
+    set(0o600)(&file);
+    assert_eq!(until_ready(&program, true).await, "ok\n");
+}

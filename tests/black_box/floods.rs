@@ -1,0 +1,174 @@
+//! A browser that floods its own connection is told all the same: whatever legal frames it sends, and however many.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::harness::{Server, Session};
+use crate::real_time::{now, sleep_millis};
+
+/// Tries of each kind; `FLOODS=100` for what the product promises.
+const TRIES: usize = 3;
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// A token that has not arrived after this long is lost.
+const LOST_MILLIS: u64 = 4000;
+
+/// What a flood is made of: legal frames that mean nothing.
+#[derive(Debug, Clone, Copy)]
+enum Flood {
+    Pongs,
+    Pings,
+    EmptyFragments,
+    Ignored,
+}
+
+impl Flood {
+    const ALL: [Self; 4] = [Self::Pongs, Self::Pings, Self::EmptyFragments, Self::Ignored];
+
+    /// Some kilobytes of it, which may be repeated.
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Pongs => masked(0x8A, &[b'x'; 125]).repeat(64),
+            Self::Pings => masked(0x89, &[b'x'; 125]).repeat(64),
+            // A whole message of empty fragments.
+            Self::EmptyFragments => [masked(0x01, b""), masked(0x00, b"").repeat(1000), masked(0x80, b"")].concat(),
+            Self::Ignored => masked(0x81, &[b'x'; 100]).repeat(64),
+        }
+    }
+}
+
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0], payload].concat()
+}
+
+/// A browser, spoken by hand, that has been told `pending`.
+async fn waiting(server: &Server, session: &Session, subprotocol: Option<&str>) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let subprotocol = subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: {KEY}\r\n{subprotocol}\r\n",
+        session.ws_path
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\"expires_in\":300}") {
+        assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
+    }
+    stream
+}
+
+/// Sends this flood: so many bytes, or for half a second.
+async fn flood(stream: &mut TcpStream, flood: Flood, bytes: Option<usize>) {
+    let (some, until) = (flood.bytes(), now() + Duration::from_millis(500));
+    let mut sent = 0;
+    while bytes.map_or_else(|| now() < until, |bytes| sent < bytes) {
+        stream.write_all(&some).await.unwrap();
+        sent += some.len();
+    }
+}
+
+/// The statuses that this browser is told, until one is `last`, or the connection ends, or nothing comes any more.
+async fn told(mut stream: TcpStream, last: &str) -> Vec<String> {
+    let mut bytes = Vec::new();
+    let reading = async {
+        loop {
+            let statuses = statuses(&bytes);
+            if statuses.iter().any(|status| status == last) || !matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {
+                return statuses;
+            }
+        }
+    };
+    tokio::select! {
+        statuses = reading => statuses,
+        () = sleep_millis(LOST_MILLIS) => Vec::new(),
+    }
+}
+
+fn statuses(mut bytes: &[u8]) -> Vec<String> {
+    let mut statuses = Vec::new();
+    while let [first, length, rest @ ..] = bytes {
+        let (length, rest) = match (length, rest) {
+            (126, [high, low, rest @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), rest),
+            (126, _) => break,
+            (length, rest) => (usize::from(*length), rest),
+        };
+        let Some((payload, rest)) = rest.split_at_checked(length) else { break };
+        if *first == 0x81 {
+            let frame: Value = serde_json::from_slice(payload).unwrap();
+            statuses.push(frame["status"].as_str().unwrap().to_owned());
+        }
+        bytes = rest;
+    }
+    statuses
+}
+
+fn tries() -> usize {
+    std::env::var("FLOODS").map_or(TRIES, |tries| tries.parse().unwrap())
+}
+
+/// Floods while the phone confirms, and is told: each size, each kind, with and without `qrlogin.ack`.
+async fn floods_and_is_told(server: &Server, sizes: &[Option<usize>], meanwhile: impl AsyncFn(usize)) {
+    for size in sizes {
+        for kind in Flood::ALL {
+            for subprotocol in [None, Some("qrlogin.ack")] {
+                for number in 0..tries() {
+                    let session = server.generate().await;
+                    let mut stream = waiting(server, &session, subprotocol).await;
+                    let (bob, flooding) = (server.phone("bob"), flood(&mut stream, kind, *size));
+                    let confirming = async {
+                        meanwhile(number).await;
+                        bob.confirm(&session).await
+                    };
+                    let (confirmed, ()) = tokio::join!(confirming, flooding);
+                    assert_eq!(confirmed.status, 200);
+                    let told = told(stream, "confirmed").await;
+                    assert_eq!(told.last().map(String::as_str), Some("confirmed"), "{kind:?} {size:?} {subprotocol:?}");
+                }
+            }
+        }
+    }
+    server.until_active(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_floods_while_its_phone_confirms_is_told() {
+    let server = Server::start().await;
+    let sizes = [Some(10_000), Some(200_000), Some(2_000_000), None];
+    floods_and_is_told(&server, &sizes, async |_| {}).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_floods_while_its_code_rotates_is_told() {
+    let server = Server::start_with(|settings| settings.session.rotate_seconds = 10).await;
+    let rotating = async |_| {
+        server.hands.advance_seconds(10);
+        server.active().await;
+    };
+    floods_and_is_told(&server, &[Some(200_000), Some(2_000_000)], rotating).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_floods_while_its_server_stops_is_told_or_sent_away() {
+    for kind in Flood::ALL {
+        for subprotocol in [None, Some("qrlogin.ack")] {
+            let server = Server::start().await;
+            let session = server.generate().await;
+            let mut stream = waiting(&server, &session, subprotocol).await;
+            let (bob, flooding) = (server.phone("bob"), flood(&mut stream, kind, Some(2_000_000)));
+            let confirming = async {
+                let confirmed = bob.confirm(&session).await;
+                server.begin_to_stop();
+                confirmed
+            };
+            let (confirmed, ()) = tokio::join!(confirming, flooding);
+            assert_eq!(confirmed.status, 200);
+            assert_eq!(told(stream, "confirmed").await.last().map(String::as_str), Some("confirmed"), "{kind:?}");
+            server.stop().await;
+        }
+    }
+}
