@@ -34,9 +34,9 @@ const FIRST_WORD_MS = 4000;
 const POLL_SECONDS = 15;
 const MAX_BACKOFF_MS = 30_000;
 /** A connection that is asked whether it is alive answers in this time. */
-const ANSWER_MS = 2000;
+const ANSWER_MS = 1500;
 /** How often it is looked whether a connection has fallen silent ... */
-const LOOK_MS = 500;
+const LOOK_MS = 250;
 /** ... and by how much time jumps when the machine has slept. */
 const JUMP_MS = 5000;
 const REPLACED = 4409;

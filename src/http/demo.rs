@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -52,6 +52,8 @@ fn page(kind: &'static str, text: &'static str) -> impl IntoResponse {
     let headers = [
         (CONTENT_TYPE, format!("{kind}; charset=utf-8")),
         (CONTENT_SECURITY_POLICY, POLICY.to_owned()),
+        // Nothing secret is in it; and a page that must not be stored is not kept for going back to.
+        (CACHE_CONTROL, "no-cache".to_owned()),
         (CROSS_ORIGIN_OPENER_POLICY, "same-origin".to_owned()),
         (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin".to_owned()),
     ];

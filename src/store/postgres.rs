@@ -208,14 +208,13 @@ static READ_SETTLED: LazyLock<String> = LazyLock::new(|| {
 
 /// The time is taken when the lock is held, however long that was waited for.
 const REPLACE: &str = "WITH locked AS MATERIALIZED (
-         SELECT id AS locked_id, CASE WHEN $3 = 'claimed' THEN claimable_until ELSE expires_at END AS writable_until
-         FROM qrlogin.sessions WHERE id = $1 AND version = $2 FOR NO KEY UPDATE
+         SELECT id AS locked_id FROM qrlogin.sessions WHERE id = $1 AND version = $2 FOR NO KEY UPDATE
      ), timed AS MATERIALIZED (
-         SELECT locked_id, writable_until, qrlogin.now_millis() AS now FROM locked
+         SELECT locked_id, qrlogin.now_millis() AS now FROM locked
      ), written AS (
          UPDATE qrlogin.sessions SET version = version + 1, state = $3, user_id = $4, user_name = $5,
              user_picture = $6, decided_at = $7, claimable_until = $8, token_grant = $9, scanned_at = $10, reason = $11
-         FROM timed WHERE id = locked_id AND now < writable_until
+         FROM timed WHERE id = locked_id AND now < $14
          RETURNING id, version, state, node, attachment
      ), untold AS (
          INSERT INTO qrlogin.untold (node, id, version, attachment, since)
@@ -338,6 +337,7 @@ impl Store for PostgresStore {
                     &changed.reason,
                     &self.sends_hints,
                     &self.node.as_str(),
+                    &next.writable_until().as_millis(),
                 ],
             )
             .await?;

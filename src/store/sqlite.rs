@@ -218,18 +218,19 @@ impl Store for SqliteStore {
 
     async fn replace(&self, next: &Session) -> Result<Replaced, StoreError> {
         let (state, changed) = Changed::of(next)?;
-        let (key, version, clock) = (next.key, next.version, self.clock.clone());
+        let (key, version, clock, writable_until) = (next.key, next.version, self.clock.clone(), next.writable_until());
         self.note_write();
         let written = self.decider.run(move |connection| {
             // Taken only now: however long the connection was waited for, a decision is judged when it is written.
-            let now = clock.now();
+            if clock.now() >= writable_until {
+                return Ok(Replaced::Stale);
+            }
             let rows = connection
                 .prepare_cached(
                     "UPDATE sessions
                      SET version = version + 1, state = ?3, user_id = ?4, user_name = ?5, user_picture = ?6,
                          decided_at = ?7, claimable_until = ?8, token_grant = ?9, scanned_at = ?10, reason = ?11
-                     WHERE id = ?1 AND version = ?2
-                       AND ?12 < CASE WHEN ?3 = 'claimed' THEN claimable_until ELSE expires_at END",
+                     WHERE id = ?1 AND version = ?2",
                 )?
                 .execute(params![
                     key.0,
@@ -243,7 +244,6 @@ impl Store for SqliteStore {
                     changed.token_grant,
                     changed.scanned_at,
                     changed.reason,
-                    now.as_millis(),
                 ])?;
             Ok(if rows == 1 { Replaced::Written(None) } else { Replaced::Stale })
         });

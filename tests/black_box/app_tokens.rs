@@ -17,17 +17,18 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Answer, Server, Session};
+use crate::real_time::until;
 
 /// A source outside, which answers as it is told to.
 #[derive(Clone, Default)]
-struct Source {
+pub struct Source {
     says: Arc<Mutex<Says>>,
     asked: Arc<AtomicUsize>,
     last: Arc<Mutex<(HeaderMap, String)>>,
 }
 
 #[derive(Clone, Default)]
-enum Says {
+pub enum Says {
     This(String),
     Status(u16),
     #[default]
@@ -37,7 +38,7 @@ enum Says {
 }
 
 impl Source {
-    async fn start() -> (Self, SocketAddr) {
+    pub async fn start() -> (Self, SocketAddr) {
         let source = Self::default();
         let routes = Router::new().route("/", any(answer)).with_state(source.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -50,7 +51,7 @@ impl Source {
         *self.says.lock().unwrap() = what;
     }
 
-    fn says_json(&self, what: Value) {
+    pub fn says_json(&self, what: Value) {
         self.says(Says::This(what.to_string()));
     }
 
@@ -98,7 +99,7 @@ impl Signer {
     }
 }
 
-async fn by_key_set(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> Server {
+pub async fn by_key_set(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> Server {
     Server::start_with(|settings| {
         settings.app_auth.hmac_secret = Secret::default();
         settings.app_auth.jwks_url = format!("http://{address}/");
@@ -107,7 +108,7 @@ async fn by_key_set(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> 
     .await
 }
 
-async fn scan(server: &Server, session: &Session, token: &str) -> Answer {
+pub async fn scan(server: &Server, session: &Session, token: &str) -> Answer {
     let body = json!({ "code": session.code });
     server.request(Method::POST, "/v1/qr-login/scan", Some(token), Some(body)).await
 }
@@ -208,9 +209,11 @@ async fn a_key_that_is_rotated_at_the_source_is_picked_up_and_the_source_is_not_
     source.says_json(json!({ "keys": [new.public] }));
     server.hands.advance_seconds(280);
     let session = server.generate().await;
-    while scan(&server, &session, &by(&old)).await.status != 401 {
+    until("a key that was taken back is none", async || {
         server.hands.advance_millis(100);
-    }
+        scan(&server, &session, &by(&old)).await.status == 401
+    })
+    .await;
     assert_eq!(scan(&server, &session, &by(&new)).await.status, 200);
     server.stop().await;
 }
@@ -233,14 +236,16 @@ async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
 
     source.says_json(json!({ "keys": [signer.public] }));
     server.hands.advance_seconds(15);
-    while scan(&server, &session, &token(&signer)).await.status != 200 {}
+    until("the source is asked again", async || scan(&server, &session, &token(&signer)).await.status == 200).await;
     for down in [Says::Status(500), Says::This("swordfish".to_owned()), Says::Status(302), Says::Endless] {
         source.says(down);
         server.hands.advance_seconds(300);
         assert_eq!(scan(&server, &session, &token(&signer)).await.status, 200);
-        while scan(&server, &session, &token(&Signer::new())).await.refusal() != "503 unavailable" {
+        until("nothing is known of an unknown key", async || {
             server.hands.advance_seconds(10);
-        }
+            scan(&server, &session, &token(&Signer::new())).await.refusal() == "503 unavailable"
+        })
+        .await;
     }
     server.hands.advance_seconds(86_400);
     let session = server.generate().await;

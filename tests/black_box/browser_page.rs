@@ -31,6 +31,15 @@ async fn the_page_gets_through_proxies_that_do_not_let_websockets_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_notices_a_path_that_has_died_silently() {
+    told("silence.mjs", |settings, _| {
+        settings.session.heartbeat_seconds = 2;
+        settings.session.number_matching = true;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_state_of_the_element_is_accessible_and_of_one_size_in_every_language() {
     told("gallery.mjs", |_, _| {}).await;
 }

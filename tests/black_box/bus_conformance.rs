@@ -11,6 +11,7 @@ use qrlogin::session::{PhoneUser, Session, Step};
 use qrlogin::store::{PostgresSetup, PostgresStore, Replaced, SqliteStore, Store};
 use tokio::sync::mpsc;
 
+use crate::real_time::until;
 use crate::services;
 use crate::store_conformance::{CODE, session_of_now};
 
@@ -164,9 +165,7 @@ async fn a_bus_that_was_gone_is_back_by_itself_and_says_so() {
     let (url, redis) = (service.database().await, services::Redis::start());
     let mut by_redis = Node::shared(&url, Some(&redis.url())).await;
     redis.kill();
-    while by_redis.metrics.is_bus_connected() {
-        tokio::task::yield_now().await;
-    }
+    until("the bus is gone", async || !by_redis.metrics.is_bus_connected()).await;
     // Nobody waits for it.
     let session = session_of_now(&*by_redis.store).await;
     by_redis.bus.take_over(&NodeName::random(), Hint { key: session.key, version: 1, attachment: 1 });

@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{SECRET, claims_of};
 use crate::program::{Program, qrlogin, run};
+use crate::real_time::until;
 
 const LOGINS: usize = 120;
 
@@ -54,16 +55,15 @@ async fn no_confirmed_login_is_lost_or_changed_also_when_a_signing_key_comes_in_
         let mut logins = std::pin::pin!(logins);
         // In the middle: as soon as the first thirty are in the database.
         let thirty = async {
-            loop {
+            until("thirty logins", async || {
                 let metrics = program.http.get(format!("{}/metrics", program.ops)).send().await.unwrap();
                 let metrics = metrics.text().await.unwrap();
                 let line = metrics
                     .lines()
                     .find_map(|line| line.strip_prefix(r#"qrlogin_sessions_total{outcome="confirmed"} "#));
-                if line.unwrap().parse::<usize>().unwrap() >= 30 {
-                    return;
-                }
-            }
+                line.unwrap().parse::<usize>().unwrap() >= 30
+            })
+            .await;
         };
         let finished = tokio::select! {
             biased;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fleet::{Fleet, all_are_well, logins_during};
-use crate::real_time::{now, pause, sleep_millis};
+use crate::real_time::{now, pause, sleep_millis, until};
 use crate::services::signal;
 
 /// From a fault's end to the delivery of every login that was confirmed.
@@ -93,9 +93,11 @@ async fn redis_is_killed() {
     })
     .await;
     for number in 0..3 {
-        while fleet.metric(number, "qrlogin_bus_connected").await == 0 {
+        until("the bus is back", async || {
             pause(100).await;
-        }
+            fleet.metric(number, "qrlogin_bus_connected").await == 1
+        })
+        .await;
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{Answer, SECRET, claims_of};
 use crate::program::Program;
-use crate::real_time::{now, pause, sleep_millis};
+use crate::real_time::{now, pause, sleep_millis, until};
 use crate::services::{Postgres, Redis};
 
 /// The nodes, and what they share.
@@ -253,9 +253,11 @@ impl Fleet {
             if self.nodes.read().unwrap()[number].program.is_none() {
                 continue;
             }
-            while self.metric(number, "qrlogin_active_connections").await != 0 {
+            until("nobody waits", async || {
                 pause(100).await;
-            }
+                self.metric(number, "qrlogin_active_connections").await == 0
+            })
+            .await;
         }
     }
 }

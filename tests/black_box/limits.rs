@@ -10,6 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::harness::{Answer, Browser, Server, Session};
+use crate::real_time::until;
 
 /// Limits that are all on, as by default but for what `change` does; and whoever is on this machine may say who asks.
 async fn limited(change: impl FnOnce(&mut Settings)) -> Server {
@@ -150,16 +151,15 @@ async fn connections_that_say_nothing_fill_up_their_own_share_only() {
     let (_session, _browser) = server.waiting().await;
     drop(silent);
     // The next is let in as soon as it is seen that the others have gone.
-    loop {
+    until("the next is let in", async || {
         let mut stream = connect_from("127.0.0.2", server.address).await;
         let request = "GET /.well-known/jwks.json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
         drop(stream.write_all(request.as_bytes()).await);
         let mut answer = String::new();
         drop(stream.read_to_string(&mut answer).await);
-        if answer.starts_with("HTTP/1.1 200 ") {
-            break;
-        }
-    }
+        answer.starts_with("HTTP/1.1 200 ")
+    })
+    .await;
     server.stop().await;
 }
 

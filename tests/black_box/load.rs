@@ -1,11 +1,18 @@
 //! The load tool, against a real server.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
-use crate::harness::Server;
+use crate::harness::{Server, app_token};
+use crate::program::{Program, signal};
+use crate::real_time::sleep_millis;
 
 async fn load(server: &Server, arguments: &[&str]) -> (bool, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_qrlogin"))
@@ -61,6 +68,86 @@ async fn its_browsers_wait_for_events_or_poll_too() {
         assert_eq!(server.closed("client").await, 20);
         server.stop().await;
     }
+}
+
+/// Passes everything on, `late` after it came; to a server at this address.
+async fn late_proxy(to: SocketAddr, late: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((browser, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let server = TcpStream::connect(to).await.unwrap();
+                for stream in [&browser, &server] {
+                    stream.set_nodelay(true).unwrap();
+                }
+                let ((from_browser, to_browser), (from_server, to_server)) =
+                    (browser.into_split(), server.into_split());
+                tokio::join!(pass_on(from_browser, to_server, Duration::ZERO), pass_on(from_server, to_browser, late));
+            });
+        }
+    });
+    address
+}
+
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, late: Duration) {
+    let mut bytes = [0; 4096];
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        sleep_millis(late.as_millis().try_into().unwrap()).await;
+        if to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_late_by_a_known_time_are_measured_so() {
+    for late_millis in [5, 60, 900] {
+        let server = Server::start().await;
+        let proxy = late_proxy(server.address, Duration::from_millis(late_millis)).await;
+        let counts = ["--browsers", "3", "--logins-per-second", "4", "--seconds", "2", "--json"];
+        let (succeeded, out, err) =
+            load(&server, &[&["--url", &format!("http://{proxy}")], &counts[..]].concat()).await;
+        assert!(succeeded, "{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(8), &json!(0), &json!({})]);
+        for figure in ["p50", "p99", "p999", "max"] {
+            let micros = report["push_micros"][figure].as_u64().unwrap();
+            // A busy machine takes longer, but never less.
+            let expected = late_millis * 1000;
+            assert!((expected..expected + 500_000).contains(&micros), "{figure}, {late_millis} ms late: {micros} µs");
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stalls_is_measured_by_all_who_would_have_come_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve_with(&dir, "info", &[("QRLOGIN_LIMITS__ENABLED", "false")]);
+    let pid = program.id();
+    let stalling = tokio::spawn(async move {
+        sleep_millis(2000).await;
+        signal(pid, "STOP");
+        sleep_millis(1500).await;
+        signal(pid, "CONT");
+    });
+    let token = app_token(json!({ "sub": "load" }));
+    let arguments = ["--browsers", "10", "--logins-per-second", "50", "--seconds", "5", "--json", "--token", &token];
+    let output = Command::new(env!("CARGO_BIN_EXE_qrlogin"))
+        .args(["load", "--url", &program.base])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    stalling.await.unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(250), &json!(0), &json!({})]);
+    let push = |figure: &str| report["push_micros"][figure].as_u64().unwrap();
+    assert!((1_400_000..2_500_000).contains(&push("max")), "{report}");
+    // Of 250 logins, 75 were due while it stood still.
+    assert!(push("p99") > 1_200_000 && push("p50") < 500_000, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

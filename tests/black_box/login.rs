@@ -4,6 +4,7 @@ use qrlogin::session::Timestamp;
 use serde_json::json;
 
 use crate::harness::{START, Seen, Server, token_in, verified};
+use crate::real_time::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_waits_a_phone_confirms_and_the_browser_is_logged_in() {
@@ -244,7 +245,7 @@ async fn a_session_that_ended_long_ago_is_swept_and_was_never_there() {
     assert_eq!(server.clock.now(), Timestamp::from_millis(START.as_millis() + 960_000));
     assert_eq!(server.status(&session).await.body["status"], "expired", "kept for ten minutes after its end");
     server.hands.advance_seconds(11);
-    while server.status(&session).await.status != 404 {}
+    until("it is swept", async || server.status(&session).await.status == 404).await;
     assert_eq!(server.metric(r#"qrlogin_sessions_total{outcome="expired"}"#).await, 1);
     server.stop().await;
 }

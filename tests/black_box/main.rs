@@ -18,6 +18,7 @@ mod event_streams;
 mod faults;
 mod floods;
 mod heads;
+mod key_sets;
 mod limits;
 mod load;
 mod login;

@@ -14,7 +14,7 @@ use qrlogin::session::Session as StoredSession;
 
 use crate::fleet::{Fleet, Login, all_are_well, logins_during};
 use crate::harness::{Browser, Seen, Server, token_in};
-use crate::real_time::{now, sleep_millis};
+use crate::real_time::{now, sleep_millis, until};
 use crate::services::{Postgres, Redis};
 
 /// Some nodes in this process, on a database of their own; by way of Redis, or of Postgres alone.
@@ -34,7 +34,7 @@ async fn nodes_with(
         servers.push(Server::node(&url, bus_url.as_deref(), postgres.keys(), &wrap).await);
     }
     for server in &servers {
-        while server.metric("qrlogin_bus_connected").await == 0 {}
+        until("the bus is there", async || server.metric("qrlogin_bus_connected").await == 1).await;
     }
     (postgres, servers)
 }
@@ -233,9 +233,11 @@ async fn nobody_asks_the_store_while_browsers_wait() {
     let reads = || nodes.iter().map(|node| node.store.reads.load(Ordering::SeqCst)).sum::<usize>();
     let (before, looks) = (reads(), || nodes.iter().map(|node| node.store.looks.load(Ordering::SeqCst)).min().unwrap());
     let looked = looks();
-    while looks() < looked + 2 {
+    until("each node has looked twice", async || {
         sleep_millis(50).await;
-    }
+        looks() >= looked + 2
+    })
+    .await;
     assert_eq!(reads(), before);
     for node in &nodes {
         assert_eq!(node.active().await, 50);
@@ -297,9 +299,11 @@ async fn a_key_that_is_added_signs_and_is_known_everywhere_without_a_restart() {
     // A node that starts knows the new key, and decides under it; the others must be able to tell.
     fleet.add(&[]);
     let mut after = Vec::new();
-    while !after.iter().any(|login| kid(login) != before) || after.len() < 20 {
+    until("the new key signs", async || {
         after.push(fleet.clone().login().await);
-    }
+        after.iter().any(|login| kid(login) != before) && after.len() >= 20
+    })
+    .await;
     all_are_well(&after, now(), Duration::from_secs(10));
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Answer, Server};
+use crate::real_time::until;
 
 /// Berlin, and somewhere in Japan; two networks, one of them in both countries.
 const BERLIN: &str = "192.0.2.1";
@@ -162,7 +163,7 @@ async fn a_database_that_is_replaced_is_read_again() {
     std::fs::copy(&city, &fresh).unwrap();
     std::fs::rename(&fresh, &asn).unwrap();
     server.hands.advance_seconds(60);
-    while located().await != "Berlin" {}
+    until("the new file is read", async || located().await == "Berlin").await;
     std::fs::write(&fresh, "half a file").unwrap();
     std::fs::rename(&fresh, &asn).unwrap();
     server.hands.advance_seconds(60);

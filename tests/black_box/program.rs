@@ -229,6 +229,50 @@ async fn it_serves_takes_its_own_trial_tokens_and_stops_when_asked() {
     assert_eq!(last["event"], "stopped");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_answers_under_its_own_names_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut demo = qrlogin(dir.path(), &["demo", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+        .env("QRLOGIN_LOG__FORMAT", "json")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    while !line.contains("listening") {
+        line.clear();
+        assert!(BufReader::new(demo.stderr.as_mut().unwrap()).read_line(&mut line).unwrap() > 0);
+    }
+    let listening: Value = serde_json::from_str(&line).unwrap();
+    let address = listening["public"].as_str().unwrap();
+    let port = address.rsplit(':').next().unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let asked_as = async |host: &str, path: &str, upgrade: bool| {
+        let mut request = http.get(format!("http://{address}{path}")).header("host", host);
+        if upgrade {
+            let fields = [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")];
+            request = fields.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+            request = request.header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        }
+        Answer::of(request.send().await.unwrap()).await
+    };
+    for host in ["localhost", "LocalHost", "127.0.0.1", "[::1]"] {
+        assert_eq!(asked_as(&format!("{host}:{port}"), "/", false).await.status, 200, "{host}");
+        assert_eq!(asked_as(host, "/", false).await.status, 200, "{host}");
+    }
+    let unknown = format!("/v1/ws/qr/{}", "A".repeat(43));
+    for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1", "a b"] {
+        for (path, upgrade) in
+            [("/", false), ("/q/x", false), ("/demo/users", false), ("/openapi.json", false), (&*unknown, true)]
+        {
+            let answer = asked_as(&format!("{host}:{port}"), path, upgrade).await;
+            assert_eq!(answer.refusal(), "403 forbidden_host", "{host}{path}");
+        }
+    }
+    signal(demo.id(), "TERM");
+    assert_eq!(demo.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn the_demo_leaves_nothing_behind() {
     let (dir, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -18,3 +18,12 @@ pub async fn sleep_millis(millis: u64) {
 pub async fn pause(most_millis: u32) {
     sleep_millis(random::below(most_millis).into()).await;
 }
+
+/// Until this holds, for half a minute at most: a test that waits for what never comes fails, and does not hang.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let started = now();
+    while !holds().await {
+        assert!(started.elapsed() < Duration::from_secs(30), "not after 30 s: {what}");
+        tokio::task::yield_now().await;
+    }
+}

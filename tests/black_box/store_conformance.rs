@@ -15,6 +15,7 @@ use qrlogin::store::{Attached, Ended, PostgresSetup, PostgresStore, Replaced, Sq
 use serde_json::{Map, json};
 
 use crate::harness::START;
+use crate::real_time::until;
 use crate::services;
 
 /// A code that never gets old.
@@ -240,7 +241,7 @@ async fn the_ended_are_swept_in_batches(store: &dyn Store, time: &Time) {
     // Whatever is there from before.
     time.advance_millis(10_000_000).await;
     let now = START.plus_seconds(10_360);
-    while !store.sweep(now, 1000).await.unwrap().is_empty() {}
+    until("all that has ended is swept", async || store.sweep(now, 1000).await.unwrap().is_empty()).await;
 
     let until = |seconds| Session { expires_at: now.plus_seconds(seconds), ..new_session() };
     let (expired, settled, unclaimed, living) = (until(1), until(1), until(1), until(100));
@@ -434,11 +435,13 @@ async fn a_login_of_postgres_touches_no_index_but_when_it_comes_and_goes() {
     let client = services::connect(&url).await.unwrap();
     let (mut updates, mut hot) = (0, 0);
     // What a connection has done is counted when it ends, or a moment later.
-    while updates < 400 {
+    until("all updates are counted", async || {
         let counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'";
         let row = client.query_one(counts, &[]).await.unwrap();
         (updates, hot) = (row.get::<_, i64>(0), row.get::<_, i64>(1));
-    }
+        updates >= 400
+    })
+    .await;
     assert_eq!((updates, hot), (400, 400));
 }
 

@@ -1,9 +1,12 @@
 //! What SECURITY.md says of attackers, where no other test shows it.
 
+use std::collections::BTreeSet;
+
 use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{Browser, Seen, Server, Session};
+use crate::real_time::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_photographs_a_code_can_neither_watch_nor_claim_nor_cancel() {
@@ -50,9 +53,11 @@ async fn what_never_was_and_what_was_swept_look_the_same() {
     let server = Server::start().await;
     let swept = server.generate().await;
     server.hands.advance_seconds(300 + 60 + 600 + 11);
-    while server.status(&swept).await.status != 404 {
+    until("it is swept", async || {
         server.hands.advance_seconds(1);
-    }
+        server.status(&swept).await.status == 404
+    })
+    .await;
     let never = Session {
         id: "A".repeat(43),
         code: "AAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(),
@@ -78,17 +83,33 @@ async fn what_never_was_and_what_was_swept_look_the_same() {
 async fn every_answer_is_kept_from_frames_caches_and_guesses() {
     let server = Server::start().await;
     let session = server.generate().await;
-    for answer in [
-        server.status(&session).await,
-        server.get("/nowhere").await,
-        server.post("/v1/qr-login/scan", json!({})).await,
-        server.request(Method::DELETE, "/v1/qr-login/generate", None, None).await,
-        server.get("/openapi.json").await,
-    ] {
-        assert_eq!(answer.header("x-content-type-options"), "nosniff");
-        assert_eq!(answer.header("referrer-policy"), "no-referrer");
-        assert_eq!(answer.header("cache-control"), "no-store");
-        assert!(answer.header("content-security-policy").contains("frame-ancestors 'none'"));
+    let ann = server.phone("ann");
+    let mut answers = vec![server.status(&session).await, ann.scan(&session).await, ann.confirm(&session).await];
+    let document = server.get("/openapi.json").await.body;
+    let described = document["paths"].as_object().unwrap().keys().map(String::as_str);
+    let others = ["/openapi.json", "/v1/ws/qr", "/v1/ws/qr/{session_id}", "/nowhere", "/", "/q/code"];
+    let bodies =
+        [None, Some(json!({})), Some(json!({ "code": session.code })), Some(json!({ "session_id": session.id }))];
+    for path in described.chain(others) {
+        // Of a session that is not there, so that no answer is without an end.
+        let path = path.replace("{session_id}", &"A".repeat(43));
+        for method in [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            for (token, body) in
+                [None, Some(&*ann.token)].into_iter().flat_map(|token| bodies.clone().map(|body| (token, body)))
+            {
+                answers.push(server.request(method.clone(), &path, token, body).await);
+            }
+        }
+    }
+    let statuses: BTreeSet<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+    for status in [200, 201, 204, 400, 401, 404, 405, 415, 426] {
+        assert!(statuses.contains(&status), "{status} was not looked at, but {statuses:?}");
+    }
+    for answer in answers {
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{answer:?}");
+        assert_eq!(answer.header("referrer-policy"), "no-referrer", "{answer:?}");
+        assert_eq!(answer.header("cache-control"), "no-store", "{answer:?}");
+        assert!(answer.header("content-security-policy").contains("frame-ancestors 'none'"), "{answer:?}");
     }
     server.stop().await;
 }
