@@ -35,7 +35,7 @@ use crate::protocol::CodeView;
 use crate::session::{Cancellation, PhoneUser, SessionKey, Timestamp};
 use crate::websocket::{Opcode, close_payload, frame};
 
-/// Runs of each of the four kinds of connection: a million in all.
+/// Runs of each of the four kinds of connection: a million in all. Another number by `SIMULATION_RUNS`.
 const RUNS: u32 = 250_000;
 /// Runs within which a fault that is put in must be found.
 const RUNS_TO_FIND: u32 = 20_000;
@@ -863,7 +863,8 @@ fn explore(kind: Kind, dropped: Dropped, runs: u32) -> Result<(), String> {
 }
 
 fn holds(kind: Kind) {
-    if let Err(found) = explore(kind, Dropped::Nothing, RUNS) {
+    let runs = std::env::var("SIMULATION_RUNS").map_or(RUNS, |runs| runs.parse().expect("a number of runs"));
+    if let Err(found) = explore(kind, Dropped::Nothing, runs) {
         panic!("{found}");
     }
 }
