@@ -8,6 +8,9 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -16,7 +19,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use super::api::Target;
 use super::{Shared, Transport};
 use crate::metrics::Stopwatch;
-use crate::protocol::{MAX_WAIT_SECONDS, SESSION_HEADER};
+use crate::protocol::{ACK_MESSAGE, ACK_SUBPROTOCOL, MAX_WAIT_SECONDS, SESSION_HEADER};
 
 /// Most of what a browser costs this tool.
 const BUFFER_BYTES: usize = 1024;
@@ -29,7 +32,7 @@ const CONFIRMED: &str = r#""status":"confirmed""#;
 
 /// See the module.
 pub(super) enum Browser {
-    WebSocket(Box<WebSocketStream<TcpStream>>),
+    WebSocket(Box<WebSocketStream<TcpStream>>, bool),
     Events(Events),
     Polls(Polls),
 }
@@ -70,16 +73,22 @@ impl Browser {
         source: Option<IpAddr>,
     ) -> Result<Self, OpenFailure> {
         match transport {
-            Transport::Websocket => {
+            Transport::Websocket | Transport::WebsocketAck => {
                 let stream = connect(target, source).await?;
                 let url = format!("ws://{}/v1/ws/qr/{id}", target.authority);
+                let mut request = url.into_client_request().map_err(|error| OpenFailure::Handshake(Box::new(error)))?;
+                let acknowledges = transport == Transport::WebsocketAck;
+                if acknowledges {
+                    let subprotocol = HeaderValue::from_static(ACK_SUBPROTOCOL);
+                    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+                }
                 let config = WebSocketConfig::default()
                     .read_buffer_size(BUFFER_BYTES)
                     .write_buffer_size(0)
                     .max_write_buffer_size(16384);
-                let upgraded = client_async_with_config(url, stream, Some(config)).await;
+                let upgraded = client_async_with_config(request, stream, Some(config)).await;
                 let (socket, _) = upgraded.map_err(|error| OpenFailure::Handshake(Box::new(error)))?;
-                Ok(Self::WebSocket(Box::new(socket)))
+                Ok(Self::WebSocket(Box::new(socket), acknowledges))
             }
             Transport::Sse => Ok(Self::Events(Events::open(target, id, source).await?)),
             Transport::Poll => Ok(Self::Polls(Polls::open(target.clone(), id.to_owned(), source).await?)),
@@ -89,7 +98,7 @@ impl Browser {
     /// Waits to the end; says when the token arrived, if anybody wants to know.
     pub(super) async fn wait(self, shared: &Shared, arrived: Option<oneshot::Sender<Stopwatch>>) {
         match self {
-            Self::WebSocket(socket) => wait_on_websocket(*socket, shared, arrived).await,
+            Self::WebSocket(socket, acknowledges) => wait_on_websocket(*socket, acknowledges, shared, arrived).await,
             Self::Events(events) => events.wait(shared, arrived).await,
             Self::Polls(polls) => polls.wait(shared, arrived).await,
         }
@@ -206,6 +215,7 @@ fn digits(text: &str) -> String {
 
 async fn wait_on_websocket(
     mut socket: WebSocketStream<TcpStream>,
+    acknowledges: bool,
     shared: &Shared,
     mut arrived: Option<oneshot::Sender<Stopwatch>>,
 ) {
@@ -219,7 +229,13 @@ async fn wait_on_websocket(
             }
         };
         match message {
-            Some(Ok(Message::Text(text))) => note_arrival(&text, &mut arrived),
+            Some(Ok(Message::Text(text))) => {
+                note_arrival(&text, &mut arrived);
+                // If this fails, the next reading does.
+                if acknowledges && text.contains(CONFIRMED) {
+                    drop(socket.send(Message::text(ACK_MESSAGE)).await);
+                }
+            }
             Some(Ok(Message::Close(frame))) => {
                 // Reading on sends the Close back.
                 while let Some(Ok(_)) = socket.next().await {}

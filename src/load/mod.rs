@@ -50,8 +50,10 @@ const SPARE_FILES: u64 = 64;
 /// How browsers wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Transport {
-    /// On a WebSocket.
+    /// On a WebSocket, whose Close is the receipt.
     Websocket,
+    /// On a WebSocket, acknowledging the token, as `<qr-login>` does.
+    WebsocketAck,
     /// For server-sent events.
     Sse,
     /// By long polling.
@@ -401,7 +403,7 @@ impl Login {
         if let Some(Ok(at)) = token {
             shared.count(|tally| tally.push.push(report::micros(started.until(at))));
             drop(self.waiting.await);
-            if plan.transport != Transport::Websocket {
+            if matches!(plan.transport, Transport::Sse | Transport::Poll) {
                 phone.acknowledge(&self.session.id).await?;
             }
         } else {

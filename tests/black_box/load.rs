@@ -15,8 +15,12 @@ use crate::program::{Program, signal};
 use crate::real_time::sleep_millis;
 
 async fn load(server: &Server, arguments: &[&str]) -> (bool, String, String) {
+    load_at(&server.base, &server.app_token(json!({ "sub": "load" })), arguments).await
+}
+
+async fn load_at(url: &str, token: &str, arguments: &[&str]) -> (bool, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_qrlogin"))
-        .args(["load", "--url", &server.base, "--token", &server.app_token(json!({ "sub": "load" }))])
+        .args(["load", "--url", url, "--token", token])
         .args(arguments)
         .stdin(Stdio::null())
         .output()
@@ -55,7 +59,7 @@ async fn it_opens_browsers_logs_in_and_says_what_it_took() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn its_browsers_wait_for_events_or_poll_too() {
-    for (transport, ending) in [("sse", "1000"), ("poll", "200 OK")] {
+    for (transport, ending) in [("websocket-ack", "1000"), ("sse", "1000"), ("poll", "200 OK")] {
         let server = Server::start().await;
         let counts = ["--browsers", "20", "--logins-per-second", "20", "--seconds", "1", "--json"];
         let (succeeded, out, err) = load(&server, &[&["--transport", transport], &counts[..]].concat()).await;
@@ -133,16 +137,11 @@ async fn a_server_that_stalls_is_measured_by_all_who_would_have_come_meanwhile()
         signal(pid, "CONT");
     });
     let token = app_token(json!({ "sub": "load" }));
-    let arguments = ["--browsers", "10", "--logins-per-second", "50", "--seconds", "5", "--json", "--token", &token];
-    let output = Command::new(env!("CARGO_BIN_EXE_qrlogin"))
-        .args(["load", "--url", &program.base])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .unwrap();
+    let arguments = ["--browsers", "10", "--logins-per-second", "50", "--seconds", "5", "--json"];
+    let (succeeded, out, err) = load_at(&program.base, &token, &arguments).await;
+    assert!(succeeded, "{err}");
     stalling.await.unwrap();
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(250), &json!(0), &json!({})]);
     let push = |figure: &str| report["push_micros"][figure].as_u64().unwrap();
     assert!((1_400_000..2_500_000).contains(&push("max")), "{report}");
