@@ -157,9 +157,10 @@ pub fn routes(app: Arc<App>) -> Router {
     routes
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(from_fn_with_state(app.clone(), body::read))
+        // (Within the reading of bodies: what is refused has been read, so that the answer is read too.)
         .layer(from_fn_with_state(app.clone(), host::check))
         .layer(from_fn(refused::answer))
+        .layer(from_fn_with_state(app.clone(), body::read))
         .layer(origin::cors(&app))
         .layer(map_response(protect))
         .layer(from_fn_with_state(app.clone(), observe::observe))

@@ -1,7 +1,7 @@
 //! From connections to requests: hyper speaks HTTP on those that it is given.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Write as _};
+use std::net::{self, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
@@ -113,8 +112,7 @@ impl Connections {
 
     /// Answers a connection whose request has not arrived, or not whole, with what the route table says of a request that
     /// is refused for this reason; and closes it.
-    pub(super) fn refuse(&self, stream: std::net::TcpStream, peer: SocketAddr, beginning: &[u8], refused: Refused) {
-        let Ok(mut stream) = TcpStream::from_std(stream) else { return };
+    pub(super) fn refuse(&self, mut stream: std::net::TcpStream, peer: SocketAddr, beginning: &[u8], refused: Refused) {
         let mut request = head::of_beginning(beginning);
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(refused);
@@ -128,10 +126,9 @@ impl Connections {
                 answer = answer.field(name.as_str(), value.as_bytes());
             }
             let answer = answer.field(CONNECTION.as_str(), b"close").with_body(&body.to_bytes());
-            // Small enough for any socket that has sent nothing yet: what does not take it is not waited for.
-            if stream.try_write(&answer).is_ok() {
-                drop(stream.shutdown().await);
-            }
+            // (It does not block.) Small enough for any socket on which nothing has been sent: one that does not take it is
+            // not waited for.
+            drop(stream.write(&answer).and_then(|_| stream.shutdown(net::Shutdown::Write)));
         };
         self.tasks.spawn_on(refusing, &self.runtime);
     }

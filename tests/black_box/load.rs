@@ -110,8 +110,8 @@ async fn answers_that_are_late_by_a_known_time_are_measured_so() {
         let server = Server::start().await;
         let proxy = late_proxy(server.address, Duration::from_millis(late_millis)).await;
         let counts = ["--browsers", "3", "--logins-per-second", "4", "--seconds", "2", "--json"];
-        let (succeeded, out, err) =
-            load(&server, &[&["--url", &format!("http://{proxy}")], &counts[..]].concat()).await;
+        let token = server.app_token(json!({ "sub": "load" }));
+        let (succeeded, out, err) = load_at(&format!("http://{proxy}"), &token, &counts).await;
         assert!(succeeded, "{err}");
         let report: Value = serde_json::from_str(&out).unwrap();
         assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(8), &json!(0), &json!({})]);
