@@ -37,6 +37,8 @@ pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// When the system has no sockets left to give, it is asked again after this long.
 pub(super) const ACCEPT_RETRY_MILLIS: u16 = 50;
 const ACCEPT_LOG_PAUSE: Duration = Duration::from_secs(30);
+/// Without a failure for so long, they are over.
+const ACCEPT_CALM: Duration = Duration::from_secs(5);
 
 /// The connections on which HTTP is spoken. Those that became WebSockets are no longer among them.
 pub(super) struct Connections {
@@ -152,7 +154,7 @@ pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u3
         };
         match accepted {
             Ok((stream, peer)) => {
-                failures.over();
+                failures.accepted();
                 let beginning = Vec::new();
                 connections.serve(Accepted { stream, peer, beginning, refused: None, seat: None, surplus: None });
             }
@@ -167,26 +169,28 @@ pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u3
     connections.ended().await;
 }
 
-/// Failures to accept a connection, as when there are no files left. They come many times a second: the first is logged,
-/// and then how many there have been, every half minute and at the end.
+/// Failures to accept a connection, as when there are no files left. They come many times a second, with successes between
+/// them: the first is logged, then how many there have been, every half minute, and that there are no more.
 #[derive(Default)]
 pub(super) struct AcceptFailures {
     count: u64,
     logged: Option<Stopwatch>,
+    last: Option<Stopwatch>,
 }
 
 impl AcceptFailures {
     pub(super) fn note(&mut self, error: &io::Error) {
         self.count += 1;
+        self.last = Some(Stopwatch::start());
         if self.logged.is_none_or(|logged| logged.elapsed() >= ACCEPT_LOG_PAUSE) {
             warn!(event = "accept failed", count = self.count, %error);
-            self.logged = Some(Stopwatch::start());
+            self.logged = self.last;
         }
     }
 
     /// A connection has been accepted.
-    pub(super) fn over(&mut self) {
-        if self.count > 0 {
+    pub(super) fn accepted(&mut self) {
+        if self.last.is_some_and(|last| last.elapsed() >= ACCEPT_CALM) {
             info!(event = "accepting again", failures = self.count);
             *self = Self::default();
         }

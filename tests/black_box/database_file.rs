@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::program::{Program, qrlogin, run};
+use crate::program::{Program, SERVE, qrlogin, run};
 use crate::real_time::{now, sleep_millis};
-
-const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_server_on_the_same_file_is_refused_until_the_first_has_gone_however_it_went() {

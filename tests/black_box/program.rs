@@ -13,6 +13,9 @@ use tempfile::TempDir;
 use crate::harness::{Answer, SECRET};
 use crate::real_time::sleep_millis;
 
+/// Serves on free ports.
+pub const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
+
 /// The program, with settings of a test's own: nothing of the environment's, all files in `dir`.
 pub fn qrlogin(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qrlogin"));
@@ -59,13 +62,21 @@ impl Program {
         Self::start(dir, &[])
     }
 
+    /// Starts it with so many files that it may open.
+    pub fn serve_limited(dir: &TempDir, files: u32) -> Self {
+        let mut command = Command::new("sh");
+        let run = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        command.args(["-c", &run, env!("CARGO_BIN_EXE_qrlogin")]).args(SERVE).current_dir(dir.path());
+        command.env("QRLOGIN_APP_AUTH__HMAC_SECRET", SECRET);
+        Self::listening(&mut command)
+    }
+
     fn start(dir: &TempDir, environment: &[(&str, &str)]) -> Self {
-        let mut child = qrlogin(dir.path(), &["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
-            .env("QRLOGIN_LOG__FORMAT", "json")
-            .envs(environment.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::listening(qrlogin(dir.path(), &SERVE).envs(environment.iter().copied()))
+    }
+
+    fn listening(command: &mut Command) -> Self {
+        let mut child = command.env("QRLOGIN_LOG__FORMAT", "json").stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(String::new()));
         let listening = loop {

@@ -9,8 +9,8 @@ use serde_json::json;
 use tokio_tungstenite::connect_async;
 
 use crate::harness::app_token;
-use crate::program::{Program, qrlogin, signal};
-use crate::real_time::now;
+use crate::program::{Program, SERVE, qrlogin, signal};
+use crate::real_time::{now, sleep_millis};
 
 /// A server whose log nobody reads any more, once it has said where it listens.
 struct Unread {
@@ -22,7 +22,7 @@ struct Unread {
 
 impl Unread {
     fn serve(dir: &tempfile::TempDir, format: &str) -> Self {
-        let mut child = qrlogin(dir.path(), &["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+        let mut child = qrlogin(dir.path(), &SERVE)
             .args(["--set", "limits.enabled=false", "--set", "log.level=trace"])
             .env("QRLOGIN_LOG__FORMAT", format)
             .stderr(Stdio::piped())
@@ -100,6 +100,24 @@ async fn a_second_signal_ends_it_at_once() {
     std::thread::sleep(Duration::from_millis(300));
     assert!(server.child.try_wait().unwrap().is_none(), "it waits for what is in flight");
     assert!(server.ends("TERM") < Duration::from_secs(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_files_says_so_once_and_goes_on_when_it_has_some() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve_limited(&dir, 64);
+    let address = program.base.trim_start_matches("http://").to_owned();
+    let held: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    program.until_logged("\"accept failed\"").await;
+    // Some go, others come, and fail.
+    for stream in held.into_iter().step_by(2) {
+        drop(stream);
+        sleep_millis(20).await;
+    }
+    let session = program.generate().await;
+    assert_eq!(program.status(&session).await["status"], "pending");
+    let (_, log) = program.terminate();
+    assert_eq!(log.matches("\"accept failed\"").count(), 1, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -190,7 +190,7 @@ impl Gate {
         for _ in 0..MAX_BATCH {
             match self.listener.accept() {
                 Ok((socket, peer)) => {
-                    self.failures.over();
+                    self.failures.accepted();
                     accepted.extend(self.head(socket, peer));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
