@@ -53,3 +53,48 @@ fn number(text: &str, word: &str) -> Option<u64> {
 pub(super) fn open_files_limit() -> u64 {
     crate::files::raise_limit().unwrap_or(u64::MAX)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::metrics::Stopwatch;
+
+    #[test]
+    fn the_memory_that_a_process_takes_is_seen() {
+        // It keeps the last so many bytes of its input until that ends.
+        let mut child = Command::new("tail").args(["-c", "67108864"]).stdin(Stdio::piped()).spawn().unwrap();
+        let before = Usage::of(child.id()).unwrap().resident;
+        child.stdin.as_mut().unwrap().write_all(&vec![0; 64 << 20]).unwrap();
+        let taken_kib = Usage::of(child.id()).unwrap().resident - before;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!((63 << 10..80 << 10).contains(&taken_kib), "64 MiB: {taken_kib} KiB");
+        assert!(Usage::of(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn the_time_that_a_process_works_is_seen() {
+        let mut child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let (started, mut worked) = (Stopwatch::start(), 0);
+        // A busy machine gives it less than all of a processor, and never more.
+        while worked < 300_000_000 {
+            assert!(started.elapsed().as_secs() < 30, "{worked} ns");
+            worked = Usage::of(child.id()).unwrap().cpu_nanos;
+        }
+        let passed = started.elapsed();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(passed.as_millis() >= 280, "300 ms of work in {passed:?}");
+    }
+
+    #[test]
+    fn the_time_of_a_process_is_read_behind_its_name() {
+        let stat = "7 (a ) name) S 1 7 7 0 -1 4194560 1 2 3 4 120 30 5 6 20 0 1 0 1 2 3";
+        assert_eq!(cpu_nanos(stat), Some(150 * 1_000_000_000 / ticks_per_second()));
+        assert_eq!(number("VmRSS:    123 kB\nVmX: 4", "VmRSS:"), Some(123));
+        assert_eq!(number("VmX: 4", "VmRSS:"), None);
+    }
+}

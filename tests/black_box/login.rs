@@ -1,9 +1,10 @@
 //! One login, end to end.
 
 use qrlogin::session::Timestamp;
+use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{START, Seen, Server, token_in, verified};
+use crate::harness::{START, Seen, Server, Session, token_in, verified};
 use crate::real_time::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,5 +248,22 @@ async fn a_session_that_ended_long_ago_is_swept_and_was_never_there() {
     server.hands.advance_seconds(11);
     until("it is swept", async || server.status(&session).await.status == 404).await;
     assert_eq!(server.metric(r#"qrlogin_sessions_total{outcome="expired"}"#).await, 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_rewrite_the_text_around_it_is_shown_to_nobody() {
+    let server = Server::start().await;
+    let info = json!({ "client_info": "till\u{202E} 7\u{0007}\r\n" });
+    let generated = server.post("/v1/qr-login/generate", info).await.body;
+    let text = |field: &str| generated[field].as_str().unwrap().to_owned();
+    let session = Session { id: text("session_id"), code: text("code"), ws_path: text("ws_path") };
+    let mut browser = server.browser(&session).await;
+    browser.frame("pending").await;
+    let token = server.app_token(json!({ "sub": "ann", "name": "Ada\u{202E}\u{0000} Love\u{2066}lace\n" }));
+    let body = json!({ "code": session.code });
+    let scan = server.request(Method::POST, "/v1/qr-login/scan", Some(&token), Some(body)).await;
+    assert_eq!(scan.body["client"]["client_info"], "till 7");
+    assert_eq!(browser.frame("scanned").await["user"]["name"], "Ada Lovelace");
     server.stop().await;
 }

@@ -241,6 +241,22 @@ async fn it_serves_takes_its_own_trial_tokens_and_stops_when_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn why_an_app_token_is_refused_is_logged_at_debug_and_never_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve(&dir, "debug");
+    let session = program.generate().await;
+    let token = crate::harness::app_token(json!({ "sub": "ann", "exp": 1 }));
+    let scan = program.post("/v1/qr-login/scan", Some(&token), json!({ "code": session["code"] })).await.unwrap();
+    assert_eq!(scan.refusal(), "401 invalid_token");
+    program.until_logged("\"app token refused\"").await;
+    let (_, log) = program.terminate();
+    let line = log.lines().find(|line| line.contains("app token refused")).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&line["level"], &line["reason"]), (&json!("DEBUG"), &json!("expired")));
+    assert!(token.split('.').all(|part| !log.contains(part)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_demo_answers_under_its_own_names_only() {
     let dir = tempfile::tempdir().unwrap();
     let mut demo = qrlogin(dir.path(), &["demo", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
