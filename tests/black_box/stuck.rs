@@ -99,7 +99,7 @@ async fn a_second_signal_ends_it_at_once() {
     signal(server.child.id(), "TERM");
     std::thread::sleep(Duration::from_millis(300));
     assert!(server.child.try_wait().unwrap().is_none(), "it waits for what is in flight");
-    assert!(server.ends("TERM") < Duration::from_secs(3));
+    assert!(server.ends("TERM") < Duration::from_secs(7), "what is in flight would have had eight");
 }
 
 #[tokio::test(flavor = "multi_thread")]
