@@ -89,6 +89,8 @@ async fn rotating_writes_and_reads_nothing() {
         server.hands.advance_seconds(20);
         for (_, browser) in &mut browsers {
             browser.frame("rotated").await;
+            // Its answer to a heartbeat has arrived before time goes on.
+            browser.nothing_is_said().await;
         }
     }
     assert_eq!(server.store.reads.load(Ordering::SeqCst), reads);
