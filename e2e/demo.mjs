@@ -34,6 +34,20 @@ const stories = {
     assert.notEqual(await scan(page), url);
   },
 
+  async "a page that waits is drawn once a second, and not more often"() {
+    const { page } = await desktop();
+    // (A page that moves costs a laptop more than all else here.)
+    const moving = await page.evaluate(async () => {
+      const { shadowRoot } = document.querySelector("qr-login");
+      const seen = new Set();
+      for (const until = performance.now() + 2500; performance.now() < until; await new Promise(requestAnimationFrame)) {
+        for (const { effect } of shadowRoot.getAnimations()) seen.add(effect.target.outerHTML);
+      }
+      return [...seen];
+    });
+    assert.deepEqual(moving, []);
+  },
+
   async "a phone rejects, and a new code is a click away"() {
     const { page, session } = await desktop();
     const other = await phone(session.qr_url);

@@ -185,7 +185,7 @@ export function expectRefusal(status) {
 export async function tell(stories) {
   try {
     for (const [name, story] of Object.entries(stories)) {
-      await story();
+      await story().catch((cause) => assert.fail(`"${name}" broke off: ${cause.stack}`));
       assert.deepEqual(complaints, [], name);
       console.log(`told: ${name}`);
       await Promise.all(browser.contexts().map((context) => context.close()));

@@ -56,7 +56,7 @@ path { fill: none; stroke: currentColor; stroke-width: 2; stroke-linecap: round;
 .left { display: flex; align-items: center; gap: .375rem; min-height: 1.5rem; color: var(--quiet); font-size: .875rem; font-variant-numeric: tabular-nums; }
 .left svg { width: 1.125rem; rotate: -90deg; }
 circle { fill: none; stroke: var(--line); stroke-width: 3; }
-circle + circle { stroke: var(--accent); stroke-dasharray: 1; transition: stroke-dashoffset 1s linear; }
+circle + circle { stroke: var(--accent); stroke-dasharray: 1; }
 .actions { display: flex; flex-wrap: wrap; justify-content: center; gap: .75rem; min-height: 2.75rem; margin-top: .75rem; }
 .foot { display: flex; align-items: center; justify-content: center; gap: .5rem; min-height: 2rem; color: var(--quiet); }
 button, a { min-height: 2.75rem; padding: .5rem 1.125rem; border: 1px solid var(--line); border-radius: .75rem; background: none; color: inherit; font: inherit; font-weight: 600; text-decoration: none; cursor: pointer; }
@@ -73,7 +73,7 @@ button, a { min-height: 2.75rem; padding: .5rem 1.125rem; border: 1px solid var(
 .away .foot { visibility: hidden; animation: late 1s steps(1) reverse both; }
 @keyframes late { from { visibility: hidden; } to { visibility: visible; } }
 .sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-@media (prefers-reduced-motion: reduce) { * { animation-duration: 0s !important; transition: none !important; } }
+@media (prefers-reduced-motion: reduce) { * { animation-duration: 0s !important; } }
 `;
 
 const PHONE = "M8 3h8v18H8zM11.5 18h1";
