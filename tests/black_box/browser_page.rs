@@ -1,5 +1,6 @@
 //! The demo's pages in a real browser (`e2e/`), whose server's time is moved from here.
 
+use std::fmt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -9,58 +10,58 @@ use qrlogin::config::Settings;
 use qrlogin::demo::Demo;
 use qrlogin::shutdown::Shutdown;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
 use crate::harness::START;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demos_pages_tell_every_story_of_a_login() {
-    told("demo.mjs", |_, _| {}).await;
+async fn the_demos_pages_tell_every_story_of_a_login() -> Told {
+    told("demo.mjs", |_, _| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_ends_in_the_right_state_whatever_the_network_does() {
-    told("network.mjs", |_, _| {}).await;
+async fn the_page_ends_in_the_right_state_whatever_the_network_does() -> Told {
+    told("network.mjs", |_, _| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_gets_through_proxies_that_do_not_let_websockets_through() {
-    told("proxies.mjs", |_, _| {}).await;
+async fn the_page_gets_through_proxies_that_do_not_let_websockets_through() -> Told {
+    told("proxies.mjs", |_, _| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_notices_a_path_that_has_died_silently() {
+async fn the_page_notices_a_path_that_has_died_silently() -> Told {
     told("silence.mjs", |settings, _| {
         settings.session.heartbeat_seconds = 2;
         settings.session.number_matching = true;
     })
-    .await;
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_state_of_the_element_is_accessible_and_of_one_size_in_every_language() {
-    told("gallery.mjs", |_, _| {}).await;
+async fn every_state_of_the_element_is_accessible_and_of_one_size_in_every_language() -> Told {
+    told("gallery.mjs", |_, _| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_element_works_on_a_page_of_an_allowed_origin_under_a_strict_policy() {
-    told("allowed.mjs", |settings, foreign| settings.allowed_origins.push(foreign.to_owned())).await;
+async fn the_element_works_on_a_page_of_an_allowed_origin_under_a_strict_policy() -> Told {
+    told("allowed.mjs", |settings, foreign| settings.allowed_origins.push(foreign.to_owned())).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_page_of_another_origin_the_element_names_the_setting() {
-    told("foreign.mjs", |_, _| {}).await;
+async fn on_a_page_of_another_origin_the_element_names_the_setting() -> Told {
+    told("foreign.mjs", |_, _| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demos_pages_show_codes_that_rotate_and_compare_numbers() {
+async fn the_demos_pages_show_codes_that_rotate_and_compare_numbers() -> Told {
     told("guarded.mjs", |settings, _| {
         settings.session.rotate_seconds = 20;
         settings.session.number_matching = true;
     })
-    .await;
+    .await
 }
 
 /// A server that can be stopped and started again, on the same ports and with the same database.
@@ -127,7 +128,18 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-async fn told(script: &str, change: impl FnOnce(&mut Settings, &str)) {
+/// What a script said when it broke off. (Shown last by the test's runner, below any backtrace.)
+struct BrokenOff(String);
+
+impl fmt::Debug for BrokenOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+type Told = Result<(), BrokenOff>;
+
+async fn told(script: &str, change: impl FnOnce(&mut Settings, &str)) -> Told {
     let e2e = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e");
     assert!(
         e2e.join("node_modules/playwright-core").exists(),
@@ -141,9 +153,15 @@ async fn told(script: &str, change: impl FnOnce(&mut Settings, &str)) {
         .current_dir(&e2e)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .expect("node starts");
+    let mut stderr = node.stderr.take().unwrap();
+    let complaint = tokio::spawn(async move {
+        let mut complaint = String::new();
+        stderr.read_to_string(&mut complaint).await.map(|_| complaint)
+    });
     let mut answers = node.stdin.take().unwrap();
     let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
@@ -154,6 +172,7 @@ async fn told(script: &str, change: impl FnOnce(&mut Settings, &str)) {
             println!("{line}");
         }
     }
-    assert!(node.wait().await.unwrap().success(), "the story broke off; see above");
+    let is_told = node.wait().await.unwrap().success();
     stage.stop().await;
+    if is_told { Ok(()) } else { Err(BrokenOff(complaint.await.unwrap().unwrap())) }
 }
