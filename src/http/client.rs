@@ -210,6 +210,24 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_is_near_and_not_trusted_is_warned_of() {
+        let settings = Settings { trusted_proxies: vec!["10.0.0.1".to_owned()], ..Settings::default() };
+        let warned_of = |peer: &str, name: &'static str| {
+            let proxies = TrustedProxies::of(&settings);
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(name), "192.0.2.1".parse().unwrap())]);
+            proxies.client_address(peer.parse().unwrap(), &headers);
+            proxies.has_warned.into_inner()
+        };
+        for near in ["127.0.0.1", "10.0.0.2", "192.168.1.1", "::1", "fd00::1", "::ffff:127.0.0.1"] {
+            assert!(warned_of(near, "x-forwarded-for"), "{near}");
+            assert!(!warned_of(near, "user-agent"), "{near}");
+        }
+        for far in ["203.0.113.5", "2001:db8::1", "10.0.0.1"] {
+            assert!(!warned_of(far, "x-forwarded-for"), "{far} is anybody, or trusted");
+        }
+    }
+
+    #[test]
     fn of_the_two_headers_the_one_that_the_proxies_set_counts() {
         let settings = |proxy_header| Settings {
             trusted_proxies: vec!["127.0.0.1".to_owned()],

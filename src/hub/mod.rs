@@ -337,14 +337,6 @@ impl Hub {
         self.tell(hearers, session, as_of, Some(since));
     }
 
-    /// Somewhere in the first interval, as the key has it: those who come together are not to be asked together ever
-    /// after.
-    fn first_beat(&self, key: SessionKey, now: Tick) -> Tick {
-        let [a, b, c, d, ..] = key.0;
-        let interval_millis = u64::from(self.logins.policy.heartbeat_seconds) * 1000;
-        now.plus_millis(u64::from(u32::from_le_bytes([a, b, c, d])) % interval_millis + 1)
-    }
-
     /// The period of the code that the browser is to show, and when the next begins.
     fn period(&self, session: &Session, now: Timestamp) -> (u16, Tick) {
         let period = self.rotation.period_at(session, now);
@@ -369,6 +361,12 @@ impl Hub {
     fn wheel(&self) -> MutexGuard<'_, Wheel> {
         self.wheel.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Somewhere in the first interval, as the key has it: those who come together are not to be asked together ever after.
+fn millis_to_first_beat(key: &SessionKey, heartbeat_seconds: u32) -> u64 {
+    let [a, b, c, d, ..] = key.0;
+    u64::from(u32::from_le_bytes([a, b, c, d])) % (u64::from(heartbeat_seconds) * 1000) + 1
 }
 
 async fn sleep_until(clock: &Clock, instant: Option<Timestamp>) {
@@ -438,7 +436,7 @@ impl Registration {
                 channel: connection.channel,
                 attachment: *attachment,
                 expiry: hub.epoch.tick_at(session.expires_at),
-                first_beat: hub.first_beat(session.key, turn.now),
+                first_beat: turn.now.plus_millis(millis_to_first_beat(&session.key, turn.heartbeat_seconds)),
                 period,
                 next_rotation,
                 shared,
@@ -467,5 +465,20 @@ impl Drop for Registration {
             drop(self.hub.registry.at(self.place, |_| Fate::Goes));
             self.hub.ended.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_heartbeats_are_spread_over_one_interval() {
+        let millis = |number: u32| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&number.to_le_bytes());
+            millis_to_first_beat(&SessionKey(key), 30)
+        };
+        assert_eq!([0, 1, 29_999, 30_000, u32::MAX].map(millis), [1, 2, 30_000, 1, 17_296]);
     }
 }

@@ -73,6 +73,15 @@ struct Shard<T> {
     is_closing: bool,
 }
 
+/// What a shard holds, and how many entries one is looked for among, at most.
+#[cfg(test)]
+pub(super) struct Holdings {
+    pub(super) entries: usize,
+    pub(super) chunks: usize,
+    pub(super) index_capacity: usize,
+    pub(super) looked_at: usize,
+}
+
 struct Chunk<T> {
     in_use: u32,
     slots: Option<Box<[Option<Entry<T>>; CHUNK]>>,
@@ -142,6 +151,24 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.shards.iter().all(|shard| lock(shard).index.is_empty())
+    }
+
+    /// What each shard holds.
+    #[cfg(test)]
+    pub(super) fn holdings(&self) -> Vec<Holdings> {
+        self.shards
+            .iter()
+            .map(|shard| {
+                let shard = lock(shard);
+                let looked_at = |slot: &u32| shard.index.iter_hash(hash_at(&shard.chunks, *slot)).count();
+                Holdings {
+                    entries: shard.index.len(),
+                    chunks: shard.chunks.iter().filter(|chunk| chunk.slots.is_some()).count(),
+                    index_capacity: shard.index.capacity(),
+                    looked_at: shard.index.iter().map(looked_at).max().unwrap_or(0),
+                }
+            })
+            .collect()
     }
 
     /// Whether it holds no more memory than a new one, once everything that may be given back is.

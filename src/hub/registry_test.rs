@@ -12,7 +12,7 @@ impl Keyed for Named {
 
 fn key(number: u32) -> SessionKey {
     let mut key = [0; 32];
-    key[..4].copy_from_slice(&number.wrapping_mul(0x9E37_79B9).to_le_bytes());
+    key[..8].copy_from_slice(&u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
     key[31] = number.to_le_bytes()[0];
     SessionKey(key)
 }
@@ -71,6 +71,39 @@ fn thousands_come_and_go_in_any_order_and_nothing_is_left() {
         }
     }
     assert!(registry.is_empty() && registry.has_given_all_back());
+}
+
+#[test]
+fn entries_are_spread_evenly_packed_and_found_among_few() {
+    let registry = Registry::<Named>::default();
+    let mut places: Vec<_> =
+        (0..6400).map(|number| (number, registry.enter(Named(key(number), number)).unwrap())).collect();
+    // Every second goes, and as many come: they take the places that are free.
+    for (number, place) in &mut places {
+        if *number % 2 == 0 {
+            registry.at(*place, |_| Fate::Goes);
+            *place = registry.enter(Named(key(*number), *number)).unwrap();
+        }
+    }
+    for shard in registry.holdings() {
+        assert_eq!(shard.entries, 100, "a shard of 64");
+        assert_eq!(shard.chunks, 4, "of 32 each");
+        assert!(shard.looked_at < 20, "among {}", shard.looked_at);
+    }
+}
+
+#[test]
+fn the_index_shrinks_when_it_is_nearly_empty_and_not_before() {
+    let registry = Registry::<Named, 1>::default();
+    let mut places: Vec<_> = (0..1000).map(|number| registry.enter(Named(key(number), number)).unwrap()).collect();
+    let capacity = || registry.holdings()[0].index_capacity;
+    let full = capacity();
+    for place in places.drain(full / 8..) {
+        registry.at(place, |_| Fate::Goes);
+        assert_eq!(capacity(), full);
+    }
+    registry.at(places.pop().unwrap(), |_| Fate::Goes);
+    assert!((2 * places.len()..full / 2).contains(&capacity()), "{} of {full} for {}", capacity(), places.len());
 }
 
 #[test]

@@ -48,3 +48,21 @@ impl Sharing {
         shared
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_of_the_same_fields_share_them_and_a_bounded_number_of_kinds_is_kept() {
+        let sharing = Sharing::new(Arc::new(Metrics::new()), None);
+        let kind = |number: usize| sharing.with_polls(number.to_string().as_bytes());
+        for number in 0..MAX_KINDS + 10 {
+            assert_eq!(*kind(number).fields, *number.to_string().as_bytes());
+        }
+        assert!(Arc::ptr_eq(&kind(0), &kind(0)) && !Arc::ptr_eq(&kind(0), &kind(1)));
+        assert!(Arc::ptr_eq(&kind(MAX_KINDS - 1), &kind(MAX_KINDS - 1)));
+        assert!(!Arc::ptr_eq(&kind(MAX_KINDS), &kind(MAX_KINDS)));
+        assert_eq!(sharing.polls.lock().unwrap().len(), MAX_KINDS);
+    }
+}

@@ -153,6 +153,13 @@ mod tests {
         assert_eq!(pending.counts().total, 2);
         pending.recount(at(311), 9);
         assert!(pending.is_full(at(611)) && !pending.is_full(at(612)));
+        let many = Pending::new(3, 300);
+        for second in [10, 10, 10, 10, 10, 11, 11] {
+            many.made(at(second));
+        }
+        assert_eq!(many.counts().seconds.len(), 2, "one number a second");
+        assert!(!many.made(at(311)), "those of second 10 have run out");
+        assert_eq!(many.counts().total, 3);
         let any = Pending::new(0, 300);
         assert!((0..100).all(|_| !any.made(at(10))));
     }

@@ -116,6 +116,8 @@ mod tests {
         let id = SessionId::from_random([3; 32]);
         assert!(!format!("{id:?} {}", id.key()).contains(&id.expose()[..8]));
         assert_eq!(format!("{id:?}"), "SessionId(…)");
-        assert_eq!(id.key().to_string().len(), 12);
+        assert_eq!(id.key().to_string(), "648aa5c579fb");
+        assert_eq!(format!("{:?}", id.key()), id.key().to_string());
+        assert_eq!(format!("{:?}", CodeKey([3; 32])), "CodeKey(…)");
     }
 }

@@ -230,6 +230,9 @@ mod tests {
         // Of a ping that was cut there is nothing to discount.
         let ping = masked(Opcode::Ping, b"x");
         assert!(after([ping, word.clone()].concat(), 3).has_word(0));
+        // Between two fragments.
+        let fragments = [&[0x01, 0x81, 0, 0, 0, 0, b'a'][..], &[0x80, 0x82, 0, 0, 0, 0, b'c', b'k']].concat();
+        assert!(!after(fragments.clone(), 7).has_word(0) && after(fragments, 0).has_word(0));
         // A Close between two fragments, cut within the Close.
         let fragment = [0x01, 0x81, 0, 0, 0, 0, b'a'];
         assert_eq!(after([&fragment[..], &close(1000)].concat(), fragment.len() + 3).close, Some(None));

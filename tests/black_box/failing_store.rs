@@ -1,7 +1,7 @@
 //! The store of the tests: a real one that can be made to fail.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use qrlogin::node::Hint;
 use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
@@ -18,8 +18,16 @@ pub struct FailingStore {
     pub writes: AtomicUsize,
     /// Questions for what is untold, so far.
     pub looks: AtomicUsize,
+    /// Questions for the oldest sessions of whoever has most of them, so far.
+    pub weighings: AtomicUsize,
     /// Whoever holds it for writing holds readings up.
     pub turnstile: RwLock<()>,
+    /// Whoever holds it for writing holds up the answers to writes, which have been done.
+    pub answers: RwLock<()>,
+    /// Writes are done, and answered with an error.
+    loses_answers: AtomicBool,
+    /// How far its clock is behind.
+    lag_millis: AtomicI64,
 }
 
 impl FailingStore {
@@ -30,7 +38,11 @@ impl FailingStore {
             reads: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
             looks: AtomicUsize::new(0),
+            weighings: AtomicUsize::new(0),
             turnstile: RwLock::default(),
+            answers: RwLock::default(),
+            loses_answers: AtomicBool::new(false),
+            lag_millis: AtomicI64::new(0),
         }
     }
 
@@ -38,7 +50,15 @@ impl FailingStore {
         self.fails.store(fails, Ordering::SeqCst);
     }
 
-    fn answers(&self) -> Result<&dyn Store, StoreError> {
+    pub fn lose_answers(&self, loses: bool) {
+        self.loses_answers.store(loses, Ordering::SeqCst);
+    }
+
+    pub fn lag(&self, millis: i64) {
+        self.lag_millis.store(millis, Ordering::SeqCst);
+    }
+
+    fn works(&self) -> Result<&dyn Store, StoreError> {
         if self.fails.load(Ordering::SeqCst) {
             Err(StoreError::Unavailable("made to fail".into()))
         } else {
@@ -53,47 +73,54 @@ impl Store for FailingStore {
         self.inner.is_shared()
     }
     async fn insert(&self, session: &StoredSession) -> Result<(), StoreError> {
-        self.answers()?.insert(session).await
+        self.works()?.insert(session).await
     }
     async fn read(&self, keys: &[SessionKey]) -> Result<Vec<StoredSession>, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         drop(self.turnstile.read().await);
-        self.answers()?.read(keys).await
+        self.works()?.read(keys).await
     }
     async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         drop(self.turnstile.read().await);
-        self.answers()?.attach(keys).await
+        self.works()?.attach(keys).await
     }
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<StoredSession>, StoreError> {
-        self.answers()?.find_by_code(code).await
+        self.works()?.find_by_code(code).await
     }
     async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<StoredSession>), StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        self.answers()?.read_settled(keys).await
+        let (now, sessions) = self.works()?.read_settled(keys).await?;
+        Ok((now.plus_millis(-self.lag_millis.load(Ordering::SeqCst)), sessions))
     }
     async fn replace(&self, next: &StoredSession) -> Result<Replaced, StoreError> {
+        let replaced = self.works()?.replace(next).await;
         self.writes.fetch_add(1, Ordering::SeqCst);
-        self.answers()?.replace(next).await
+        drop(self.answers.read().await);
+        if self.loses_answers.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("its answer was lost".into()));
+        }
+        replaced
     }
     async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError> {
-        self.answers()?.heaviest(now, limit).await
+        self.weighings.fetch_add(1, Ordering::SeqCst);
+        self.works()?.heaviest(now, limit).await
     }
     async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
         self.looks.fetch_add(1, Ordering::SeqCst);
-        self.answers()?.untold().await
+        self.works()?.untold().await
     }
     async fn told(&self, hints: &[Hint]) -> Result<(), StoreError> {
-        self.answers()?.told(hints).await
+        self.works()?.told(hints).await
     }
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
-        self.answers()?.sweep(expired_before, limit).await
+        self.works()?.sweep(expired_before, limit).await
     }
     async fn tidy(&self) -> Result<(), StoreError> {
-        self.answers()?.tidy().await
+        self.works()?.tidy().await
     }
     async fn ping(&self) -> Result<(), StoreError> {
-        self.answers()?.ping().await
+        self.works()?.ping().await
     }
     async fn close(&self) {
         self.inner.close().await;

@@ -10,9 +10,11 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use qrlogin::clock::Clock;
 use serde_json::{Map, Value, json};
 
 use crate::app_tokens::{Source, by_key_set, scan};
+use crate::program::{Program, signal};
 
 /// A signing key of an identity provider.
 enum Key {
@@ -283,4 +285,35 @@ async fn a_key_file_has_all_algorithms_of_its_type() {
         }
         server.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_file_is_read_again_at_sighup_and_one_that_is_broken_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key.pem");
+    let (first, second) = (Key::ed(), Key::ec("P-256"));
+    std::fs::write(&file, first.pem()).unwrap();
+    let environment = [("QRLOGIN_APP_AUTH__HMAC_SECRET", ""), ("QRLOGIN_APP_AUTH__PUBLIC_KEY_FILE", "key.pem")];
+    let program = Program::serve_with(&dir, "info", &environment);
+    let now = Clock::system().now().as_seconds();
+    let scanned_by = async |token: String| {
+        let session = program.generate().await;
+        program
+            .post("/v1/qr-login/scan", Some(&token), json!({ "code": session["code"] }))
+            .await
+            .unwrap()
+            .status
+            .as_u16()
+    };
+    let by_first = async || scanned_by(first.token(json!({ "alg": "EdDSA" }), now)).await;
+    let by_second = async || scanned_by(second.token(json!({ "alg": "ES256" }), now)).await;
+    assert_eq!((by_first().await, by_second().await), (200, 401));
+    std::fs::write(&file, "no key").unwrap();
+    signal(program.id(), "HUP");
+    program.until_logged("\"key of app tokens not read\"").await;
+    assert_eq!((by_first().await, by_second().await), (200, 401));
+    std::fs::write(&file, second.pem()).unwrap();
+    signal(program.id(), "HUP");
+    program.until_logged("\"key of app tokens read again\"").await;
+    assert_eq!((by_first().await, by_second().await), (401, 200));
 }

@@ -1,6 +1,7 @@
 //! How much one client may ask for, and that a flood locks nobody else out.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 use qrlogin::config::Settings;
 use reqwest::Method;
@@ -188,6 +189,23 @@ async fn whoever_guesses_codes_is_stopped_and_cannot_use_a_right_one_either() {
     assert_eq!(answers.iter().filter(|status| **status == 404).count(), 60, "of one address: {answers:?}");
     assert!(is_limited(&scan("ann", "203.0.113.1", &session).await, "limits.wrong_codes_per_minute"));
     assert_eq!(scan("ann", "192.0.2.1", &session).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_was_scanned_is_none_of_those_that_nobody_scanned() {
+    let server = limited(|settings| settings.limits.pending_sessions = 3).await;
+    for _ in 0..6 {
+        let session = server.generate().await;
+        assert_eq!(server.phone("ann").scan(&session).await.status, 200);
+        assert_eq!(server.phone("ann").confirm(&session).await.status, 200);
+    }
+    for _ in 0..3 {
+        server.generate().await;
+    }
+    assert_eq!(server.store.weighings.load(Ordering::SeqCst), 0, "the store was not asked who has most");
+    server.generate().await;
+    assert_eq!(server.store.weighings.load(Ordering::SeqCst), 1);
     server.stop().await;
 }
 

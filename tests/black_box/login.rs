@@ -1,5 +1,7 @@
 //! One login, end to end.
 
+use std::sync::atomic::Ordering;
+
 use qrlogin::session::Timestamp;
 use reqwest::Method;
 use serde_json::json;
@@ -172,6 +174,27 @@ async fn status_tells_what_the_websocket_would_have_told() {
         server.status(&session).await.body,
         json!({ "status": "confirmed", "claimed": true, "version": 4, "expires_in": 0 })
     );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_costs_one_query_and_another_where_it_may_just_have_expired() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let queries_of_status = async |expected: &str| {
+        let before = server.store.reads.load(Ordering::SeqCst);
+        assert_eq!(server.status(&session).await.body["status"], expected);
+        server.store.reads.load(Ordering::SeqCst) - before
+    };
+    assert_eq!(queries_of_status("pending").await, 1);
+    server.hands.advance_seconds(300);
+    assert_eq!(queries_of_status("expired").await, 2);
+    let decided = server.generate().await;
+    assert_eq!(server.phone("ann").reject(&decided).await.status, 200);
+    server.hands.advance_seconds(300);
+    let before = server.store.reads.load(Ordering::SeqCst);
+    assert_eq!(server.status(&decided).await.body["status"], "rejected");
+    assert_eq!(server.store.reads.load(Ordering::SeqCst) - before, 1);
     server.stop().await;
 }
 

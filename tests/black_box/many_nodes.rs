@@ -11,6 +11,7 @@ use qrlogin::metrics::Stopwatch;
 use qrlogin::node::{Hint, NodeName};
 use qrlogin::random;
 use qrlogin::session::Session as StoredSession;
+use qrlogin::store::Store as _;
 
 use crate::fleet::{Fleet, Login, all_are_well, logins_during};
 use crate::harness::{Browser, Seen, Server, token_in};
@@ -208,6 +209,15 @@ async fn a_bus_that_fails_costs_seconds(redis: Option<&Redis>) {
     .max();
     println!("the longest from the phone's 200 to the browser's end: {longest:?}");
     nodes[0].until_active_in_all(&nodes, 0).await;
+    until("the store keeps nothing as untold", async || {
+        for node in &nodes {
+            if !node.store.untold().await.unwrap().is_empty() {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,11 @@
 //! A store that does not answer: nobody is told anything false, and all goes on when it is back.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::json;
 
 use crate::harness::{Browser, Seen, Server};
+use crate::real_time::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_is_told_to_come_back() {
@@ -59,5 +62,61 @@ async fn a_browser_is_sent_away_when_the_store_stays_silent_long_past_its_deadli
     server.until_active(0).await;
     assert_eq!(server.closed("unavailable").await, 1);
     server.store.fail(false);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_whose_answer_was_lost_is_told_at_the_deadline() {
+    let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
+    let (session, mut browser) = server.waiting().await;
+    server.hands.advance_seconds(299);
+    server.store.lose_answers(true);
+    assert_eq!(server.phone("ann").confirm(&session).await.refusal(), "503 unavailable");
+    server.store.lose_answers(false);
+    let seen = server.let_time_pass_until_seen(&mut browser).await;
+    assert!(matches!(&seen, Seen::Frame(frame) if frame["status"] == "confirmed"), "{seen:?}");
+    drop(browser);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_scanned_in_time_is_told_so_also_after_the_deadline_until_the_store_says_that_it_has_expired() {
+    let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
+    let (session, mut browser) = server.waiting().await;
+    server.hands.advance_seconds(299);
+    let ann = server.phone("ann");
+    let scanning = async {
+        let held = server.store.answers.write().await;
+        let written = server.store.writes.load(Ordering::SeqCst);
+        let scan = ann.scan(&session);
+        let late = async {
+            until("the scan is written", async || server.store.writes.load(Ordering::SeqCst) > written).await;
+            server.store.fail(true);
+            server.hands.advance_seconds(2);
+            drop(held);
+        };
+        tokio::join!(scan, late).0
+    };
+    assert_eq!(scanning.await.status, 200);
+    browser.frame("scanned").await;
+    server.store.fail(false);
+    let seen = server.let_time_pass_until_seen(&mut browser).await;
+    assert!(matches!(&seen, Seen::Frame(frame) if frame["status"] == "expired"), "{seen:?}");
+    drop(browser);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_clock_is_behind_is_asked_again_when_the_session_ends_by_that_clock() {
+    let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
+    let (_session, mut browser) = server.waiting().await;
+    server.store.lag(300);
+    let reads = server.store.reads.load(Ordering::SeqCst);
+    server.hands.advance_seconds(300);
+    until("the store is asked", async || server.store.reads.load(Ordering::SeqCst) > reads).await;
+    browser.nothing_is_said().await;
+    server.hands.advance_millis(300);
+    browser.frame("expired").await;
+    drop(browser);
     server.stop().await;
 }

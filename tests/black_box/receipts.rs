@@ -6,7 +6,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::harness::{Browser, Seen, Server, Session, token_in};
+use crate::harness::{Browser, Seen, Server, Session, app_token, token_in};
+use crate::program::{Program, signal};
+use crate::real_time::sleep_millis;
 
 /// A confirmed session, and the token that status shows for it.
 async fn confirmed(server: &Server) -> (Session, String) {
@@ -138,4 +140,25 @@ async fn an_unclaimed_login_can_be_claimed_past_the_sessions_end_but_not_past_it
     assert_eq!(seen[0], Seen::Frame(json!({ "status": "expired", "message": "QR code expired" })));
     assert_eq!(server.ack(&session).await.refusal(), "410 expired");
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_that_comes_while_the_server_stops_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve(&dir, "info");
+    let session = program.generate().await;
+    let url = format!("{}{}", program.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
+    let (mut browser, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    let token = app_token(json!({ "sub": "ann" }));
+    let confirmed = program.post("/v1/qr-login/confirm", Some(&token), json!({ "code": session["code"] })).await;
+    assert_eq!(confirmed.unwrap().status, 200);
+    signal(program.id(), "TERM");
+    program.until_logged("\"stopping\"").await;
+    sleep_millis(300).await;
+    // It answers the Close that came behind its token.
+    while let Some(Ok(_)) = browser.next().await {}
+    let (status, _) = program.terminate();
+    assert_eq!(status.code(), Some(0));
+    let program = Program::serve(&dir, "info");
+    assert_eq!(program.status(&session).await["claimed"], json!(true));
 }

@@ -420,3 +420,22 @@ fn picture(claims: &Map<String, Value>) -> Option<String> {
 pub fn sign_app_token(secret: &[u8], claims: &Map<String, Value>) -> Option<String> {
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret)).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_picture_is_a_url_of_the_web_of_bounded_length() {
+        let kept = |url: String| picture(json!({ "picture": url }).as_object().unwrap()).is_some();
+        let long = |bytes: usize| format!("{:a<bytes$}", "https://");
+        assert!(kept("https://a.example/a.png".to_owned()) && kept("http://a.example/a.png".to_owned()));
+        assert!(kept(long(MAX_PICTURE_BYTES)) && !kept(long(MAX_PICTURE_BYTES + 1)));
+        for bad in ["javascript:alert(1)", "data:image/png;base64,", "//a.example", ""] {
+            assert!(!kept(bad.to_owned()), "{bad}");
+        }
+        assert_eq!(picture(json!({ "picture": 7 }).as_object().unwrap()), None);
+    }
+}

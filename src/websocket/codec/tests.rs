@@ -247,6 +247,19 @@ fn text_is_refused_at_the_first_byte_that_cannot_be() {
 }
 
 #[test]
+fn a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
+    for (first, second) in [(MAX, 0), (MAX - 1, 1), (0, MAX), (400, 600)] {
+        let of = |second: u32| {
+            let fragment = |opcode, is_final, bytes: u32| masked(opcode, is_final, &vec![b'a'; bytes as usize], [1; 4]);
+            [fragment(OpCode::Data(Data::Text), false, first), fragment(OpCode::Data(Data::Continue), true, second)]
+                .concat()
+        };
+        assert_eq!(decoded(&of(second), &[7]), [Seen::Text("a".repeat(MAX as usize))]);
+        assert_eq!(decoded(&of(second + 1), &[7]), [Seen::Broken(Violation::TooBig)]);
+    }
+}
+
+#[test]
 fn fragments_that_are_too_long_together_are_refused_at_the_head_of_the_one_too_many() {
     let first = masked(OpCode::Data(Data::Binary), false, &[7; 600], [5; 4]);
     let second = masked(OpCode::Data(Data::Continue), true, &[7; 401], [5; 4]);
