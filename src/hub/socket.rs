@@ -61,3 +61,22 @@ impl Socket for TcpStream {
         drop(self.shutdown(Shutdown::Write));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_come_and_was_not_read_is_counted() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut browser = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        let mut read = [0; 3];
+        let mut socket = TcpStream::from_std(socket);
+        assert_eq!(socket.unread_bytes().unwrap(), 0);
+        browser.write_all(b"seven..").unwrap();
+        assert_eq!(socket.unread_bytes().unwrap(), 7);
+        socket.read_exact(&mut read).unwrap();
+        assert_eq!(socket.unread_bytes().unwrap(), 4);
+    }
+}

@@ -10,14 +10,13 @@ const KEEP_SECONDS: u32 = 600;
 const BATCH: u32 = 500;
 
 impl Logins {
-    /// Deletes the rows of sessions that ended long ago, in batches; returns how many.
+    /// Deletes the rows of sessions that ended long ago, in batches.
     ///
     /// # Errors
     /// The store failed; what was deleted before stays deleted.
-    pub async fn sweep(&self) -> Result<usize, LoginError> {
+    pub async fn sweep(&self) -> Result<(), LoginError> {
         let kept_millis = 1000 * (i64::from(self.policy.claim_seconds) + i64::from(KEEP_SECONDS));
         let expired_before = self.clock.now().plus_millis(-kept_millis);
-        let mut swept = 0;
         loop {
             let batch = self.store.sweep(expired_before, BATCH).await?;
             for ended in &batch {
@@ -27,10 +26,9 @@ impl Logins {
                     Ended::Settled => {}
                 }
             }
-            swept += batch.len();
+            debug!(event = "swept", sessions = batch.len());
             if batch.len() < BATCH as usize {
-                debug!(event = "swept", sessions = swept);
-                return Ok(swept);
+                return Ok(());
             }
         }
     }

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::any;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use qrlogin::clock::Clock;
 use qrlogin::config::{Secret, Settings};
 use qrlogin::token::KeyRing;
 use reqwest::Method;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Answer, Server, Session};
+use crate::program::{Program, signal};
 use crate::real_time::until;
 
 /// A source outside, which answers as it is told to.
@@ -359,5 +361,59 @@ async fn a_login_on_the_phone_that_is_too_old_is_asked_for_anew() {
     assert_eq!(scan(&server, &session, &unusable).await.refusal(), "401 invalid_token");
     let fresh = server.app_token(json!({ "sub": "ann", "auth_time": now - 300 }));
     assert_eq!(scan(&server, &session, &fresh).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jwk_set_may_be_of_512_kib_and_not_a_byte_longer() {
+    for (bytes, expected) in [(512 * 1024, 200), (512 * 1024 + 1, 503)] {
+        let (source, address) = Source::start().await;
+        let signer = Signer::new();
+        let keys = json!({ "keys": [signer.public] }).to_string();
+        source.says(Says::This(" ".repeat(bytes - keys.len()) + &keys));
+        let server = by_key_set(address, |_| {}).await;
+        let session = server.generate().await;
+        let token = signer.sign(&claims_of(&server, "ann"));
+        assert_eq!(scan(&server, &session, &token).await.status, expected, "{bytes}");
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jwk_set_is_fetched_again_at_sighup_and_a_key_that_is_skipped_is_named_once() {
+    let (source, address) = Source::start().await;
+    let signer = Signer::new();
+    source.says_json(json!({ "keys": [{ "kty": "QUANTUM", "kid": "future" }] }));
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("http://{address}/");
+    let environment = [("QRLOGIN_APP_AUTH__HMAC_SECRET", ""), ("QRLOGIN_APP_AUTH__JWKS_URL", &url)];
+    let program = Program::serve_with(&dir, "info", &environment);
+    program.until_logged("future").await;
+    for times in 2..5 {
+        if times == 4 {
+            source.says_json(json!({ "keys": [{ "kty": "QUANTUM", "kid": "future" }, signer.public] }));
+        }
+        signal(program.id(), "HUP");
+        until("it is asked", async || source.asked() == times).await;
+    }
+    let session = program.generate().await;
+    let claims = json!({ "sub": "ann", "exp": Clock::system().now().as_seconds() + 60 });
+    let body = json!({ "code": session["code"] });
+    let scanned = program.post("/v1/qr-login/scan", Some(&signer.sign(&claims)), body).await.unwrap();
+    assert_eq!(scanned.status, 200);
+    let (_, log) = program.terminate();
+    assert_eq!(log.matches("future").count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_good_from_five_seconds_before_its_nbf() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let from = |seconds: i64| {
+        let nbf = server.clock.now().as_seconds() + seconds;
+        server.app_token(json!({ "sub": "ann", "nbf": nbf }))
+    };
+    assert_eq!(scan(&server, &session, &from(6)).await.refusal(), "401 invalid_token");
+    assert_eq!(scan(&server, &session, &from(5)).await.status, 200);
     server.stop().await;
 }

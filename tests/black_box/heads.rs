@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::Server;
+use crate::real_time::until;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const PENDING: &str = r#"{"status":"pending","version":1,"expires_in":300}"#;
@@ -326,6 +327,48 @@ async fn browsers_that_return_all_at_once_share_their_queries() {
     let queries = server.store.reads.load(SeqCst) - before;
     assert!(queries <= 16, "{queries} queries for 300 browsers");
     drop(raws);
+    server.stop().await;
+}
+
+/// A browser that says this, and perhaps goes, while its row is being read: before its socket is watched.
+async fn early(server: &Server, says: &[u8], goes: bool) -> Raw {
+    use std::sync::atomic::Ordering::SeqCst;
+    let session = server.generate().await;
+    let before = server.store.reads.load(SeqCst);
+    let busy = server.store.turnstile.write().await;
+    let mut raw = Raw::connect(server).await;
+    raw.send(upgrade(&session.ws_path)).await;
+    until("its row is being read", async || server.store.reads.load(SeqCst) > before).await;
+    raw.send(says).await;
+    if goes {
+        raw.0.shutdown().await.unwrap();
+    }
+    drop(busy);
+    raw
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_has_said_much_before_it_is_up_is_heard_to_the_end() {
+    let server = Server::start().await;
+    let pongs = masked(0x8A, &[b'p'; 125]).repeat(750);
+    let mut raw = early(&server, &[pongs, masked(0x89, b"still there?")].concat(), false).await;
+    assert!(raw.head().await.starts_with("http/1.1 101 "));
+    raw.is_pending().await;
+    assert_eq!(raw.frame().await, (0x8A, b"still there?".to_vec()));
+    drop(raw);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_has_spoken_and_gone_before_it_is_up_is_cleaned_up() {
+    let server = Server::start().await;
+    for _ in 0..20 {
+        let mut raw = early(&server, &masked(0x8A, b"pong"), true).await;
+        assert!(raw.head().await.starts_with("http/1.1 101 "));
+        server.until_active(0).await;
+        drop(raw);
+    }
+    assert_eq!(server.closed("network").await, 20);
     server.stop().await;
 }
 

@@ -15,7 +15,7 @@ use crate::protocol::close_code;
 use crate::websocket::{Opcode, close_payload, frame};
 
 /// A browser that does not take a frame in this time is disconnected.
-const WRITE_SECONDS: u32 = 5;
+pub(super) const WRITE_SECONDS: u32 = 5;
 /// How long a receipt is awaited.
 const RECEIPT_SECONDS: u32 = 5;
 

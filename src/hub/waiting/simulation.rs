@@ -19,6 +19,8 @@ use proptest::prelude::any;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use zeroize::Zeroizing;
 
+use super::hear::{LINGER_BYTES, MAX_MESSAGE_BYTES};
+use super::say::WRITE_SECONDS;
 use super::{Opening, Phase, Readiness, Share, Turn, Waiting};
 use crate::clock::Clock;
 use crate::hub::effects::Effects;
@@ -29,10 +31,10 @@ use crate::hub::socket::{Socket, Watch};
 use crate::hub::wheel::Tick;
 use crate::hub::wire::Channel;
 use crate::login::Told;
-use crate::metrics::{CloseReason, Metrics};
+use crate::metrics::{CloseReason, Metrics, Stopwatch};
 use crate::node::Hint;
 use crate::protocol::CodeView;
-use crate::session::{Cancellation, PhoneUser, SessionKey, Timestamp};
+use crate::session::{Cancellation, Client, PhoneUser, Session, SessionKey, State, Timestamp};
 use crate::websocket::{Opcode, close_payload, frame};
 
 /// Runs of each of the four kinds of connection: a million in all. Another number by `SIMULATION_RUNS`.
@@ -64,7 +66,8 @@ struct Line {
     unread: Vec<u8>,
     arrived_bytes: usize,
     has_hung_up: bool,
-    has_failed: bool,
+    /// What all calls fail with.
+    failure: Option<io::ErrorKind>,
     /// Accepted from the server.
     written: Vec<u8>,
     room_bytes: usize,
@@ -107,8 +110,8 @@ impl Line {
 impl Read for Simulated {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut line = self.0.borrow_mut();
-        if line.has_failed {
-            return Err(io::ErrorKind::ConnectionReset.into());
+        if let Some(failure) = line.failure {
+            return Err(failure.into());
         }
         let mut count = buffer.len().min(line.unread.len());
         match line.hiccups.pop() {
@@ -132,8 +135,8 @@ impl Read for Simulated {
 impl Write for Simulated {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut line = self.0.borrow_mut();
-        if line.has_failed {
-            return Err(io::ErrorKind::BrokenPipe.into());
+        if let Some(failure) = line.failure {
+            return Err(failure.into());
         }
         let mut count = bytes.len().min(line.room_bytes);
         match line.hiccups.pop() {
@@ -298,6 +301,10 @@ struct World<'a> {
     has_time_passed: bool,
     /// The system has not taken something at once: then a code may be left out.
     was_stuck: bool,
+    /// Since when it has not taken something.
+    stuck_since: Option<Tick>,
+    /// Why the connection has ended.
+    ended_by: Option<CloseReason>,
     codes_expected: u32,
 }
 
@@ -325,6 +332,8 @@ impl<'a> World<'a> {
             causes: Causes::default(),
             has_time_passed: false,
             was_stuck: false,
+            stuck_since: None,
+            ended_by: None,
             codes_expected: 0,
         }
     }
@@ -343,10 +352,12 @@ impl<'a> World<'a> {
         };
         what(record, &mut turn);
         self.was_stuck |= record.has_unsent();
+        self.stuck_since = if record.has_unsent() { self.stuck_since.or(Some(self.now)) } else { None };
         let Effects { ends, reads_on, asks_store, shows_code_of, stores_receipt_of } = turn.effects;
         if ends && self.dropped != Dropped::Ends {
             // It took nothing for too long, or failed.
             self.causes.network |= record.has_unsent();
+            self.ended_by = Some(record.reason);
             self.record = None;
         } else if let Some(tick) = record.rearm() {
             self.wheel.push(tick);
@@ -486,7 +497,7 @@ impl<'a> World<'a> {
         let mut line = self.line.0.borrow_mut();
         let is_writable = std::mem::take(&mut line.is_writable);
         let is_readable = std::mem::take(&mut line.is_readable);
-        let is_last = line.has_hung_up || line.has_failed;
+        let is_last = line.has_hung_up || line.failure.is_some();
         drop(line);
         if is_readable || is_writable {
             self.ready(Readiness { is_writable, is_last });
@@ -588,7 +599,9 @@ impl<'a> World<'a> {
             13 => self.browser_reads()?,
             14 if choice < 24 => {
                 let mut line = self.line.0.borrow_mut();
-                line.has_failed |= choice < 8;
+                if choice < 8 {
+                    line.failure = Some(io::ErrorKind::ConnectionReset);
+                }
                 line.has_hung_up = true;
                 line.is_readable = true;
                 self.causes.browser = true;
@@ -645,6 +658,14 @@ impl<'a> World<'a> {
         if self.receipts_in_all > u32::from(self.may_have_receipt()) {
             return Err(format!("{} receipts were taken, of {:?}", self.receipts_in_all, self.said));
         }
+        let was_stuck_for = self.stuck_since.map(|since| self.now.0 - since.0);
+        let is_too_slow = was_stuck_for >= Some(10 * WRITE_SECONDS);
+        if self.ended_by == Some(CloseReason::Slow) && !is_too_slow {
+            return Err(format!("it was given up as slow, and had been stuck for {was_stuck_for:?} ticks"));
+        }
+        if self.record.is_some() && is_too_slow && self.dropped != Dropped::Ends {
+            return Err("it was not given up as slow".to_owned());
+        }
         let has_told_end = self.expected.iter().any(|status| !matches!(*status, "pending" | "scanned"));
         let has_answered = self.kind == Kind::Poll && !self.expected.is_empty();
         let Causes { browser, network, server, time } = self.causes;
@@ -673,8 +694,11 @@ impl<'a> World<'a> {
         if self.record.is_some() && !line.unread.is_empty() {
             return Err(format!("{} bytes lie unread", line.unread.len()));
         }
-        let has_failed = line.has_failed || line.has_hung_up;
+        let has_failed = line.failure.is_some() || line.has_hung_up;
         drop(line);
+        if self.record.as_ref().is_some_and(|record| record.is_waiting() && record.aside.is_some()) {
+            return Err("it waits, has nothing in hand, and keeps memory for it".to_owned());
+        }
         let told = self.told()?;
         let is_in_order = told.statuses.len() <= self.expected.len()
             && told.statuses.iter().zip(&self.expected).all(|(told, expected)| told == expected);
@@ -899,5 +923,153 @@ fn every_effect_that_is_dropped_is_found() {
     for dropped in [Dropped::ReadsOn, Dropped::AsksStore, Dropped::ShowsCode, Dropped::StoresReceipt, Dropped::Ends] {
         let found = explore(Kind::Plain, dropped, RUNS_TO_FIND);
         assert!(found.is_err(), "that {dropped:?} is dropped was not found");
+    }
+}
+
+/// A connection that is up, and has been told `pending`.
+fn waiting(fixture: &Fixture, kind: Kind) -> World<'_> {
+    let mut world = World::new(fixture, kind, Dropped::Nothing);
+    world.open(&mut [], 1 << 16);
+    world
+}
+
+/// What the server has written since.
+fn written(world: &World<'_>) -> Vec<u8> {
+    std::mem::take(&mut world.line.0.borrow_mut().written)
+}
+
+fn hears(world: &mut World<'_>, bytes: &[u8]) {
+    world.send(bytes, None);
+    world.line.0.borrow_mut().arrive(usize::MAX);
+    while world.line.0.borrow().is_readable || world.reads_on > 0 {
+        world.report();
+        if world.reads_on > 0 {
+            world.perform(0);
+        }
+    }
+}
+
+#[test]
+fn a_stream_whose_system_gives_up_sending_ends_by_heartbeat_and_all_else_that_fails_by_network() {
+    let fixture = Fixture::new();
+    for (kind, failure, reason) in [
+        (Kind::Events, io::ErrorKind::TimedOut, CloseReason::Heartbeat),
+        (Kind::Events, io::ErrorKind::ConnectionReset, CloseReason::Network),
+        (Kind::Plain, io::ErrorKind::TimedOut, CloseReason::Network),
+        (Kind::Plain, io::ErrorKind::ConnectionReset, CloseReason::Network),
+    ] {
+        let mut world = waiting(&fixture, kind);
+        world.line.0.borrow_mut().failure = Some(failure);
+        world.ready(Readiness { is_writable: false, is_last: true });
+        assert_eq!(world.ended_by, Some(reason), "{kind:?} {failure}");
+    }
+}
+
+#[test]
+fn whoever_broke_the_protocol_is_read_on_so_far_and_no_further() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    hears(&mut world, &[0xFF, 0xFF]);
+    let mut take_in = |bytes: usize| world.act(|record, turn| record.take_in(&mut vec![0; bytes], turn));
+    take_in(LINGER_BYTES - 1);
+    take_in(0);
+    assert!(world.record.is_some());
+    world.act(|record, turn| record.take_in(&mut [0], turn));
+    assert_eq!(world.ended_by, Some(CloseReason::Protocol));
+}
+
+#[test]
+fn whoever_waits_for_an_answer_may_say_a_little_and_not_more() {
+    let fixture = Fixture::new();
+    for kind in [Kind::Events, Kind::Poll] {
+        let mut world = waiting(&fixture, kind);
+        world.act(|record, turn| record.take_in(&mut [0; MAX_MESSAGE_BYTES as usize], turn));
+        assert!(world.is_waiting());
+        world.act(|record, turn| record.take_in(&mut [0; MAX_MESSAGE_BYTES as usize + 1], turn));
+        assert_eq!(world.ended_by, Some(CloseReason::Protocol));
+    }
+}
+
+#[test]
+fn the_message_ping_is_answered_at_once_or_not_at_all() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    written(&world);
+    hears(&mut world, &masked(0x81, b"ping"));
+    assert_eq!(written(&world), [0x82, 0]);
+    world.line.0.borrow_mut().room_bytes = 0;
+    world.tell("scanned");
+    hears(&mut world, &masked(0x81, b"ping"));
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    assert_eq!(written(&world), fixture.message("scanned").text.frame());
+}
+
+#[test]
+fn whoever_breaks_the_protocol_after_its_token_is_told_so_and_after_its_ack_is_done() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    world.tell("confirmed");
+    written(&world);
+    hears(&mut world, &[0xFF, 0xFF]);
+    assert_eq!(written(&world), [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat());
+    assert_eq!(world.receipts_in_all, 0);
+
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    world.tell("confirmed");
+    written(&world);
+    hears(&mut world, &[masked(0x81, b"ack"), vec![0xFF, 0xFF]].concat());
+    assert_eq!((world.receipts, written(&world)), (1, vec![]), "the receipt is being stored");
+    world.perform(3);
+    assert_eq!(written(&world), [&[0x88, 2][..], &1000_u16.to_be_bytes()].concat());
+}
+
+#[test]
+fn a_push_counts_as_one_when_its_last_byte_is_written() {
+    let fixture = Fixture::new();
+    let pushes = || {
+        let metrics = fixture.metrics.render();
+        let count = metrics.lines().find_map(|line| line.strip_prefix("qrlogin_push_seconds_count "));
+        count.expect("the count of pushes").parse::<u32>().unwrap()
+    };
+    let push = |world: &mut World<'_>, status| {
+        let message = fixture.message(status);
+        world.act(|record, turn| record.tell(message, Some(Stopwatch::start()), turn));
+    };
+    let mut world = waiting(&fixture, Kind::Plain);
+    push(&mut world, "scanned");
+    assert_eq!(pushes(), 1);
+    world.line.0.borrow_mut().room_bytes = 5;
+    push(&mut world, "rejected");
+    assert_eq!(pushes(), 1);
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    assert_eq!(pushes(), 2);
+}
+
+#[test]
+fn of_changes_that_come_while_a_browser_arrives_the_latest_is_kept_whatever_their_order() {
+    let at = |version: u32| {
+        Arc::new(Session {
+            key: KEY,
+            code: KEY.code_key(),
+            version,
+            created_at: Timestamp::from_millis(0),
+            expires_at: Timestamp::from_millis(300_000),
+            client: Client::default(),
+            scanned_at: None,
+            state: State::Pending,
+        })
+    };
+    for order in [[2, 3, 3], [3, 2, 2], [2, 3, 2]] {
+        let mut record = Waiting::<Simulated>::arriving(KEY, 1);
+        let (first, rest) = (at(order[0]), [at(order[1]), at(order[2])]);
+        assert!(record.note_if_arriving(&first, Stopwatch::start()));
+        for session in &rest {
+            assert!(record.note_if_arriving(session, Stopwatch::start()));
+        }
+        let (kept, _) = record.aside.take().unwrap().missed.unwrap();
+        assert_eq!(kept.version, 3);
+        assert!(order[1] == 2 || Arc::ptr_eq(&kept, &rest[0]), "the first of its version");
     }
 }

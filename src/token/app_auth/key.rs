@@ -104,7 +104,8 @@ impl Key {
         let library = |key: Result<DecodingKey, _>| key.map(Verifier::Library).map_err(malformed);
         let (family, verifier) = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
             ("RSA", _) => {
-                if !RSA_BITS.contains(&bits(&jwk.n).ok_or(Unusable::Malformed)?) {
+                let (Some(length), Some(_)) = (bits(&jwk.n), bits(&jwk.e)) else { return Err(Unusable::Malformed) };
+                if !RSA_BITS.contains(&length) {
                     return Err(Unusable::Bits);
                 }
                 (RSA, library(DecodingKey::from_rsa_components(&jwk.n, &jwk.e))?)
@@ -223,4 +224,59 @@ fn bits(number: &str) -> Option<usize> {
     let bytes = decoded(number)?;
     let first = bytes.iter().position(|byte| *byte != 0)?;
     Some((bytes.len() - first) * 8 - bytes[first].leading_zeros() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Of 2,048 bits.
+    fn modulus() -> String {
+        URL_SAFE_NO_PAD.encode([0x80; 256])
+    }
+
+    fn refused(jwk: Value) -> Option<Unusable> {
+        Key::of_jwk(&jwk).err()
+    }
+
+    #[test]
+    fn a_key_has_the_bits_of_its_modulus_from_the_first_that_is_set() {
+        for (bytes, expected) in [
+            (&[0x01, 0x00, 0x01][..], Some(17)),
+            (&[0x80], Some(8)),
+            (&[0x00, 0x00, 0x7F, 0xFF], Some(15)),
+            (&[0x00], None),
+            (&[], None),
+        ] {
+            assert_eq!(bits(&URL_SAFE_NO_PAD.encode(bytes)), expected, "{bytes:?}");
+        }
+        assert_eq!(bits("?"), None);
+    }
+
+    #[test]
+    fn both_names_of_ed25519_pin_the_same_algorithm_and_none_of_another_type() {
+        let x = URL_SAFE_NO_PAD.encode([7; 32]);
+        for alg in [json!("EdDSA"), json!("Ed25519"), json!(null)] {
+            let key = Key::of_jwk(&json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "alg": alg })).unwrap();
+            assert!(key.fits("EdDSA") && key.fits("Ed25519") && !key.fits("ES256"), "{alg}");
+        }
+        assert_eq!(
+            refused(json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "alg": "ES256" })),
+            Some(Unusable::Algorithm)
+        );
+        let rsa = |alg: &str| json!({ "kty": "RSA", "n": modulus(), "e": "AQAB", "alg": alg });
+        assert_eq!(refused(rsa("EdDSA")), Some(Unusable::Algorithm));
+        let key = Key::of_jwk(&rsa("PS256")).unwrap();
+        assert!(key.fits("PS256") && !key.fits("RS256"));
+    }
+
+    #[test]
+    fn curves_and_types_that_are_not_known_are_named_as_such() {
+        assert_eq!(refused(json!({ "kty": "EC", "crv": "secp256k1" })), Some(Unusable::Curve));
+        assert_eq!(refused(json!({ "kty": "OKP", "crv": "X25519" })), Some(Unusable::Curve));
+        assert_eq!(refused(json!({ "kty": "oct", "k": "AA" })), Some(Unusable::Type));
+        assert_eq!(refused(json!({ "kty": "RSA", "n": modulus() })), Some(Unusable::Malformed));
+    }
 }
