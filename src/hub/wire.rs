@@ -105,3 +105,32 @@ pub(super) fn refusal(fields: &[u8], code: u16, why: &str, now: Timestamp) -> Ze
 fn retry_after_millis(why: &str) -> Option<u32> {
     why.strip_prefix(RETRY_AFTER)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_what_a_close_would_say_and_when_to_come_back() {
+        let answer = |code, why: &str| {
+            let answer = refusal(b"x-field: kept\r\n", code, why, Timestamp::from_millis(0));
+            String::from_utf8(answer.to_vec()).unwrap()
+        };
+        let says = |answer: String, all: &[&str]| {
+            for part in all.iter().chain(&["x-field: kept\r\n"]) {
+                assert!(answer.contains(part), "{part} in {answer}");
+            }
+        };
+        let stopping = answer(close_code::RESTARTING, "retry_after_ms=1001");
+        says(stopping, &["503", "retry-after: 2\r\n", "the server is stopping; come back", "unavailable"]);
+        let down = answer(close_code::UNAVAILABLE, "the store does not answer");
+        says(down, &["503", "retry-after: 1\r\n", "the store does not answer"]);
+        let replaced = answer(close_code::REPLACED, "a newer connection took over");
+        says(replaced.clone(), &["409", "replaced", "a newer connection took over"]);
+        assert!(!replaced.contains("retry-after"));
+        assert_eq!(
+            String::from_utf8(close_event(close_code::RESTARTING, "retry_after_ms=7")).unwrap(),
+            "retry: 7\nevent: close\ndata: {\"code\":1012,\"reason\":\"retry_after_ms=7\"}\n\n"
+        );
+    }
+}

@@ -976,6 +976,15 @@ fn whoever_broke_the_protocol_is_read_on_so_far_and_no_further() {
     assert!(world.record.is_some());
     world.act(|record, turn| record.take_in(&mut [0], turn));
     assert_eq!(world.ended_by, Some(CloseReason::Protocol));
+
+    // Also if the Close was not taken at once.
+    let mut world = waiting(&fixture, Kind::Plain);
+    world.line.0.borrow_mut().room_bytes = 0;
+    hears(&mut world, &[0xFF, 0xFF]);
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    world.act(|record, turn| record.take_in(&mut [0], turn));
+    assert!(world.record.is_some());
 }
 
 #[test]
@@ -1025,6 +1034,46 @@ fn whoever_breaks_the_protocol_after_its_token_is_told_so_and_after_its_ack_is_d
 }
 
 #[test]
+fn an_ack_that_had_begun_before_the_token_was_written_is_none() {
+    let fixture = Fixture::new();
+    let ack = masked(0x81, b"ack");
+    for begun in 1..ack.len() {
+        let mut world = waiting(&fixture, Kind::Acknowledging);
+        hears(&mut world, &ack[..begun]);
+        world.tell("confirmed");
+        hears(&mut world, &ack[begun..]);
+        assert_eq!(world.receipts, 0, "begun by {begun} bytes");
+        hears(&mut world, &ack);
+        assert_eq!(world.receipts, 1);
+    }
+}
+
+#[test]
+fn a_close_that_comes_in_two_pieces_is_returned_with_its_code_whatever_is_written_between_them() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    let close = masked(0x88, &close_payload(1001, ""));
+    world.line.0.borrow_mut().room_bytes = 0;
+    world.tell("scanned");
+    hears(&mut world, &close[..3]);
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    written(&world);
+    hears(&mut world, &close[3..]);
+    assert_eq!(written(&world), [&[0x88, 2][..], &1001_u16.to_be_bytes()].concat());
+    assert_eq!(world.ended_by, Some(CloseReason::Client));
+}
+
+#[test]
+fn a_push_that_cannot_be_written_ends_the_connection() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    world.line.0.borrow_mut().failure = Some(io::ErrorKind::BrokenPipe);
+    world.tell("scanned");
+    assert_eq!(world.ended_by, Some(CloseReason::Network));
+}
+
+#[test]
 fn a_push_counts_as_one_when_its_last_byte_is_written() {
     let fixture = Fixture::new();
     let pushes = || {
@@ -1045,6 +1094,11 @@ fn a_push_counts_as_one_when_its_last_byte_is_written() {
     world.line.0.borrow_mut().grow_room(1 << 16);
     world.report();
     assert_eq!(pushes(), 2);
+    // In the midst of a frame of the browser's.
+    let mut world = waiting(&fixture, Kind::Plain);
+    hears(&mut world, &masked(0x8A, b"pong")[..3]);
+    push(&mut world, "scanned");
+    assert_eq!(pushes(), 3);
 }
 
 #[test]
