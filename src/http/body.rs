@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request, State};
+use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
-use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::BodyExt as _;
@@ -71,17 +71,15 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     }
 }
 
-/// As [`Json`], but a request with no body at all is the default (`curl -X POST` just works).
+/// As [`Json`], but a request with no body at all is the default. Clients that send nothing may name a type all the same
+/// (`curl -d ''`, aiohttp).
 pub(super) struct OptionalJson<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJson<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let says_nothing = request.method() == Method::POST
-            && !request.headers().contains_key(CONTENT_TYPE)
-            && http_body::Body::is_end_stream(request.body());
-        if says_nothing {
+        if http_body::Body::is_end_stream(request.body()) {
             return Ok(Self(T::default()));
         }
         Json::from_request(request, state).await.map(|Json(value): Json<Option<T>>| Self(value.unwrap_or_default()))

@@ -193,6 +193,22 @@ async fn whoever_breaks_the_protocol_is_told_how() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_breaks_the_protocol_and_says_three_mebibytes_more_still_reads_how() {
+    let server = Server::start().await;
+    let (_session, browser) = server.waiting().await;
+    let mut raw = browser.into_tcp();
+    let mut bytes = vec![0x83, 0x80, 0, 0, 0, 0];
+    bytes.resize(3 * 1024 * 1024, 0);
+    raw.write_all(&bytes).await.unwrap();
+    let mut close = [0; 4];
+    raw.read_exact(&mut close).await.unwrap();
+    assert_eq!((close[0], u16::from_be_bytes([close[2], close[3]])), (0x88, 1002));
+    drop(raw);
+    server.until_active(0).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_browser_was_never_counted() {
     let server = Server::start().await;
     let session = server.generate().await;

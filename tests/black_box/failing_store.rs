@@ -22,6 +22,10 @@ pub struct FailingStore {
     pub weighings: AtomicUsize,
     /// Whoever holds it for writing holds readings up.
     pub turnstile: RwLock<()>,
+    /// Arriving browsers' sessions read, so far.
+    pub arrivals: AtomicUsize,
+    /// Whoever holds it for writing holds up the answers to these readings.
+    pub arriving: RwLock<()>,
     /// Whoever holds it for writing holds up the answers to writes, which have been done.
     pub answers: RwLock<()>,
     /// Writes are done, and answered with an error.
@@ -40,6 +44,8 @@ impl FailingStore {
             looks: AtomicUsize::new(0),
             weighings: AtomicUsize::new(0),
             turnstile: RwLock::default(),
+            arrivals: AtomicUsize::new(0),
+            arriving: RwLock::default(),
             answers: RwLock::default(),
             loses_answers: AtomicBool::new(false),
             lag_millis: AtomicI64::new(0),
@@ -83,7 +89,10 @@ impl Store for FailingStore {
     async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         drop(self.turnstile.read().await);
-        self.works()?.attach(keys).await
+        let attached = self.works()?.attach(keys).await;
+        self.arrivals.fetch_add(keys.len(), Ordering::SeqCst);
+        drop(self.arriving.read().await);
+        attached
     }
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<StoredSession>, StoreError> {
         self.works()?.find_by_code(code).await

@@ -107,6 +107,37 @@ async fn what_was_scanned_in_time_is_told_so_also_after_the_deadline_until_the_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_comes_in_the_moment_of_the_decision_and_of_the_deadline_is_told_the_decision() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    server.hands.advance_seconds(299);
+    let held = server.store.arriving.write().await;
+    let deciding = async {
+        until("its session is read", async || server.store.arrivals.load(Ordering::SeqCst) == 1).await;
+        assert_eq!(server.phone("ann").confirm(&session).await.status, 200);
+        server.hands.advance_seconds(2);
+        drop(held);
+    };
+    let (browser, ()) = tokio::join!(Browser::open(&server, &session.ws_path, None), deciding);
+    browser.unwrap().frame("confirmed").await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_comes_past_the_deadline_but_not_by_the_stores_clock_waits_on() {
+    let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
+    let session = server.generate().await;
+    server.store.lag(300);
+    server.hands.advance_seconds(300);
+    let mut browser = Browser::open(&server, &session.ws_path, None).await.unwrap();
+    browser.frame("pending").await;
+    let seen = server.let_time_pass_until_seen(&mut browser).await;
+    assert!(matches!(&seen, Seen::Frame(frame) if frame["status"] == "expired"), "{seen:?}");
+    drop(browser);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_whose_clock_is_behind_is_asked_again_when_the_session_ends_by_that_clock() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_session, mut browser) = server.waiting().await;

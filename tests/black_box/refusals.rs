@@ -58,6 +58,9 @@ async fn bodies_that_are_not_what_the_call_takes() {
         assert_eq!(send("generate", json, body).await, "400 invalid_request", "{body}");
     }
     assert_eq!(send("generate", json, "null").await, "201", "as no body at all");
+    for kind in [None, json, Some("application/octet-stream"), Some("application/x-www-form-urlencoded")] {
+        assert_eq!(send("generate", kind, "").await, "201", "no body, whatever its type would be: {kind:?}");
+    }
     assert_eq!(
         send("generate", json, &format!(r#"{{"client_info":"{}"}}"#, "é".repeat(257))).await,
         "400 invalid_request"
