@@ -249,7 +249,10 @@ async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
         })
         .await;
     }
-    server.hands.advance_seconds(86_400);
+    server.hands.advance_seconds(20 * 3600);
+    let session = server.generate().await;
+    assert_eq!(scan(&server, &session, &token(&signer)).await.status, 200, "for a day");
+    server.hands.advance_seconds(4 * 3600);
     let session = server.generate().await;
     assert_eq!(scan(&server, &session, &token(&signer)).await.refusal(), "503 unavailable", "a day is long enough");
     server.stop().await;

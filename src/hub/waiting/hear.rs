@@ -16,7 +16,7 @@ use crate::websocket::{Ear, Heard, Opcode, Violation, close_payload};
 pub(super) const MAX_MESSAGE_BYTES: u32 = 1024;
 /// What is read and discarded of a browser that broke the protocol, so that it reads the Close. (Closing a socket with
 /// unread bytes resets the connection.)
-pub(super) const LINGER_BYTES: usize = 4 * 1024 * 1024;
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
 /// The messages that an ear listens for, and their indices.
 const WORDS: &[&str] = &[ACK_MESSAGE, PING_MESSAGE];
 const ACK: u8 = 0;

@@ -19,7 +19,7 @@ use proptest::prelude::any;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use zeroize::Zeroizing;
 
-use super::hear::{LINGER_BYTES, MAX_MESSAGE_BYTES};
+use super::hear::MAX_MESSAGE_BYTES;
 use super::say::WRITE_SECONDS;
 use super::{Opening, Phase, Readiness, Share, Turn, Waiting};
 use crate::clock::Clock;
@@ -971,7 +971,7 @@ fn whoever_broke_the_protocol_is_read_on_so_far_and_no_further() {
     let mut world = waiting(&fixture, Kind::Plain);
     hears(&mut world, &[0xFF, 0xFF]);
     let mut take_in = |bytes: usize| world.act(|record, turn| record.take_in(&mut vec![0; bytes], turn));
-    take_in(LINGER_BYTES - 1);
+    take_in(4 * 1024 * 1024 - 1);
     take_in(0);
     assert!(world.record.is_some());
     world.act(|record, turn| record.take_in(&mut [0], turn));
