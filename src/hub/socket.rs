@@ -1,5 +1,5 @@
 //! The socket of a waiting browser: the operations that a connection uses. Implemented by [`TcpStream`], and by the
-//! simulated socket of `waiting/simulation.rs`.
+//! simulated socket of `waiting/simulation`.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;

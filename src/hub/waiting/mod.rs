@@ -9,7 +9,7 @@
 //! connection as closed, once.
 //!
 //! This file has how a connection begins and ends; `say.rs` what is written, `hear.rs` what is read, `due.rs` the
-//! deadlines. `simulation.rs` runs all of it on a simulated socket, in any order.
+//! deadlines. `simulation` runs all of it on a simulated socket, in any order.
 
 mod due;
 mod hear;

@@ -7,19 +7,19 @@
 //! performed, there is room to write or none, a system call fails. Then everything that is under way is completed, and
 //! what the browser was told is compared with what it was to be told; then time passes until the connection has ended.
 
-use std::cell::RefCell;
+mod line;
+mod scenes;
+mod told;
+
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::rc::Rc;
+use std::io;
 use std::sync::Arc;
 
-use mio::Token;
 use proptest::collection::vec;
 use proptest::prelude::any;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use zeroize::Zeroizing;
 
-use super::hear::MAX_MESSAGE_BYTES;
 use super::say::WRITE_SECONDS;
 use super::{Opening, Phase, Readiness, Share, Turn, Waiting};
 use crate::clock::Clock;
@@ -27,15 +27,16 @@ use crate::hub::effects::Effects;
 use crate::hub::message::Message;
 use crate::hub::registry::Place;
 use crate::hub::shared::Sharing;
-use crate::hub::socket::{Socket, Watch};
 use crate::hub::wheel::Tick;
 use crate::hub::wire::Channel;
 use crate::login::Told;
-use crate::metrics::{CloseReason, Metrics, Stopwatch};
+use crate::metrics::{CloseReason, Metrics};
 use crate::node::Hint;
 use crate::protocol::CodeView;
-use crate::session::{Cancellation, Client, PhoneUser, Session, SessionKey, State, Timestamp};
+use crate::session::{Cancellation, PhoneUser, SessionKey, Timestamp};
 use crate::websocket::{Opcode, close_payload, frame};
+use line::{Hiccup, Simulated};
+use told::{WasTold, answer, events, frames};
 
 /// Runs of each of the four kinds of connection: a million in all. Another number by `SIMULATION_RUNS`.
 const RUNS: u32 = 250_000;
@@ -57,129 +58,6 @@ const PENDING: u32 = 1;
 const SCANNED: u32 = 2;
 const DECIDED: u32 = 3;
 const EXPIRED: u32 = u32::MAX;
-
-/// Both ends of a connection, and what the system has of it.
-#[derive(Default)]
-struct Line {
-    /// Sent by the browser and not yet arrived; arrived and not yet read.
-    under_way: Vec<u8>,
-    unread: Vec<u8>,
-    arrived_bytes: usize,
-    has_hung_up: bool,
-    /// What all calls fail with.
-    failure: Option<io::ErrorKind>,
-    /// Accepted from the server.
-    written: Vec<u8>,
-    room_bytes: usize,
-    has_ended_writing: bool,
-    /// The token (of a plain WebSocket with the Close behind it), and how much had arrived when it had been written
-    /// whole.
-    token: Vec<u8>,
-    arrived_before_token: Option<usize>,
-    watch: Option<Watch>,
-    is_readable: bool,
-    is_writable: bool,
-    /// How the next system call goes: as it should, if there is none.
-    hiccups: Vec<Hiccup>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hiccup {
-    Interrupted,
-    /// It handles one byte; the rest comes a moment later.
-    Short,
-}
-
-#[derive(Clone, Default)]
-struct Simulated(Rc<RefCell<Line>>);
-
-impl Line {
-    fn arrive(&mut self, bytes: usize) {
-        let count = bytes.min(self.under_way.len());
-        self.unread.extend(self.under_way.drain(..count));
-        self.arrived_bytes += count;
-        self.is_readable |= count > 0;
-    }
-
-    fn grow_room(&mut self, bytes: usize) {
-        self.room_bytes += bytes;
-        self.is_writable |= bytes > 0 && self.watch == Some(Watch::ReadsAndRoom);
-    }
-}
-
-impl Read for Simulated {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut line = self.0.borrow_mut();
-        if let Some(failure) = line.failure {
-            return Err(failure.into());
-        }
-        let mut count = buffer.len().min(line.unread.len());
-        match line.hiccups.pop() {
-            Some(Hiccup::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
-            Some(Hiccup::Short) if count > 1 => {
-                count = 1;
-                // As if the rest had arrived after this reading.
-                line.is_readable = true;
-            }
-            _ => {}
-        }
-        if count == 0 {
-            return if line.has_hung_up { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
-        }
-        buffer[..count].copy_from_slice(&line.unread[..count]);
-        line.unread.drain(..count);
-        Ok(count)
-    }
-}
-
-impl Write for Simulated {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut line = self.0.borrow_mut();
-        if let Some(failure) = line.failure {
-            return Err(failure.into());
-        }
-        let mut count = bytes.len().min(line.room_bytes);
-        match line.hiccups.pop() {
-            Some(Hiccup::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
-            Some(Hiccup::Short) if count > 1 => count = 1,
-            _ => {}
-        }
-        if count == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        line.room_bytes -= count;
-        line.written.extend_from_slice(&bytes[..count]);
-        let has_token = |line: &Line| line.written.windows(line.token.len()).any(|window| window == line.token);
-        if !line.token.is_empty() && line.arrived_before_token.is_none() && has_token(&line) {
-            line.arrived_before_token = Some(line.arrived_bytes);
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Socket for Simulated {
-    type Poll = ();
-
-    fn unread_bytes(&self) -> io::Result<usize> {
-        Ok(self.0.borrow().unread.len())
-    }
-
-    fn watch(&mut self, (): &(), _: Token, watch: Watch) -> io::Result<()> {
-        let mut line = self.0.borrow_mut();
-        line.watch = Some(watch);
-        line.is_readable |= !line.unread.is_empty() || line.has_hung_up;
-        line.is_writable |= watch == Watch::ReadsAndRoom && line.room_bytes > 0;
-        Ok(())
-    }
-
-    fn end_writing(&mut self) {
-        self.0.borrow_mut().has_ended_writing = true;
-    }
-}
 
 /// How the browser of a run waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -762,84 +640,6 @@ impl<'a> World<'a> {
     }
 }
 
-/// What a browser has been told.
-#[derive(Debug, Default)]
-struct WasTold {
-    statuses: Vec<String>,
-    codes: u32,
-    is_closed: bool,
-    close_code: Option<u16>,
-}
-
-impl WasTold {
-    fn add(&mut self, json: &[u8]) -> Result<(), String> {
-        let value: serde_json::Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        match value["status"].as_str() {
-            Some("rotated") => self.codes += 1,
-            Some(status) => self.statuses.push(status.to_owned()),
-            None => return Err(format!("no status in {value}")),
-        }
-        Ok(())
-    }
-}
-
-/// The frames of a server, which are short and unmasked; the last may not have been written whole.
-fn frames(mut bytes: &[u8]) -> Result<WasTold, String> {
-    let mut told = WasTold::default();
-    while let [first, length, rest @ ..] = bytes {
-        let (length, rest) = match (length, rest) {
-            (126, [high, low, rest @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), rest),
-            (126, _) => break,
-            (length, rest) => (usize::from(*length), rest),
-        };
-        let Some((payload, rest)) = rest.split_at_checked(length) else { break };
-        if told.is_closed {
-            return Err("it wrote on after its Close".to_owned());
-        }
-        match first {
-            0x81 => told.add(payload)?,
-            0x88 => {
-                told.is_closed = true;
-                told.close_code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-            }
-            0x82 | 0x89 | 0x8A => {}
-            other => return Err(format!("a frame that begins with {other:#x}")),
-        }
-        bytes = rest;
-    }
-    Ok(told)
-}
-
-fn events(bytes: &[u8]) -> Result<WasTold, String> {
-    let mut told = WasTold::default();
-    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-    let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
-    for event in whole.split("\n\n").filter(|event| *event != ":" && !event.is_empty()) {
-        if told.is_closed {
-            return Err("an event after the last".to_owned());
-        }
-        if event.contains("event: close") {
-            told.is_closed = true;
-        } else {
-            let data = event.lines().find_map(|line| line.strip_prefix("data: ")).ok_or("an event without data")?;
-            told.add(data.as_bytes())?;
-        }
-    }
-    Ok(told)
-}
-
-fn answer(bytes: &[u8]) -> Result<WasTold, String> {
-    let mut told = WasTold::default();
-    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-    let Some((head, body)) = text.split_once("\r\n\r\n") else { return Ok(told) };
-    told.is_closed = true;
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).ok_or("no length")?;
-    if head.starts_with("HTTP/1.1 200") && length == body.len().to_string() {
-        told.add(body.as_bytes())?;
-    }
-    Ok(told)
-}
-
 /// A browser's frame: masked, with a mask of zeros.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
@@ -923,207 +723,5 @@ fn every_effect_that_is_dropped_is_found() {
     for dropped in [Dropped::ReadsOn, Dropped::AsksStore, Dropped::ShowsCode, Dropped::StoresReceipt, Dropped::Ends] {
         let found = explore(Kind::Plain, dropped, RUNS_TO_FIND);
         assert!(found.is_err(), "that {dropped:?} is dropped was not found");
-    }
-}
-
-/// A connection that is up, and has been told `pending`.
-fn waiting(fixture: &Fixture, kind: Kind) -> World<'_> {
-    let mut world = World::new(fixture, kind, Dropped::Nothing);
-    world.open(&mut [], 1 << 16);
-    world
-}
-
-/// What the server has written since.
-fn written(world: &World<'_>) -> Vec<u8> {
-    std::mem::take(&mut world.line.0.borrow_mut().written)
-}
-
-fn hears(world: &mut World<'_>, bytes: &[u8]) {
-    world.send(bytes, None);
-    world.line.0.borrow_mut().arrive(usize::MAX);
-    while world.line.0.borrow().is_readable || world.reads_on > 0 {
-        world.report();
-        if world.reads_on > 0 {
-            world.perform(0);
-        }
-    }
-}
-
-#[test]
-fn a_stream_whose_system_gives_up_sending_ends_by_heartbeat_and_all_else_that_fails_by_network() {
-    let fixture = Fixture::new();
-    for (kind, failure, reason) in [
-        (Kind::Events, io::ErrorKind::TimedOut, CloseReason::Heartbeat),
-        (Kind::Events, io::ErrorKind::ConnectionReset, CloseReason::Network),
-        (Kind::Plain, io::ErrorKind::TimedOut, CloseReason::Network),
-        (Kind::Plain, io::ErrorKind::ConnectionReset, CloseReason::Network),
-    ] {
-        let mut world = waiting(&fixture, kind);
-        world.line.0.borrow_mut().failure = Some(failure);
-        world.ready(Readiness { is_writable: false, is_last: true });
-        assert_eq!(world.ended_by, Some(reason), "{kind:?} {failure}");
-    }
-}
-
-#[test]
-fn whoever_broke_the_protocol_is_read_on_so_far_and_no_further() {
-    let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Plain);
-    hears(&mut world, &[0xFF, 0xFF]);
-    let mut take_in = |bytes: usize| world.act(|record, turn| record.take_in(&mut vec![0; bytes], turn));
-    take_in(4 * 1024 * 1024 - 1);
-    take_in(0);
-    assert!(world.record.is_some());
-    world.act(|record, turn| record.take_in(&mut [0], turn));
-    assert_eq!(world.ended_by, Some(CloseReason::Protocol));
-
-    // Also if the Close was not taken at once.
-    let mut world = waiting(&fixture, Kind::Plain);
-    world.line.0.borrow_mut().room_bytes = 0;
-    hears(&mut world, &[0xFF, 0xFF]);
-    world.line.0.borrow_mut().grow_room(1 << 16);
-    world.report();
-    world.act(|record, turn| record.take_in(&mut [0], turn));
-    assert!(world.record.is_some());
-}
-
-#[test]
-fn whoever_waits_for_an_answer_may_say_a_little_and_not_more() {
-    let fixture = Fixture::new();
-    for kind in [Kind::Events, Kind::Poll] {
-        let mut world = waiting(&fixture, kind);
-        world.act(|record, turn| record.take_in(&mut [0; MAX_MESSAGE_BYTES as usize], turn));
-        assert!(world.is_waiting());
-        world.act(|record, turn| record.take_in(&mut [0; MAX_MESSAGE_BYTES as usize + 1], turn));
-        assert_eq!(world.ended_by, Some(CloseReason::Protocol));
-    }
-}
-
-#[test]
-fn the_message_ping_is_answered_at_once_or_not_at_all() {
-    let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Acknowledging);
-    written(&world);
-    hears(&mut world, &masked(0x81, b"ping"));
-    assert_eq!(written(&world), [0x82, 0]);
-    world.line.0.borrow_mut().room_bytes = 0;
-    world.tell("scanned");
-    hears(&mut world, &masked(0x81, b"ping"));
-    world.line.0.borrow_mut().grow_room(1 << 16);
-    world.report();
-    assert_eq!(written(&world), fixture.message("scanned").text.frame());
-}
-
-#[test]
-fn whoever_breaks_the_protocol_after_its_token_is_told_so_and_after_its_ack_is_done() {
-    let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Acknowledging);
-    world.tell("confirmed");
-    written(&world);
-    hears(&mut world, &[0xFF, 0xFF]);
-    assert_eq!(written(&world), [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat());
-    assert_eq!(world.receipts_in_all, 0);
-
-    let mut world = waiting(&fixture, Kind::Acknowledging);
-    world.tell("confirmed");
-    written(&world);
-    hears(&mut world, &[masked(0x81, b"ack"), vec![0xFF, 0xFF]].concat());
-    assert_eq!((world.receipts, written(&world)), (1, vec![]), "the receipt is being stored");
-    world.perform(3);
-    assert_eq!(written(&world), [&[0x88, 2][..], &1000_u16.to_be_bytes()].concat());
-}
-
-#[test]
-fn an_ack_that_had_begun_before_the_token_was_written_is_none() {
-    let fixture = Fixture::new();
-    let ack = masked(0x81, b"ack");
-    for begun in 1..ack.len() {
-        let mut world = waiting(&fixture, Kind::Acknowledging);
-        hears(&mut world, &ack[..begun]);
-        world.tell("confirmed");
-        hears(&mut world, &ack[begun..]);
-        assert_eq!(world.receipts, 0, "begun by {begun} bytes");
-        hears(&mut world, &ack);
-        assert_eq!(world.receipts, 1);
-    }
-}
-
-#[test]
-fn a_close_that_comes_in_two_pieces_is_returned_with_its_code_whatever_is_written_between_them() {
-    let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Plain);
-    let close = masked(0x88, &close_payload(1001, ""));
-    world.line.0.borrow_mut().room_bytes = 0;
-    world.tell("scanned");
-    hears(&mut world, &close[..3]);
-    world.line.0.borrow_mut().grow_room(1 << 16);
-    world.report();
-    written(&world);
-    hears(&mut world, &close[3..]);
-    assert_eq!(written(&world), [&[0x88, 2][..], &1001_u16.to_be_bytes()].concat());
-    assert_eq!(world.ended_by, Some(CloseReason::Client));
-}
-
-#[test]
-fn a_push_that_cannot_be_written_ends_the_connection() {
-    let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Plain);
-    world.line.0.borrow_mut().failure = Some(io::ErrorKind::BrokenPipe);
-    world.tell("scanned");
-    assert_eq!(world.ended_by, Some(CloseReason::Network));
-}
-
-#[test]
-fn a_push_counts_as_one_when_its_last_byte_is_written() {
-    let fixture = Fixture::new();
-    let pushes = || {
-        let metrics = fixture.metrics.render();
-        let count = metrics.lines().find_map(|line| line.strip_prefix("qrlogin_push_seconds_count "));
-        count.expect("the count of pushes").parse::<u32>().unwrap()
-    };
-    let push = |world: &mut World<'_>, status| {
-        let message = fixture.message(status);
-        world.act(|record, turn| record.tell(message, Some(Stopwatch::start()), turn));
-    };
-    let mut world = waiting(&fixture, Kind::Plain);
-    push(&mut world, "scanned");
-    assert_eq!(pushes(), 1);
-    world.line.0.borrow_mut().room_bytes = 5;
-    push(&mut world, "rejected");
-    assert_eq!(pushes(), 1);
-    world.line.0.borrow_mut().grow_room(1 << 16);
-    world.report();
-    assert_eq!(pushes(), 2);
-    // In the midst of a frame of the browser's.
-    let mut world = waiting(&fixture, Kind::Plain);
-    hears(&mut world, &masked(0x8A, b"pong")[..3]);
-    push(&mut world, "scanned");
-    assert_eq!(pushes(), 3);
-}
-
-#[test]
-fn of_changes_that_come_while_a_browser_arrives_the_latest_is_kept_whatever_their_order() {
-    let at = |version: u32| {
-        Arc::new(Session {
-            key: KEY,
-            code: KEY.code_key(),
-            version,
-            created_at: Timestamp::from_millis(0),
-            expires_at: Timestamp::from_millis(300_000),
-            client: Client::default(),
-            scanned_at: None,
-            state: State::Pending,
-        })
-    };
-    for order in [[2, 3, 3], [3, 2, 2], [2, 3, 2]] {
-        let mut record = Waiting::<Simulated>::arriving(KEY, 1);
-        let (first, rest) = (at(order[0]), [at(order[1]), at(order[2])]);
-        assert!(record.note_if_arriving(&first, Stopwatch::start()));
-        for session in &rest {
-            assert!(record.note_if_arriving(session, Stopwatch::start()));
-        }
-        let (kept, _) = record.aside.take().unwrap().missed.unwrap();
-        assert_eq!(kept.version, 3);
-        assert!(order[1] == 2 || Arc::ptr_eq(&kept, &rest[0]), "the first of its version");
     }
 }

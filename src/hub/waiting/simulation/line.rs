@@ -1,0 +1,132 @@
+//! The simulated socket: both ends of a connection, and a system that delivers, takes and fails as it is told to.
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::rc::Rc;
+
+use mio::Token;
+
+use crate::hub::socket::{Socket, Watch};
+
+/// Both ends of a connection, and what the system has of it.
+#[derive(Default)]
+pub(super) struct Line {
+    /// Sent by the browser and not yet arrived; arrived and not yet read.
+    pub(super) under_way: Vec<u8>,
+    pub(super) unread: Vec<u8>,
+    pub(super) arrived_bytes: usize,
+    pub(super) has_hung_up: bool,
+    /// What all calls fail with.
+    pub(super) failure: Option<io::ErrorKind>,
+    /// Accepted from the server.
+    pub(super) written: Vec<u8>,
+    pub(super) room_bytes: usize,
+    pub(super) has_ended_writing: bool,
+    /// The token (of a plain WebSocket with the Close behind it), and how much had arrived when it had been written
+    /// whole.
+    pub(super) token: Vec<u8>,
+    pub(super) arrived_before_token: Option<usize>,
+    pub(super) watch: Option<Watch>,
+    pub(super) is_readable: bool,
+    pub(super) is_writable: bool,
+    /// How the next system call goes: as it should, if there is none.
+    pub(super) hiccups: Vec<Hiccup>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hiccup {
+    Interrupted,
+    /// It handles one byte; the rest comes a moment later.
+    Short,
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Simulated(pub(super) Rc<RefCell<Line>>);
+
+impl Line {
+    pub(super) fn arrive(&mut self, bytes: usize) {
+        let count = bytes.min(self.under_way.len());
+        self.unread.extend(self.under_way.drain(..count));
+        self.arrived_bytes += count;
+        self.is_readable |= count > 0;
+    }
+
+    pub(super) fn grow_room(&mut self, bytes: usize) {
+        self.room_bytes += bytes;
+        self.is_writable |= bytes > 0 && self.watch == Some(Watch::ReadsAndRoom);
+    }
+}
+
+impl Read for Simulated {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut line = self.0.borrow_mut();
+        if let Some(failure) = line.failure {
+            return Err(failure.into());
+        }
+        let mut count = buffer.len().min(line.unread.len());
+        match line.hiccups.pop() {
+            Some(Hiccup::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
+            Some(Hiccup::Short) if count > 1 => {
+                count = 1;
+                // As if the rest had arrived after this reading.
+                line.is_readable = true;
+            }
+            _ => {}
+        }
+        if count == 0 {
+            return if line.has_hung_up { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        buffer[..count].copy_from_slice(&line.unread[..count]);
+        line.unread.drain(..count);
+        Ok(count)
+    }
+}
+
+impl Write for Simulated {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut line = self.0.borrow_mut();
+        if let Some(failure) = line.failure {
+            return Err(failure.into());
+        }
+        let mut count = bytes.len().min(line.room_bytes);
+        match line.hiccups.pop() {
+            Some(Hiccup::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
+            Some(Hiccup::Short) if count > 1 => count = 1,
+            _ => {}
+        }
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        line.room_bytes -= count;
+        line.written.extend_from_slice(&bytes[..count]);
+        let has_token = |line: &Line| line.written.windows(line.token.len()).any(|window| window == line.token);
+        if !line.token.is_empty() && line.arrived_before_token.is_none() && has_token(&line) {
+            line.arrived_before_token = Some(line.arrived_bytes);
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Socket for Simulated {
+    type Poll = ();
+
+    fn unread_bytes(&self) -> io::Result<usize> {
+        Ok(self.0.borrow().unread.len())
+    }
+
+    fn watch(&mut self, (): &(), _: Token, watch: Watch) -> io::Result<()> {
+        let mut line = self.0.borrow_mut();
+        line.watch = Some(watch);
+        line.is_readable |= !line.unread.is_empty() || line.has_hung_up;
+        line.is_writable |= watch == Watch::ReadsAndRoom && line.room_bytes > 0;
+        Ok(())
+    }
+
+    fn end_writing(&mut self) {
+        self.0.borrow_mut().has_ended_writing = true;
+    }
+}

@@ -1,0 +1,214 @@
+//! Scenes whose order is given: what a random run reaches seldom, or what it cannot see.
+
+use std::io;
+use std::sync::Arc;
+
+use super::line::Simulated;
+use super::{Dropped, Fixture, KEY, Kind, World, masked};
+use crate::hub::waiting::hear::MAX_MESSAGE_BYTES;
+use crate::hub::waiting::{Readiness, Waiting};
+use crate::metrics::{CloseReason, Stopwatch};
+use crate::session::{Client, Session, State, Timestamp};
+use crate::websocket::close_payload;
+
+/// A connection that is up, and has been told `pending`.
+fn waiting(fixture: &Fixture, kind: Kind) -> World<'_> {
+    let mut world = World::new(fixture, kind, Dropped::Nothing);
+    world.open(&mut [], 1 << 16);
+    world
+}
+
+/// What the server has written since.
+fn written(world: &World<'_>) -> Vec<u8> {
+    std::mem::take(&mut world.line.0.borrow_mut().written)
+}
+
+fn hears(world: &mut World<'_>, bytes: &[u8]) {
+    world.send(bytes, None);
+    world.line.0.borrow_mut().arrive(usize::MAX);
+    while world.line.0.borrow().is_readable || world.reads_on > 0 {
+        world.report();
+        if world.reads_on > 0 {
+            world.perform(0);
+        }
+    }
+}
+
+#[test]
+fn a_stream_whose_system_gives_up_sending_ends_by_heartbeat_and_all_else_that_fails_by_network() {
+    let fixture = Fixture::new();
+    for (kind, failure, reason) in [
+        (Kind::Events, io::ErrorKind::TimedOut, CloseReason::Heartbeat),
+        (Kind::Events, io::ErrorKind::ConnectionReset, CloseReason::Network),
+        (Kind::Plain, io::ErrorKind::TimedOut, CloseReason::Network),
+        (Kind::Plain, io::ErrorKind::ConnectionReset, CloseReason::Network),
+    ] {
+        let mut world = waiting(&fixture, kind);
+        world.line.0.borrow_mut().failure = Some(failure);
+        world.ready(Readiness { is_writable: false, is_last: true });
+        assert_eq!(world.ended_by, Some(reason), "{kind:?} {failure}");
+    }
+}
+
+#[test]
+fn whoever_broke_the_protocol_is_read_on_so_far_and_no_further() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    hears(&mut world, &[0xFF, 0xFF]);
+    let mut take_in = |bytes: usize| world.act(|record, turn| record.take_in(&mut vec![0; bytes], turn));
+    take_in(4 * 1024 * 1024 - 1);
+    take_in(0);
+    assert!(world.record.is_some());
+    world.act(|record, turn| record.take_in(&mut [0], turn));
+    assert_eq!(world.ended_by, Some(CloseReason::Protocol));
+
+    // Also if the Close was not taken at once.
+    let mut world = waiting(&fixture, Kind::Plain);
+    world.line.0.borrow_mut().room_bytes = 0;
+    hears(&mut world, &[0xFF, 0xFF]);
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    world.act(|record, turn| record.take_in(&mut [0], turn));
+    assert!(world.record.is_some());
+}
+
+#[test]
+fn whoever_waits_for_an_answer_may_say_a_little_and_not_more() {
+    let fixture = Fixture::new();
+    for kind in [Kind::Events, Kind::Poll] {
+        let mut world = waiting(&fixture, kind);
+        world.act(|record, turn| record.take_in(&mut [0; MAX_MESSAGE_BYTES as usize], turn));
+        assert!(world.is_waiting());
+        world.act(|record, turn| record.take_in(&mut [0; MAX_MESSAGE_BYTES as usize + 1], turn));
+        assert_eq!(world.ended_by, Some(CloseReason::Protocol));
+    }
+}
+
+#[test]
+fn the_message_ping_is_answered_at_once_or_not_at_all() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    written(&world);
+    hears(&mut world, &masked(0x81, b"ping"));
+    assert_eq!(written(&world), [0x82, 0]);
+    world.line.0.borrow_mut().room_bytes = 0;
+    world.tell("scanned");
+    hears(&mut world, &masked(0x81, b"ping"));
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    assert_eq!(written(&world), fixture.message("scanned").text.frame());
+}
+
+#[test]
+fn whoever_breaks_the_protocol_after_its_token_is_told_so_and_after_its_ack_is_done() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    world.tell("confirmed");
+    written(&world);
+    hears(&mut world, &[0xFF, 0xFF]);
+    assert_eq!(written(&world), [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat());
+    assert_eq!(world.receipts_in_all, 0);
+
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    world.tell("confirmed");
+    written(&world);
+    hears(&mut world, &[masked(0x81, b"ack"), vec![0xFF, 0xFF]].concat());
+    assert_eq!((world.receipts, written(&world)), (1, vec![]), "the receipt is being stored");
+    world.perform(3);
+    assert_eq!(written(&world), [&[0x88, 2][..], &1000_u16.to_be_bytes()].concat());
+}
+
+#[test]
+fn an_ack_that_had_begun_before_the_token_was_written_is_none() {
+    let fixture = Fixture::new();
+    let ack = masked(0x81, b"ack");
+    for begun in 1..ack.len() {
+        let mut world = waiting(&fixture, Kind::Acknowledging);
+        hears(&mut world, &ack[..begun]);
+        world.tell("confirmed");
+        hears(&mut world, &ack[begun..]);
+        assert_eq!(world.receipts, 0, "begun by {begun} bytes");
+        hears(&mut world, &ack);
+        assert_eq!(world.receipts, 1);
+    }
+}
+
+#[test]
+fn a_close_that_comes_in_two_pieces_is_returned_with_its_code_whatever_is_written_between_them() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    let close = masked(0x88, &close_payload(1001, ""));
+    world.line.0.borrow_mut().room_bytes = 0;
+    world.tell("scanned");
+    hears(&mut world, &close[..3]);
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    written(&world);
+    hears(&mut world, &close[3..]);
+    assert_eq!(written(&world), [&[0x88, 2][..], &1001_u16.to_be_bytes()].concat());
+    assert_eq!(world.ended_by, Some(CloseReason::Client));
+}
+
+#[test]
+fn a_push_that_cannot_be_written_ends_the_connection() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    world.line.0.borrow_mut().failure = Some(io::ErrorKind::BrokenPipe);
+    world.tell("scanned");
+    assert_eq!(world.ended_by, Some(CloseReason::Network));
+}
+
+#[test]
+fn a_push_counts_as_one_when_its_last_byte_is_written() {
+    let fixture = Fixture::new();
+    let pushes = || {
+        let metrics = fixture.metrics.render();
+        let count = metrics.lines().find_map(|line| line.strip_prefix("qrlogin_push_seconds_count "));
+        count.expect("the count of pushes").parse::<u32>().unwrap()
+    };
+    let push = |world: &mut World<'_>, status| {
+        let message = fixture.message(status);
+        world.act(|record, turn| record.tell(message, Some(Stopwatch::start()), turn));
+    };
+    let mut world = waiting(&fixture, Kind::Plain);
+    push(&mut world, "scanned");
+    assert_eq!(pushes(), 1);
+    world.line.0.borrow_mut().room_bytes = 5;
+    push(&mut world, "rejected");
+    assert_eq!(pushes(), 1);
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    assert_eq!(pushes(), 2);
+    // In the midst of a frame of the browser's.
+    let mut world = waiting(&fixture, Kind::Plain);
+    hears(&mut world, &masked(0x8A, b"pong")[..3]);
+    push(&mut world, "scanned");
+    assert_eq!(pushes(), 3);
+}
+
+#[test]
+fn of_changes_that_come_while_a_browser_arrives_the_latest_is_kept_whatever_their_order() {
+    let at = |version: u32| {
+        Arc::new(Session {
+            key: KEY,
+            code: KEY.code_key(),
+            version,
+            created_at: Timestamp::from_millis(0),
+            expires_at: Timestamp::from_millis(300_000),
+            client: Client::default(),
+            scanned_at: None,
+            state: State::Pending,
+        })
+    };
+    for order in [[2, 3, 3], [3, 2, 2], [2, 3, 2]] {
+        let mut record = Waiting::<Simulated>::arriving(KEY, 1);
+        let (first, rest) = (at(order[0]), [at(order[1]), at(order[2])]);
+        assert!(record.note_if_arriving(&first, Stopwatch::start()));
+        for session in &rest {
+            assert!(record.note_if_arriving(session, Stopwatch::start()));
+        }
+        let (kept, _) = record.aside.take().unwrap().missed.unwrap();
+        assert_eq!(kept.version, 3);
+        assert!(order[1] == 2 || Arc::ptr_eq(&kept, &rest[0]), "the first of its version");
+    }
+}
