@@ -1,5 +1,8 @@
 //! `GET /v1/sse/qr/{session_id}`: the browser waits where no WebSocket gets through, for server-sent events (HTML
 //! Standard §9.2).
+//!
+//! In the description of the API the stream has no schema: OpenAPI 3.1 has none for events, and some programs apply that
+//! of the stream to each of them.
 
 use std::sync::Arc;
 
@@ -34,7 +37,7 @@ const MAX_LOST: u32 = 2;
         ("last-event-id" = Option<String>, Header, description = "Of the last event that the browser has seen."),
     ),
     responses(
-        (status = 200, description = "The frames of the WebSocket, as events.", content_type = "text/event-stream", body = String),
+        (status = 200, description = "The frames of the WebSocket, as events: the `data` of each is one, as JSON.", content(("text/event-stream"))),
         (status = 204, description = "The browser has been told the end; it need not come back."),
     ))]
 pub(super) async fn open(
@@ -56,7 +59,7 @@ pub(super) async fn open(
         ("last-event-id" = Option<String>, Header, description = "Of the last event that the browser has seen."),
     ),
     responses(
-        (status = 200, description = "The frames of the WebSocket, as events.", content_type = "text/event-stream", body = String),
+        (status = 200, description = "The frames of the WebSocket, as events: the `data` of each is one, as JSON.", content(("text/event-stream"))),
         (status = 204, description = "The browser has been told the end; it need not come back."),
     ))]
 pub(super) async fn open_by_header(
