@@ -48,7 +48,8 @@ pub struct SqliteStore {
     written_since_checkpoint: AtomicBool,
     files: DatabaseFiles,
     /// Last: released when all is closed.
-    _lock: DatabaseLock,
+    /// Until it is closed: whoever still has a part of the store then does not keep others out.
+    held: Mutex<Option<DatabaseLock>>,
 }
 
 impl SqliteStore {
@@ -60,7 +61,7 @@ impl SqliteStore {
         let path = file_of(url)?;
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Open { path: path.clone(), source };
         create_private_file(&path).map_err(|error| failed(error.into()))?;
-        let lock = DatabaseLock::take(&path).map_err(&failed)?;
+        let held = Mutex::new(Some(DatabaseLock::take(&path).map_err(&failed)?));
         let open = || connect(&path).map_err(|error| failed(error.into()));
 
         let mut decider = open()?;
@@ -70,7 +71,7 @@ impl SqliteStore {
         let decider = Decider::new(decider, clock.clone());
         let files = DatabaseFiles::of(&path).map_err(|error| failed(error.into()))?;
         let written_since_checkpoint = AtomicBool::new(true);
-        Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint, files, _lock: lock })
+        Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint, files, held })
     }
 
     /// Whether this is a URL that [`SqliteStore::open`] takes.
@@ -326,6 +327,7 @@ impl Store for SqliteStore {
             drop(lock(connection).take());
         }
         self.decider.close();
+        drop(self.held.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

@@ -4,10 +4,24 @@ use std::fs::{self, Permissions};
 use std::path::Path;
 use std::time::Duration;
 
+use qrlogin::clock::Clock;
+use qrlogin::store::{SqliteStore, Store as _};
 use serde_json::json;
 
 use crate::program::{Program, SERVE, qrlogin, run};
 use crate::real_time::{now, sleep_millis};
+
+#[tokio::test]
+async fn a_store_that_is_closed_keeps_nobody_out_though_a_part_of_it_may_live_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", dir.path().join("qrlogin.db").display());
+    let first = SqliteStore::open(&url, Clock::system()).unwrap();
+    assert!(SqliteStore::open(&url, Clock::system()).is_err());
+    first.close().await;
+    let second = SqliteStore::open(&url, Clock::system());
+    assert!(second.is_ok(), "{:?}", second.err());
+    drop(first);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_server_on_the_same_file_is_refused_until_the_first_has_gone_however_it_went() {
