@@ -158,6 +158,6 @@ fn work_off_together(connection: &Connection, batch: Vec<Work>) {
 }
 
 /// A panic leaves neither the queue nor the connection half changed: what had begun is rolled back.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

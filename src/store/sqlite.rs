@@ -10,14 +10,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
 use super::database_file::{DatabaseFiles, DatabaseLock};
-use super::decider::Decider;
+use super::decider::{Decider, lock};
 use super::row::{self, COLUMNS, Changed, Row, corrupt};
 use super::{Attached, Ended, Heaviest, OpenError, Replaced, Store, StoreError, Untold};
 use crate::clock::Clock;
@@ -47,8 +47,7 @@ pub struct SqliteStore {
     checkpointer: Arc<Mutex<Option<Connection>>>,
     written_since_checkpoint: AtomicBool,
     files: DatabaseFiles,
-    /// Last: released when all is closed.
-    /// Until it is closed: whoever still has a part of the store then does not keep others out.
+    /// Released at closing, whoever still has a part of the store then; or else when it is dropped, as the last.
     held: Mutex<Option<DatabaseLock>>,
 }
 
@@ -101,10 +100,6 @@ fn with_reader<T>(
 ) -> Result<T, StoreError> {
     let reader = first.try_lock().unwrap_or_else(|_| lock(second));
     read(reader.as_ref().ok_or_else(closed)?)
-}
-
-fn lock(connection: &Mutex<Option<Connection>>) -> MutexGuard<'_, Option<Connection>> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn closed() -> StoreError {
@@ -327,7 +322,7 @@ impl Store for SqliteStore {
             drop(lock(connection).take());
         }
         self.decider.close();
-        drop(self.held.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(lock(&self.held).take());
     }
 }
 
