@@ -21,6 +21,8 @@ pub(super) struct Line {
     /// Accepted from the server.
     pub(super) written: Vec<u8>,
     pub(super) room_bytes: usize,
+    /// A write has been accepted whole since this was last cleared.
+    pub(super) has_caught_up: bool,
     pub(super) has_ended_writing: bool,
     /// The token (of a plain WebSocket with the Close behind it), and how much had arrived when it had been written
     /// whole.
@@ -98,6 +100,7 @@ impl Write for Simulated {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         line.room_bytes -= count;
+        line.has_caught_up |= count == bytes.len();
         line.written.extend_from_slice(&bytes[..count]);
         let has_token = |line: &Line| line.written.windows(line.token.len()).any(|window| window == line.token);
         if !line.token.is_empty() && line.arrived_before_token.is_none() && has_token(&line) {

@@ -219,6 +219,7 @@ impl<'a> World<'a> {
     /// A turn, as the hub gives one: every effect is noted, to be performed at some later moment.
     fn act(&mut self, what: impl FnOnce(&mut Waiting<Simulated>, &mut Turn<'_, Simulated>)) {
         let Some(record) = &mut self.record else { return };
+        self.line.0.borrow_mut().has_caught_up = false;
         let mut turn = Turn {
             place: Place::from_token(1),
             now: self.now,
@@ -230,7 +231,9 @@ impl<'a> World<'a> {
         };
         what(record, &mut turn);
         self.was_stuck |= record.has_unsent();
-        self.stuck_since = if record.has_unsent() { self.stuck_since.or(Some(self.now)) } else { None };
+        // Within one turn it may have taken everything, and then not all of what was written next.
+        let stuck_since = self.stuck_since.filter(|_| !self.line.0.borrow().has_caught_up);
+        self.stuck_since = record.has_unsent().then(|| stuck_since.unwrap_or(self.now));
         let Effects { ends, reads_on, asks_store, shows_code_of, stores_receipt_of } = turn.effects;
         if ends && self.dropped != Dropped::Ends {
             // It took nothing for too long, or failed.
@@ -296,6 +299,10 @@ impl<'a> World<'a> {
 
     fn is_waiting(&self) -> bool {
         self.record.as_ref().is_some_and(Waiting::is_waiting)
+    }
+
+    fn unsent_bytes(&self) -> usize {
+        self.record.as_ref().and_then(|record| record.aside.as_ref()).map_or(0, |aside| aside.unsent.len())
     }
 
     fn tell(&mut self, status: &'static str) {
@@ -469,7 +476,11 @@ impl<'a> World<'a> {
                 self.perform(choice);
             }
             10 => self.pass_time(u32::from(choice % 64) * if choice >= 224 { 40 } else { 1 }),
-            11 => self.line.0.borrow_mut().grow_room(usize::from(choice)),
+            11 => {
+                // Often exactly what is needed: then the next write is the first that is not taken.
+                let bytes = if choice < 192 { choice.into() } else { self.unsent_bytes() };
+                self.line.0.borrow_mut().grow_room(bytes);
+            }
             12 => {
                 let hiccup = if choice.is_multiple_of(2) { Hiccup::Interrupted } else { Hiccup::Short };
                 self.line.0.borrow_mut().hiccups.push(hiccup);

@@ -150,6 +150,26 @@ fn a_close_that_comes_in_two_pieces_is_returned_with_its_code_whatever_is_writte
 }
 
 #[test]
+fn whoever_takes_everything_and_then_not_the_next_is_slow_only_from_then_on() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    world.line.0.borrow_mut().room_bytes = 0;
+    world.tell("scanned");
+    world.pass_time(21);
+    // In one turn: the message is taken whole, and the pong is not.
+    let missing = world.unsent_bytes();
+    world.line.0.borrow_mut().grow_room(missing);
+    hears(&mut world, &masked(0x89, b"ping"));
+    assert_eq!(world.unsent_bytes(), 6);
+    world.pass_time(49);
+    world.check().unwrap();
+    assert!(world.record.is_some());
+    world.pass_time(1);
+    world.check().unwrap();
+    assert_eq!((world.now.0, world.ended_by), (71, Some(CloseReason::Slow)));
+}
+
+#[test]
 fn a_push_that_cannot_be_written_ends_the_connection() {
     let fixture = Fixture::new();
     let mut world = waiting(&fixture, Kind::Plain);
