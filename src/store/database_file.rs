@@ -32,13 +32,18 @@ pub(super) enum Lost {
     Replaced(PathBuf),
     #[error("the database file '{0}' is read-only")]
     ReadOnly(PathBuf),
+    #[error("the database file '{0}' cannot be written: {1}")]
+    Unwritable(PathBuf, Box<dyn std::error::Error + Send + Sync>),
     #[error("the database file '{0}' cannot be looked at: {1}")]
     Unknown(PathBuf, io::Error),
 }
 
 /// The files of a database, as they were when it was opened.
 #[derive(Debug)]
-pub(super) struct DatabaseFiles(Vec<(PathBuf, Identity)>);
+pub(super) struct DatabaseFiles {
+    database: PathBuf,
+    known: Vec<(PathBuf, Identity)>,
+}
 
 /// The device and inode of a file; nothing where the system has none.
 type Identity = Option<(u64, u64)>;
@@ -79,22 +84,22 @@ impl DatabaseFiles {
     /// # Errors
     /// The system does not say what they are.
     pub(super) fn of(database: &Path) -> io::Result<Self> {
-        let mut files = Vec::new();
+        let mut known = Vec::new();
         for suffix in OWN_SUFFIXES {
             let path = with_suffix(database, suffix);
             match std::fs::metadata(&path) {
-                Ok(metadata) => files.push((path, identity(&metadata))),
+                Ok(metadata) => known.push((path, identity(&metadata))),
                 // Not in use.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self(files))
+        Ok(Self { database: database.to_owned(), known })
     }
 
-    /// Whether they are still there, the same, and may be written.
+    /// Whether they are still there, the same, and may be written by their mode. (Not whether the system writes them.)
     pub(super) fn check(&self) -> Result<(), Lost> {
-        for (path, known) in &self.0 {
+        for (path, known) in &self.known {
             let metadata = match std::fs::metadata(path) {
                 Ok(metadata) => metadata,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Lost::Deleted(path.clone())),
@@ -108,6 +113,11 @@ impl DatabaseFiles {
             }
         }
         Ok(())
+    }
+
+    /// A write has failed with this.
+    pub(super) fn unwritable(&self, error: Box<dyn std::error::Error + Send + Sync>) -> Lost {
+        Lost::Unwritable(self.database.clone(), error)
     }
 }
 

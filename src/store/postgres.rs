@@ -88,14 +88,16 @@ impl PostgresStore {
     }
 
     async fn query(&self, statement: &str, params: Params<'_>) -> Result<Vec<PostgresRow>, StoreError> {
-        self.query_within(PATIENCE, statement, params).await
+        self.query_within(PATIENCE, statement, params, |_| Ok(())).await
     }
 
+    /// An answer that `check` does not accept is an error like any other.
     async fn query_within(
         &self,
         patience: Duration,
         statement: &str,
         params: Params<'_>,
+        check: impl FnOnce(&[PostgresRow]) -> Result<(), StoreError>,
     ) -> Result<Vec<PostgresRow>, StoreError> {
         let too_long = || StoreError::Unavailable("it takes too long".into());
         let until = deadline(patience);
@@ -106,6 +108,7 @@ impl PostgresStore {
             connection.query(&statement, params).await
         };
         let answer = in_time(until, answer).await.ok_or_else(too_long).and_then(|rows| Ok(rows?));
+        let answer = answer.and_then(|rows| check(&rows).map(|()| rows));
         if answer.is_err() {
             // Nobody is to wait behind an answer that may never come, nor to ask a server again that only reads (any
             // more): a new connection finds the one that writes.
@@ -238,6 +241,9 @@ static SWEEP: LazyLock<String> = LazyLock::new(|| {
 });
 
 static HEAVIEST: LazyLock<String> = LazyLock::new(|| row::heaviest("qrlogin.sessions"));
+
+/// The time, and whether the server only reads: a standby, or one whose disk is nearly full.
+const PING: &str = "SELECT qrlogin.now_millis(), current_setting('transaction_read_only') = 'on'";
 
 const SWEEP_UNTOLD: &str = "DELETE FROM qrlogin.untold WHERE since < $1";
 
@@ -393,7 +399,7 @@ impl Store for PostgresStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         let asked = Stopwatch::start();
-        let rows = self.query_within(PING_PATIENCE, "SELECT qrlogin.now_millis()", &[]).await?;
+        let rows = self.query_within(PING_PATIENCE, PING, &[], can_be_written).await?;
         rows.first().map_or(Ok(()), |row| self.follow(asked, row, 0).map(drop))
     }
 
@@ -433,6 +439,14 @@ fn session(row: &PostgresRow) -> Result<Session, StoreError> {
         },
     };
     row.session()
+}
+
+/// Whether the server that answered [`PING`] can be written to.
+fn can_be_written(rows: &[PostgresRow]) -> Result<(), StoreError> {
+    match rows.first() {
+        Some(row) if column_of(row, 1)? => Err(StoreError::Unavailable("it is read-only".into())),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a row that was joined to others is one of [`COLUMNS`] at all.

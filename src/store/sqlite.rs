@@ -9,7 +9,7 @@
 //! for in memory (the system's, if not SQLite's own), which takes less time than handing them to somebody else.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +35,12 @@ const MIGRATIONS: [&str; 2] = [
 const CACHE_KIB: i64 = 64;
 /// From this many pages (of 4 KiB) on, the write-ahead log is made to begin anew.
 const RESTART_PAGES: i64 = 4096;
+/// Writes the database's first page as it is: what a write needs, and changes nothing. (The number spells `qrlg`.)
+const TEST_WRITE: &str = "PRAGMA application_id = 0x71726C67";
+/// How long a test write counts.
+const TEST_SECONDS: u32 = 2;
+/// After so many test writes the write-ahead log is checkpointed, though nobody else has written.
+const TESTS_PER_CHECKPOINT: u64 = 32;
 /// How long SQLite waits for a lock that another program holds.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -45,7 +51,10 @@ pub struct SqliteStore {
     readers: Arc<Readers>,
     /// Until it is closed.
     checkpointer: Arc<Mutex<Option<Connection>>>,
-    written_since_checkpoint: AtomicBool,
+    /// Test writes since the last checkpoint; any other write counts as [`TESTS_PER_CHECKPOINT`].
+    written_since_checkpoint: AtomicU64,
+    /// When the last test write succeeded, if that was not followed by one that failed.
+    tested_at: Mutex<Option<Timestamp>>,
     files: DatabaseFiles,
     /// Released at closing, whoever still has a part of the store then; or else when it is dropped, as the last.
     held: Mutex<Option<DatabaseLock>>,
@@ -69,8 +78,9 @@ impl SqliteStore {
         let checkpointer = Arc::new(Mutex::new(Some(open()?)));
         let decider = Decider::new(decider, clock.clone());
         let files = DatabaseFiles::of(&path).map_err(|error| failed(error.into()))?;
-        let written_since_checkpoint = AtomicBool::new(true);
-        Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint, files, held })
+        let written_since_checkpoint = AtomicU64::new(TESTS_PER_CHECKPOINT);
+        let tested_at = Mutex::default();
+        Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint, tested_at, files, held })
     }
 
     /// Whether this is a URL that [`SqliteStore::open`] takes.
@@ -82,7 +92,7 @@ impl SqliteStore {
     }
 
     fn note_write(&self) {
-        self.written_since_checkpoint.store(true, Ordering::Relaxed);
+        self.written_since_checkpoint.fetch_add(TESTS_PER_CHECKPOINT, Ordering::Relaxed);
     }
 
     fn with_reader<T>(&self, read: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -291,7 +301,9 @@ impl Store for SqliteStore {
     }
 
     async fn tidy(&self) -> Result<(), StoreError> {
-        if !self.written_since_checkpoint.swap(false, Ordering::Relaxed) {
+        let written = self.written_since_checkpoint.swap(0, Ordering::Relaxed);
+        if written < TESTS_PER_CHECKPOINT {
+            self.written_since_checkpoint.fetch_add(written, Ordering::Relaxed);
             return Ok(());
         }
         let (checkpointer, decider) = (self.checkpointer.clone(), self.decider.clone());
@@ -308,12 +320,27 @@ impl Store for SqliteStore {
             decider
                 .run_alone(|connection| Ok(connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?))
         });
-        checkpoint.await.map_err(|error| StoreError::Unavailable(error.into()))?
+        let done = checkpoint.await.map_err(|error| StoreError::Unavailable(error.into()))?;
+        // To be tried again, also if nobody writes meanwhile.
+        done.inspect_err(|_| self.note_write())
     }
 
+    /// A full disk, and a file system that has become read-only since, are seen only by who writes.
     async fn ping(&self) -> Result<(), StoreError> {
         self.files.check().map_err(|lost| StoreError::Unavailable(lost.into()))?;
-        self.decider.run(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await
+        let now = self.clock.now();
+        // (A clock may be put back.)
+        let counts = |at: Timestamp| (at..at.plus_seconds(TEST_SECONDS)).contains(&now);
+        if lock(&self.tested_at).is_some_and(counts) {
+            return self.decider.run(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await;
+        }
+        self.written_since_checkpoint.fetch_add(1, Ordering::Relaxed);
+        let written = self.decider.run(|connection| Ok(connection.execute_batch(TEST_WRITE)?)).await;
+        *lock(&self.tested_at) = written.is_ok().then_some(now);
+        written.map_err(|error| match error {
+            StoreError::Unavailable(error) => StoreError::Unavailable(self.files.unwritable(error).into()),
+            corrupt @ StoreError::Corrupt(_) => corrupt,
+        })
     }
 
     /// What was written is in the database file then, and no `-wal` file is left.

@@ -2,6 +2,8 @@
 
 use std::fs::{self, Permissions};
 use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::process::Command;
 use std::time::Duration;
 
 use qrlogin::clock::Clock;
@@ -121,4 +123,38 @@ async fn a_database_file_that_is_made_read_only_is_noticed_and_that_it_is_no_lon
     until_ready(&program, false).await;
     set(0o600)(&file);
     assert_eq!(until_ready(&program, true).await, "ok\n");
+}
+
+/// A full disk, by the largest size that a file may have: whatever lies beyond is not written.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_file_that_cannot_be_written_is_noticed_though_nobody_writes_and_that_it_can_be_again() {
+    let dir = tempfile::tempdir().unwrap();
+    // (A signal says so, too, and would end the process.)
+    let program = Program::serve_after(&dir, "trap '' XFSZ");
+    let before = program.generate().await;
+    let limit_files = |bytes: &str| {
+        let limit = format!("--fsize={bytes}:");
+        let id = program.id().to_string();
+        assert!(Command::new("prlimit").args(["--pid", &id, &limit]).status().unwrap().success());
+    };
+    limit_files("0");
+    let reason = until_ready(&program, false).await;
+    assert!(reason.contains("the database file 'qrlogin.db' cannot be written"), "{reason}");
+    // It stays so, and what is only read is answered.
+    for _ in 0..10 {
+        sleep_millis(250).await;
+        until_ready(&program, false).await;
+    }
+    assert_eq!(program.status(&before).await["status"], "pending");
+    let refused = program.post("/v1/qr-login/generate", None, json!({})).await.unwrap();
+    assert_eq!(refused.status, 503);
+    limit_files("unlimited");
+    assert_eq!(until_ready(&program, true).await, "ok\n");
+    assert_eq!(program.post("/v1/qr-login/generate", None, json!({})).await.unwrap().status, 201);
+    program.until_logged("store in order again").await;
+    let (status, log) = program.terminate();
+    assert_eq!(status.code(), Some(0));
+    let said = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((said("store not in order"), said("store in order again")), (1, 1), "{log}");
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::harness::{Browser, Seen, Server};
 use crate::real_time::until;
+use crate::services::{Postgres, connect};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_is_told_to_come_back() {
@@ -33,6 +34,45 @@ async fn whoever_asks_is_told_to_come_back() {
     assert_eq!(ann.confirm(&session).await.status, 200);
     let ready = server.http.get(format!("{}/readyz", server.ops)).send().await.unwrap();
     assert_eq!(ready.status(), 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_only_reads_is_noticed_and_that_it_writes_again() {
+    let postgres = Postgres::shared().await;
+    let url = postgres.database().await;
+    let server = Server::node(&url, None, postgres.keys(), &|bus| bus).await;
+    let session = server.generate().await;
+    let client = connect(&url).await.unwrap();
+    // It holds for new connections.
+    let set_read_only = async |value: &str| {
+        let database = url.rsplit('/').next().unwrap();
+        let statements = format!(
+            "ALTER DATABASE {database} SET default_transaction_read_only = {value};
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        );
+        client.batch_execute(&statements).await.unwrap();
+    };
+    set_read_only("on").await;
+    let mut reason = String::new();
+    until("it is not ready", async || {
+        let ready = server.http.get(format!("{}/readyz", server.ops)).send().await.unwrap();
+        reason = ready.text().await.unwrap();
+        reason.contains("read-only")
+    })
+    .await;
+    assert_eq!(reason, "the store does not answer: it is read-only\n");
+    assert_eq!(server.post("/v1/qr-login/generate", json!({})).await.refusal(), "503 unavailable");
+    assert_eq!(server.status(&session).await.body["status"], "pending");
+
+    set_read_only("off").await;
+    until("it is ready", async || {
+        let ready = server.http.get(format!("{}/readyz", server.ops)).send().await.unwrap();
+        ready.status() == 200
+    })
+    .await;
+    assert_eq!(server.phone("ann").confirm(&session).await.status, 200);
     server.stop().await;
 }
 

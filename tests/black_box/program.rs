@@ -62,10 +62,10 @@ impl Program {
         Self::start(dir, &[])
     }
 
-    /// Starts it with so many files that it may open.
-    pub fn serve_limited(dir: &TempDir, files: u32) -> Self {
+    /// Starts it from a shell that has done this before.
+    pub fn serve_after(dir: &TempDir, before: &str) -> Self {
         let mut command = Command::new("sh");
-        let run = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        let run = format!("{before} && exec \"$0\" \"$@\"");
         command.args(["-c", &run, env!("CARGO_BIN_EXE_qrlogin")]).args(SERVE).current_dir(dir.path());
         command.env("QRLOGIN_APP_AUTH__HMAC_SECRET", SECRET);
         Self::listening(&mut command)

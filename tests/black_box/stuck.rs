@@ -105,7 +105,7 @@ async fn a_second_signal_ends_it_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_files_says_so_once_and_goes_on_when_it_has_some() {
     let dir = tempfile::tempdir().unwrap();
-    let program = Program::serve_limited(&dir, 64);
+    let program = Program::serve_after(&dir, "ulimit -n 64");
     let address = program.base.trim_start_matches("http://").to_owned();
     let held: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
     program.until_logged("\"accept failed\"").await;
