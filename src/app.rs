@@ -47,9 +47,9 @@ const MANY_BROWSERS: i64 = 1000;
 /// As the last, in a second.
 const MANY_REQUESTS: u64 = 500;
 
-/// Why the server does not start. Every text names the setting.
+/// Why the server does not start (every text names the setting), or has stopped without being asked.
 #[derive(Debug, Error)]
-pub enum StartError {
+pub enum ServeError {
     /// No way to verify app tokens.
     #[error(
         "app_auth: nothing is set to verify app tokens with; set app_auth.hmac_secret (QRLOGIN_APP_AUTH__HMAC_SECRET), \
@@ -89,6 +89,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A part that it cannot do without has panicked.
+    #[error("a part of the server has failed: {0}")]
+    Failed(&'static str),
 }
 
 /// What [`run`] runs.
@@ -141,7 +144,7 @@ impl Listeners {
     ///
     /// # Errors
     /// A port in use, or an address that is not ours.
-    pub fn bind(settings: &Settings) -> Result<Self, StartError> {
+    pub fn bind(settings: &Settings) -> Result<Self, ServeError> {
         let public = bind("listen", settings.listen, |listener| listener.into_std())?;
         Ok(Self { public, ops: bind("ops_listen", settings.ops_listen, Ok)? })
     }
@@ -151,14 +154,14 @@ fn bind<T>(
     key: &'static str,
     address: SocketAddr,
     wrap: impl FnOnce(TcpListener) -> io::Result<T>,
-) -> Result<T, StartError> {
+) -> Result<T, ServeError> {
     let listen = || {
         let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         wrap(socket.listen(BACKLOG)?)
     };
-    listen().map_err(|source| StartError::Listen { key, address, source })
+    listen().map_err(|source| ServeError::Listen { key, address, source })
 }
 
 impl Parts {
@@ -166,7 +169,7 @@ impl Parts {
     ///
     /// # Errors
     /// What cannot be opened.
-    pub async fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, StartError> {
+    pub async fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, ServeError> {
         check_urls(&settings)?;
         let keys = KeyRing::open(&settings.token.key_dir)?;
         let code_secret = open_code_secret(&settings.token.key_dir)?;
@@ -188,7 +191,7 @@ impl Parts {
 ///
 /// # Errors
 /// The first that is not.
-pub fn check_urls(settings: &Settings) -> Result<(), StartError> {
+pub fn check_urls(settings: &Settings) -> Result<(), ServeError> {
     let (database_url, bus_url) = (&settings.database_url.0, &settings.bus_url.0);
     if Postgres::is_url(database_url) {
         postgres::check_url(database_url).map_err(OpenError::UrlPart)?;
@@ -198,14 +201,14 @@ pub fn check_urls(settings: &Settings) -> Result<(), StartError> {
         return Ok(());
     }
     SqliteStore::check_url(database_url)?;
-    if bus_url.is_empty() { Ok(()) } else { Err(StartError::BusOfOne) }
+    if bus_url.is_empty() { Ok(()) } else { Err(ServeError::BusOfOne) }
 }
 
 /// What a node of many stands on.
 async fn open_shared(
     settings: &Settings,
     metrics: &Arc<Metrics>,
-) -> Result<(Clock, Arc<dyn Store>, Arc<dyn Bus>), StartError> {
+) -> Result<(Clock, Arc<dyn Store>, Arc<dyn Bus>), ServeError> {
     let (node, clock) = (NodeName::random(), Clock::shared());
     let postgres = Postgres::parse(&settings.database_url.0).map_err(OpenError::UrlPart)?;
     let sends_hints = settings.bus_url.0.is_empty();
@@ -225,7 +228,7 @@ async fn open_shared(
 ///
 /// # Errors
 /// Nothing is set, or what is set cannot be used.
-pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, StartError> {
+pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, ServeError> {
     let secret = settings.hmac_secret.0.as_bytes();
     let mut app_auth = if !secret.is_empty() {
         if secret.len() < MIN_HMAC_SECRET_BYTES {
@@ -243,7 +246,7 @@ pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, St
         let client = (!id.is_empty()).then_some((id.as_str(), secret.as_str()));
         AppAuth::introspection(url, is_loopback, client, clock.clone())?
     } else {
-        return Err(StartError::NoAppAuth);
+        return Err(ServeError::NoAppAuth);
     };
     if !settings.issuer.is_empty() {
         app_auth = app_auth.with_issuer(&settings.issuer);
@@ -259,7 +262,7 @@ pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, St
 ///
 /// # Errors
 /// The system does not give what it takes.
-pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload: Reload) -> Result<(), StartError> {
+pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload: Reload) -> Result<(), ServeError> {
     let Parts { settings, clock, metrics, store, bus, keys, code_secret, app_auth, geo, demo } = parts;
     let or_public = |value: &str| if value.is_empty() { settings.public_base() } else { value }.to_owned();
     let minter = Minter::new(
@@ -278,7 +281,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload:
     let (changes, upgrades) = (TaskTracker::new(), TaskTracker::new());
     let logins = Arc::new(Logins {
         store: store.clone(),
-        reader: BatchingReader::new(store.clone()),
+        reader: BatchingReader::new(store.clone(), shutdown.vital("reader")),
         bus: bus.clone(),
         clock: clock.clone(),
         minter,
@@ -297,8 +300,8 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload:
     });
     let app_auth = Arc::new(app_auth);
     let limits = client_limits(&settings.limits, &clock);
-    let hub = Hub::start(logins.clone(), limits.sockets.clone());
-    let hub = hub.map_err(StartError::Threads)?;
+    let hub = Hub::start(logins.clone(), limits.sockets.clone(), shutdown.vital("parking"));
+    let hub = hub.map_err(ServeError::Threads)?;
     let listener: Weak<dyn Listener> = Arc::<Hub>::downgrade(&hub);
     bus.listen(listener);
     let geo = Arc::new(geo);
@@ -317,15 +320,15 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload:
     );
 
     let background = [
-        tokio::spawn(hub.clone().run()),
-        tokio::spawn(sweep(logins.clone(), clock.clone())),
-        tokio::spawn(tidy(store.clone(), clock.clone())),
-        tokio::spawn(give_memory_back(metrics, clock.clone())),
-        tokio::spawn(look_for_untold(hub.clone(), store.clone())),
-        tokio::spawn(look_for_keys(logins.clone(), clock.clone())),
-        tokio::spawn(look_for_places(geo.clone(), clock.clone())),
-        tokio::spawn(when_asked(reload, logins.clone(), geo, app_auth.clone())),
-        tokio::spawn(async move { app_auth.keep_fresh().await }),
+        tokio::spawn(shutdown.vital("deadlines").with(hub.clone().run())),
+        tokio::spawn(shutdown.vital("sweep").with(sweep(logins.clone(), clock.clone()))),
+        tokio::spawn(shutdown.vital("tidy").with(tidy(store.clone(), clock.clone()))),
+        tokio::spawn(shutdown.vital("memory").with(give_memory_back(metrics, clock.clone()))),
+        tokio::spawn(shutdown.vital("untold").with(look_for_untold(hub.clone(), store.clone()))),
+        tokio::spawn(shutdown.vital("keys").with(look_for_keys(logins.clone(), clock.clone()))),
+        tokio::spawn(shutdown.vital("places").with(look_for_places(geo.clone(), clock.clone()))),
+        tokio::spawn(shutdown.vital("reload").with(when_asked(reload, logins.clone(), geo, app_auth.clone()))),
+        tokio::spawn(shutdown.vital("app keys").with(async move { app_auth.keep_fresh().await })),
     ];
     if let (Ok(public), Ok(ops)) = (listeners.public.local_addr(), listeners.ops.local_addr()) {
         info!(event = "listening", %public, %ops, public_url = settings.public_base());
@@ -342,7 +345,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload:
     );
     let ops = tokio::spawn(ops);
     let public = http::serve_public(listeners.public, http::routes(app.clone()), app, shutdown.clone());
-    let public = tokio::spawn(public.map_err(StartError::Threads)?);
+    let public = tokio::spawn(public.map_err(ServeError::Threads)?);
 
     shutdown.asked().await;
     info!(event = "stopping", drain_seconds = settings.shutdown.drain_seconds);
@@ -370,7 +373,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload:
         warn!(event = "store not closed");
     }
     info!(event = "stopped");
-    Ok(())
+    shutdown.failed().map_or(Ok(()), |part| Err(ServeError::Failed(part)))
 }
 
 fn client_limits(settings: &LimitSettings, clock: &Clock) -> ClientLimits {

@@ -188,9 +188,16 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("qrlogin: {failure}");
+            say(&failure);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says why the program ends; nobody may be reading.
+fn say(failure: &Failure) {
+    if let Ok((mut terminal, _writing)) = Writing::start("qrlogin-failure", std::io::stderr()) {
+        let _ = writeln!(terminal, "qrlogin: {failure}");
     }
 }
 
@@ -239,10 +246,9 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<(), Failure> {
             writeln!(terminal, "Warning: everyone in this network can open it, and log in as {names}.")?;
         }
         let parts = Parts::open(settings, Clock::system(), Some(demo)).await?;
-        let drain_seconds = parts.settings.shutdown.drain_seconds;
         let shutdown = Shutdown::new();
         // The terminal has been closed: the demo leaves nothing behind.
-        let hung_up = || stop(&shutdown, drain_seconds);
+        let hung_up = || shutdown.stop();
         run_until_stopped(parts, listeners, &shutdown, Reload::default(), hung_up).await
     })
 }
@@ -265,23 +271,25 @@ async fn run_until_stopped(
         loop {
             match signals.next().await {
                 Signal::Stop if shutdown.is_stopping() => std::process::exit(1),
-                Signal::Stop => stop(shutdown, drain_seconds),
+                Signal::Stop => shutdown.stop(),
                 Signal::Reload => on_hang_up(),
             }
         }
     };
+    let stopping = async {
+        shutdown.asked().await;
+        stop_in_time(drain_seconds);
+        std::future::pending().await
+    };
     tokio::select! {
         ran = running => Ok(ran?),
         () = handling => Ok(()),
+        () = stopping => Ok(()),
     }
 }
 
-/// Asks the server to stop. Should anything keep it from stopping, the process ends all the same, a little after its
-/// time.
-fn stop(shutdown: &Shutdown, drain_seconds: u32) {
-    if shutdown.is_stopping() {
-        return;
-    }
+/// Should anything keep the server from stopping, the process ends all the same, a little after its time.
+fn stop_in_time(drain_seconds: u32) {
     let patience = Duration::from_secs(u64::from(drain_seconds) + app::MAX_STOP_SECONDS);
     // A thread of its own: the runtime may be what is stuck.
     let watching = std::thread::Builder::new().name("qrlogin-stop".to_owned()).spawn(move || {
@@ -292,7 +300,6 @@ fn stop(shutdown: &Shutdown, drain_seconds: u32) {
         std::process::exit(1);
     });
     drop(watching);
-    shutdown.stop();
 }
 
 /// What `serve` would refuse, as far as that can be told without making anything: the ports and the database are left

@@ -1,6 +1,10 @@
 //! Stopping in order, and the signals that ask for it.
 
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 /// Says when to stop; clones say the same.
 #[derive(Debug, Clone, Default)]
@@ -9,6 +13,34 @@ pub struct Shutdown {
     asked: CancellationToken,
     /// From here on nothing new is taken.
     closing: CancellationToken,
+    /// The part that made it stop.
+    failed: Arc<OnceLock<&'static str>>,
+}
+
+/// What the server cannot do without holds this while it runs: should it panic, the server stops. A server that goes on
+/// without it would look alive, and tell nobody anything.
+#[must_use]
+#[derive(Debug)]
+pub struct Vital {
+    part: &'static str,
+    shutdown: Shutdown,
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!(event = "part failed", part = self.part, "the server stops");
+            self.shutdown.fail(self.part);
+        }
+    }
+}
+
+impl Vital {
+    /// `future`, which holds this until it has ended.
+    pub async fn with(self, future: impl Future<Output = ()>) {
+        future.await;
+        drop(self);
+    }
 }
 
 impl Shutdown {
@@ -21,6 +53,24 @@ impl Shutdown {
     /// Asks the server to stop. Asking again changes nothing.
     pub fn stop(&self) {
         self.asked.cancel();
+    }
+
+    /// Asks the server to stop, as this part of it has failed.
+    fn fail(&self, part: &'static str) {
+        // The first is the cause.
+        let _ = self.failed.set(part);
+        self.stop();
+    }
+
+    /// The part whose failure has made the server stop, if one has.
+    #[must_use]
+    pub fn failed(&self) -> Option<&'static str> {
+        self.failed.get().copied()
+    }
+
+    /// For this part of the server, which it cannot do without.
+    pub fn vital(&self, part: &'static str) -> Vital {
+        Vital { part, shutdown: self.clone() }
     }
 
     /// Whether that has been asked.
@@ -107,5 +157,28 @@ impl Signals {
     pub async fn next(&mut self) -> Signal {
         drop(tokio::signal::ctrl_c().await);
         Signal::Stop
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vital_thread_that_panics_stops_the_server_and_one_that_ends_does_not() {
+        let shutdown = Shutdown::new();
+        let run = |part, panics: bool| {
+            let vital = shutdown.vital(part);
+            std::thread::spawn(move || {
+                let _vital = vital;
+                assert!(!panics, "as the test wants it");
+            })
+        };
+        run("first", false).join().unwrap();
+        assert!(!shutdown.is_stopping());
+        for part in ["second", "third"] {
+            run(part, true).join().unwrap_err();
+            assert_eq!((shutdown.is_stopping(), shutdown.failed()), (true, Some("second")));
+        }
     }
 }

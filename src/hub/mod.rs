@@ -38,6 +38,7 @@ use crate::protocol::close_code;
 use crate::qr::TooLong;
 use crate::random;
 use crate::session::{Rotation, Session, SessionKey, Timestamp};
+use crate::shutdown::Vital;
 use effects::Effects;
 use hints::Hints;
 use message::Message;
@@ -102,7 +103,7 @@ impl Hub {
     ///
     /// # Errors
     /// The system gives us no thread, or nothing to watch sockets with.
-    pub fn start(logins: Arc<Logins>, sockets: Option<Arc<Sockets>>) -> io::Result<Arc<Self>> {
+    pub fn start(logins: Arc<Logins>, sockets: Option<Arc<Sockets>>, vital: Vital) -> io::Result<Arc<Self>> {
         let (poll, parking) = Parking::prepare()?;
         let clock = logins.clock.clone();
         let hub = Arc::new(Self {
@@ -125,7 +126,7 @@ impl Hub {
             clock,
             logins,
         });
-        parking::watch(hub.clone(), poll)?;
+        parking::watch(hub.clone(), poll, vital)?;
         Ok(hub)
     }
 

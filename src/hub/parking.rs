@@ -11,6 +11,7 @@ use mio::{Events, Poll, Token, Waker};
 use super::Hub;
 use super::registry::Place;
 use super::waiting::{Readiness, Share};
+use crate::shutdown::Vital;
 
 /// Wakes the thread; no place has this number.
 const WAKE: Token = Token(usize::MAX);
@@ -52,8 +53,9 @@ impl Parking {
 }
 
 /// Watches until the hub is stopped.
-pub(super) fn watch(hub: Arc<Hub>, mut poll: Poll) -> io::Result<()> {
+pub(super) fn watch(hub: Arc<Hub>, mut poll: Poll, vital: Vital) -> io::Result<()> {
     let watching = move || {
+        let _vital = vital;
         let mut events = Events::with_capacity(EVENTS);
         let mut buffer = vec![0; BUFFER_BYTES];
         while !hub.is_stopped.load(Ordering::Acquire) {

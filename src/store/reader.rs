@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Store, StoreError};
 use crate::session::{Session, SessionKey};
+use crate::shutdown::Vital;
 
 /// Rows in one query.
 const MAX_BATCH: usize = 500;
@@ -23,9 +24,9 @@ pub struct BatchingReader(mpsc::Sender<(SessionKey, Reply)>);
 impl BatchingReader {
     /// A reader of this store. It reads until the last clone is gone.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    pub fn new(store: Arc<dyn Store>, vital: Vital) -> Self {
         let (asks, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(serve(store, queue));
+        tokio::spawn(vital.with(serve(store, queue)));
         Self(asks)
     }
 

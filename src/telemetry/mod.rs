@@ -6,8 +6,10 @@
 mod writer;
 
 use std::io::{self, IsTerminal as _};
+use std::panic::PanicHookInfo;
 
 use serde::{Deserialize, Serialize};
+use tracing::error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{DefaultFields, Format, Json, JsonFields};
 use tracing_subscriber::fmt::{Formatter, SubscriberBuilder};
@@ -46,20 +48,19 @@ impl Log {
         let builder: SubscriberBuilder<DefaultFields, Format, EnvFilter, Lines> =
             tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(lines);
         // Somebody else logs already if this fails: in tests.
-        let level = match format {
+        let (level, begun) = match format {
             LogFormat::Text => {
                 let builder = builder.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
-                let level = Level::Text(builder.reload_handle());
-                drop(builder.try_init());
-                level
+                (Level::Text(builder.reload_handle()), builder.try_init())
             }
             LogFormat::Json => {
                 let builder = builder.json().flatten_event(true).with_filter_reloading();
-                let level = Level::Json(builder.reload_handle());
-                drop(builder.try_init());
-                level
+                (Level::Json(builder.reload_handle()), builder.try_init())
             }
         };
+        if begun.is_ok() {
+            std::panic::set_hook(Box::new(log_panic));
+        }
         Self { level, _writing: writing }
     }
 
@@ -71,6 +72,15 @@ impl Log {
             Level::Json(handle) => handle.reload(filter(level)),
         });
     }
+}
+
+/// A panic is logged like all else. The standard library would print it itself, and a thread that panics would wait for
+/// the output's reader, for ever if there is none.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let (thread, message) = (thread.name().unwrap_or_default(), panic.payload_as_str().unwrap_or_default());
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    error!(event = "panic", thread, place, message);
 }
 
 /// The settings have been checked: what cannot be read is a level that has been checked otherwise.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::process::Stdio;
 
-use qrlogin::app::{self, Listeners, Parts, Reload, StartError};
+use qrlogin::app::{self, Listeners, Parts, Reload, ServeError};
 use qrlogin::clock::{Clock, Hands};
 use qrlogin::config::Settings;
 use qrlogin::demo::Demo;
@@ -70,7 +70,7 @@ struct Stage {
     demo: Demo,
     clock: Clock,
     hands: Hands,
-    running: Option<(Shutdown, JoinHandle<Result<(), StartError>>)>,
+    running: Option<(Shutdown, JoinHandle<Result<(), ServeError>>)>,
     _dir: TempDir,
 }
 

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt as _, StreamExt as _};
 use qrlogin::session::SessionId;
+use qrlogin::shutdown::Shutdown;
 use qrlogin::store::BatchingReader;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
@@ -261,7 +262,7 @@ async fn those_who_ask_at_once_share_a_query_and_its_failure() {
         keys.push(SessionId::parse(&server.generate().await.id).unwrap().key());
     }
     keys.push(SessionId::from_random([7; 32]).key());
-    let reader = BatchingReader::new(server.store.clone());
+    let reader = BatchingReader::new(server.store.clone(), Shutdown::new().vital("reader"));
     let before = server.store.reads.load(Ordering::SeqCst);
     let busy = server.store.turnstile.write().await;
     // Unconstrained: all of them ask in one turn.

@@ -12,6 +12,7 @@ use tokio::sync::RwLock;
 pub struct FailingStore {
     inner: Arc<dyn Store>,
     fails: AtomicBool,
+    panics: AtomicBool,
     /// Queries for sessions by their keys, so far.
     pub reads: AtomicUsize,
     /// Sessions written, so far.
@@ -39,6 +40,7 @@ impl FailingStore {
         Self {
             inner,
             fails: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
             looks: AtomicUsize::new(0),
@@ -56,6 +58,10 @@ impl FailingStore {
         self.fails.store(fails, Ordering::SeqCst);
     }
 
+    pub fn panic(&self, panics: bool) {
+        self.panics.store(panics, Ordering::SeqCst);
+    }
+
     pub fn lose_answers(&self, loses: bool) {
         self.loses_answers.store(loses, Ordering::SeqCst);
     }
@@ -65,6 +71,7 @@ impl FailingStore {
     }
 
     fn works(&self) -> Result<&dyn Store, StoreError> {
+        assert!(!self.panics.load(Ordering::SeqCst), "made to panic");
         if self.fails.load(Ordering::SeqCst) {
             Err(StoreError::Unavailable("made to fail".into()))
         } else {

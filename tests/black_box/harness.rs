@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use qrlogin::app::{self, Listeners, Parts, Reload};
+use qrlogin::app::{self, Listeners, Parts, Reload, ServeError};
 use qrlogin::bus::{Bus, LocalBus};
 use qrlogin::clock::{Clock, Hands};
 use qrlogin::config::{Address, Secret, Settings};
@@ -41,7 +41,7 @@ pub struct Server {
     pub store: Arc<FailingStore>,
     pub http: reqwest::Client,
     shutdown: Shutdown,
-    running: JoinHandle<()>,
+    running: JoinHandle<Result<(), ServeError>>,
     _dir: TempDir,
 }
 
@@ -117,8 +117,7 @@ impl Server {
             demo: None,
         };
         let shutdown = Shutdown::new();
-        let run = app::run(parts, listeners, shutdown.clone(), Reload::default());
-        let running = tokio::spawn(async move { run.await.unwrap() });
+        let running = tokio::spawn(app::run(parts, listeners, shutdown.clone(), Reload::default()));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
             base: format!("http://{address}"),
@@ -274,7 +273,12 @@ impl Server {
     /// Asks the server to stop, and waits until it has.
     pub async fn stop(self) {
         self.shutdown.stop();
-        self.running.await.unwrap();
+        self.stopped().await.unwrap();
+    }
+
+    /// Waits until it has stopped; whether that was in order.
+    pub async fn stopped(self) -> Result<(), ServeError> {
+        self.running.await.unwrap()
     }
 
     pub fn begin_to_stop(&self) {

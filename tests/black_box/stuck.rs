@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use qrlogin::telemetry::{Log, LogFormat};
 use serde_json::json;
 use tokio_tungstenite::connect_async;
 
-use crate::harness::app_token;
+use crate::harness::{Seen, Server, app_token};
 use crate::program::{Program, SERVE, qrlogin, signal};
 use crate::real_time::{now, sleep_millis};
 
@@ -45,14 +46,23 @@ impl Unread {
     fn ends(&mut self, name: &str) -> Duration {
         let asked = now();
         signal(self.child.id(), name);
-        while self.child.try_wait().unwrap().is_none() {
-            if asked.elapsed() > Duration::from_secs(30) {
-                drop(self.child.kill());
-                panic!("it is still running 30 s after SIG{name}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        ended(&mut self.child);
         asked.elapsed()
+    }
+}
+
+/// Waits until a process has ended.
+fn ended(child: &mut Child) -> ExitStatus {
+    let asked = now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if asked.elapsed() > Duration::from_secs(30) {
+            drop(child.kill());
+            panic!("it is still running after 30 s");
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -100,6 +110,55 @@ async fn a_second_signal_ends_it_at_once() {
     std::thread::sleep(Duration::from_millis(300));
     assert!(server.child.try_wait().unwrap().is_none(), "it waits for what is in flight");
     assert!(server.ends("TERM") < Duration::from_secs(7), "what is in flight would have had eight");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_panics_is_one_requests_failure_and_a_part_of_the_server_that_panics_is_the_servers() {
+    let server = Server::start().await;
+    let (session, browser) = server.waiting().await;
+    server.store.panic(true);
+    let path = format!("{}/v1/qr-login/generate", server.base);
+    let refused = server.http.post(&path).send().await;
+    assert!(refused.is_err() || refused.unwrap().status().is_server_error());
+    server.store.panic(false);
+    assert_eq!(server.status(&session).await.status, 200, "it goes on");
+
+    server.store.panic(true);
+    server.hands.advance_seconds(1);
+    let seen = browser.rest().await;
+    let Some(Seen::Close(1012, _)) = seen.last() else { panic!("not sent away: {seen:?}") };
+    let failed = server.stopped().await.unwrap_err().to_string();
+    assert_eq!(failed, "a part of the server has failed: tidy");
+}
+
+/// What the next test runs as a process of its own: its log is full when a thread panics.
+#[test]
+#[ignore = "the next test runs it"]
+fn one_that_panics() {
+    let log = Log::start("info", LogFormat::Json);
+    for _ in 0..2000 {
+        tracing::info!("what fills the log: {:0>100}", 0);
+    }
+    std::thread::Builder::new().name("unlucky".to_owned()).spawn(|| panic!("a panic")).unwrap().join().unwrap_err();
+    drop(log);
+}
+
+#[test]
+fn a_panic_is_a_line_of_the_log_and_does_not_wait_for_its_reader() {
+    let run = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "stuck::one_that_panics", "--ignored", "--nocapture"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    assert!(ended(&mut run()).success());
+
+    let output = run().wait_with_output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let panics = log.lines().filter(|line| line.contains(r#""event":"panic""#)).collect::<Vec<_>>();
+    let [panic] = *panics else { panic!("{} lines of {log}", panics.len()) };
+    for part in ["ERROR", r#""thread":"unlucky""#, r#""message":"a panic""#, "tests/black_box/stuck.rs:"] {
+        assert!(panic.contains(part), "'{part}' is missing in: {panic}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

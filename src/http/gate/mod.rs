@@ -94,7 +94,9 @@ pub fn serve_public(
     };
     let reading = gate.reading.clone();
     let (gone, is_gone) = oneshot::channel();
+    let vital = gate.shutdown.vital("gate");
     let run = move || {
+        let _vital = vital;
         gate.run();
         let _ = gone.send(());
     };
