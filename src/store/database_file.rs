@@ -1,7 +1,7 @@
 //! The file of an SQLite database: held by one process, and still the file that was opened.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -14,7 +14,7 @@ const OWN_SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
 /// A lock on the database, which ends with the process that has it (flock(2)).
 #[derive(Debug)]
-pub(super) struct DatabaseLock(#[expect(dead_code, reason = "held, and released when it is closed")] File);
+pub(super) struct DatabaseLock(File);
 
 /// Another process has the database.
 #[derive(Debug, Error)]
@@ -73,8 +73,18 @@ impl DatabaseLock {
             Err(TryLockError::Error(error)) => return Err(format!("{}: {error}", path.display()).into()),
         }
         file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
-        Ok(Self(file))
+        let mut lock = Self(file);
+        lock.renew()?;
+        Ok(lock)
+    }
+
+    /// Writes down whose it is, again: whether the system still writes where the database is.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) fn renew(&mut self) -> io::Result<()> {
+        self.0.rewind()?;
+        self.0.write_all(format!("{}\n", std::process::id()).as_bytes())
     }
 }
 

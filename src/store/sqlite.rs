@@ -9,14 +9,14 @@
 //! for in memory (the system's, if not SQLite's own), which takes less time than handing them to somebody else.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
-use super::database_file::{DatabaseFiles, DatabaseLock};
+use super::database_file::{DatabaseFiles, DatabaseLock, Lost};
 use super::decider::{Decider, lock};
 use super::row::{self, COLUMNS, Changed, Row, corrupt};
 use super::{Attached, Ended, Heaviest, OpenError, Replaced, Store, StoreError, Untold};
@@ -35,12 +35,8 @@ const MIGRATIONS: [&str; 2] = [
 const CACHE_KIB: i64 = 64;
 /// From this many pages (of 4 KiB) on, the write-ahead log is made to begin anew.
 const RESTART_PAGES: i64 = 4096;
-/// Writes the database's first page as it is: what a write needs, and changes nothing. (The number spells `qrlg`.)
+/// Writes the database's first page as it is: needs what a write needs, and changes nothing. (The number spells `qrlg`.)
 const TEST_WRITE: &str = "PRAGMA application_id = 0x71726C67";
-/// How long a test write counts.
-const TEST_SECONDS: u32 = 2;
-/// After so many test writes the write-ahead log is checkpointed, though nobody else has written.
-const TESTS_PER_CHECKPOINT: u64 = 32;
 /// How long SQLite waits for a lock that another program holds.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -51,10 +47,9 @@ pub struct SqliteStore {
     readers: Arc<Readers>,
     /// Until it is closed.
     checkpointer: Arc<Mutex<Option<Connection>>>,
-    /// Test writes since the last checkpoint; any other write counts as [`TESTS_PER_CHECKPOINT`].
-    written_since_checkpoint: AtomicU64,
-    /// When the last test write succeeded, if that was not followed by one that failed.
-    tested_at: Mutex<Option<Timestamp>>,
+    written_since_checkpoint: AtomicBool,
+    /// A write has failed since the last test write that succeeded.
+    is_in_doubt: AtomicBool,
     files: DatabaseFiles,
     /// Released at closing, whoever still has a part of the store then; or else when it is dropped, as the last.
     held: Mutex<Option<DatabaseLock>>,
@@ -78,9 +73,8 @@ impl SqliteStore {
         let checkpointer = Arc::new(Mutex::new(Some(open()?)));
         let decider = Decider::new(decider, clock.clone());
         let files = DatabaseFiles::of(&path).map_err(|error| failed(error.into()))?;
-        let written_since_checkpoint = AtomicU64::new(TESTS_PER_CHECKPOINT);
-        let tested_at = Mutex::default();
-        Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint, tested_at, files, held })
+        let (written_since_checkpoint, is_in_doubt) = (AtomicBool::new(true), AtomicBool::new(false));
+        Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint, is_in_doubt, files, held })
     }
 
     /// Whether this is a URL that [`SqliteStore::open`] takes.
@@ -92,7 +86,19 @@ impl SqliteStore {
     }
 
     fn note_write(&self) {
-        self.written_since_checkpoint.fetch_add(TESTS_PER_CHECKPOINT, Ordering::Relaxed);
+        self.written_since_checkpoint.store(true, Ordering::Relaxed);
+    }
+
+    /// Has `work` done, which writes.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let written = self.decider.run(work).await;
+        if written.is_err() {
+            self.is_in_doubt.store(true, Ordering::Relaxed);
+        }
+        written
     }
 
     fn with_reader<T>(&self, read: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -167,32 +173,31 @@ impl Store for SqliteStore {
         let (state, _) = Changed::of(session)?;
         let session = session.clone();
         self.note_write();
-        self.decider
-            .run(move |connection| {
-                let client = &session.client;
-                connection
-                    .prepare_cached(
-                        "INSERT INTO sessions (id, code, version, state, created_at, expires_at,
-                             client_ip, client_browser, client_os, client_origin, client_info, client_network)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-                    )?
-                    .execute(params![
-                        session.key.0,
-                        session.code.0,
-                        session.version,
-                        state,
-                        session.created_at.as_millis(),
-                        session.expires_at.as_millis(),
-                        client.ip,
-                        client.browser,
-                        client.os,
-                        client.origin,
-                        client.client_info,
-                        client.network(),
-                    ])?;
-                Ok(())
-            })
-            .await
+        self.write(move |connection| {
+            let client = &session.client;
+            connection
+                .prepare_cached(
+                    "INSERT INTO sessions (id, code, version, state, created_at, expires_at,
+                         client_ip, client_browser, client_os, client_origin, client_info, client_network)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                )?
+                .execute(params![
+                    session.key.0,
+                    session.code.0,
+                    session.version,
+                    state,
+                    session.created_at.as_millis(),
+                    session.expires_at.as_millis(),
+                    client.ip,
+                    client.browser,
+                    client.os,
+                    client.origin,
+                    client.client_info,
+                    client.network(),
+                ])?;
+            Ok(())
+        })
+        .await
     }
 
     async fn read(&self, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError> {
@@ -226,7 +231,7 @@ impl Store for SqliteStore {
         let (state, changed) = Changed::of(next)?;
         let (key, version, clock, writable_until) = (next.key, next.version, self.clock.clone(), next.writable_until());
         self.note_write();
-        let written = self.decider.run(move |connection| {
+        let written = self.write(move |connection| {
             // Taken only now: however long the connection was waited for, a decision is judged when it is written.
             if clock.now() >= writable_until {
                 return Ok(Replaced::Stale);
@@ -257,7 +262,7 @@ impl Store for SqliteStore {
     }
 
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
-        let swept = self.decider.run(move |connection| {
+        let swept = self.write(move |connection| {
             let mut delete = connection.prepare_cached(&format!(
                 "DELETE FROM sessions
                  WHERE id IN (SELECT id FROM sessions WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)
@@ -301,9 +306,7 @@ impl Store for SqliteStore {
     }
 
     async fn tidy(&self) -> Result<(), StoreError> {
-        let written = self.written_since_checkpoint.swap(0, Ordering::Relaxed);
-        if written < TESTS_PER_CHECKPOINT {
-            self.written_since_checkpoint.fetch_add(written, Ordering::Relaxed);
+        if !self.written_since_checkpoint.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
         let (checkpointer, decider) = (self.checkpointer.clone(), self.decider.clone());
@@ -325,22 +328,26 @@ impl Store for SqliteStore {
         done.inspect_err(|_| self.note_write())
     }
 
-    /// A full disk, and a file system that has become read-only since, are seen only by who writes.
+    /// A file system that has become read-only answers every reading, and so does a full disk: the one is seen by who
+    /// writes beside the database, the other by those whose writes fail.
     async fn ping(&self) -> Result<(), StoreError> {
-        self.files.check().map_err(|lost| StoreError::Unavailable(lost.into()))?;
-        let now = self.clock.now();
-        // (A clock may be put back.)
-        let counts = |at: Timestamp| (at..at.plus_seconds(TEST_SECONDS)).contains(&now);
-        if lock(&self.tested_at).is_some_and(counts) {
+        let unavailable = |lost: Lost| StoreError::Unavailable(lost.into());
+        self.files.check().map_err(unavailable)?;
+        if let Some(held) = &mut *lock(&self.held) {
+            held.renew().map_err(|error| unavailable(self.files.unwritable(error.into())))?;
+        }
+        if !self.is_in_doubt.load(Ordering::Relaxed) {
             return self.decider.run(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await;
         }
-        self.written_since_checkpoint.fetch_add(1, Ordering::Relaxed);
-        let written = self.decider.run(|connection| Ok(connection.execute_batch(TEST_WRITE)?)).await;
-        *lock(&self.tested_at) = written.is_ok().then_some(now);
-        written.map_err(|error| match error {
-            StoreError::Unavailable(error) => StoreError::Unavailable(self.files.unwritable(error).into()),
-            corrupt @ StoreError::Corrupt(_) => corrupt,
-        })
+        self.note_write();
+        match self.write(|connection| Ok(connection.execute_batch(TEST_WRITE)?)).await {
+            Ok(()) => {
+                self.is_in_doubt.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(StoreError::Unavailable(error)) => Err(unavailable(self.files.unwritable(error))),
+            Err(corrupt) => Err(corrupt),
+        }
     }
 
     /// What was written is in the database file then, and no `-wal` file is left.

@@ -5,11 +5,13 @@
 
 mod writer;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _};
 use std::panic::PanicHookInfo;
 
 use serde::{Deserialize, Serialize};
 use tracing::error;
+use tracing::field::display;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{DefaultFields, Format, Json, JsonFields};
 use tracing_subscriber::fmt::{Formatter, SubscriberBuilder};
@@ -80,7 +82,10 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let (thread, message) = (thread.name().unwrap_or_default(), panic.payload_as_str().unwrap_or_default());
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    error!(event = "panic", thread, place, message);
+    // If it is asked for (RUST_BACKTRACE).
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(backtrace));
+    error!(event = "panic", thread, place, message, backtrace);
 }
 
 /// The settings have been checked: what cannot be read is a level that has been checked otherwise.

@@ -125,36 +125,75 @@ async fn a_database_file_that_is_made_read_only_is_noticed_and_that_it_is_no_lon
     assert_eq!(until_ready(&program, true).await, "ok\n");
 }
 
-/// A full disk, by the largest size that a file may have: whatever lies beyond is not written.
+/// No file of the program may become larger: whatever lies beyond is not written, as on a full disk.
 #[cfg(target_os = "linux")]
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_file_that_cannot_be_written_is_noticed_though_nobody_writes_and_that_it_can_be_again() {
+fn limit_files(program: &Program, bytes: &str) {
+    let (id, limit) = (program.id().to_string(), format!("--fsize={bytes}:"));
+    assert!(Command::new("prlimit").args(["--pid", &id, &limit]).status().unwrap().success());
+}
+
+/// A server whose files are so limited, and need not be.
+#[cfg(target_os = "linux")]
+async fn unwritable(bytes: &str, fails: impl AsyncFnOnce(&Program)) {
     let dir = tempfile::tempdir().unwrap();
     // (A signal says so, too, and would end the process.)
     let program = Program::serve_after(&dir, "trap '' XFSZ");
     let before = program.generate().await;
-    let limit_files = |bytes: &str| {
-        let limit = format!("--fsize={bytes}:");
-        let id = program.id().to_string();
-        assert!(Command::new("prlimit").args(["--pid", &id, &limit]).status().unwrap().success());
-    };
-    limit_files("0");
+    limit_files(&program, bytes);
+    fails(&program).await;
     let reason = until_ready(&program, false).await;
     assert!(reason.contains("the database file 'qrlogin.db' cannot be written"), "{reason}");
+    let refused = program.post("/v1/qr-login/generate", None, json!({})).await.unwrap();
+    assert_eq!(refused.status, 503);
     // It stays so, and what is only read is answered.
     for _ in 0..10 {
         sleep_millis(250).await;
         until_ready(&program, false).await;
     }
     assert_eq!(program.status(&before).await["status"], "pending");
-    let refused = program.post("/v1/qr-login/generate", None, json!({})).await.unwrap();
-    assert_eq!(refused.status, 503);
-    limit_files("unlimited");
+
+    limit_files(&program, "unlimited");
     assert_eq!(until_ready(&program, true).await, "ok\n");
     assert_eq!(program.post("/v1/qr-login/generate", None, json!({})).await.unwrap().status, 201);
     program.until_logged("store in order again").await;
     let (status, log) = program.terminate();
     assert_eq!(status.code(), Some(0));
-    let said = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-    assert_eq!((said("store not in order"), said("store in order again")), (1, 1), "{log}");
+    assert!(log.contains("cannot be written"), "{log}");
+    assert_eq!(log.matches("store in order again").count(), 1, "{log}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn that_nothing_can_be_written_beside_the_database_is_noticed_though_nobody_writes() {
+    unwritable("0", async |_| ()).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn that_the_database_alone_cannot_be_written_is_noticed_by_the_first_who_cannot() {
+    unwritable("4096", async |program| {
+        let refused = program.post("/v1/qr-login/generate", None, json!({})).await.unwrap();
+        assert_eq!(refused.status, 503);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_to_a_database_that_nobody_uses() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve(&dir, "info");
+    program.generate().await;
+    let files = || ["db", "db-wal"].map(|end| fs::read(dir.path().join("qrlogin").with_extension(end)).unwrap());
+    for _ in 0..10 {
+        let before = files();
+        for _ in 0..5 {
+            assert_eq!(until_ready(&program, true).await, "ok\n");
+            sleep_millis(500).await;
+        }
+        // (At first, what was generated is checkpointed.)
+        if files() == before {
+            return;
+        }
+    }
+    panic!("the database's files change all the time");
 }
