@@ -35,8 +35,14 @@ const MIGRATIONS: [&str; 2] = [
 const CACHE_KIB: i64 = 64;
 /// From this many pages (of 4 KiB) on, the write-ahead log is made to begin anew.
 const RESTART_PAGES: i64 = 4096;
-/// Writes the database's first page as it is: needs what a write needs, and changes nothing. (The number spells `qrlg`.)
-const TEST_WRITE: &str = "PRAGMA application_id = 0x71726C67";
+/// Adds a session and removes it again: needs what a login needs, and changes nothing.
+const TEST_WRITE: &str = "SAVEPOINT test;
+    INSERT INTO sessions (id, code, version, state, created_at, expires_at, client_ip)
+        VALUES (zeroblob(32), zeroblob(32), 1, 'pending', 0, 0, '');
+    DELETE FROM sessions WHERE id = zeroblob(32);
+    RELEASE test";
+/// After a test write that failed. (Or else there is nothing left of it.)
+const UNDO_TEST_WRITE: &str = "ROLLBACK TO test; RELEASE test";
 /// How long SQLite waits for a lock that another program holds.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -340,7 +346,14 @@ impl Store for SqliteStore {
             return self.decider.run(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await;
         }
         self.note_write();
-        match self.write(|connection| Ok(connection.execute_batch(TEST_WRITE)?)).await {
+        let test_write = |connection: &Connection| {
+            let written = connection.execute_batch(TEST_WRITE);
+            if written.is_err() {
+                drop(connection.execute_batch(UNDO_TEST_WRITE));
+            }
+            Ok(written?)
+        };
+        match self.write(test_write).await {
             Ok(()) => {
                 self.is_in_doubt.store(false, Ordering::Relaxed);
                 Ok(())
