@@ -196,8 +196,10 @@ pub fn main() -> ExitCode {
 
 /// Says why the program ends; nobody may be reading.
 fn say(failure: &Failure) {
-    if let Ok((mut terminal, _writing)) = Writing::start("qrlogin-failure", std::io::stderr()) {
-        let _ = writeln!(terminal, "qrlogin: {failure}");
+    match Writing::start("qrlogin-failure", std::io::stderr()) {
+        Ok((mut terminal, _writing)) => drop(writeln!(terminal, "qrlogin: {failure}")),
+        // No thread is to be had.
+        Err(_) => eprintln!("qrlogin: {failure}"),
     }
 }
 
