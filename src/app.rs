@@ -324,7 +324,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload:
         tokio::spawn(shutdown.vital("sweep").with(sweep(logins.clone(), clock.clone()))),
         tokio::spawn(shutdown.vital("tidy").with(tidy(store.clone(), clock.clone()))),
         tokio::spawn(shutdown.vital("memory").with(give_memory_back(metrics, clock.clone()))),
-        tokio::spawn(shutdown.vital("untold").with(look_for_untold(hub.clone(), store.clone()))),
+        tokio::spawn(shutdown.vital("untold").with(hub.clone().look_for_untold())),
         tokio::spawn(shutdown.vital("keys").with(look_for_keys(logins.clone(), clock.clone()))),
         tokio::spawn(shutdown.vital("places").with(look_for_places(geo.clone(), clock.clone()))),
         tokio::spawn(shutdown.vital("reload").with(when_asked(reload, logins.clone(), geo, app_auth.clone()))),
@@ -442,13 +442,6 @@ async fn look_for_places(geo: Arc<Geo>, clock: Clock) {
         clock.sleep_seconds(PLACES_SECONDS).await;
         let geo = geo.clone();
         drop(tokio::task::spawn_blocking(move || geo.refresh()).await);
-    }
-}
-
-/// Only another node could have left anything untold.
-async fn look_for_untold(hub: Arc<Hub>, store: Arc<dyn Store>) {
-    if store.is_shared() {
-        hub.look_for_untold().await;
     }
 }
 

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use utoipa::IntoParams;
 use zeroize::Zeroizing;
 
-use super::arrive::arrive;
+use super::arrive::{Admitted, Arrived, arrive_if};
 use super::body::{Json, OptionalJson};
 use super::client::{ClientAddress, describe};
 use super::limit::SeatOfConnection;
@@ -140,14 +140,18 @@ async fn status_of(
         let (session, now) = app.logins.current(id.key()).await?;
         return view(app, &session, now);
     };
+    let is_awaited = |session: &Session, now| {
+        session.version == version && matches!(session.status(now), Status::Pending | Status::Scanned)
+    };
     // (The route counts it.)
-    let (registration, found) = arrive(app, id.key(), address.0, None).await?;
-    let may_change = matches!(found.session.status(found.read_at), Status::Pending | Status::Scanned);
-    if found.session.version != version || !may_change {
-        return view(app, &found.session, found.read_at);
+    match arrive_if(app, id.key(), address.0, None, taken, is_awaited).await? {
+        Admitted::Answered(answered) => view(app, &answered.0, answered.1),
+        Admitted::Waits(arrived) => {
+            let Arrived { registration, found, seat } = *arrived;
+            let patience = Patience::Poll { version, wait_seconds };
+            Ok(Parking { registration, found, seat: seat.keep(), patience }.into_response())
+        }
     }
-    let seat = app.limits.seat_of(taken, address.0)?;
-    Ok(Parking { registration, found, seat, patience: Patience::Poll { version, wait_seconds } }.into_response())
 }
 
 fn view(app: &App, session: &Session, now: Timestamp) -> Result<Response, ApiError> {

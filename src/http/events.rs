@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
 use super::App;
-use super::arrive::arrive;
+use super::arrive::{Admitted, Arrived, arrive_if};
 use super::browser::{id_in_header, session_id};
 use super::client::ClientAddress;
 use super::limit::SeatOfConnection;
@@ -22,9 +22,8 @@ use super::origin::LAST_EVENT_ID;
 use super::park::{Parking, Patience};
 use super::problem::ApiError;
 use crate::limits::Call;
-use crate::login::Arrival;
 use crate::protocol::EXPIRED_EVENT_ID;
-use crate::session::{SessionId, Status};
+use crate::session::{Session, SessionId, Status, Timestamp};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Heartbeats in a row that may get lost.
@@ -80,32 +79,39 @@ async fn stream(
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (registration, found) = arrive(app, id.key(), address.0, Some(Call::WebSocket)).await?;
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    if has_heard_the_end(&found, last) {
-        return Ok(StatusCode::NO_CONTENT.into_response());
-    }
-    // To a proxy that would keep events back (nginx), not to.
-    let fields = [(CONTENT_TYPE, "text/event-stream"), (X_ACCEL_BUFFERING, "no")];
-    if method != Method::GET {
-        return Ok(fields.into_response());
-    }
-    // A token that nobody has acknowledged is told once more.
+    let is_get = method == Method::GET;
+    let is_awaited = |session: &Session, now| is_get && !has_heard_the_end(session, now, last);
+    let call = Some(Call::WebSocket);
+    let arrived = match arrive_if(app, id.key(), address.0, call, taken, is_awaited).await? {
+        Admitted::Waits(arrived) => arrived,
+        Admitted::Answered(answered) => {
+            let (session, now) = *answered;
+            if has_heard_the_end(&session, now, last) {
+                return Ok(StatusCode::NO_CONTENT.into_response());
+            }
+            return Ok(FIELDS.into_response());
+        }
+    };
+    let Arrived { registration, found, seat } = *arrived;
+    // A token that has not been acknowledged is delivered again.
     let is_open = matches!(found.session.status(found.read_at), Status::Pending | Status::Scanned);
     let told = last.parse().ok().filter(|told| is_open && *told == found.session.version);
-    let seat = app.limits.seat_of(taken, address.0)?;
     let patience = Patience::Stream {
         told_version: told.unwrap_or(0),
         silent_seconds: app.logins.policy.heartbeat_seconds.saturating_mul(MAX_LOST),
     };
-    Ok((fields, Parking { registration, found, seat, patience }.into_response()).into_response())
+    Ok((FIELDS, Parking { registration, found, seat: seat.keep(), patience }.into_response()).into_response())
 }
 
+/// The fields of a stream. The second tells a proxy (nginx) not to keep events back.
+const FIELDS: [(HeaderName, &str); 2] = [(CONTENT_TYPE, "text/event-stream"), (X_ACCEL_BUFFERING, "no")];
+
 /// Then it must not come back (HTML Standard §9.2.5).
-fn has_heard_the_end(found: &Arrival, last_event_id: &str) -> bool {
-    match found.session.status(found.read_at) {
+fn has_heard_the_end(session: &Session, now: Timestamp, last_event_id: &str) -> bool {
+    match session.status(now) {
         Status::Pending | Status::Scanned | Status::Confirmed => false,
         Status::Expired => last_event_id == EXPIRED_EVENT_ID,
-        Status::Claimed | Status::Rejected | Status::Cancelled => last_event_id == found.session.version.to_string(),
+        Status::Claimed | Status::Rejected | Status::Cancelled => last_event_id == session.version.to_string(),
     }
 }

@@ -24,6 +24,31 @@ impl SeatOfConnection {
     fn take(&self) -> Option<Seat> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+
+    fn put_back(&self, seat: Seat) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(seat);
+    }
+}
+
+/// The seat of a browser that is about to wait. Unless it is kept, it goes back to the connection that it was taken from.
+pub(super) struct Held {
+    seat: Option<Seat>,
+    taken_from: Option<SeatOfConnection>,
+}
+
+impl Held {
+    /// The browser waits.
+    pub(super) fn keep(mut self) -> Option<Seat> {
+        self.seat.take()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let (Some(seat), Some(connection)) = (self.seat.take(), &self.taken_from) {
+            connection.put_back(seat);
+        }
+    }
 }
 
 /// All limits on clients. None are set when `limits.enabled` is false.
@@ -47,11 +72,11 @@ impl ClientLimits {
 
     /// The place of a connection that is to become a WebSocket: its own, or if it comes from a proxy, which has any number,
     /// one of the client behind it.
-    pub(super) fn seat_of(&self, taken: &SeatOfConnection, address: IpAddr) -> Result<Option<Seat>, Full> {
-        match taken.take() {
-            Some(seat) => Ok(Some(seat)),
-            None => self.seat(address),
-        }
+    pub(super) fn seat_of(&self, taken: &SeatOfConnection, address: IpAddr) -> Result<Held, Full> {
+        Ok(match taken.take() {
+            Some(seat) => Held { seat: Some(seat), taken_from: Some(taken.clone()) },
+            None => Held { seat: self.seat(address)?, taken_from: None },
+        })
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) async fn scan(
     Json(request): Json<CodeRequest>,
 ) -> Result<Answer<ScanResponse>, ApiError> {
     let user = by.user.id.clone();
-    let is_safe = |client: &Client| app.risks.is_safe(&app.geo, client, address.0);
+    let is_safe = safety(&app, address);
     let scan = async |code| app.logins.scan(&code, by.user, is_safe).await;
     let scan = with_code(&app, address, &user, &request.code, scan).await?;
     let client = scan.client;
@@ -105,6 +105,12 @@ pub(super) async fn reject(
     Ok(Answer(StatusCode::OK, StatusResponse { status: "rejected" }))
 }
 
+/// Whether the policy permits that a phone at this address logs a browser in.
+fn safety(app: &Arc<App>, address: ClientAddress) -> impl Fn(&Client) -> bool + Send + Sync + use<> {
+    let app = app.clone();
+    move |client| app.risks.is_safe(&app.geo, client, address.0)
+}
+
 async fn decide(
     app: &Arc<App>,
     address: ClientAddress,
@@ -113,7 +119,7 @@ async fn decide(
     verdict: Verdict,
 ) -> Result<(), ApiError> {
     let user = by.user.id.clone();
-    let is_safe = |client: &Client| app.risks.is_safe(&app.geo, client, address.0);
+    let is_safe = safety(app, address);
     with_code(app, address, &user, code, async |code| app.logins.decide(&code, by, verdict, is_safe).await).await
 }
 

@@ -132,8 +132,8 @@ fn login_parts(error: &LoginError) -> (ProblemCode, String) {
             Refusal::AlreadyScanned => (ProblemCode::AlreadyScanned, "another user scanned this code first"),
             Refusal::AlreadyDecided => (ProblemCode::AlreadyDecided, "the session has been decided"),
             Refusal::NotDecided => (ProblemCode::NotDecided, "the session has not been decided"),
+            Refusal::Risk => (ProblemCode::Risk, "the phone and the browser are in different countries or networks"),
         },
-        LoginError::Risk => (ProblemCode::Risk, "the phone and the browser lie in different countries or networks"),
         LoginError::Store(_) | LoginError::Read(_) | LoginError::Contended => {
             error!(event = "store unavailable", %error);
             (ProblemCode::Unavailable, "the store does not answer; try again")

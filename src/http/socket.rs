@@ -15,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::App;
-use super::arrive::arrive;
+use super::arrive::{Arrived, arrive};
 use super::client::ClientAddress;
 use super::limit::SeatOfConnection;
 use super::problem::ApiError;
@@ -42,9 +42,7 @@ pub(super) async fn open(
         Err(_) => None,
     };
     let id = id.ok_or(ApiError::Login(LoginError::NotFound))?;
-    let (registration, found) = arrive(&app, id.key(), address.0, Some(Call::WebSocket)).await?;
-    // Last: what is refused on a connection leaves it as it was.
-    let seat = app.limits.seat_of(&taken, address.0)?;
+    let arrived = arrive(&app, id.key(), address.0, Some(Call::WebSocket), &taken).await?;
 
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     for (name, value) in handshake.answer() {
@@ -52,7 +50,7 @@ pub(super) async fn open(
         let value = HeaderValue::from_str(value).map_err(|_| ApiError::UpgradeRequired)?;
         response.headers_mut().insert(name, value);
     }
-    let (found, channel) = (Box::new(found), Channel::WebSocket { acknowledges: handshake.acknowledges });
+    let (arrived, channel) = (Box::new(arrived), Channel::WebSocket { acknowledges: handshake.acknowledges });
     app.upgrades.spawn(async move {
         // A browser that hung up before the answer reached it never waited.
         let Ok(upgraded) = upgrade.await else { return };
@@ -62,7 +60,8 @@ pub(super) async fn open(
         let Ok(stream) = stream.into_std() else { return };
         let early = [&parts.read_buf[..], &unread].concat();
         let socket = mio::net::TcpStream::from_std(stream);
-        let connection = Connection { socket, answer: Vec::new(), early, channel, seat };
+        let Arrived { registration, found, seat } = *arrived;
+        let connection = Connection { socket, answer: Vec::new(), early, channel, seat: seat.keep() };
         registration.open(connection, &found);
     });
     Ok(response)

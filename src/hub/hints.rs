@@ -45,7 +45,7 @@ impl Hints {
 
 impl Listener for Hub {
     fn changed(self: Arc<Self>, session: &Arc<Session>, attachment: u32, since: Stopwatch) {
-        self.tell_here(session, since);
+        self.tell_here(session, attachment, since);
         if attachment > 0 {
             self.hints.told([Hint { key: session.key, version: session.version, attachment }]);
         }
@@ -54,8 +54,7 @@ impl Listener for Hub {
     fn hinted(self: Arc<Self>, hint: Hint) {
         self.logins.metrics.hinted();
         if self.concerns(&hint) {
-            self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner).push(hint);
-            self.hints.came.notify_one();
+            self.look_at(hint);
         } else {
             self.hints.told([hint]);
         }
@@ -78,6 +77,12 @@ impl Hub {
         concerns
     }
 
+    /// Has the session's row read, and its browser told.
+    fn look_at(&self, hint: Hint) {
+        self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner).push(hint);
+        self.hints.came.notify_one();
+    }
+
     /// Reads the sessions that were hinted at, all that have come meanwhile in one query, and tells their browsers.
     pub(super) async fn look_where_hinted(self: &Arc<Self>) {
         loop {
@@ -90,7 +95,7 @@ impl Hub {
                 match self.logins.store.read(&keys).await {
                     Ok(sessions) => {
                         for session in sessions {
-                            self.tell_here(&Arc::new(session), since);
+                            self.tell_here(&Arc::new(session), 0, since);
                         }
                         self.hints.told(some.iter().copied());
                     }
@@ -143,8 +148,9 @@ impl Hub {
                 if self.concerns(&hint) {
                     is_new = true;
                     self.logins.metrics.found_untold();
-                    if let Some(session) = session {
-                        self.tell_here(&Arc::new(session), since);
+                    match session {
+                        Some(session) => self.tell_here(&Arc::new(session), hint.attachment, since),
+                        None => self.look_at(hint),
                     }
                 }
                 self.hints.told([hint]);

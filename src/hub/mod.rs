@@ -21,6 +21,7 @@ mod waiting;
 mod wheel;
 mod wire;
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,10 +35,11 @@ use crate::clock::Clock;
 use crate::limits::{Seat, Sockets};
 use crate::login::{Arrival, Logins};
 use crate::metrics::{CloseReason, Stopwatch};
+use crate::node::Hint;
 use crate::protocol::close_code;
 use crate::qr::TooLong;
 use crate::random;
-use crate::session::{Rotation, Session, SessionKey, Timestamp};
+use crate::session::{Rotation, Session, SessionKey, State, Timestamp};
 use crate::shutdown::Vital;
 use effects::Effects;
 use hints::Hints;
@@ -46,7 +48,7 @@ use parking::Parking;
 use registry::{Fate, Place, Registry};
 use settle::Overdue;
 use shared::Sharing;
-use waiting::{Opening, Turn, Waiting};
+use waiting::{Opening, Others, RECEIPT_SECONDS, Turn, Waiting};
 use wheel::{Epoch, Tick, Wheel};
 
 pub use message::wire_view;
@@ -226,8 +228,22 @@ impl Hub {
         }
     }
 
-    /// Lets the browser at this place have a turn, if it is still there, and performs the turn's effects.
+    /// Lets the connection at this place have a turn, if it is still there, and performs the turn's effects.
     fn act(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting, &mut Turn<'_>)) {
+        self.act_among(place, |_, _| {}, what);
+    }
+
+    /// As [`Hub::act`], of a turn that delivers a session's state: it knows the session's other connections.
+    fn deliver(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting, &mut Turn<'_>)) {
+        self.act_among(place, Others::note, what);
+    }
+
+    fn act_among(
+        self: &Arc<Self>,
+        place: Place,
+        note: impl Fn(&mut Others, &Waiting),
+        what: impl FnOnce(&mut Waiting, &mut Turn<'_>),
+    ) {
         let mut turn = Turn {
             place,
             now: self.epoch.tick_at(self.clock.now()),
@@ -235,9 +251,17 @@ impl Hub {
             rotate_seconds: self.rotation.period_seconds,
             poll: &self.poll,
             clock: &self.clock,
+            others: Others::default(),
             effects: Effects::default(),
         };
-        let gone = self.registry.at(place, |waiting| {
+        let others = Cell::new(Others::default());
+        let note = |other: &Waiting| {
+            let mut noted = others.get();
+            note(&mut noted, other);
+            others.set(noted);
+        };
+        let gone = self.registry.at_among(place, note, |waiting| {
+            turn.others = others.get();
             what(waiting, &mut turn);
             if turn.effects.ends {
                 return Fate::Goes;
@@ -300,7 +324,7 @@ impl Hub {
     fn tell(self: &Arc<Self>, places: &[Hearer], session: &Session, as_of: Timestamp, since: Option<Stopwatch>) {
         let message = self.message(session, as_of, places.iter().any(|hearer| hearer.wants_view));
         for Hearer { place, .. } in places {
-            self.act(*place, |waiting, turn| match &message {
+            self.deliver(*place, |waiting, turn| match &message {
                 Some(message) => waiting.tell(message, since, turn),
                 None => waiting.unavailable(turn),
             });
@@ -312,15 +336,18 @@ impl Hub {
         message.inspect_err(|error| warn!(event = "token not minted", session = %session.key, %error)).ok()
     }
 
-    /// Tells a session's browser how it stands, as it has just been read or written.
-    fn tell_here(self: &Arc<Self>, session: &Arc<Session>, since: Stopwatch) {
+    /// Tells a session's browser how it stands, as it has just been read or written. A connection older than
+    /// `attachment` is closed.
+    fn tell_here(self: &Arc<Self>, session: &Arc<Session>, attachment: u32, since: Stopwatch) {
         let mut places = Vec::new();
         self.registry.each_of(&session.key, |place, _| places.push(place));
         let mut hearers = Vec::new();
+        let newest = Hint { key: session.key, version: session.version, attachment };
         for place in places {
-            self.act(place, |waiting, _| {
+            self.act(place, |waiting, turn| {
                 // How it waits is known once it is up.
-                if !waiting.note_if_arriving(session, since) {
+                let is_arriving = waiting.note_if_arriving(session, since);
+                if waiting.hinted(&newest, turn) && !is_arriving {
                     hearers.push(Hearer { place, wants_view: waiting.wants_view() });
                 }
             });
@@ -368,6 +395,16 @@ impl Hub {
 fn millis_to_first_beat(key: &SessionKey, heartbeat_seconds: u32) -> u64 {
     let [a, b, c, d, ..] = key.0;
     u64::from(u32::from_le_bytes([a, b, c, d])) % (u64::from(heartbeat_seconds) * 1000) + 1
+}
+
+/// Whether a browser that was given the token of this session in time may not have acknowledged it yet.
+fn is_just_confirmed(session: &Session, now: Timestamp) -> bool {
+    match &session.state {
+        State::Confirmed(confirmation) => {
+            !confirmation.claimed && now < confirmation.decided_at.plus_seconds(RECEIPT_SECONDS)
+        }
+        _ => false,
+    }
 }
 
 async fn sleep_until(clock: &Clock, instant: Option<Timestamp>) {
@@ -418,7 +455,7 @@ impl Registration {
     /// are closed. The browser is told how its session stood when it was read.
     pub fn open(mut self, mut connection: Connection, found: &Arrival) {
         let (hub, place) = (self.hub.clone(), self.place);
-        let Arrival { session, read_at, attachment } = found;
+        let Arrival { session, read_at, attachment, taken_over_from } = found;
         let (wants_view, shared) = match &connection.channel {
             Channel::Poll { fields, .. } => (true, hub.sharing.with_polls(fields)),
             Channel::WebSocket { .. } | Channel::EventStream { .. } => (false, hub.sharing.with_all()),
@@ -429,13 +466,15 @@ impl Registration {
         // From here on the record ends like any other.
         self.is_open = true;
         let mut missed = None;
-        hub.act(place, |waiting, turn| {
+        let may_await_ack_elsewhere = taken_over_from.is_some() && is_just_confirmed(session, *read_at);
+        hub.deliver(place, |waiting, turn| {
             let opening = Opening {
                 socket: connection.socket,
                 answer: connection.answer,
                 early: &mut connection.early,
                 channel: connection.channel,
                 attachment: *attachment,
+                may_await_ack_elsewhere,
                 expiry: hub.epoch.tick_at(session.expires_at),
                 first_beat: turn.now.plus_millis(millis_to_first_beat(&session.key, turn.heartbeat_seconds)),
                 period,

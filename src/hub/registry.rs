@@ -113,10 +113,28 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
     /// Looks at the entry at this place, if it is still there. One that goes is handed back, so that it is dropped
     /// outside of the lock.
     pub(super) fn at(&self, place: Place, look: impl FnOnce(&mut T) -> Fate) -> Option<T> {
+        self.at_among(place, |_| {}, look)
+    }
+
+    /// As [`Registry::at`]. Before it looks at the entry, it shows `other` all other entries of the same key, under the
+    /// same lock: what `look` decides by them is still true when it acts.
+    pub(super) fn at_among(
+        &self,
+        place: Place,
+        mut other: impl FnMut(&T),
+        look: impl FnOnce(&mut T) -> Fate,
+    ) -> Option<T> {
         let (number, slot, generation) = place.parts();
         let mut shard = lock(self.shards.get(number)?);
+        let entry = shard.get(slot).filter(|entry| entry.generation == generation)?;
+        let key = entry.value.key();
+        for another in shard.index.iter_hash(hash(key)).filter(|another| **another != slot) {
+            if let Some(entry) = shard.get(*another).filter(|entry| entry.value.key() == key) {
+                other(&entry.value);
+            }
+        }
         let entry = shard.get_mut(slot)?;
-        if entry.generation != generation || look(&mut entry.value) == Fate::Stays {
+        if look(&mut entry.value) == Fate::Stays {
             return None;
         }
         shard.remove(slot)

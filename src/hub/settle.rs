@@ -1,6 +1,6 @@
 //! At a deadline: what the store says became of the sessions that are due.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -52,16 +52,17 @@ impl Hub {
                 continue;
             }
             let keys: Vec<_> = due.iter().map(|due| due.key).collect();
-            match self.logins.store.read_settled(&keys).await {
-                Ok((now, sessions)) => self.tell_settled(&due, sessions, now),
-                Err(error) => {
-                    warn!(event = "store unavailable", waiting = due.len(), %error, "deadlines wait for the store");
-                    // All others ask again by themselves.
-                    for Due { hearer, .. } in due.iter().filter(|due| due.is_to_be_answered) {
-                        self.act(hearer.place, Waiting::unavailable);
-                    }
-                }
+            let read = self.logins.read_settled(&keys).await;
+            if let Some((_, error)) = read.failed.first() {
+                warn!(event = "store unavailable", waiting = read.failed.len(), %error, "deadlines wait for the store");
             }
+            let failed: HashSet<_> = read.failed.into_iter().map(|(key, _)| key).collect();
+            let (unread, read_here): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| failed.contains(&due.key));
+            // The other connections ask again by themselves.
+            for Due { hearer, .. } in unread.iter().filter(|due| due.is_to_be_answered) {
+                self.act(hearer.place, Waiting::unavailable);
+            }
+            self.tell_settled(&read_here, read.found);
         }
     }
 
@@ -78,31 +79,31 @@ impl Hub {
         due
     }
 
-    fn tell_settled(self: &Arc<Self>, due: &[Due], sessions: Vec<Session>, now: Timestamp) {
-        let found: HashMap<_, _> = sessions.into_iter().map(|session| (session.key, session)).collect();
+    fn tell_settled(self: &Arc<Self>, due: &[Due], sessions: Vec<(Timestamp, Session)>) {
+        let found: HashMap<_, _> = sessions.into_iter().map(|(now, session)| (session.key, (now, session))).collect();
         let expired = Message::expired();
         for Due { hearer, key, is_to_be_answered } in due {
             let place = hearer.place;
             match found.get(key) {
-                Some(session) if matches!(session.status(now), Status::Pending | Status::Scanned) => {
+                Some((now, session)) if matches!(session.status(*now), Status::Pending | Status::Scanned) => {
                     if *is_to_be_answered {
-                        self.answer_poll(place, session, now);
+                        self.answer_poll(place, session, *now);
                         continue;
                     }
                     // The store's clock is a moment behind ours.
                     let expiry = self.epoch.tick_at(session.expires_at);
                     self.act(place, |waiting, turn| waiting.put_off(expiry, turn));
                 }
-                Some(session) if !session.is_undecided() => {
-                    self.tell(&[*hearer], session, now, Some(Stopwatch::start()));
+                Some((now, session)) if !session.is_undecided() => {
+                    self.tell(&[*hearer], session, *now, Some(Stopwatch::start()));
                 }
                 // Undecided and out of time ...
-                Some(session) if hearer.wants_view => {
-                    let expired = Message::expired_view(&self.logins, session, now);
-                    self.act(place, |waiting, turn| waiting.tell(&expired, None, turn));
+                Some((now, session)) if hearer.wants_view => {
+                    let expired = Message::expired_view(&self.logins, session, *now);
+                    self.deliver(place, |waiting, turn| waiting.tell(&expired, None, turn));
                 }
                 // ... or swept, which is long past it.
-                Some(_) | None => self.act(place, |waiting, turn| waiting.tell(&expired, None, turn)),
+                Some(_) | None => self.deliver(place, |waiting, turn| waiting.tell(&expired, None, turn)),
             }
         }
     }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::{LoginError, Logins};
 use crate::session::SessionKey;
+use crate::store::Which;
 
 impl Logins {
     /// The browser gives up; a phone that is looking at the login learns so when it decides.
@@ -9,8 +10,6 @@ impl Logins {
     /// # Errors
     /// See [`LoginError`].
     pub async fn cancel(self: &Arc<Self>, key: SessionKey) -> Result<(), LoginError> {
-        let (found, _) = self.current(key).await?;
-        self.change(found, |session, now| session.cancel(now)).await?;
-        Ok(())
+        self.change(Which::Key(key), |session, now| session.cancel(now)).await.map(drop)
     }
 }

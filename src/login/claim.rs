@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::{LoginError, Logins};
 use crate::session::SessionKey;
+use crate::store::Which;
 
 impl Logins {
     /// The browser's receipt: it has its token, which is not given again.
@@ -9,8 +10,6 @@ impl Logins {
     /// # Errors
     /// See [`LoginError`].
     pub async fn claim(self: &Arc<Self>, key: SessionKey) -> Result<(), LoginError> {
-        let found = self.store.read(&[key]).await?.pop().ok_or(LoginError::NotFound)?;
-        self.change(found, |session, now| session.claim(now)).await?;
-        Ok(())
+        self.change(Which::Key(key), |session, now| session.claim(now)).await.map(drop)
     }
 }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::{LoginError, Logins};
 use crate::session::{Client, Code, Decision, Refusal, State};
+use crate::store::Which;
 use crate::token::AppUser;
 
 /// What the phone's owner says.
@@ -23,12 +24,15 @@ impl Logins {
         code: &Code,
         by: AppUser,
         verdict: Verdict,
-        is_safe: impl Fn(&Client) -> bool,
+        is_safe: impl Fn(&Client) -> bool + Send + Sync + 'static,
     ) -> Result<(), LoginError> {
+        let presented = self.presented(code).await?;
         let is_confirmed = matches!(verdict, Verdict::Confirm(_));
-        let (found, code) = self.find_safe(code, |client| !is_confirmed || is_safe(client)).await?;
         let logins = self.clone();
-        let decided = self.change(found, move |session, now| {
+        let decided = self.change(Which::Code(code.key()), move |session, now| {
+            if is_confirmed && !is_safe(&session.client) {
+                return Err(Refusal::Risk);
+            }
             let decision = match &verdict {
                 Verdict::Confirm(picked) => Decision::Confirm {
                     grant: logins.minter.grant(&by, now),
@@ -37,7 +41,7 @@ impl Logins {
                 },
                 Verdict::Reject => Decision::Reject,
             };
-            session.decide(&by.user, code, decision, now)
+            session.decide(&by.user, presented, decision, now)
         });
         match decided.await?.state {
             State::Rejected(_) if is_confirmed => Err(Refusal::WrongNumber.into()),

@@ -1,5 +1,5 @@
-//! The use-cases of a login, one file each. Each reads a session, lets [`crate::session`] decide, writes what was
-//! decided, and announces it.
+//! The use-cases of a login, one file each. Each has the store find a session and apply a transition of
+//! [`crate::session`] to it. The store announces what it has committed, through [`Announcer`].
 
 mod cancel;
 mod claim;
@@ -21,10 +21,10 @@ use tracing::info;
 
 use crate::bus::{Bus, Change};
 use crate::clock::Clock;
-use crate::metrics::{Metrics, Outcome, Stopwatch};
-use crate::node::Hint;
-use crate::session::{Cancellation, Client, Code, Presented, Refusal, Session, SessionKey, State, Step, Timestamp};
-use crate::store::{Attached, BatchingReader, Replaced, Store, StoreError};
+use crate::metrics::{Metrics, Outcome};
+use crate::node::{Hint, NodeName};
+use crate::session::{Cancellation, Code, Presented, Refusal, Session, SessionKey, State, Step, Timestamp};
+use crate::store::{Announcer, Apart, Attached, BatchingReader, Changed, Store, StoreError, Stored, Which, read_apart};
 use crate::token::{MintError, Minter};
 
 pub use codes::Codes;
@@ -34,8 +34,8 @@ pub use overload::Pending;
 pub use scan::Scan;
 pub use tell::Told;
 
-/// How often a change that lost a race is tried on what won. A session changes four times at most.
-const MAX_ATTEMPTS: usize = 8;
+/// The version that a session has after its first change. From then on it no longer waits to be scanned.
+const FIRST_CHANGE: u32 = 2;
 
 /// How long a session, and the claim of a confirmed one, last.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +81,8 @@ pub struct Arrival {
     pub read_at: Timestamp,
     /// Which of the session's connections this is; see [`Attached`].
     pub attachment: u32,
+    /// The other node at which the session's browser waited before.
+    pub taken_over_from: Option<NodeName>,
 }
 
 /// Why a use-case did nothing.
@@ -98,9 +100,6 @@ pub enum LoginError {
     /// The store failed for all who asked together; nothing is known.
     #[error(transparent)]
     Read(#[from] Arc<StoreError>),
-    /// The phone and the browser lie too far apart.
-    #[error("the phone and the browser lie apart")]
-    Risk,
     /// Others changed the session again and again.
     #[error("the session kept changing")]
     Contended,
@@ -135,96 +134,105 @@ impl Logins {
     /// Browsers have come to this node to wait: their sessions as they are now, as [`Logins::current`] has it; those
     /// that are not there are left out. The nodes at which they were before are told.
     ///
-    /// # Errors
-    /// The store failed.
-    pub async fn attach(&self, keys: &[SessionKey]) -> Result<HashMap<SessionKey, Arrival>, Arc<StoreError>> {
-        let attached = self.store.attach(keys).await?;
+    /// A row that cannot be read fails its own browser only.
+    pub async fn attach(&self, keys: &[SessionKey]) -> HashMap<SessionKey, Result<Arrival, Arc<StoreError>>> {
+        let query = |keys: Vec<_>| {
+            let store = self.store.clone();
+            async move { store.attach(&keys).await }
+        };
+        let attached = read_apart(keys, query).await;
         let read_at = self.clock.now();
-        let mut arrivals = HashMap::with_capacity(attached.len());
+        let mut arrivals = HashMap::with_capacity(keys.len());
         let mut unsettled = Vec::new();
-        for Attached { session, attachment, taken_over_from } in attached {
-            if let Some(before) = taken_over_from {
-                self.bus.take_over(&before, Hint { key: session.key, version: session.version, attachment });
+        for Attached { session, attachment, taken_over_from } in attached.found {
+            if let Some(before) = &taken_over_from {
+                self.bus.take_over(before, Hint { key: session.key, version: session.version, attachment });
             }
             if session.is_undecided() && read_at >= session.expires_at {
                 unsettled.push(session.key);
             }
-            arrivals.insert(session.key, Arrival { session, attachment, read_at });
+            arrivals.insert(session.key, Ok(Arrival { session, attachment, read_at, taken_over_from }));
         }
+        arrivals.extend(attached.failed.into_iter().map(|(key, error)| (key, Err(error))));
         if !unsettled.is_empty() {
-            let (read_at, settled) = self.store.read_settled(&unsettled).await?;
-            let mut settled: HashMap<_, _> = settled.into_iter().map(|session| (session.key, session)).collect();
-            for key in unsettled {
-                let Some(arrival) = arrivals.remove(&key) else { continue };
-                if let Some(session) = settled.remove(&key) {
-                    arrivals.insert(key, Arrival { session, read_at, ..arrival });
-                }
+            self.settle(&unsettled, &mut arrivals).await;
+        }
+        arrivals
+    }
+
+    /// Reads sessions again in order with the decisions: a decision taken in time may be on its way.
+    async fn settle(
+        &self,
+        keys: &[SessionKey],
+        arrivals: &mut HashMap<SessionKey, Result<Arrival, Arc<StoreError>>>,
+    ) {
+        let settled = self.read_settled(keys).await;
+        let mut found: HashMap<_, _> =
+            settled.found.into_iter().map(|(read_at, session)| (session.key, (read_at, session))).collect();
+        let mut failed: HashMap<_, _> = settled.failed.into_iter().collect();
+        for key in keys {
+            let Some(Ok(arrival)) = arrivals.remove(key) else { continue };
+            if let Some((read_at, session)) = found.remove(key) {
+                arrivals.insert(*key, Ok(Arrival { session, read_at, ..arrival }));
+            } else if let Some(error) = failed.remove(key) {
+                arrivals.insert(*key, Err(error));
             }
         }
-        Ok(arrivals)
     }
 
-    /// The session of a code, and what the code is good for. A forged code is looked for like any other, so that how
-    /// long the answer takes tells nothing.
-    async fn find(&self, code: &Code) -> Result<(Session, Presented), LoginError> {
-        let presented = self.codes.presented(code);
-        let found = self.store.find_by_code(&code.key()).await?;
-        found.zip(presented).ok_or(LoginError::NotFound)
+    /// Reads sessions in order with the decisions, each with the instant as of which it was read.
+    pub async fn read_settled(&self, keys: &[SessionKey]) -> Apart<(Timestamp, Session)> {
+        let query = |keys: Vec<_>| {
+            let store = self.store.clone();
+            async move {
+                let (read_at, sessions) = store.read_settled(&keys).await?;
+                Ok(sessions.into_iter().map(|session| (read_at, session)).collect())
+            }
+        };
+        read_apart(keys, query).await
     }
 
-    /// As [`Logins::find`], of a browser that `is_safe`.
-    async fn find_safe(
-        &self,
-        code: &Code,
-        is_safe: impl Fn(&Client) -> bool,
-    ) -> Result<(Session, Presented), LoginError> {
-        let (found, code) = self.find(code).await?;
-        if is_safe(&found.client) { Ok((found, code)) } else { Err(LoginError::Risk) }
+    /// What `code` is good for. A forged code is looked for like any other, so that the time of the answer reveals
+    /// nothing.
+    async fn presented(&self, code: &Code) -> Result<Presented, LoginError> {
+        if let Some(presented) = self.codes.presented(code) {
+            return Ok(presented);
+        }
+        self.store.find_by_code(&code.key()).await?;
+        Err(LoginError::NotFound)
     }
 
-    /// Applies a transition to `found`, writes and announces it; if another change came first, applies it to what
-    /// that left.
+    /// Applies a transition to a session, and returns the session as it is stored then. The browser is told before this
+    /// returns.
     ///
-    /// If it takes a while, it runs as a task of its own: a phone that hangs up between the write and the announcement
-    /// takes neither back.
+    /// If it takes a while, it runs as a task of its own: a phone that hangs up does not undo what it asked for.
     async fn change(
         self: &Arc<Self>,
-        found: Session,
+        which: Which,
         transition: impl Fn(&Session, Timestamp) -> Result<Step, Refusal> + Send + Sync + 'static,
-    ) -> Result<Session, LoginError> {
+    ) -> Result<Arc<Session>, LoginError> {
         let logins = self.clone();
-        let mut change = Box::pin(async move { logins.write_and_announce(found, transition).await });
-        // A store that need not be waited for has it done at once, and no other thread is woken for it.
-        if let Some(done) = change.as_mut().now_or_never() {
-            return done;
-        }
-        let change = self.changes.spawn(change);
-        match change.await {
-            Ok(result) => result,
-            Err(failure) => std::panic::resume_unwind(failure.into_panic()),
-        }
-    }
-
-    async fn write_and_announce(
-        &self,
-        mut session: Session,
-        transition: impl Fn(&Session, Timestamp) -> Result<Step, Refusal>,
-    ) -> Result<Session, LoginError> {
-        for _ in 0..MAX_ATTEMPTS {
-            let Step::To(next) = transition(&session, self.clock.now())? else { return Ok(session) };
-            if let Replaced::Written(waits) = self.store.replace(&next).await? {
-                if session.state == State::Pending {
-                    self.pending.left(session.created_at);
-                }
-                let change = Change { session: Arc::new(next), waits, since: Stopwatch::start() };
-                self.bus.announce(&change);
-                self.note(&change.session);
-                return Ok(Arc::unwrap_or_clone(change.session));
+        let mut change = Box::pin(async move {
+            let announcer: Arc<dyn Announcer> = logins.clone();
+            logins.store.change(which, Arc::new(transition), announcer).await
+        });
+        // A store that need not be waited for has done it at once, and no other thread is woken for it.
+        let changed = match change.as_mut().now_or_never() {
+            Some(changed) => changed,
+            None => match self.changes.spawn(change).await {
+                Ok(changed) => changed,
+                Err(failure) => std::panic::resume_unwind(failure.into_panic()),
+            },
+        };
+        match changed? {
+            Changed::Done(committed) => committed.announce().ok_or(LoginError::NotFound),
+            Changed::Refused(refusal, found) => {
+                drop(found.announce());
+                Err(refusal.into())
             }
-            let (_, mut settled) = self.store.read_settled(&[session.key]).await?;
-            session = settled.pop().ok_or(LoginError::NotFound)?;
+            Changed::Missing => Err(LoginError::NotFound),
+            Changed::Contended => Err(LoginError::Contended),
         }
-        Err(LoginError::Contended)
     }
 
     fn note(&self, session: &Session) {
@@ -241,5 +249,22 @@ impl Logins {
             self.metrics.session_ended(outcome);
         }
         info!(event, session = %session.key, version = session.version, active = self.metrics.active_connections());
+    }
+}
+
+impl Announcer for Logins {
+    /// Counts and logs a new change, and passes it on to the browser. A state that was found is passed on only: the
+    /// call that wrote it may have failed to.
+    fn announce(&self, stored: &Stored) {
+        let Stored { session, waits, is_new, since } = stored;
+        if *is_new && session.version == FIRST_CHANGE {
+            self.pending.left(session.created_at);
+        }
+        if session.version >= FIRST_CHANGE {
+            self.bus.announce(&Change { session: session.clone(), waits: waits.clone(), since: *since });
+        }
+        if *is_new {
+            self.note(session);
+        }
     }
 }

@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use super::{LoginError, Logins};
 use crate::session::{Session, SessionKey, Timestamp};
+use crate::store::Which;
 
 /// Of the limit, so many are given up together: to find the heaviest takes a look at all rows.
 const SHARE: u64 = 100;
@@ -125,7 +126,7 @@ impl Logins {
     /// Whether it still may is looked at again in the write.
     async fn give_way(self: &Arc<Self>, session: Session) {
         let key: SessionKey = session.key;
-        if let Err(error) = self.change(session, |session, now| session.give_way(now)).await {
+        if let Err(error) = self.change(Which::Key(key), |session, now| session.give_way(now)).await {
             info!(event = "did not give way", session = %key, %error);
         }
     }

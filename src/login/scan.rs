@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use super::{LoginError, Logins};
-use crate::session::{Client, Code, PhoneUser, Timestamp};
+use crate::session::{Client, Code, PhoneUser, Refusal, Timestamp};
+use crate::store::Which;
 
 /// What the phone's owner is shown.
 #[derive(Debug)]
@@ -25,15 +26,18 @@ impl Logins {
         self: &Arc<Self>,
         code: &Code,
         by: PhoneUser,
-        is_safe: impl Fn(&Client) -> bool,
+        is_safe: impl Fn(&Client) -> bool + Send + Sync + 'static,
     ) -> Result<Scan, LoginError> {
-        let (found, code) = self.find_safe(code, is_safe).await?;
-        let session = self.change(found, move |session, now| session.scan(&by, code, now)).await?;
+        let presented = self.presented(code).await?;
+        let scanned = self.change(Which::Code(code.key()), move |session, now| {
+            if is_safe(&session.client) { session.scan(&by, presented, now) } else { Err(Refusal::Risk) }
+        });
+        let session = scanned.await?;
         Ok(Scan {
             expires_in_seconds: session.expires_at.seconds_since(self.clock.now()),
             numbers: self.codes.choice(&session.key),
             asked_at: session.created_at,
-            client: session.client,
+            client: session.client.clone(),
         })
     }
 }

@@ -204,6 +204,8 @@ pub enum Refusal {
     AlreadyDecided,
     /// There is nothing to acknowledge yet.
     NotDecided,
+    /// The phone and the browser are in different places, and the policy forbids that.
+    Risk,
 }
 
 /// What the phone's owner decides.

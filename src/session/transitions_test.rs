@@ -104,6 +104,7 @@ fn named(before: &Session, step: Result<Step, Refusal>) -> &'static str {
             }
         }
         Err(Refusal::Expired) => "!expired",
+        Err(Refusal::Risk) => "!risk",
         Err(Refusal::Cancelled) => "!cancelled",
         Err(Refusal::WrongUser) => "!wrong_user",
         Err(Refusal::AlreadyScanned) => "!already_scanned",

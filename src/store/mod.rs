@@ -1,22 +1,25 @@
 //! Where sessions are kept. The store is the truth; all else (the hub, the bus) is a hint.
 
+mod committed;
 mod database_file;
-mod decider;
 mod postgres;
 mod reader;
 mod row;
 mod sqlite;
+pub(crate) mod writer;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::node::{Hint, NodeName, Waits};
+use crate::node::{Hint, NodeName};
 use crate::session::{CodeKey, Session, SessionKey, Status, Timestamp};
 
+pub use committed::{Announcer, Changed, Committed, Stored, Transition, Which};
 pub use postgres::{PostgresSetup, PostgresStore};
-pub use reader::BatchingReader;
+pub use reader::{Apart, BatchingReader, read_apart};
 pub use sqlite::SqliteStore;
 
 /// What every store does; `tests/black_box/store_conformance.rs` says how it must behave.
@@ -47,18 +50,26 @@ pub trait Store: Send + Sync + 'static {
     /// undecided here and expired at that instant stays undecided.
     async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<Session>), StoreError>;
 
-    /// Writes `next` over the version before it, unless that is no longer what is stored, or
-    /// [`Session::writable_until`] has come by the time of the write. What is written is [`Store::untold`] at once, at
-    /// the node where the browser waits; save for a receipt, which nobody waits for.
-    async fn replace(&self, next: &Session) -> Result<Replaced, StoreError>;
+    /// Finds a session, applies `transition` to it, and writes the result over the version that was found, unless
+    /// [`Session::writable_until`] has come by the time of the write. Every state that is committed or found is
+    /// announced: see [`Committed`]. A written state is also in [`Store::untold`] of the node where the browser waits
+    /// (with several nodes, except for an acknowledgement, which no connection waits for).
+    ///
+    /// After an error nothing is known: the change may be stored. A caller that tries again gets the same answer.
+    async fn change(
+        &self,
+        which: Which,
+        transition: Transition,
+        announcer: Arc<dyn Announcer>,
+    ) -> Result<Changed, StoreError>;
 
     /// How many sessions wait to be scanned at `now`, and of the network that has most of them up to `limit` of the oldest
     /// (of several that have equally many; of all, if those are too few to matter). Looks at all rows: for when there are
     /// too many.
     async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError>;
 
-    /// What this node has still to look at: changes of sessions whose browsers wait here, and connections that others
-    /// have taken over from; some of it, if there is much.
+    /// What this node has still to look at: changes of sessions whose browsers may wait here, whichever process wrote
+    /// them, and connections that others have taken over from; some of it, if there is much.
     async fn untold(&self) -> Result<Vec<Untold>, StoreError>;
 
     /// This node has looked at these, each as far as the hint goes.
@@ -102,17 +113,8 @@ pub struct Heaviest {
 pub struct Untold {
     /// How far.
     pub hint: Hint,
-    /// The session as it is now, if it is still there.
+    /// The session as it is now. `None` if it is no longer there or was not read.
     pub session: Option<Session>,
-}
-
-/// What became of a write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Replaced {
-    /// It is stored; and this is where the browser waits, if the store knows.
-    Written(Option<Waits>),
-    /// Nothing was written: the session has changed, gone or run out of time meanwhile.
-    Stale,
 }
 
 /// How a session that was swept had ended.

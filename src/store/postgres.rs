@@ -9,7 +9,7 @@
 //!
 //! Whoever locks more than one row does so in the order of their ids, or skips what is locked.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,14 +18,15 @@ use tokio::time::Instant;
 use tokio_postgres::Row as PostgresRow;
 use tokio_postgres::types::{FromSql, ToSql};
 
-use super::row::{self, COLUMNS, Changed, Row, corrupt, hash};
-use super::{Attached, Ended, Heaviest, OpenError, Replaced, Store, StoreError, Untold};
+use super::committed::{Announcer, Changed, Committed, Stored, Transition, Which};
+use super::row::{self, COLUMNS, Row, StateColumns, corrupt, hash};
+use super::{Attached, Ended, Heaviest, OpenError, Store, StoreError, Untold};
 use crate::cause::explain;
 use crate::clock::Clock;
 use crate::metrics::Stopwatch;
 use crate::node::{Hint, NodeName, Waits};
 use crate::postgres::Postgres;
-use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
+use crate::session::{Client, CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
 
 /// Each brings the schema one step on. Those that were released never change.
 const MIGRATIONS: [&str; 2] = [
@@ -38,6 +39,8 @@ const MIGRATION_LOCK: i64 = 0x7172_6c6f_6769_6e00;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// As the last, for whoever only asks whether it answers.
 const PING_PATIENCE: Duration = Duration::from_secs(2);
+/// Attempts to write a change over rows that other nodes change. A session changes four times at most.
+const MAX_ATTEMPTS: usize = 8;
 /// What is untold is read in portions.
 const MAX_UNTOLD: i64 = 1000;
 /// What a node has not looked at after this long it never will: the session has gone, too.
@@ -117,6 +120,43 @@ impl PostgresStore {
         answer
     }
 
+    /// Writes `next` over the version before it, and returns where the browser waits. `None` if nothing was written:
+    /// the session has changed, gone or run out of time meanwhile.
+    async fn replace(&self, next: &Session) -> Result<Option<Option<Waits>>, StoreError> {
+        let (state, changed) = StateColumns::of(next)?;
+        let rows = self
+            .query(
+                REPLACE,
+                &[
+                    &&next.key.0[..],
+                    &(i64::from(next.version) - 1),
+                    &state,
+                    &changed.user_id,
+                    &changed.user_name,
+                    &changed.user_picture,
+                    &changed.decided_at,
+                    &changed.claimable_until,
+                    &changed.token_grant,
+                    &changed.scanned_at,
+                    &changed.reason,
+                    &self.sends_hints,
+                    &self.node.as_str(),
+                    &next.writable_until().as_millis(),
+                ],
+            )
+            .await?;
+        rows.first().map(|row| waits(row, 0)).transpose()
+    }
+
+    async fn find_to_change(&self, which: &Which) -> Result<Option<(Session, Option<Waits>)>, StoreError> {
+        let (statement, id): (&str, _) = match which {
+            Which::Key(key) => (&FIND_BY_KEY, &key.0[..]),
+            Which::Code(code) => (&FIND_BY_CODE, &code.0[..]),
+        };
+        let rows = self.query(statement, &[&id]).await?;
+        rows.first().map(|row| Ok((session(row)?, waits(row, AFTER)?))).transpose()
+    }
+
     /// The clock follows Postgres's, which showed this while an answer was waited for.
     fn follow(&self, asked: Stopwatch, row: &PostgresRow, column: usize) -> Result<Timestamp, StoreError> {
         let now = Timestamp::from_millis(column_of(row, column)?);
@@ -170,8 +210,12 @@ const INSERT: &str = "INSERT INTO qrlogin.sessions (id, code, version, state, cr
 static READ: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {COLUMNS} FROM qrlogin.sessions WHERE id = ANY($1::bytea[])"));
 
+/// A session, and where its browser waits.
+static FIND_BY_KEY: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {COLUMNS}, node, attachment FROM qrlogin.sessions WHERE id = $1"));
+
 static FIND_BY_CODE: LazyLock<String> =
-    LazyLock::new(|| format!("SELECT {COLUMNS} FROM qrlogin.sessions WHERE code = $1"));
+    LazyLock::new(|| format!("SELECT {COLUMNS}, node, attachment FROM qrlogin.sessions WHERE code = $1"));
 
 /// Whoever decides meanwhile waits for these rows or is waited for: it either sees the node, or is seen.
 static ATTACH: LazyLock<String> = LazyLock::new(|| {
@@ -272,7 +316,7 @@ impl Store for PostgresStore {
     }
 
     async fn insert(&self, session: &Session) -> Result<(), StoreError> {
-        let (state, _) = Changed::of(session)?;
+        let (state, _) = StateColumns::of(session)?;
         let client = &session.client;
         self.query(
             INSERT,
@@ -324,32 +368,37 @@ impl Store for PostgresStore {
         Ok((now, found.map(session).collect::<Result<_, _>>()?))
     }
 
-    async fn replace(&self, next: &Session) -> Result<Replaced, StoreError> {
-        let (state, changed) = Changed::of(next)?;
-        let rows = self
-            .query(
-                REPLACE,
-                &[
-                    &&next.key.0[..],
-                    &(i64::from(next.version) - 1),
-                    &state,
-                    &changed.user_id,
-                    &changed.user_name,
-                    &changed.user_picture,
-                    &changed.decided_at,
-                    &changed.claimable_until,
-                    &changed.token_grant,
-                    &changed.scanned_at,
-                    &changed.reason,
-                    &self.sends_hints,
-                    &self.node.as_str(),
-                    &next.writable_until().as_millis(),
-                ],
-            )
-            .await?;
-        let Some(row) = rows.first() else { return Ok(Replaced::Stale) };
-        let Some(node) = column_of::<Option<String>>(row, 0)? else { return Ok(Replaced::Written(None)) };
-        Ok(Replaced::Written(Some(Waits { node: NodeName::from_stored(node), attachment: number(row, 1)? })))
+    async fn change(
+        &self,
+        which: Which,
+        transition: Transition,
+        announcer: Arc<dyn Announcer>,
+    ) -> Result<Changed, StoreError> {
+        let committed = |session: Session, waits, is_new| {
+            let stored = Stored { session: Arc::new(session), waits, is_new, since: Stopwatch::start() };
+            Committed::new(stored, announcer.clone())
+        };
+        for _ in 0..MAX_ATTEMPTS {
+            let Some((mut found, waits)) = self.find_to_change(&which).await? else { return Ok(Changed::Missing) };
+            let mut step = transition(&found, self.clock.now());
+            if step == Err(Refusal::Expired) && found.is_undecided() {
+                // A change that was taken in time may be on its way: the store says in order with it.
+                let (now, mut settled) = self.read_settled(&[found.key]).await?;
+                let Some(settled) = settled.pop() else { return Ok(Changed::Missing) };
+                found = settled;
+                step = transition(&found, now);
+            }
+            match step {
+                Ok(Step::To(next)) => {
+                    if let Some(waits) = self.replace(&next).await? {
+                        return Ok(Changed::Done(committed(next, waits, true)));
+                    }
+                }
+                Ok(Step::Repeated) => return Ok(Changed::Done(committed(found, waits, false))),
+                Err(refusal) => return Ok(Changed::Refused(refusal, committed(found, waits, false))),
+            }
+        }
+        Ok(Changed::Contended)
     }
 
     async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError> {
@@ -389,7 +438,8 @@ impl Store for PostgresStore {
         let rows = self.query(&SWEEP, &[&expired_before.as_millis(), &i64::from(limit)]).await?;
         let forgotten = expired_before.plus_millis(-UNTOLD_MILLIS);
         self.query(SWEEP_UNTOLD, &[&forgotten.as_millis()]).await?;
-        rows.iter().map(|row| session(row).map(|session| Ended::of(&session))).collect()
+        // A row that cannot be read is deleted like the others, and not counted.
+        Ok(rows.iter().filter_map(|row| session(row).ok()).map(|session| Ended::of(&session)).collect())
     }
 
     /// Postgres does that by itself.
@@ -427,7 +477,7 @@ fn session(row: &PostgresRow) -> Result<Session, StoreError> {
             origin: column_of(row, 9)?,
             client_info: column_of(row, 10)?,
         },
-        changed: Changed {
+        changed: StateColumns {
             user_id: column_of(row, 11)?,
             user_name: column_of(row, 12)?,
             user_picture: column_of(row, 13)?,
@@ -439,6 +489,12 @@ fn session(row: &PostgresRow) -> Result<Session, StoreError> {
         },
     };
     row.session()
+}
+
+/// Reads where a session's browser waits: the node, and behind it the number of the connection.
+fn waits(row: &PostgresRow, column: usize) -> Result<Option<Waits>, StoreError> {
+    let Some(node) = column_of::<Option<String>>(row, column)? else { return Ok(None) };
+    Ok(Some(Waits { node: NodeName::from_stored(node), attachment: number(row, column + 1)? }))
 }
 
 /// Whether the server that answered [`PING`] can be written to.

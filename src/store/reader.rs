@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 
 use super::{Store, StoreError};
+use crate::metrics::Stopwatch;
 use crate::session::{Session, SessionKey};
 use crate::shutdown::Vital;
 
@@ -46,12 +49,67 @@ async fn serve(store: Arc<dyn Store>, mut queue: mpsc::Receiver<(SessionKey, Rep
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let keys: Vec<_> = batch.iter().map(|(key, _)| *key).collect();
-        let read = store.read(&keys).await.map_err(Arc::new);
-        let found: Result<HashMap<_, _>, _> =
-            read.map(|sessions| sessions.into_iter().map(|session| (session.key, session)).collect());
+        let query = |keys: Vec<_>| {
+            let store = store.clone();
+            async move { store.read(&keys).await }
+        };
+        let read = read_apart(&keys, query).await;
+        let found: HashMap<_, _> = read.found.into_iter().map(|session| (session.key, session)).collect();
+        let failed: HashMap<_, _> = read.failed.into_iter().collect();
         for (key, reply) in batch.drain(..) {
-            // Whoever hung up meanwhile does not want to know.
-            drop(reply.send(found.as_ref().map(|found| found.get(&key).cloned()).map_err(Arc::clone)));
+            // The receiver may have been dropped; ignore the error.
+            drop(reply.send(match failed.get(&key) {
+                Some(error) => Err(error.clone()),
+                None => Ok(found.get(&key).cloned()),
+            }));
         }
+    }
+}
+
+/// The result of [`read_apart`].
+pub struct Apart<T> {
+    /// What was read.
+    pub found: Vec<T>,
+    /// The sessions that could not be read.
+    pub failed: Vec<(SessionKey, Arc<StoreError>)>,
+}
+
+/// Time within which a failed query was not a timeout, and is tried once more.
+const FAILED_AT_ONCE: Duration = Duration::from_secs(1);
+
+/// Runs a query for many sessions, so that one failure does not become the failure of all: a connection that broke is
+/// replaced and the query tried once more; a row that cannot be read fails alone.
+pub async fn read_apart<T, F>(keys: &[SessionKey], query: impl Fn(Vec<SessionKey>) -> F) -> Apart<T>
+where
+    F: Future<Output = Result<Vec<T>, StoreError>>,
+{
+    let all = |error: StoreError| {
+        let error = Arc::new(error);
+        Apart { found: Vec::new(), failed: keys.iter().map(|key| (*key, error.clone())).collect() }
+    };
+    let asked = Stopwatch::start();
+    let error = match query(keys.to_vec()).await {
+        Ok(found) => return Apart { found, failed: Vec::new() },
+        Err(error) => error,
+    };
+    match error {
+        StoreError::Unavailable(_) if asked.elapsed() < FAILED_AT_ONCE => match query(keys.to_vec()).await {
+            Ok(found) => Apart { found, failed: Vec::new() },
+            Err(error) => all(error),
+        },
+        StoreError::Corrupt(_) if keys.len() > 1 => {
+            let mut apart = Apart { found: Vec::new(), failed: Vec::new() };
+            for key in keys {
+                match query(vec![*key]).await {
+                    Ok(found) => apart.found.extend(found),
+                    Err(error) => {
+                        warn!(event = "session not read", session = %key, %error);
+                        apart.failed.push((*key, Arc::new(error)));
+                    }
+                }
+            }
+            apart
+        }
+        error => all(error),
     }
 }

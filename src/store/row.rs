@@ -37,12 +37,12 @@ pub(super) struct Row<'a> {
     pub(super) created_at: i64,
     pub(super) expires_at: i64,
     pub(super) client: Client,
-    pub(super) changed: Changed,
+    pub(super) changed: StateColumns,
 }
 
 /// Those columns of a row that change besides `version` and `state`.
 #[derive(Default)]
-pub(super) struct Changed {
+pub(super) struct StateColumns {
     pub(super) user_id: Option<String>,
     pub(super) user_name: Option<String>,
     pub(super) user_picture: Option<String>,
@@ -58,7 +58,7 @@ const TIED: u32 = 16;
 /// Why the server cancelled a session.
 const OVERLOAD: &str = "overload";
 
-impl Changed {
+impl StateColumns {
     /// What a session's state is stored as: its name, and these.
     pub(super) fn of(session: &Session) -> Result<(&'static str, Self), StoreError> {
         let (name, changed) = Self::of_state(&session.state)?;

@@ -2,27 +2,29 @@
 //!
 //! WAL with `synchronous=NORMAL`: a killed process loses nothing; a power cut may undo the last commits.
 //!
-//! Everything that decides goes through one connection (see [`super::decider`]), and takes its time there. That is what
-//! orders decisions and the deadline's reading (see [`Store::read_settled`]).
+//! All sessions are read and written through one connection, by the jobs of a [`Writer`]. A decision takes its time
+//! there, when it runs. That orders decisions and the deadline's reading (see [`Store::read_settled`]). And since no
+//! other connection writes, SQLite's page cache stays valid from one job to the next.
 //!
-//! Other readings are done at once, by whoever asks: they wait for no lock but each other's, and find what they look
-//! for in memory (the system's, if not SQLite's own), which takes less time than handing them to somebody else.
+//! A second connection does what takes long: checkpoints, and scans of the whole table.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
+use super::committed::{Announcer, Changed, Committed, Stored, Transition, Which};
 use super::database_file::{DatabaseFiles, DatabaseLock, Lost};
-use super::decider::{Decider, lock};
-use super::row::{self, COLUMNS, Changed, Row, corrupt};
-use super::{Attached, Ended, Heaviest, OpenError, Replaced, Store, StoreError, Untold};
+use super::row::{self, COLUMNS, Row, StateColumns, corrupt};
+use super::writer::{Access, Database, Failure, Writer, closed, lock};
+use super::{Attached, Ended, Heaviest, OpenError, Store, StoreError, Untold};
 use crate::clock::Clock;
+use crate::metrics::Stopwatch;
 use crate::node::Hint;
-use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
+use crate::session::{Client, CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
 
 /// Each brings the schema one step on; the database's `user_version` counts those that are done. Those that were
 /// released never change.
@@ -43,23 +45,80 @@ const TEST_WRITE: &str = "SAVEPOINT test;
     RELEASE test";
 /// After a test write that failed. (Or else there is nothing left of it.)
 const UNDO_TEST_WRITE: &str = "ROLLBACK TO test; RELEASE test";
-/// How long SQLite waits for a lock that another program holds.
+/// How long opening and housekeeping wait for a lock that another process holds. Jobs never wait in SQLite: a job that
+/// finds the database locked stays in the queue.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Maximum number of changes that [`Store::untold`] returns of those that other processes wrote.
+const MAX_FOREIGN: u32 = 10_000;
+/// Maximum number of own changes that are kept for the next [`Store::untold`].
+const MAX_RECENT: usize = 100_000;
 
 /// See the module.
 pub struct SqliteStore {
     clock: Clock,
-    decider: Decider,
-    readers: Arc<Readers>,
-    /// Until it is closed.
-    checkpointer: Arc<Mutex<Option<Connection>>>,
+    writer: Writer<Sqlite>,
+    /// `None` once it is closed.
+    housekeeper: Arc<Mutex<Option<Connection>>>,
     written_since_checkpoint: AtomicBool,
     /// A write has failed since the last test write that succeeded.
     is_in_doubt: AtomicBool,
     files: DatabaseFiles,
-    /// Released at closing, whoever still has a part of the store then; or else when it is dropped, as the last.
+    /// The changes since the last [`Store::untold`].
+    recent: Arc<Mutex<Vec<Hint>>>,
+    /// SQLite's `data_version` at the last [`Store::untold`]: it changes when another connection commits.
+    seen_data_version: AtomicI64,
+    /// Released by [`Store::close`], or when the store is dropped.
     held: Mutex<Option<DatabaseLock>>,
 }
+
+/// The connection that the jobs use.
+struct Sqlite(Connection);
+
+impl Database for Sqlite {
+    fn begin(&mut self) -> Result<(), Failure> {
+        Ok(cached(&self.0, "BEGIN IMMEDIATE")?.execute([]).map(drop)?)
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        Ok(cached(&self.0, "COMMIT")?.execute([]).map(drop)?)
+    }
+
+    fn rollback(&mut self) {
+        // SQLite may have rolled it back by itself.
+        drop(self.0.execute_batch("ROLLBACK"));
+    }
+
+    fn is_in_transaction(&self) -> bool {
+        !self.0.is_autocommit()
+    }
+}
+
+fn cached<'a>(connection: &'a Connection, sql: &str) -> rusqlite::Result<CachedStatement<'a>> {
+    connection.prepare_cached(sql)
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked,
+            _ => Self::Failed(error.into()),
+        }
+    }
+}
+
+static READ: LazyLock<String> = LazyLock::new(|| format!("SELECT {COLUMNS} FROM sessions WHERE id = ?1"));
+static FIND_BY_KEY: LazyLock<String> = LazyLock::new(|| format!("SELECT {COLUMNS}, rowid FROM sessions WHERE id = ?1"));
+static FIND_BY_CODE: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {COLUMNS}, rowid FROM sessions WHERE code = ?1"));
+const UPDATE: &str = "UPDATE sessions
+    SET version = version + 1, state = ?3, user_id = ?4, user_name = ?5, user_picture = ?6,
+        decided_at = ?7, claimable_until = ?8, token_grant = ?9, scanned_at = ?10, reason = ?11
+    WHERE rowid = ?1 AND version = ?2 AND id = ?12";
+/// Changes that may not have reached their browsers, and can still matter to them.
+const FOREIGN: &str = "SELECT id, version FROM sessions
+    WHERE version > 1 AND state <> 'claimed' AND max(expires_at, coalesce(claimable_until, 0)) > ?1 LIMIT ?2";
+/// Attempts to write a change over rows that another process changes.
+const MAX_ATTEMPTS: usize = 8;
 
 impl SqliteStore {
     /// Opens the database, making it and bringing its schema up to date where needed.
@@ -73,14 +132,25 @@ impl SqliteStore {
         let held = Mutex::new(Some(DatabaseLock::take(&path).map_err(&failed)?));
         let open = || connect(&path).map_err(|error| failed(error.into()));
 
-        let mut decider = open()?;
-        migrate(&mut decider).map_err(|error| failed(error.into()))?;
-        let readers = Arc::new([Mutex::new(Some(open()?)), Mutex::new(Some(open()?))]);
-        let checkpointer = Arc::new(Mutex::new(Some(open()?)));
-        let decider = Decider::new(decider, clock.clone());
-        let files = DatabaseFiles::of(&path).map_err(|error| failed(error.into()))?;
-        let (written_since_checkpoint, is_in_doubt) = (AtomicBool::new(true), AtomicBool::new(false));
-        Ok(Self { clock, decider, readers, checkpointer, written_since_checkpoint, is_in_doubt, files, held })
+        let mut connection = open()?;
+        migrate(&mut connection).map_err(|error| failed(error.into()))?;
+        // From here on, a job that finds the database locked is put back into the queue instead of waiting in SQLite.
+        connection.busy_timeout(Duration::ZERO).map_err(|error| failed(error.into()))?;
+        let data_version = data_version(&connection).map_err(|error| failed(error.into()))?;
+        let housekeeper = Arc::new(Mutex::new(Some(open()?)));
+        let writer = Writer::new(Sqlite(connection), clock.clone());
+        writer.start_thread().map_err(|error| failed(error.into()))?;
+        Ok(Self {
+            clock,
+            writer,
+            housekeeper,
+            written_since_checkpoint: AtomicBool::new(true),
+            is_in_doubt: AtomicBool::new(false),
+            files: DatabaseFiles::of(&path).map_err(|error| failed(error.into()))?,
+            recent: Arc::default(),
+            seen_data_version: AtomicI64::new(data_version),
+            held,
+        })
     }
 
     /// Whether this is a URL that [`SqliteStore::open`] takes.
@@ -95,37 +165,117 @@ impl SqliteStore {
         self.written_since_checkpoint.store(true, Ordering::Relaxed);
     }
 
-    /// Has `work` done, which writes.
+    /// Runs `work`, which writes.
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        mut work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let written = self.decider.run(work).await;
+        self.note_doubt(self.writer.run(Access::Write, move |Sqlite(connection)| work(connection)).await)
+    }
+
+    /// Runs `work`, which only reads.
+    async fn query<T: Send + 'static>(
+        &self,
+        mut work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.writer.run(Access::Read, move |Sqlite(connection)| work(connection)).await
+    }
+
+    fn note_doubt<T>(&self, written: Result<T, StoreError>) -> Result<T, StoreError> {
         if written.is_err() {
             self.is_in_doubt.store(true, Ordering::Relaxed);
         }
         written
     }
 
-    fn with_reader<T>(&self, read: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        with_reader(&self.readers, read)
+    /// Runs `work` on the second connection, on a thread that may block.
+    async fn keep_house<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let housekeeper = self.housekeeper.clone();
+        let working = tokio::task::spawn_blocking(move || work(lock(&housekeeper).as_ref().ok_or_else(closed)?));
+        working.await.map_err(|error| StoreError::Unavailable(error.into()))?
+    }
+
+    /// The changes that another process may have written since the last call.
+    async fn foreign_changes(&self) -> Result<Vec<Hint>, StoreError> {
+        let version = self.query(|connection| Ok(data_version(connection)?)).await?;
+        if self.seen_data_version.swap(version, Ordering::Relaxed) == version {
+            return Ok(Vec::new());
+        }
+        let now = self.clock.now().as_millis();
+        let scanned = self.keep_house(move |connection| {
+            let mut query = cached(connection, FOREIGN)?;
+            let rows = query.query_map(params![now, MAX_FOREIGN], |row| {
+                Ok(Hint { key: SessionKey(row.get(0)?), version: row.get(1)?, attachment: 0 })
+            })?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        });
+        // What could not be read is looked for again.
+        scanned.await.inspect_err(|_| self.seen_data_version.store(-1, Ordering::Relaxed))
     }
 }
 
-/// Until they are closed.
-type Readers = [Mutex<Option<Connection>>; 2];
-
-/// With whichever reader is free.
-fn with_reader<T>(
-    [first, second]: &Readers,
-    read: impl FnOnce(&Connection) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    let reader = first.try_lock().unwrap_or_else(|_| lock(second));
-    read(reader.as_ref().ok_or_else(closed)?)
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.writer.close();
+    }
 }
 
-fn closed() -> StoreError {
-    StoreError::Unavailable("it is closed".into())
+/// Changes whenever another connection, of this process or another, has committed.
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    cached(connection, "PRAGMA data_version")?.query_row([], |row| row.get(0))
+}
+
+/// What a job made of a session that is to be changed; not yet committed.
+enum Change {
+    Written(Session),
+    Found(Session),
+    Refused(Refusal, Session),
+    Missing,
+    Contended,
+}
+
+/// Finds the session, decides, and writes the decision.
+fn change(connection: &Connection, which: Which, transition: &Transition, clock: &Clock) -> Result<Change, Failure> {
+    for _ in 0..MAX_ATTEMPTS {
+        let (query, id): (&str, &[u8; 32]) = match &which {
+            Which::Key(key) => (&FIND_BY_KEY, &key.0),
+            Which::Code(code) => (&FIND_BY_CODE, &code.0),
+        };
+        let found = cached(connection, query)?.query_row([id], |row| Ok((session(row), row.get(AFTER)?))).optional()?;
+        let Some((found, rowid)) = found else { return Ok(Change::Missing) };
+        let found: Session = found?;
+        let rowid: i64 = rowid;
+        // Taken only now: a change is judged at the instant at which it is written, however long the job was queued.
+        let now = clock.now();
+        let next = match transition(&found, now) {
+            Ok(Step::To(next)) if now < next.writable_until() => next,
+            Ok(Step::To(_)) => return Ok(Change::Refused(Refusal::Expired, found)),
+            Ok(Step::Repeated) => return Ok(Change::Found(found)),
+            Err(refusal) => return Ok(Change::Refused(refusal, found)),
+        };
+        let (state, changed) = StateColumns::of(&next)?;
+        let rows = cached(connection, UPDATE)?.execute(params![
+            rowid,
+            found.version,
+            state,
+            changed.user_id,
+            changed.user_name,
+            changed.user_picture,
+            changed.decided_at,
+            changed.claimable_until,
+            changed.token_grant,
+            changed.scanned_at,
+            changed.reason,
+            found.key.0,
+        ])?;
+        if rows == 1 {
+            return Ok(Change::Written(next));
+        }
+    }
+    Ok(Change::Contended)
 }
 
 /// A newer version's migrations only add: this one still runs against them.
@@ -176,38 +326,39 @@ impl Store for SqliteStore {
     }
 
     async fn insert(&self, session: &Session) -> Result<(), StoreError> {
-        let (state, _) = Changed::of(session)?;
+        let (state, _) = StateColumns::of(session)?;
         let session = session.clone();
         self.note_write();
         self.write(move |connection| {
             let client = &session.client;
-            connection
-                .prepare_cached(
-                    "INSERT INTO sessions (id, code, version, state, created_at, expires_at,
-                         client_ip, client_browser, client_os, client_origin, client_info, client_network)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-                )?
-                .execute(params![
-                    session.key.0,
-                    session.code.0,
-                    session.version,
-                    state,
-                    session.created_at.as_millis(),
-                    session.expires_at.as_millis(),
-                    client.ip,
-                    client.browser,
-                    client.os,
-                    client.origin,
-                    client.client_info,
-                    client.network(),
-                ])?;
+            cached(
+                connection,
+                "INSERT INTO sessions (id, code, version, state, created_at, expires_at,
+                     client_ip, client_browser, client_os, client_origin, client_info, client_network)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+            )?
+            .execute(params![
+                session.key.0,
+                session.code.0,
+                session.version,
+                state,
+                session.created_at.as_millis(),
+                session.expires_at.as_millis(),
+                client.ip,
+                client.browser,
+                client.os,
+                client.origin,
+                client.client_info,
+                client.network(),
+            ])?;
             Ok(())
         })
         .await
     }
 
     async fn read(&self, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError> {
-        self.with_reader(|reader| read_all(reader, keys))
+        let keys = keys.to_vec();
+        self.query(move |connection| read_all(connection, &keys)).await
     }
 
     /// Nothing is written: there is no other node.
@@ -217,65 +368,67 @@ impl Store for SqliteStore {
     }
 
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<Session>, StoreError> {
-        self.with_reader(|reader| {
-            let mut query = reader.prepare_cached(&format!("SELECT {COLUMNS} FROM sessions WHERE code = ?1"))?;
-            query.query_row([code.0], |row| Ok(session(row))).optional()?.transpose()
+        let code = *code;
+        self.query(move |connection| {
+            let found = cached(connection, &FIND_BY_CODE)?.query_row([code.0], |row| Ok(session(row))).optional()?;
+            Ok(found.transpose()?)
         })
+        .await
     }
 
+    /// The time is taken when the job runs. A change that runs later takes a later one; one that ran earlier is
+    /// committed.
     async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<Session>), StoreError> {
         let (keys, clock) = (keys.to_vec(), self.clock.clone());
-        self.decider
-            .run(move |connection| {
-                let now = clock.now();
-                Ok((now, read_all(connection, &keys)?))
-            })
-            .await
+        self.query(move |connection| {
+            let now = clock.now();
+            Ok((now, read_all(connection, &keys)?))
+        })
+        .await
     }
 
-    async fn replace(&self, next: &Session) -> Result<Replaced, StoreError> {
-        let (state, changed) = Changed::of(next)?;
-        let (key, version, clock, writable_until) = (next.key, next.version, self.clock.clone(), next.writable_until());
+    async fn change(
+        &self,
+        which: Which,
+        transition: Transition,
+        announcer: Arc<dyn Announcer>,
+    ) -> Result<Changed, StoreError> {
+        let (clock, recent) = (self.clock.clone(), self.recent.clone());
         self.note_write();
-        let written = self.write(move |connection| {
-            // Taken only now: however long the connection was waited for, a decision is judged when it is written.
-            if clock.now() >= writable_until {
-                return Ok(Replaced::Stale);
+        let work = move |Sqlite(connection): &mut Sqlite| change(connection, which, &transition, &clock);
+        // Only what is committed gets here.
+        let finish = move |change| {
+            let committed = |session: Session, is_new| {
+                if is_new {
+                    let mut recent = lock(&recent);
+                    if recent.len() < MAX_RECENT {
+                        recent.push(Hint { key: session.key, version: session.version, attachment: 0 });
+                    }
+                }
+                let stored = Stored { session: Arc::new(session), waits: None, is_new, since: Stopwatch::start() };
+                Committed::new(stored, announcer)
+            };
+            match change {
+                Change::Written(next) => Changed::Done(committed(next, true)),
+                Change::Found(found) => Changed::Done(committed(found, false)),
+                Change::Refused(refusal, found) => Changed::Refused(refusal, committed(found, false)),
+                Change::Missing => Changed::Missing,
+                Change::Contended => Changed::Contended,
             }
-            let rows = connection
-                .prepare_cached(
-                    "UPDATE sessions
-                     SET version = version + 1, state = ?3, user_id = ?4, user_name = ?5, user_picture = ?6,
-                         decided_at = ?7, claimable_until = ?8, token_grant = ?9, scanned_at = ?10, reason = ?11
-                     WHERE id = ?1 AND version = ?2",
-                )?
-                .execute(params![
-                    key.0,
-                    i64::from(version) - 1,
-                    state,
-                    changed.user_id,
-                    changed.user_name,
-                    changed.user_picture,
-                    changed.decided_at,
-                    changed.claimable_until,
-                    changed.token_grant,
-                    changed.scanned_at,
-                    changed.reason,
-                ])?;
-            Ok(if rows == 1 { Replaced::Written(None) } else { Replaced::Stale })
-        });
-        written.await
+        };
+        self.note_doubt(self.writer.ask(Access::Write, work, finish).await)
     }
 
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
         let swept = self.write(move |connection| {
-            let mut delete = connection.prepare_cached(&format!(
-                "DELETE FROM sessions
-                 WHERE id IN (SELECT id FROM sessions WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)
-                 RETURNING {COLUMNS}"
-            ))?;
+            let mut delete = cached(connection, &SWEEP)?;
             let rows = delete.query_map(params![expired_before.as_millis(), limit], |row| Ok(session(row)))?;
-            rows.map(|row| row?.map(|session| Ended::of(&session))).collect::<Result<Vec<_>, StoreError>>()
+            let mut ended = Vec::new();
+            for row in rows {
+                // A row that cannot be read is deleted like the others, and not counted.
+                ended.extend(row?.ok().map(|session| Ended::of(&session)));
+            }
+            Ok(ended)
         });
         let swept = swept.await?;
         if !swept.is_empty() {
@@ -285,26 +438,25 @@ impl Store for SqliteStore {
     }
 
     async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError> {
-        let readers = self.readers.clone();
-        // Of a million rows that takes a second, in which a thread of those that serve is not to be held up.
-        let reading = tokio::task::spawn_blocking(move || {
-            with_reader(&readers, |reader| {
-                let mut query = reader.prepare_cached(&row::heaviest("sessions"))?;
-                let mut rows = query.query(params![now.as_millis(), limit])?;
-                let mut heaviest = Heaviest::default();
-                while let Some(row) = rows.next()? {
-                    heaviest.pending = row.get::<_, u32>(AFTER)?.into();
-                    heaviest.oldest.push(session(row)?);
-                }
-                Ok(heaviest)
-            })
-        });
-        reading.await.map_err(|error| StoreError::Unavailable(error.into()))?
+        self.keep_house(move |connection| {
+            let mut query = connection.prepare_cached(&row::heaviest("sessions"))?;
+            let mut rows = query.query(params![now.as_millis(), limit])?;
+            let mut heaviest = Heaviest::default();
+            while let Some(row) = rows.next()? {
+                heaviest.pending = row.get::<_, u32>(AFTER)?.into();
+                heaviest.oldest.push(session(row)?);
+            }
+            Ok(heaviest)
+        })
+        .await
     }
 
-    /// Nothing ever is: whoever changes a session tells its browser.
+    /// The changes of this process since the last call, and of other processes if any has written. Whoever changes a
+    /// session announces it, so this finds something to tell only after a fault, or after a foreign write.
     async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
-        Ok(Vec::new())
+        let mut hints = std::mem::take(&mut *lock(&self.recent));
+        hints.extend(self.foreign_changes().await?);
+        Ok(hints.into_iter().map(|hint| Untold { hint, session: None }).collect())
     }
 
     async fn told(&self, _hints: &[Hint]) -> Result<(), StoreError> {
@@ -315,23 +467,20 @@ impl Store for SqliteStore {
         if !self.written_since_checkpoint.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
-        let (checkpointer, decider) = (self.checkpointer.clone(), self.decider.clone());
-        let checkpoint = tokio::task::spawn_blocking(move || {
-            let checkpointer = lock(&checkpointer);
-            let checkpointer = checkpointer.as_ref().ok_or_else(closed)?;
+        let writer = self.writer.clone();
+        let checkpoint = self.keep_house(move |connection| {
             // (busy, pages in the log, pages of them that are in the database now)
-            let log_pages: i64 = checkpointer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
+            let log_pages: i64 = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
             if log_pages <= RESTART_PAGES {
                 return Ok(());
             }
             // While somebody always writes, the log never comes to an end and grows. Here nobody writes, and hardly
             // anything is left to do: the next to write begins the log anew.
-            decider
-                .run_alone(|connection| Ok(connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?))
+            let restart = "PRAGMA wal_checkpoint(RESTART)";
+            writer.run_blocking(|Sqlite(connection)| Ok(connection.query_row(restart, [], |_| Ok(()))?))
         });
-        let done = checkpoint.await.map_err(|error| StoreError::Unavailable(error.into()))?;
         // To be tried again, also if nobody writes meanwhile.
-        done.inspect_err(|_| self.note_write())
+        checkpoint.await.inspect_err(|_| self.note_write())
     }
 
     /// A file system that has become read-only answers every reading, and so does a full disk: the one is seen by who
@@ -343,7 +492,7 @@ impl Store for SqliteStore {
             held.renew().map_err(|error| unavailable(self.files.unwritable(error.into())))?;
         }
         if !self.is_in_doubt.load(Ordering::Relaxed) {
-            return self.decider.run(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await;
+            return self.query(|connection| Ok(cached(connection, "SELECT 1")?.query_row([], |_| Ok(()))?)).await;
         }
         self.note_write();
         let test_write = |connection: &Connection| {
@@ -365,20 +514,31 @@ impl Store for SqliteStore {
 
     /// What was written is in the database file then, and no `-wal` file is left.
     async fn close(&self) {
-        for connection in self.readers.iter().chain([&*self.checkpointer]) {
-            drop(lock(connection).take());
-        }
-        self.decider.close();
+        let (housekeeper, writer) = (self.housekeeper.clone(), self.writer.clone());
+        // A disk that does not answer must not hold up the thread that stops the server.
+        let closing = tokio::task::spawn_blocking(move || {
+            drop(lock(&housekeeper).take());
+            writer.close();
+        });
+        drop(closing.await);
         drop(lock(&self.held).take());
     }
 }
 
-/// As one instant left them.
-fn read_all(connection: &Connection, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError> {
-    // Within one transaction, unless there is one already: a look at the log once, and not for every row.
+static SWEEP: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "DELETE FROM sessions
+         WHERE id IN (SELECT id FROM sessions WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)
+         RETURNING {COLUMNS}"
+    )
+});
+
+/// Reads these sessions as one instant left them.
+fn read_all(connection: &Connection, keys: &[SessionKey]) -> Result<Vec<Session>, Failure> {
+    // One transaction takes SQLite's read lock once instead of once for each row.
     let snapshot =
         if keys.len() > 1 && connection.is_autocommit() { Some(connection.unchecked_transaction()?) } else { None };
-    let mut query = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM sessions WHERE id = ?1"))?;
+    let mut query = cached(connection, &READ)?;
     let mut sessions = Vec::with_capacity(keys.len());
     for key in keys {
         if let Some(session) = query.query_row([key.0], |row| Ok(session(row))).optional()? {
@@ -408,7 +568,7 @@ fn session(row: &rusqlite::Row<'_>) -> Result<Session, StoreError> {
             origin: row.get(9)?,
             client_info: row.get(10)?,
         },
-        changed: Changed {
+        changed: StateColumns {
             user_id: row.get(11)?,
             user_name: row.get(12)?,
             user_picture: row.get(13)?,

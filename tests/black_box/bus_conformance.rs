@@ -8,12 +8,12 @@ use qrlogin::metrics::{Metrics, Stopwatch};
 use qrlogin::node::{Hint, NodeName};
 use qrlogin::postgres::Postgres;
 use qrlogin::session::{PhoneUser, Session, Step};
-use qrlogin::store::{PostgresSetup, PostgresStore, Replaced, SqliteStore, Store};
+use qrlogin::store::{PostgresSetup, PostgresStore, SqliteStore, Store};
 use tokio::sync::mpsc;
 
 use crate::real_time::until;
 use crate::services;
-use crate::store_conformance::{CODE, session_of_now};
+use crate::store_conformance::{CODE, Replaced, replace, session_of_now};
 
 /// What a node hears.
 #[derive(Debug, PartialEq)]
@@ -93,7 +93,7 @@ impl Node {
         let Step::To(next) = session.scan(&ann, CODE, session.created_at).unwrap() else {
             panic!("not scanned before")
         };
-        let Replaced::Written(waits) = self.store.replace(&next).await.unwrap() else { panic!("nobody else writes") };
+        let Replaced::Written(waits) = replace(&*self.store, &next).await else { panic!("nobody else writes") };
         let change = Change { session: Arc::new(next), waits, since: Stopwatch::start() };
         self.bus.announce(&change);
         Session::clone(&change.session)

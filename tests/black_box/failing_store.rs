@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use qrlogin::node::Hint;
 use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
-use qrlogin::store::{Attached, Ended, Heaviest, Replaced, Store, StoreError, Untold};
+use qrlogin::store::{
+    Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Untold, Which,
+};
 use tokio::sync::RwLock;
 
 /// A store that can be made to fail, counts how often it is read, and works otherwise.
@@ -29,7 +31,7 @@ pub struct FailingStore {
     pub arriving: RwLock<()>,
     /// Whoever holds it for writing holds up the answers to writes, which have been done.
     pub answers: RwLock<()>,
-    /// Writes are done, and answered with an error.
+    /// Writes are done, announced to nobody, and answered with an error: as if the node had died in between.
     loses_answers: AtomicBool,
     /// How far its clock is behind.
     lag_millis: AtomicI64,
@@ -80,6 +82,13 @@ impl FailingStore {
     }
 }
 
+/// An announcer that announces nothing.
+pub struct Mute;
+
+impl Announcer for Mute {
+    fn announce(&self, _stored: &Stored) {}
+}
+
 #[async_trait::async_trait]
 impl Store for FailingStore {
     fn is_shared(&self) -> bool {
@@ -109,14 +118,21 @@ impl Store for FailingStore {
         let (now, sessions) = self.works()?.read_settled(keys).await?;
         Ok((now.plus_millis(-self.lag_millis.load(Ordering::SeqCst)), sessions))
     }
-    async fn replace(&self, next: &StoredSession) -> Result<Replaced, StoreError> {
-        let replaced = self.works()?.replace(next).await;
+    async fn change(
+        &self,
+        which: Which,
+        transition: Transition,
+        announcer: Arc<dyn Announcer>,
+    ) -> Result<Changed, StoreError> {
+        let loses = self.loses_answers.load(Ordering::SeqCst);
+        let announcer = if loses { Arc::new(Mute) } else { announcer };
+        let changed = self.works()?.change(which, transition, announcer).await;
         self.writes.fetch_add(1, Ordering::SeqCst);
         drop(self.answers.read().await);
-        if self.loses_answers.load(Ordering::SeqCst) {
+        if loses {
             return Err(StoreError::Unavailable("its answer was lost".into()));
         }
-        replaced
+        changed
     }
     async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError> {
         self.weighings.fetch_add(1, Ordering::SeqCst);

@@ -1,6 +1,6 @@
 //! What every store does; and what those do besides that several nodes share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 use qrlogin::clock::{Clock, Hands};
@@ -8,10 +8,10 @@ use qrlogin::node::{Hint, NodeName, Waits};
 use qrlogin::postgres::Postgres;
 use qrlogin::random;
 use qrlogin::session::{
-    Cancellation, Client, Confirmation, Grant, PhoneUser, Presented, Rotation, Session, SessionId, SessionKey, State,
+    Cancellation, Client, Confirmation, Grant, PhoneUser, Presented, Refusal, Rotation, Session, SessionId, SessionKey, State,
     Step, Timestamp,
 };
-use qrlogin::store::{Attached, Ended, PostgresSetup, PostgresStore, Replaced, SqliteStore, Store, Untold};
+use qrlogin::store::{Announcer, Attached, Changed, Ended, PostgresSetup, PostgresStore, SqliteStore, Store, Stored, Untold, Which};
 use serde_json::{Map, json};
 
 use crate::harness::START;
@@ -74,6 +74,45 @@ fn confirmed(session: &Session, now: Timestamp) -> Session {
         number_matches: None,
     };
     stepped(session.decide(&ann(), CODE, decision, now))
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replaced {
+    /// It is stored, and this is where the browser waits.
+    Written(Option<Waits>),
+    /// Nothing was written.
+    Stale,
+}
+
+/// Keeps what is announced.
+#[derive(Default)]
+pub struct Heard(pub Mutex<Vec<Stored>>);
+
+impl Announcer for Heard {
+    fn announce(&self, stored: &Stored) {
+        self.0.lock().unwrap().push(stored.clone());
+    }
+}
+
+/// Writes `next` over the version before it.
+pub async fn replace(store: &(impl Store + ?Sized), next: &Session) -> Replaced {
+    let (heard, next) = (Arc::new(Heard::default()), next.clone());
+    let key = next.key;
+    let over = next.version - 1;
+    let transition = move |found: &Session, _| {
+        if found.version == over { Ok(Step::To(next.clone())) } else { Err(Refusal::AlreadyDecided) }
+    };
+    match store.change(Which::Key(key), Arc::new(transition), heard.clone()).await.unwrap() {
+        Changed::Done(committed) => {
+            committed.announce().unwrap();
+            let [stored] = &heard.0.lock().unwrap()[..] else { panic!("announced once") };
+            assert!(stored.is_new);
+            Replaced::Written(stored.waits.clone())
+        }
+        Changed::Refused(..) | Changed::Missing => Replaced::Stale,
+        Changed::Contended => panic!("nobody else writes"),
+    }
 }
 
 async fn stored(store: &dyn Store, key: SessionKey) -> Option<Session> {
@@ -139,7 +178,7 @@ async fn whoever_has_most_that_nobody_scanned_is_found_with_the_oldest(store: &d
     assert_eq!(heaviest.oldest[4].client.ip, "2001:db8::2");
     for session in &of_the_heaviest {
         let scanned = stepped(session.scan(&ann(), CODE, START));
-        assert!(matches!(store.replace(&scanned).await.unwrap(), Replaced::Written(_)));
+        assert!(matches!(replace(&*store, &scanned).await, Replaced::Written(_)));
     }
     let heaviest = store.heaviest(START, 100).await.unwrap();
     assert_eq!(heaviest.pending, before + 8, "what was scanned does not count");
@@ -155,7 +194,7 @@ async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
     let confirmed = confirmed(&scanned, START);
     let claimed = stepped(confirmed.claim(START));
     for next in [scanned, confirmed, claimed] {
-        assert_eq!(store.replace(&next).await.unwrap(), Replaced::Written(None));
+        assert_eq!(replace(&*store, &next).await, Replaced::Written(None));
         assert_eq!(stored(store, next.key).await.as_ref(), Some(&next));
         let (now, settled) = store.read_settled(&[next.key]).await.unwrap();
         assert_eq!((now, settled), (START, vec![next]));
@@ -165,7 +204,7 @@ async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
         let pending = new_session();
         store.insert(&pending).await.unwrap();
         let ended = Session { version: 2, state: end, ..pending };
-        assert_eq!(store.replace(&ended).await.unwrap(), Replaced::Written(None));
+        assert_eq!(replace(&*store, &ended).await, Replaced::Written(None));
         assert_eq!(stored(store, ended.key).await, Some(ended));
     }
 }
@@ -196,7 +235,7 @@ async fn a_version_is_written_once(store: &Arc<dyn Store>) {
         let user = PhoneUser { id: format!("user {index}"), name: None, picture: None };
         let next = stepped(session.scan(&user, CODE, START));
         let store = store.clone();
-        tokio::spawn(async move { (store.replace(&next).await.unwrap(), next) })
+        tokio::spawn(async move { (replace(&*store, &next).await, next) })
     });
     let done: Vec<_> = join_all(writes).await.into_iter().map(Result::unwrap).collect();
     let written: Vec<_> = done.into_iter().filter(|(replaced, _)| *replaced == Replaced::Written(None)).collect();
@@ -207,12 +246,12 @@ async fn a_version_is_written_once(store: &Arc<dyn Store>) {
 async fn nothing_is_written_over_another_version(store: &dyn Store) {
     let session = new_session();
     let scanned = stepped(session.scan(&ann(), CODE, START));
-    assert_eq!(store.replace(&scanned).await.unwrap(), Replaced::Stale, "it is not there");
+    assert_eq!(replace(&*store, &scanned).await, Replaced::Stale, "it is not there");
     store.insert(&session).await.unwrap();
     let too_far = Session { version: 3, ..scanned.clone() };
-    assert_eq!(store.replace(&too_far).await.unwrap(), Replaced::Stale);
-    assert_eq!(store.replace(&scanned).await.unwrap(), Replaced::Written(None));
-    assert_eq!(store.replace(&scanned).await.unwrap(), Replaced::Stale);
+    assert_eq!(replace(&*store, &too_far).await, Replaced::Stale);
+    assert_eq!(replace(&*store, &scanned).await, Replaced::Written(None));
+    assert_eq!(replace(&*store, &scanned).await, Replaced::Stale);
 }
 
 async fn nothing_is_decided_from_the_deadline_on(store: &dyn Store, time: &Time) {
@@ -224,17 +263,17 @@ async fn nothing_is_decided_from_the_deadline_on(store: &dyn Store, time: &Time)
     let now = START.plus_millis(299_999);
     let (just_in_time, too_late) = (confirmed(&decided, now), confirmed(&late, now));
     let never_claimed = confirmed(&unclaimed, now);
-    assert_eq!(store.replace(&just_in_time).await.unwrap(), Replaced::Written(None));
-    assert_eq!(store.replace(&never_claimed).await.unwrap(), Replaced::Written(None));
+    assert_eq!(replace(&*store, &just_in_time).await, Replaced::Written(None));
+    assert_eq!(replace(&*store, &never_claimed).await, Replaced::Written(None));
     time.advance_millis(1).await;
-    assert_eq!(store.replace(&too_late).await.unwrap(), Replaced::Stale, "decided in time, written too late");
+    assert_eq!(replace(&*store, &too_late).await, Replaced::Stale, "decided in time, written too late");
     let (now, settled) = store.read_settled(&[late.key]).await.unwrap();
     assert_eq!((now, settled), (START.plus_seconds(300), vec![late]));
     // A receipt has until the claim's end, which lies past the session's.
     time.advance_millis(59_998).await;
-    assert_eq!(store.replace(&stepped(just_in_time.claim(now))).await.unwrap(), Replaced::Written(None));
+    assert_eq!(replace(&*store, &stepped(just_in_time.claim(now))).await, Replaced::Written(None));
     time.advance_millis(1).await;
-    assert_eq!(store.replace(&stepped(never_claimed.claim(now))).await.unwrap(), Replaced::Stale);
+    assert_eq!(replace(&*store, &stepped(never_claimed.claim(now))).await, Replaced::Stale);
 }
 
 async fn the_ended_are_swept_in_batches(store: &dyn Store, time: &Time) {
@@ -258,7 +297,7 @@ async fn the_ended_are_swept_in_batches(store: &dyn Store, time: &Time) {
     let confirmed = Session { version: 2, state: State::Confirmed(confirmation), ..unclaimed };
     let rejected = Session { version: 2, state: State::Rejected(ann()), ..settled };
     for next in [confirmed, rejected] {
-        assert_eq!(store.replace(&next).await.unwrap(), Replaced::Written(None));
+        assert_eq!(replace(&*store, &next).await, Replaced::Written(None));
     }
     let expired_before = now.plus_seconds(2);
     let mut ended = store.sweep(expired_before, 2).await.unwrap();
@@ -331,7 +370,7 @@ async fn a_row_names_the_node_that_its_browser_came_to_last() {
 
     let scanned = stepped(session.scan(&ann(), CODE, session.created_at));
     let waits = Waits { node: there, attachment: 3 };
-    assert_eq!(ours.replace(&scanned).await.unwrap(), Replaced::Written(Some(waits)));
+    assert_eq!(replace(&ours, &scanned).await, Replaced::Written(Some(waits)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,12 +380,12 @@ async fn what_is_not_told_stays_with_the_node_that_it_concerns_until_it_is() {
     let ((_, ours), (_, theirs)) = (node(&url).await, node(&url).await);
     let session = session_of_now(&ours).await;
     let scanned = stepped(session.scan(&ann(), CODE, session.created_at));
-    ours.replace(&scanned).await.unwrap();
+    replace(&ours, &scanned).await;
     assert_eq!(ours.untold().await.unwrap(), [], "nobody waits");
 
     theirs.attach(&[session.key]).await.unwrap();
     let confirmed = confirmed(&scanned, session.created_at);
-    ours.replace(&confirmed).await.unwrap();
+    replace(&ours, &confirmed).await;
     assert_eq!(ours.untold().await.unwrap(), []);
     let untold = theirs.untold().await.unwrap();
     assert_eq!(untold, [Untold { hint: hint_of(&confirmed, 1), session: Some(confirmed.clone()) }]);
@@ -356,7 +395,7 @@ async fn what_is_not_told_stays_with_the_node_that_it_concerns_until_it_is() {
     theirs.told(&[hint_of(&confirmed, 1)]).await.unwrap();
     assert_eq!(theirs.untold().await.unwrap(), []);
     let claimed = stepped(confirmed.claim(session.created_at));
-    ours.replace(&claimed).await.unwrap();
+    replace(&ours, &claimed).await;
     assert_eq!(theirs.untold().await.unwrap(), [], "nobody waits for a receipt");
 
     ours.attach(&[session.key]).await.unwrap();
@@ -372,9 +411,9 @@ async fn of_attaching_and_deciding_at_once_one_sees_the_other() {
         let session = session_of_now(&ours).await;
         let scanned = stepped(session.scan(&ann(), CODE, session.created_at));
         let keys = [session.key];
-        let (attached, replaced) = tokio::join!(theirs.attach(&keys), ours.replace(&scanned));
+        let (attached, replaced) = tokio::join!(theirs.attach(&keys), replace(&ours, &scanned));
         let sees_decision = attached.unwrap()[0].session == scanned;
-        let Replaced::Written(waits) = replaced.unwrap() else { panic!("nobody else writes") };
+        let Replaced::Written(waits) = replaced else { panic!("nobody else writes") };
         assert!(sees_decision || waits.is_some_and(|waits| waits.node == there));
     }
 }
@@ -397,7 +436,7 @@ async fn a_decision_that_waits_past_the_deadline_is_not_written() {
     let late = stepped(session.scan(&ann(), CODE, session.created_at));
     let writing = {
         let store = store.clone();
-        tokio::spawn(async move { store.replace(&late).await.unwrap() })
+        tokio::spawn(async move { replace(&*store, &late).await })
     };
     holder.batch_execute("SELECT pg_sleep(0.6)").await.unwrap();
     holder.commit().await.unwrap();
@@ -428,7 +467,7 @@ async fn a_login_of_postgres_touches_no_index_but_when_it_comes_and_goes() {
         let scanned = stepped(session.scan(&ann(), CODE, now));
         let confirmed = confirmed(&scanned, now);
         for next in [&scanned, &confirmed, &stepped(confirmed.claim(now))] {
-            store.replace(next).await.unwrap();
+            replace(&store, &next).await;
         }
     }
     store.close().await;

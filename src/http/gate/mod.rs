@@ -10,12 +10,11 @@ pub(super) mod head;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
-use futures_util::FutureExt as _;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -44,9 +43,13 @@ const EVENTS: usize = 1024;
 /// Deadlines that may lie about for nothing.
 const FORGOTTEN_AT_ONCE: usize = 1024;
 const ROUTE: &str = "/v1/ws/qr/{session_id}";
-/// Browsers whose rows are read in one query, and such queries under way at once.
+/// Maximum number of browsers whose rows are read in one query, and of such queries at a time.
 const MAX_BATCH: usize = 256;
 const MAX_BATCHES: usize = 8;
+/// Maximum number of browsers that wait for a query. One beyond it is refused with 503.
+const MAX_ARRIVALS: usize = 4096;
+/// Time that a browser waits for a query to begin, in seconds. Then it is refused with 503.
+const ARRIVAL_SECONDS: u64 = 5;
 /// Connections beyond a limit that are answered at a time, as far as their request is.
 const MAX_SURPLUS: usize = 256;
 /// How long their request is waited for.
@@ -74,11 +77,14 @@ pub fn serve_public(
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let header_time = Duration::from_secs(app.header_seconds.into());
     let gate = Gate {
+        arrivals: Arc::new(Arrivals {
+            app: app.clone(),
+            connections: connections.clone(),
+            queue: Mutex::default(),
+            reading: TaskTracker::new(),
+        }),
         app,
         connections: connections.clone(),
-        arrivals: Vec::new(),
-        reading: TaskTracker::new(),
-        reading_places: Arc::new(Semaphore::new(MAX_BATCHES)),
         runtime: Handle::current(),
         poll,
         listener,
@@ -92,7 +98,7 @@ pub fn serve_public(
         surplus_places: Arc::new(Semaphore::new(MAX_SURPLUS)),
         shutdown: shutdown.clone(),
     };
-    let reading = gate.reading.clone();
+    let reading = gate.arrivals.reading.clone();
     let (gone, is_gone) = oneshot::channel();
     let vital = gate.shutdown.vital("gate");
     let run = move || {
@@ -114,11 +120,7 @@ pub fn serve_public(
 struct Gate {
     app: Arc<App>,
     connections: Arc<Connections>,
-    /// Browsers that have come since the last look.
-    arrivals: Vec<Arrival>,
-    /// Queries for rows that take a while.
-    reading: TaskTracker,
-    reading_places: Arc<Semaphore>,
+    arrivals: Arc<Arrivals>,
     runtime: Handle,
     poll: Poll,
     listener: TcpListener,
@@ -135,6 +137,22 @@ struct Gate {
     failures: AcceptFailures,
     surplus_places: Arc<Semaphore>,
     shutdown: Shutdown,
+}
+
+/// Browsers whose handshakes are in order and whose rows are to be read: many in one query, by tasks of the runtime. The
+/// thread that accepts connections does not wait for the store.
+struct Arrivals {
+    app: Arc<App>,
+    connections: Arc<Connections>,
+    queue: Mutex<Queue>,
+    /// The tasks that read.
+    reading: TaskTracker,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Arrival>,
+    tasks: usize,
 }
 
 /// A browser whose handshake is in order, and whose row is to be read.
@@ -172,7 +190,7 @@ impl Gate {
             for head in accepted.drain(..) {
                 self.begin(head, &mut scratch);
             }
-            self.admit();
+            self.arrivals.read(&self.runtime);
             self.time_out();
         }
     }
@@ -271,16 +289,12 @@ impl Gate {
     fn let_in(&mut self, head: Head, head_bytes: usize, handshake: Handshake, id: &SessionId, address: IpAddr) {
         let since = Stopwatch::start();
         let key = id.key();
-        // One that must wait for its own receipt goes the long way.
-        if self.app.hub.awaits_receipt(key) {
-            return self.hand_over(head, None);
-        }
         match self.admit_browser(&head, address, key) {
             Ok((seat, registration)) => {
                 let Head { socket, peer, bytes, seat: taken, .. } = head;
                 let seat = taken.or(seat);
                 let arrival = Arrival { socket, peer, bytes, head_bytes, handshake, registration, seat, since };
-                self.arrivals.push(arrival);
+                self.arrivals.add(arrival);
             }
             Err(refused) => self.hand_over(head, Some(refused)),
         }
@@ -303,34 +317,6 @@ impl Gate {
         let seat = if head.seat.is_some() { None } else { self.app.limits.seat(address)? };
         let registration = self.app.hub.register(key).map_err(|_| Refused::Stopping)?;
         Ok((seat, registration))
-    }
-
-    /// Reads the rows of those who have arrived, many in one query, and lets them wait.
-    fn admit(&mut self) {
-        while !self.arrivals.is_empty() {
-            let count = self.arrivals.len().min(MAX_BATCH);
-            let batch: Vec<_> = self.arrivals.drain(..count).collect();
-            let (app, connections) = (self.app.clone(), self.connections.clone());
-            let mut reading = Box::pin(async move {
-                let keys: Vec<_> = batch.iter().map(|arrival| arrival.registration.key()).collect();
-                let read = app.logins.attach(&keys).await;
-                for arrival in batch {
-                    arrival.be_answered(&app, &connections, &read);
-                }
-            });
-            // A store that need not be waited for has them answered here and now.
-            if reading.as_mut().now_or_never().is_some() {
-                continue;
-            }
-            // If it is slower than those who come, they wait in front of the door.
-            if let Ok(place) = self.runtime.block_on(self.reading_places.clone().acquire_owned()) {
-                let reading = async move {
-                    reading.await;
-                    drop(place);
-                };
-                self.reading.spawn_on(reading, &self.runtime);
-            }
-        }
     }
 
     fn hand_over(&self, head: Head, refused: Option<Refused>) {
@@ -398,16 +384,95 @@ impl Deadlines {
     }
 }
 
-type Rows = Result<HashMap<SessionKey, login::Arrival>, Arc<StoreError>>;
+impl Arrivals {
+    fn add(&self, arrival: Arrival) {
+        let mut queue = self.lock();
+        if queue.waiting.len() < MAX_ARRIVALS {
+            queue.waiting.push_back(arrival);
+            return;
+        }
+        drop(queue);
+        arrival.refuse(&self.connections, Refused::Unread(Arc::new(too_many())));
+    }
+
+    /// Has the rows of all who wait read.
+    fn read(self: &Arc<Self>, runtime: &Handle) {
+        let mut queue = self.lock();
+        if !queue.waiting.is_empty() && queue.tasks < MAX_BATCHES {
+            queue.tasks += 1;
+            drop(queue);
+            self.reading.spawn_on(self.clone().read_on(), runtime);
+        }
+    }
+
+    /// Reads until no browser waits.
+    async fn read_on(self: Arc<Self>) {
+        let task = Task(&self);
+        loop {
+            let (batch, is_more) = {
+                let mut queue = self.lock();
+                if queue.waiting.is_empty() {
+                    // Under the lock: a browser that comes next finds that this task has ended.
+                    return task.end(&mut queue);
+                }
+                let count = queue.waiting.len().min(MAX_BATCH);
+                let batch: Vec<_> = queue.waiting.drain(..count).collect();
+                (batch, !queue.waiting.is_empty())
+            };
+            // What is left does not wait behind this query.
+            if is_more {
+                self.read(&Handle::current());
+            }
+            let (batch, late): (Vec<_>, Vec<_>) =
+                batch.into_iter().partition(|arrival| arrival.since.elapsed().as_secs() < ARRIVAL_SECONDS);
+            for arrival in late {
+                arrival.refuse(&self.connections, Refused::Unread(Arc::new(too_many())));
+            }
+            let keys: Vec<_> = batch.iter().map(|arrival| arrival.registration.key()).collect();
+            let rows = if keys.is_empty() { HashMap::new() } else { self.app.logins.attach(&keys).await };
+            // The newest of several connections of a session is opened first, and the others find it open.
+            for arrival in batch.into_iter().rev() {
+                arrival.be_answered(&self.app, &self.connections, &rows);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of the tasks that read. It counts as one until it ends or panics.
+struct Task<'a>(&'a Arrivals);
+
+impl Task<'_> {
+    fn end(self, queue: &mut Queue) {
+        queue.tasks -= 1;
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Task<'_> {
+    fn drop(&mut self) {
+        self.0.lock().tasks -= 1;
+    }
+}
+
+fn too_many() -> StoreError {
+    StoreError::Unavailable("too many browsers wait for it".into())
+}
+
+type Rows = HashMap<SessionKey, Result<login::Arrival, Arc<StoreError>>>;
 
 impl Arrival {
     fn be_answered(self, app: &App, connections: &Connections, rows: &Rows) {
-        match rows {
-            Ok(found) => match found.get(&self.registration.key()) {
-                Some(found) => self.open(app, found),
-                None => self.refuse(connections, Refused::NotFound),
-            },
-            Err(error) => self.refuse(connections, Refused::Unread(error.clone())),
+        match rows.get(&self.registration.key()) {
+            Some(Ok(found)) => self.open(app, found),
+            Some(Err(error)) => {
+                let error = error.clone();
+                self.refuse(connections, Refused::Unread(error));
+            }
+            None => self.refuse(connections, Refused::NotFound),
         }
     }
 

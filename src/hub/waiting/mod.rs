@@ -39,6 +39,7 @@ use crate::session::{Session, SessionKey};
 use crate::websocket::Ear;
 
 pub(super) use hear::{Readiness, Share};
+pub(super) use say::RECEIPT_SECONDS;
 
 /// How long a closing handshake may take, in seconds.
 const CLOSE_SECONDS: u32 = 1;
@@ -67,6 +68,8 @@ pub(super) struct Waiting<S: Socket = TcpStream> {
     unanswered: u8,
     wire: Wire,
     acknowledges: bool,
+    /// Whether a token was held back once, while another connection's acknowledgement of it may be on its way.
+    was_put_off: bool,
     reason: CloseReason,
     aside: Option<Box<Aside>>,
 }
@@ -121,6 +124,23 @@ enum Phase {
     Ended,
 }
 
+/// The other connections of the same session at this node, as they are during a turn.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Others {
+    /// The newest of those that are up.
+    newest: Option<Order>,
+    /// One of them has been given the token, and its acknowledgement may be on its way.
+    awaits_ack: bool,
+}
+
+impl Others {
+    /// Takes another connection into account.
+    pub(super) fn note<S: Socket>(&mut self, other: &Waiting<S>) {
+        self.newest = self.newest.max(other.active_order());
+        self.awaits_ack |= other.awaits_receipt();
+    }
+}
+
 /// One turn: what it may use, and the effects that it fills.
 pub(super) struct Turn<'a, S: Socket = TcpStream> {
     pub(super) place: Place,
@@ -130,6 +150,8 @@ pub(super) struct Turn<'a, S: Socket = TcpStream> {
     pub(super) rotate_seconds: u32,
     pub(super) poll: &'a S::Poll,
     pub(super) clock: &'a Clock,
+    /// Known in turns that deliver a session's state.
+    pub(super) others: Others,
     pub(super) effects: Effects,
 }
 
@@ -142,6 +164,8 @@ pub(super) struct Opening<'a, S: Socket = TcpStream> {
     pub(super) early: &'a mut [u8],
     pub(super) channel: Channel,
     pub(super) attachment: u32,
+    /// Whether a connection of the session at another node may have been given the token just now.
+    pub(super) may_await_ack_elsewhere: bool,
     pub(super) expiry: Tick,
     pub(super) first_beat: Tick,
     pub(super) period: u16,
@@ -176,6 +200,7 @@ impl<S: Socket> Waiting<S> {
             unanswered: 0,
             wire: Wire::WebSocket,
             acknowledges: false,
+            was_put_off: false,
             reason: CloseReason::Network,
             aside: None,
         }
@@ -186,10 +211,9 @@ impl<S: Socket> Waiting<S> {
         (self.phase != Phase::Arriving).then_some(self.order)
     }
 
-    /// Whether its receipt may be in the socket's buffer, or is being stored. (Who says the word waits for our Close,
-    /// and so does not come back before.)
+    /// Whether the connection has been given the token, and its acknowledgement may be on its way or is being stored.
     pub(super) fn awaits_receipt(&self) -> bool {
-        matches!(self.phase, Phase::AwaitingReceipt | Phase::Claiming { .. })
+        matches!(self.phase, Phase::AwaitingWord | Phase::AwaitingReceipt | Phase::Claiming { .. })
     }
 
     /// Whether it still waits to be told.
@@ -236,10 +260,12 @@ impl<S: Socket> Waiting<S> {
             self.end(CloseReason::Network, turn);
             return None;
         }
-        self.greet(opening.answer, opening.early, message, turn);
+        // A connection that has been superseded before it is up is answered and closed. It is not given the token.
         if opening.attachment < newest_attachment {
-            self.give_way(turn);
+            turn.others.newest = Some(Order { attachment: newest_attachment, arrival: 0 });
         }
+        turn.others.awaits_ack |= opening.may_await_ack_elsewhere;
+        self.greet(opening.answer, opening.early, message, turn);
         missed
     }
 

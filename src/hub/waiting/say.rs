@@ -17,7 +17,20 @@ use crate::websocket::{Opcode, close_payload, frame};
 /// A browser that does not take a frame in this time is disconnected.
 pub(super) const WRITE_SECONDS: u32 = 5;
 /// How long a receipt is awaited.
-const RECEIPT_SECONDS: u32 = 5;
+pub(in crate::hub) const RECEIPT_SECONDS: u32 = 5;
+/// Time that a token is held back while another connection's acknowledgement of it may be on its way.
+const ACK_GRACE_MILLIS: u64 = 250;
+
+/// Whether a message is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// It is delivered.
+    No,
+    /// A newer connection is up.
+    Superseded,
+    /// Another connection was given the token a moment ago.
+    PutOff,
+}
 
 impl<S: Socket> Waiting<S> {
     /// Writes the beginning of the answer, and how the session stands: in one write, if the browser has not said
@@ -31,36 +44,64 @@ impl<S: Socket> Waiting<S> {
     ) {
         match self.wire {
             // A poll is answered only when the version changes.
-            Wire::Poll => return,
+            Wire::Poll => return self.supersede_if_older(turn),
             // A proxy that waits for a beginning passes it on, and the browser knows that it has come through.
             Wire::EventStream => answer.extend_from_slice(wire::COMMENT),
             Wire::WebSocket => {}
         }
-        if early.is_empty() {
-            match message {
-                Some(message) if message.version > self.told_version => {
-                    self.tell_after(answer, message, None, turn);
-                }
-                Some(_) => self.write(&answer, turn),
-                None => {
-                    self.write(&answer, turn);
-                    self.unavailable(turn);
-                }
-            }
-            return;
+        if early.is_empty()
+            && let Some(message) = message
+            && message.version > self.told_version
+            && self.hold(message, turn) == Hold::No
+        {
+            return self.tell_after(answer, message, None, turn);
         }
         // Sent before the token, if there is one: no receipt is among it.
         self.write(&answer, turn);
         self.take_in(early, turn);
+        self.supersede_if_older(turn);
         match message {
             Some(message) => self.tell(message, None, turn),
             None => self.unavailable(turn),
         }
     }
 
-    /// Tells the browser, unless it has been told this version or the end. `since` runs from the change on.
+    /// Closes the connection if a newer one of the same session is up.
+    fn supersede_if_older(&mut self, turn: &mut Turn<'_, S>) {
+        if turn.others.newest > Some(self.order) {
+            self.give_way(turn);
+        }
+    }
+
+    /// Whether a message must not be delivered on this connection, or not yet.
+    fn hold(&self, message: &Message, turn: &Turn<'_, S>) -> Hold {
+        if turn.others.newest > Some(self.order) {
+            Hold::Superseded
+        } else if message.ending == Ending::Token && turn.others.awaits_ack && !self.was_put_off {
+            Hold::PutOff
+        } else {
+            Hold::No
+        }
+    }
+
+    /// Delivers a session's state, unless this version or the session's end has been delivered. `since` runs from the
+    /// change on.
+    ///
+    /// Of several connections of a session only the newest is given its state; an older one is closed. A token that
+    /// another connection was given a moment ago is held back until the acknowledgement has had time to arrive. Then
+    /// the session is read again.
     pub(in crate::hub) fn tell(&mut self, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {
-        self.tell_after(Vec::new(), message, since, turn);
+        if !self.is_waiting() || message.version <= self.told_version {
+            return;
+        }
+        match self.hold(message, turn) {
+            Hold::No => self.tell_after(Vec::new(), message, since, turn),
+            Hold::Superseded => self.give_way(turn),
+            Hold::PutOff => {
+                self.was_put_off = true;
+                self.phase_end = turn.now.plus_millis(ACK_GRACE_MILLIS);
+            }
+        }
     }
 
     fn tell_after(&mut self, out: Vec<u8>, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {

@@ -21,7 +21,7 @@ use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use zeroize::Zeroizing;
 
 use super::say::WRITE_SECONDS;
-use super::{Opening, Phase, Readiness, Share, Turn, Waiting};
+use super::{Opening, Others, Phase, Readiness, Share, Turn, Waiting};
 use crate::clock::Clock;
 use crate::hub::effects::Effects;
 use crate::hub::message::Message;
@@ -227,6 +227,7 @@ impl<'a> World<'a> {
             rotate_seconds: ROTATE_SECONDS,
             poll: &(),
             clock: &self.fixture.clock,
+            others: Others::default(),
             effects: Effects::default(),
         };
         what(record, &mut turn);
@@ -270,6 +271,7 @@ impl<'a> World<'a> {
             early,
             channel,
             attachment: 1,
+            may_await_ack_elsewhere: false,
             expiry: EXPIRY,
             first_beat: Tick(100),
             period: 0,
