@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::Hub;
+use super::socket::Socket;
 use crate::bus::Listener;
 use crate::metrics::Stopwatch;
 use crate::node::Hint;
@@ -43,7 +44,7 @@ impl Hints {
     }
 }
 
-impl Listener for Hub {
+impl<S: Socket + Send + 'static> Listener for Hub<S> {
     fn changed(self: Arc<Self>, session: &Arc<Session>, attachment: u32, since: Stopwatch) {
         self.tell_here(session, attachment, since);
         if attachment > 0 {
@@ -65,7 +66,7 @@ impl Listener for Hub {
     }
 }
 
-impl Hub {
+impl<S: Socket + Send + 'static> Hub<S> {
     /// Closes connections that others took over from; whether the session is to be looked at for somebody who waits.
     fn concerns(self: &Arc<Self>, hint: &Hint) -> bool {
         let mut places = Vec::new();

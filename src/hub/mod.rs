@@ -9,6 +9,8 @@
 
 mod effects;
 mod hints;
+#[cfg(test)]
+mod history;
 mod message;
 mod parking;
 mod registry;
@@ -48,6 +50,7 @@ use parking::Parking;
 use registry::{Fate, Place, Registry};
 use settle::Overdue;
 use shared::Sharing;
+use socket::Socket;
 use waiting::{Opening, Others, RECEIPT_SECONDS, Turn, Waiting};
 use wheel::{Epoch, Tick, Wheel};
 
@@ -74,12 +77,12 @@ const RECEIPT_GRACE_MILLIS: i64 = 250;
 const TURNS_AT_ONCE: usize = 64;
 
 /// See the module.
-pub struct Hub {
+pub struct Hub<S: Socket = TcpStream> {
     clock: Clock,
     logins: Arc<Logins>,
     rotation: Rotation,
     sharing: Sharing,
-    registry: Registry<Waiting>,
+    registry: Registry<Waiting<S>>,
     wheel: Mutex<Wheel>,
     epoch: Epoch,
     /// Held while a tick's deadlines are handled.
@@ -91,7 +94,7 @@ pub struct Hub {
     ended: Notify,
     next_arrival: AtomicU32,
     is_closing: AtomicBool,
-    poll: mio::Registry,
+    poll: S::Poll,
     parking: Parking,
     is_stopped: AtomicBool,
     hints: Hints,
@@ -107,8 +110,16 @@ impl Hub {
     /// The system gives us no thread, or nothing to watch sockets with.
     pub fn start(logins: Arc<Logins>, sockets: Option<Arc<Sockets>>, vital: Vital) -> io::Result<Arc<Self>> {
         let (poll, parking) = Parking::prepare()?;
+        let hub = Arc::new(Self::new(logins, sockets, poll.registry().try_clone()?, parking));
+        parking::watch(hub.clone(), poll, vital)?;
+        Ok(hub)
+    }
+}
+
+impl<S: Socket + Send + 'static> Hub<S> {
+    fn new(logins: Arc<Logins>, sockets: Option<Arc<Sockets>>, poll: S::Poll, parking: Parking) -> Self {
         let clock = logins.clock.clone();
-        let hub = Arc::new(Self {
+        Self {
             rotation: logins.codes.rotation,
             sharing: Sharing::new(logins.metrics.clone(), sockets),
             registry: Registry::default(),
@@ -121,15 +132,13 @@ impl Hub {
             next_arrival: AtomicU32::new(0),
             hints: Hints::default(),
             is_closing: AtomicBool::new(false),
-            poll: poll.registry().try_clone()?,
+            poll,
             parking,
             is_stopped: AtomicBool::new(false),
             runtime: Handle::current(),
             clock,
             logins,
-        });
-        parking::watch(hub.clone(), poll, vital)?;
-        Ok(hub)
+        }
     }
 
     /// Enters a browser under its session's key, before its row is read: a change that comes between the two is not
@@ -137,7 +146,7 @@ impl Hub {
     ///
     /// # Errors
     /// The server is stopping.
-    pub fn register(self: &Arc<Self>, key: SessionKey) -> Result<Registration, Closing> {
+    pub fn register(self: &Arc<Self>, key: SessionKey) -> Result<Registration<S>, Closing> {
         let arrival = self.next_arrival.fetch_add(1, Ordering::Relaxed);
         let place = self.registry.enter(Waiting::arriving(key, arrival))?;
         Ok(Registration { hub: self.clone(), key, place, is_open: false })
@@ -229,20 +238,20 @@ impl Hub {
     }
 
     /// Lets the connection at this place have a turn, if it is still there, and performs the turn's effects.
-    fn act(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting, &mut Turn<'_>)) {
+    fn act(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting<S>, &mut Turn<'_, S>)) {
         self.act_among(place, |_, _| {}, what);
     }
 
     /// As [`Hub::act`], of a turn that delivers a session's state: it knows the session's other connections.
-    fn deliver(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting, &mut Turn<'_>)) {
+    fn deliver(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting<S>, &mut Turn<'_, S>)) {
         self.act_among(place, Others::note, what);
     }
 
     fn act_among(
         self: &Arc<Self>,
         place: Place,
-        note: impl Fn(&mut Others, &Waiting),
-        what: impl FnOnce(&mut Waiting, &mut Turn<'_>),
+        note: impl Fn(&mut Others, &Waiting<S>),
+        what: impl FnOnce(&mut Waiting<S>, &mut Turn<'_, S>),
     ) {
         let mut turn = Turn {
             place,
@@ -255,7 +264,7 @@ impl Hub {
             effects: Effects::default(),
         };
         let others = Cell::new(Others::default());
-        let note = |other: &Waiting| {
+        let note = |other: &Waiting<S>| {
             let mut noted = others.get();
             note(&mut noted, other);
             others.set(noted);
@@ -423,17 +432,17 @@ struct Hearer {
 }
 
 /// A browser's entry while its row is being read and its handshake answered: gone when this is dropped.
-pub struct Registration {
-    hub: Arc<Hub>,
+pub struct Registration<S: Socket + Send + 'static = TcpStream> {
+    hub: Arc<Hub<S>>,
     key: SessionKey,
     place: Place,
     is_open: bool,
 }
 
 /// A connection on which a browser is about to wait.
-pub struct Connection {
+pub struct Connection<S = TcpStream> {
     /// Nobody else's any more.
-    pub socket: TcpStream,
+    pub socket: S,
     /// The beginning of the answer, if it has not been written.
     pub answer: Vec<u8>,
     /// What the browser said right behind its request.
@@ -444,7 +453,7 @@ pub struct Connection {
     pub seat: Option<Seat>,
 }
 
-impl Registration {
+impl<S: Socket + Send + 'static> Registration<S> {
     /// The session this is for.
     #[must_use]
     pub const fn key(&self) -> SessionKey {
@@ -453,7 +462,7 @@ impl Registration {
 
     /// The socket is up: from here on the connection counts, its deadlines run, and older ones of the same session
     /// are closed. The browser is told how its session stood when it was read.
-    pub fn open(mut self, mut connection: Connection, found: &Arrival) {
+    pub fn open(mut self, mut connection: Connection<S>, found: &Arrival) {
         let (hub, place) = (self.hub.clone(), self.place);
         let Arrival { session, read_at, attachment, taken_over_from } = found;
         let (wants_view, shared) = match &connection.channel {
@@ -499,7 +508,7 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl<S: Socket + Send + 'static> Drop for Registration<S> {
     fn drop(&mut self) {
         if !self.is_open {
             drop(self.hub.registry.at(self.place, |_| Fate::Goes));

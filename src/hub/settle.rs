@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::message::Message;
 use super::registry::{Fate, Keyed as _, Place};
+use super::socket::Socket;
 use super::waiting::Waiting;
 use super::{Hearer, Hub};
 use crate::metrics::Stopwatch;
@@ -38,7 +39,7 @@ struct Due {
     is_to_be_answered: bool,
 }
 
-impl Hub {
+impl<S: Socket + Send + 'static> Hub<S> {
     /// Reads the rows of all whose deadline has come since the last look, in one query, and tells what the store says.
     pub(super) async fn settle(self: &Arc<Self>) {
         loop {

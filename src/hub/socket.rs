@@ -9,7 +9,7 @@ use mio::{Interest, Token};
 
 /// Readiness that is reported, each time that it comes anew (edge-triggered).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Watch {
+pub enum Watch {
     /// Bytes to read. The first registration.
     Begin,
     /// Bytes to read.
@@ -19,9 +19,9 @@ pub(super) enum Watch {
 }
 
 /// A non-blocking stream socket.
-pub(super) trait Socket: Read + Write {
+pub trait Socket: Read + Write {
     /// Reports readiness.
-    type Poll;
+    type Poll: Send + Sync;
 
     /// Number of bytes that have been received and not read.
     fn unread_bytes(&self) -> io::Result<usize>;

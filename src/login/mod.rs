@@ -161,11 +161,7 @@ impl Logins {
     }
 
     /// Reads sessions again in order with the decisions: a decision taken in time may be on its way.
-    async fn settle(
-        &self,
-        keys: &[SessionKey],
-        arrivals: &mut HashMap<SessionKey, Result<Arrival, Arc<StoreError>>>,
-    ) {
+    async fn settle(&self, keys: &[SessionKey], arrivals: &mut HashMap<SessionKey, Result<Arrival, Arc<StoreError>>>) {
         let settled = self.read_settled(keys).await;
         let mut found: HashMap<_, _> =
             settled.found.into_iter().map(|(read_at, session)| (session.key, (read_at, session))).collect();

@@ -1,5 +1,6 @@
 //! Where sessions are kept. The store is the truth; all else (the hub, the bus) is a hint.
 
+pub(crate) mod change;
 mod committed;
 mod database_file;
 mod postgres;

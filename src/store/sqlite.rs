@@ -14,17 +14,19 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{
+    CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params,
+};
 
-use super::committed::{Announcer, Changed, Committed, Stored, Transition, Which};
+use super::change::{Change, Table, change};
+use super::committed::{Announcer, Changed, Transition, Which};
 use super::database_file::{DatabaseFiles, DatabaseLock, Lost};
 use super::row::{self, COLUMNS, Row, StateColumns, corrupt};
 use super::writer::{Access, Database, Failure, Writer, closed, lock};
 use super::{Attached, Ended, Heaviest, OpenError, Store, StoreError, Untold};
 use crate::clock::Clock;
-use crate::metrics::Stopwatch;
 use crate::node::Hint;
-use crate::session::{Client, CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
+use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
 
 /// Each brings the schema one step on; the database's `user_version` counts those that are done. Those that were
 /// released never change.
@@ -117,8 +119,6 @@ const UPDATE: &str = "UPDATE sessions
 /// Changes that may not have reached their browsers, and can still matter to them.
 const FOREIGN: &str = "SELECT id, version FROM sessions
     WHERE version > 1 AND state <> 'claimed' AND max(expires_at, coalesce(claimable_until, 0)) > ?1 LIMIT ?2";
-/// Attempts to write a change over rows that another process changes.
-const MAX_ATTEMPTS: usize = 8;
 
 impl SqliteStore {
     /// Opens the database, making it and bringing its schema up to date where needed.
@@ -228,38 +228,23 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     cached(connection, "PRAGMA data_version")?.query_row([], |row| row.get(0))
 }
 
-/// What a job made of a session that is to be changed; not yet committed.
-enum Change {
-    Written(Session),
-    Found(Session),
-    Refused(Refusal, Session),
-    Missing,
-    Contended,
-}
+impl Table for Sqlite {
+    type Row = i64;
 
-/// Finds the session, decides, and writes the decision.
-fn change(connection: &Connection, which: Which, transition: &Transition, clock: &Clock) -> Result<Change, Failure> {
-    for _ in 0..MAX_ATTEMPTS {
+    fn find(&mut self, which: Which) -> Result<Option<(i64, Session)>, Failure> {
         let (query, id): (&str, &[u8; 32]) = match &which {
             Which::Key(key) => (&FIND_BY_KEY, &key.0),
             Which::Code(code) => (&FIND_BY_CODE, &code.0),
         };
-        let found = cached(connection, query)?.query_row([id], |row| Ok((session(row), row.get(AFTER)?))).optional()?;
-        let Some((found, rowid)) = found else { return Ok(Change::Missing) };
-        let found: Session = found?;
-        let rowid: i64 = rowid;
-        // Taken only now: a change is judged at the instant at which it is written, however long the job was queued.
-        let now = clock.now();
-        let next = match transition(&found, now) {
-            Ok(Step::To(next)) if now < next.writable_until() => next,
-            Ok(Step::To(_)) => return Ok(Change::Refused(Refusal::Expired, found)),
-            Ok(Step::Repeated) => return Ok(Change::Found(found)),
-            Err(refusal) => return Ok(Change::Refused(refusal, found)),
-        };
-        let (state, changed) = StateColumns::of(&next)?;
-        let rows = cached(connection, UPDATE)?.execute(params![
-            rowid,
-            found.version,
+        let found = cached(&self.0, query)?.query_row([id], |row| Ok((row.get(AFTER)?, session(row)))).optional()?;
+        Ok(found.map(|(row, session)| Ok::<_, StoreError>((row, session?))).transpose()?)
+    }
+
+    fn update(&mut self, row: i64, next: &Session) -> Result<bool, Failure> {
+        let (state, changed) = StateColumns::of(next)?;
+        let rows = cached(&self.0, UPDATE)?.execute(params![
+            row,
+            i64::from(next.version) - 1,
             state,
             changed.user_id,
             changed.user_name,
@@ -269,13 +254,10 @@ fn change(connection: &Connection, which: Which, transition: &Transition, clock:
             changed.token_grant,
             changed.scanned_at,
             changed.reason,
-            found.key.0,
+            next.key.0,
         ])?;
-        if rows == 1 {
-            return Ok(Change::Written(next));
-        }
+        Ok(rows == 1)
     }
-    Ok(Change::Contended)
 }
 
 /// A newer version's migrations only add: this one still runs against them.
@@ -395,26 +377,16 @@ impl Store for SqliteStore {
     ) -> Result<Changed, StoreError> {
         let (clock, recent) = (self.clock.clone(), self.recent.clone());
         self.note_write();
-        let work = move |Sqlite(connection): &mut Sqlite| change(connection, which, &transition, &clock);
+        let work = move |database: &mut Sqlite| change(database, which, &transition, &clock);
         // Only what is committed gets here.
-        let finish = move |change| {
-            let committed = |session: Session, is_new| {
-                if is_new {
-                    let mut recent = lock(&recent);
-                    if recent.len() < MAX_RECENT {
-                        recent.push(Hint { key: session.key, version: session.version, attachment: 0 });
-                    }
+        let finish = move |change: Change| {
+            if let Some(hint) = change.hint() {
+                let mut recent = lock(&recent);
+                if recent.len() < MAX_RECENT {
+                    recent.push(hint);
                 }
-                let stored = Stored { session: Arc::new(session), waits: None, is_new, since: Stopwatch::start() };
-                Committed::new(stored, announcer)
-            };
-            match change {
-                Change::Written(next) => Changed::Done(committed(next, true)),
-                Change::Found(found) => Changed::Done(committed(found, false)),
-                Change::Refused(refusal, found) => Changed::Refused(refusal, committed(found, false)),
-                Change::Missing => Changed::Missing,
-                Change::Contended => Changed::Contended,
             }
+            change.committed(announcer)
         };
         self.note_doubt(self.writer.ask(Access::Write, work, finish).await)
     }

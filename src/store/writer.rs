@@ -182,7 +182,8 @@ impl<D> Queue<D> {
 
     /// Whether a caller would find a job to run.
     fn has_runnable(&self) -> bool {
-        (self.may_run(Access::Read) && !self.reads.is_empty()) || (self.may_run(Access::Write) && !self.writes.is_empty())
+        (self.may_run(Access::Read) && !self.reads.is_empty())
+            || (self.may_run(Access::Write) && !self.writes.is_empty())
     }
 
     fn may_run(&self, access: Access) -> bool {
@@ -339,6 +340,12 @@ impl<D: Database> Writer<D> {
         }
     }
 
+    /// Whether a thread has the connection.
+    #[cfg(test)]
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.shared.database.try_lock(), Err(TryLockError::WouldBlock))
+    }
+
     /// Whether a step of the writer's thread would find a job.
     #[cfg(test)]
     pub(crate) fn has_jobs(&self) -> bool {
@@ -412,7 +419,8 @@ impl<D: Database> Shared<D> {
                 }
             }
         }
-        let (writes, progress) = if progress == Progress::Idle { run_writes(writes, database) } else { (writes, progress) };
+        let (writes, progress) =
+            if progress == Progress::Idle { run_writes(writes, database) } else { (writes, progress) };
         let mut queue = lock(&self.queue);
         queue.put_back(Access::Read, reads);
         queue.put_back(Access::Write, writes);

@@ -8,10 +8,12 @@ use qrlogin::node::{Hint, NodeName, Waits};
 use qrlogin::postgres::Postgres;
 use qrlogin::random;
 use qrlogin::session::{
-    Cancellation, Client, Confirmation, Grant, PhoneUser, Presented, Refusal, Rotation, Session, SessionId, SessionKey, State,
-    Step, Timestamp,
+    Cancellation, Client, Confirmation, Grant, PhoneUser, Presented, Refusal, Rotation, Session, SessionId, SessionKey,
+    State, Step, Timestamp,
 };
-use qrlogin::store::{Announcer, Attached, Changed, Ended, PostgresSetup, PostgresStore, SqliteStore, Store, Stored, Untold, Which};
+use qrlogin::store::{
+    Announcer, Attached, Changed, Ended, PostgresSetup, PostgresStore, SqliteStore, Store, Stored, Untold, Which,
+};
 use serde_json::{Map, json};
 
 use crate::harness::START;

@@ -136,9 +136,32 @@ pub(super) struct Others {
 impl Others {
     /// Takes another connection into account.
     pub(super) fn note<S: Socket>(&mut self, other: &Waiting<S>) {
+        #[cfg(test)]
+        if IS_BLIND.get() {
+            return;
+        }
         self.newest = self.newest.max(other.active_order());
         self.awaits_ack |= other.awaits_receipt();
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static IS_BLIND: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Lets connections not know of the others of their session, on this thread, until the guard is dropped: the simulation
+/// must find it.
+#[cfg(test)]
+pub(super) fn blind_to_others() -> impl Drop {
+    struct Blind;
+    impl Drop for Blind {
+        fn drop(&mut self) {
+            IS_BLIND.set(false);
+        }
+    }
+    IS_BLIND.set(true);
+    Blind
 }
 
 /// One turn: what it may use, and the effects that it fills.

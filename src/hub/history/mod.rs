@@ -1,0 +1,720 @@
+//! Simulated histories of logins: the real hub, the real use-cases and the real queue of the store, with phones that
+//! give up and ask again, browsers that come twice, are cut and come back, and a database that is locked by another
+//! process, is slow, fails, and is restarted.
+//!
+//! A history follows from its seed: a failure prints it, and `HISTORY_SEED=N cargo test --lib history` runs it again.
+//!
+//! What holds in each:
+//!
+//! - A browser whose login was confirmed, by a phone that was told 200, has its token, if it is there or comes back in
+//!   time.
+//! - No browser is told `expired` whose session the store has as confirmed.
+//! - Of several connections of a session one is given the token, and no older one while a newer is open. Another
+//!   connection is given it again only if it has not been acknowledged.
+//! - A call that failed while the database was locked from its beginning to its end changes nothing, also not later.
+//! - The count of active connections is that of the connections that are open, and 0 at the end.
+
+mod model;
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mio::Token;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use super::registry::Place;
+use super::socket::{Socket, Watch};
+use super::waiting::{Readiness, Share, blind_to_others};
+use super::{Channel, Connection, Hub};
+use crate::bus::{Bus as _, Listener, LocalBus};
+use crate::clock::{Clock, Hands};
+use crate::hub::parking::Parking;
+use crate::login::{Codes, LoginError, Logins, Pending, Policy, Verdict};
+use crate::metrics::Metrics;
+use crate::session::{
+    Client, CodeSecret, PhoneUser, Refusal, Rotation, Session, SessionId, SessionKey, State, Timestamp,
+};
+use crate::shutdown::Shutdown;
+use crate::store::BatchingReader;
+use crate::store::writer::Progress;
+use crate::token::{AppUser, KeyRing, Minter};
+use crate::websocket::{Opcode, close_payload, frame};
+use model::{Foreign, Machine, ModelStore};
+
+/// Histories in one test run. Another number by `HISTORIES`.
+const HISTORIES: u64 = 200_000;
+/// Histories within which a fault that is put in must be found.
+const HISTORIES_TO_FIND: u64 = 20_000;
+const STEPS: u32 = 48;
+const TTL_SECONDS: u32 = 30;
+const CLAIM_SECONDS: u32 = 60;
+const START: Timestamp = Timestamp::from_millis(1_893_456_000_000);
+
+/// What the program did before, and is to be found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Fault {
+    #[default]
+    None,
+    /// A change that is committed after its caller has gone is announced to nobody, and neither is one that is found.
+    LateCommitIsSilent,
+    /// A transaction that SQLite rolled back in the middle of a batch is taken for one that is still open.
+    RollbackUnnoticed,
+    /// A connection does not know of the other connections of its session.
+    BlindToOthers,
+}
+
+/// Numbers that follow from a seed (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn index(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).unwrap()
+    }
+}
+
+/// Both ends of a connection.
+#[derive(Default)]
+struct Pipe {
+    written: Vec<u8>,
+    incoming: VecDeque<u8>,
+    has_hung_up: bool,
+    is_let_go: bool,
+}
+
+/// The server's end.
+struct End(Arc<Mutex<Pipe>>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        lock(&self.0).is_let_go = true;
+    }
+}
+
+impl Read for End {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut pipe = lock(&self.0);
+        let count = buffer.len().min(pipe.incoming.len());
+        if count == 0 {
+            return if pipe.has_hung_up { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        for (to, from) in buffer.iter_mut().zip(pipe.incoming.drain(..count)) {
+            *to = from;
+        }
+        Ok(count)
+    }
+}
+
+impl Write for End {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut pipe = lock(&self.0);
+        if pipe.has_hung_up {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        pipe.written.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Socket for End {
+    type Poll = ();
+
+    fn unread_bytes(&self) -> io::Result<usize> {
+        Ok(lock(&self.0).incoming.len())
+    }
+
+    fn watch(&mut self, (): &(), _: Token, _: Watch) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn end_writing(&mut self) {}
+}
+
+/// What a browser has read on one connection.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Heard {
+    statuses: Vec<String>,
+    has_token: bool,
+    close: Option<u16>,
+}
+
+impl Heard {
+    fn of(mut bytes: &[u8]) -> Self {
+        let mut heard = Self::default();
+        while let [first, length, rest @ ..] = bytes {
+            let (length, rest) = match (length, rest) {
+                (126, [high, low, rest @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), rest),
+                (length, rest) => (usize::from(*length), rest),
+            };
+            let Some((payload, rest)) = rest.split_at_checked(length) else { break };
+            match first {
+                0x81 => {
+                    let said: Value = serde_json::from_slice(payload).unwrap();
+                    heard.statuses.push(said["status"].as_str().unwrap().to_owned());
+                    heard.has_token |= said.get("web_token").is_some();
+                }
+                0x88 => heard.close = payload.first_chunk().map(|code| u16::from_be_bytes(*code)),
+                _ => {}
+            }
+            bytes = rest;
+        }
+        heard
+    }
+}
+
+/// One connection of a browser.
+struct Tab {
+    login: usize,
+    acknowledges: bool,
+    pipe: Arc<Mutex<Pipe>>,
+    place: Option<Place>,
+    opening: JoinHandle<()>,
+    /// The browser is gone: it reads nothing more.
+    is_cut: bool,
+    has_acknowledged: bool,
+    /// Where among all events it was seen to have its token.
+    token_at: Option<u32>,
+}
+
+/// One call of a phone.
+struct Call {
+    login: usize,
+    /// Names the call in the row that it writes.
+    number: u32,
+    is_yes: bool,
+    task: JoinHandle<Result<(), LoginError>>,
+    /// The database has been locked from the call's beginning on.
+    was_locked: bool,
+}
+
+struct Login {
+    key: SessionKey,
+    code: crate::session::Code,
+    /// A phone was told 200 on a yes, at the latest.
+    is_confirmed: bool,
+}
+
+/// A server, until it is restarted.
+struct Node {
+    store: Arc<ModelStore>,
+    logins: Arc<Logins>,
+    hub: Arc<Hub<End>>,
+    metrics: Arc<Metrics>,
+    runtime: Runtime,
+}
+
+impl Node {
+    fn start(machine: &Arc<Machine>, clock: &Clock, fault: Fault, is_numbered: bool, keys: &std::path::Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let within = runtime.enter();
+        let store = Arc::new(ModelStore::new(machine.clone(), clock.clone(), fault, is_numbered));
+        let (bus, metrics) = (Arc::new(LocalBus::default()), Arc::new(Metrics::new()));
+        let shutdown = Shutdown::new();
+        let minter = Minter::new(KeyRing::open(keys).unwrap(), "i".to_owned(), "a".to_owned(), 60, Vec::new());
+        let logins = Arc::new(Logins {
+            store: store.clone(),
+            reader: BatchingReader::new(store.clone(), shutdown.vital("reader")),
+            bus: bus.clone(),
+            clock: clock.clone(),
+            minter,
+            codes: codes(),
+            policy: Policy { ttl_seconds: TTL_SECONDS, claim_seconds: CLAIM_SECONDS, heartbeat_seconds: 3600 },
+            pending: Pending::new(0, TTL_SECONDS),
+            metrics: metrics.clone(),
+            changes: TaskTracker::new(),
+        });
+        let (_, parking) = Parking::prepare().unwrap();
+        let hub = Arc::new(Hub::<End>::new(logins.clone(), None, (), parking));
+        let listener: std::sync::Weak<dyn Listener> = Arc::<Hub<End>>::downgrade(&hub);
+        bus.listen(listener);
+        drop((runtime.spawn(hub.clone().run()), runtime.spawn(hub.clone().look_for_untold())));
+        drop(within);
+        Self { store, logins, hub, metrics, runtime }
+    }
+
+    /// Lets all tasks go on as far as they can.
+    fn run_tasks(&self) {
+        self.runtime.block_on(async {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}
+
+fn codes() -> Codes {
+    Codes {
+        secret: CodeSecret::new([7; 32]),
+        rotation: Rotation::NONE,
+        compares_numbers: false,
+        public_base: "https://a.example".to_owned(),
+    }
+}
+
+struct World<'a> {
+    dice: Dice,
+    fault: Fault,
+    is_numbered: bool,
+    keys: &'a std::path::Path,
+    clock: Clock,
+    hands: Hands,
+    machine: Arc<Machine>,
+    node: Node,
+    /// The store's thread, while it waits for the disk.
+    slow: Option<std::thread::JoinHandle<Progress>>,
+    logins: Vec<Login>,
+    tabs: Vec<Tab>,
+    calls: Vec<Call>,
+    next_call: u32,
+    /// Calls that must not have changed anything.
+    undone: Vec<(usize, u32)>,
+    events: u32,
+    trace: Vec<String>,
+}
+
+impl<'a> World<'a> {
+    fn new(seed: u64, fault: Fault, keys: &'a std::path::Path) -> Self {
+        let mut dice = Dice(seed);
+        let is_numbered = dice.below(2) == 1;
+        let (clock, hands) = Clock::manual(START);
+        let machine = Arc::new(Machine::default());
+        let node = Node::start(&machine, &clock, fault, is_numbered, keys);
+        let count = 1 + dice.index(3);
+        let mut logins = Vec::new();
+        for number in 0..count {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&dice.next().to_le_bytes());
+            bytes[8] = u8::try_from(number).unwrap();
+            let key = SessionId::from_random(bytes).key();
+            node.store.insert_now(Session {
+                key,
+                code: key.code_key(),
+                version: 1,
+                created_at: START,
+                expires_at: START.plus_seconds(TTL_SECONDS),
+                client: Client::default(),
+                scanned_at: None,
+                state: State::Pending,
+            });
+            logins.push(Login { key, code: codes().secret.code(&key, 0), is_confirmed: false });
+        }
+        Self {
+            dice,
+            fault,
+            is_numbered,
+            keys,
+            clock,
+            hands,
+            machine,
+            node,
+            slow: None,
+            logins,
+            tabs: Vec::new(),
+            calls: Vec::new(),
+            next_call: 1,
+            undone: Vec::new(),
+            events: 0,
+            trace: Vec::new(),
+        }
+    }
+
+    fn open_tab(&mut self, login: usize) {
+        let key = self.logins[login].key;
+        let pipe = Arc::new(Mutex::new(Pipe::default()));
+        let acknowledges = self.dice.below(2) == 0;
+        let Ok(registration) = self.node.hub.register(key) else { return };
+        let place = Some(registration.place);
+        let (logins, socket) = (self.node.logins.clone(), End(pipe.clone()));
+        let opening = self.node.runtime.spawn(async move {
+            let mut found = logins.attach(&[key]).await;
+            let Some(Ok(found)) = found.remove(&key) else { return };
+            let channel = Channel::WebSocket { acknowledges };
+            let connection = Connection { socket, answer: Vec::new(), early: Vec::new(), channel, seat: None };
+            registration.open(connection, &found);
+        });
+        self.tabs.push(Tab {
+            login,
+            acknowledges,
+            pipe,
+            place,
+            opening,
+            is_cut: false,
+            has_acknowledged: false,
+            token_at: None,
+        });
+    }
+
+    fn call(&mut self, login: usize, is_yes: bool) {
+        let number = self.next_call;
+        self.next_call += 1;
+        let user = PhoneUser { id: "ann".to_owned(), name: Some(number.to_string()), picture: None };
+        let by = AppUser { user, claims: serde_json::Map::new() };
+        let (logins, code) = (self.node.logins.clone(), self.logins[login].code.clone());
+        let verdict = if is_yes { Verdict::Confirm(None) } else { Verdict::Reject };
+        let task = self.node.runtime.spawn(async move { logins.decide(&code, by, verdict, |_| true).await });
+        let was_locked = self.machine.disk().foreign != Foreign::Nothing && self.slow.is_none();
+        self.calls.push(Call { login, number, is_yes, task, was_locked });
+    }
+
+    /// Takes in what phones have been answered.
+    fn take_answers(&mut self) -> Result<(), String> {
+        let is_locked = self.machine.disk().foreign != Foreign::Nothing;
+        let mut index = 0;
+        while index < self.calls.len() {
+            self.calls[index].was_locked &= is_locked;
+            if !self.calls[index].task.is_finished() {
+                index += 1;
+                continue;
+            }
+            let call = self.calls.swap_remove(index);
+            let answer = self.node.runtime.block_on(call.task);
+            self.trace.push(format!("  call {} is answered {answer:?}", call.number));
+            match answer {
+                Ok(Ok(())) => self.logins[call.login].is_confirmed |= call.is_yes,
+                Ok(Err(LoginError::Store(_) | LoginError::Contended | LoginError::Read(_))) => {
+                    if call.was_locked {
+                        self.undone.push((call.login, call.number));
+                    }
+                }
+                Ok(Err(LoginError::Refused(Refusal::Expired | Refusal::AlreadyDecided))) | Err(_) => {}
+                Ok(Err(other)) => return Err(format!("call {} failed: {other:?}", call.number)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What a browser does: it reads, acknowledges, returns the Close.
+    fn read(&mut self, index: usize) {
+        let tab = &mut self.tabs[index];
+        if tab.is_cut {
+            return;
+        }
+        let heard = Heard::of(&lock(&tab.pipe).written);
+        let mut said = Vec::new();
+        if heard.has_token && !tab.has_acknowledged {
+            tab.has_acknowledged = true;
+            if tab.acknowledges {
+                frame(&mut said, Opcode::Text, b"ack");
+            } else {
+                frame(&mut said, Opcode::Close, &close_payload(1000, ""));
+            }
+        } else if let Some(code) = heard.close.filter(|_| !lock(&tab.pipe).is_let_go) {
+            frame(&mut said, Opcode::Close, &close_payload(code, ""));
+        }
+        if let [first, length, payload @ ..] = &said[..] {
+            let masked = [&[*first, length | 0x80, 0, 0, 0, 0], payload].concat();
+            lock(&tab.pipe).incoming.extend(masked);
+        }
+        self.report(index);
+    }
+
+    fn report(&mut self, index: usize) {
+        let tab = &self.tabs[index];
+        let Some(place) = tab.place.filter(|_| tab.opening.is_finished()) else { return };
+        let is_last = lock(&tab.pipe).has_hung_up;
+        let mut buffer = [0; 256];
+        let share = Share { buffer: &mut buffer, readings: 4 };
+        let _within = self.node.runtime.enter();
+        self.node.hub.act(place, |waiting, turn| {
+            waiting.ready(Readiness { is_writable: false, is_last }, share, turn);
+        });
+    }
+
+    fn cut(&mut self, index: usize) {
+        self.tabs[index].is_cut = true;
+        lock(&self.tabs[index].pipe).has_hung_up = true;
+        self.report(index);
+    }
+
+    /// The store's thread works off the queue; on a thread of its own, which waits, while the disk is slow.
+    fn step_store(&mut self) {
+        if self.slow.is_none() {
+            self.node.store.step();
+        }
+    }
+
+    fn be_slow(&mut self) {
+        if self.slow.is_some() || self.machine.disk().foreign != Foreign::Nothing {
+            return;
+        }
+        self.machine.be_slow(true);
+        let store = self.node.store.clone();
+        // What is in the queue is run, and waits in its commit.
+        self.slow = Some(std::thread::spawn(move || store.step()));
+        while !self.slow.as_ref().is_some_and(std::thread::JoinHandle::is_finished)
+            && !self.node.store.writer.is_running()
+        {
+            std::thread::yield_now();
+        }
+    }
+
+    fn be_fast(&mut self) {
+        self.machine.be_slow(false);
+        if let Some(slow) = self.slow.take() {
+            let _within = self.node.runtime.enter();
+            slow.join().unwrap();
+        }
+    }
+
+    /// The process is killed and starts again; what is committed is there.
+    fn restart(&mut self) {
+        self.be_fast();
+        for tab in &mut self.tabs {
+            tab.opening.abort();
+            tab.is_cut |= lock(&tab.pipe).written.is_empty() || !Heard::of(&lock(&tab.pipe).written).has_token;
+            tab.place = None;
+        }
+        self.calls.clear();
+        self.node = Node::start(&self.machine, &self.clock, self.fault, self.is_numbered, self.keys);
+    }
+
+    fn pass(&mut self, millis: i64) -> Result<(), String> {
+        self.hands.advance_millis(millis);
+        self.settle()
+    }
+
+    fn settle(&mut self) -> Result<(), String> {
+        self.events += 1;
+        self.node.run_tasks();
+        self.take_answers()?;
+        self.check()
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let login = self.dice.index(self.logins.len());
+        let tab = if self.tabs.is_empty() { None } else { Some(self.dice.index(self.tabs.len())) };
+        let choice = self.dice.below(40);
+        self.trace.push(format!("{choice} login {login} tab {tab:?}"));
+        match choice {
+            0..=5 => self.open_tab(login),
+            6..=11 => self.call(login, true),
+            12 => self.call(login, false),
+            13..=18 => {
+                if let Some(tab) = tab {
+                    self.read(tab);
+                }
+            }
+            19 => {
+                if let Some(tab) = tab {
+                    self.cut(tab);
+                }
+            }
+            20..=22 => self.step_store(),
+            23 => {
+                let foreign = [Foreign::Writing, Foreign::Writing, Foreign::Everything][self.dice.index(3)];
+                if self.slow.is_none() {
+                    self.machine.disk().foreign = foreign;
+                }
+            }
+            24 | 25 => self.machine.disk().foreign = Foreign::Nothing,
+            26 => self.be_slow(),
+            27 | 28 => self.be_fast(),
+            29 => self.machine.disk().fails_commit = true,
+            30 => self.machine.disk().fails_statement = true,
+            31 if self.dice.below(4) == 0 => self.machine.disk().panics = true,
+            32 if self.dice.below(4) == 0 => self.restart(),
+            33 => *self.node.store.holds_answers.lock().unwrap() ^= true,
+            34 | 35 => {
+                let number = self.dice.index(8);
+                self.node.store.release(number);
+            }
+            36..=39 => {
+                let most = if choice < 38 { 400 } else { 2500 };
+                let millis = i64::try_from(self.dice.below(most)).unwrap();
+                return self.pass(millis);
+            }
+            _ => {}
+        }
+        self.settle()
+    }
+
+    /// Everything is in order again: phones ask until they are answered, browsers come back.
+    fn recover(&mut self) -> Result<(), String> {
+        self.be_fast();
+        {
+            let mut disk = self.machine.disk();
+            disk.foreign = Foreign::Nothing;
+            (disk.fails_commit, disk.fails_statement, disk.panics) = (false, false, false);
+        }
+        *self.node.store.holds_answers.lock().unwrap() = false;
+        while self.node.store.release(0) {}
+        for _ in 0..8 {
+            while self.node.store.writer.has_jobs() {
+                self.node.store.step();
+            }
+            self.settle()?;
+        }
+        // A phone asks again whose call was answered with an error.
+        let unanswered: Vec<_> = (0..self.logins.len())
+            .filter(|login| {
+                let row = &self.machine.disk().rows[&self.logins[*login].key];
+                matches!(row.session.state, State::Confirmed(_)) && !self.logins[*login].is_confirmed
+            })
+            .collect();
+        for login in unanswered {
+            self.call(login, true);
+        }
+        for _ in 0..30 {
+            for tab in 0..self.tabs.len() {
+                self.read(tab);
+            }
+            self.pass(100)?;
+        }
+        // A browser without an open connection comes back, unless it has been told the end.
+        for login in 0..self.logins.len() {
+            let of_login = self.tabs.iter().filter(|tab| tab.login == login);
+            let has_end = of_login.filter(|tab| !tab.is_cut).any(|tab| {
+                let heard = Heard::of(&lock(&tab.pipe).written);
+                heard.has_token
+                    || heard.statuses.iter().any(|status| !["pending", "scanned"].contains(&&**status))
+                    || !lock(&tab.pipe).is_let_go && tab.opening.is_finished()
+            });
+            if !has_end {
+                self.open_tab(login);
+                self.settle()?;
+            }
+        }
+        for _ in 0..30 {
+            for tab in 0..self.tabs.len() {
+                self.read(tab);
+            }
+            self.pass(100)?;
+        }
+        self.check_end()
+    }
+
+    /// What holds at any time.
+    fn check(&mut self) -> Result<(), String> {
+        for index in 0..self.tabs.len() {
+            let heard = Heard::of(&lock(&self.tabs[index].pipe).written);
+            let login = self.tabs[index].login;
+            if heard.has_token && self.tabs[index].token_at.is_none() {
+                self.tabs[index].token_at = Some(self.events);
+                let acknowledged = self.tabs.iter().any(|tab| tab.login == login && tab.has_acknowledged);
+                if acknowledged {
+                    return Err(format!("tab {index} was given a token that has been acknowledged"));
+                }
+                let together = self.tabs.iter().filter(|tab| tab.login == login && tab.token_at == Some(self.events));
+                if together.count() > 1 {
+                    return Err(format!("tab {index} is one of two that were given the token at once"));
+                }
+            }
+            let has_confirmed_row = {
+                let disk = self.machine.disk();
+                matches!(disk.rows[&self.logins[login].key].session.state, State::Confirmed(_))
+            };
+            if heard.statuses.iter().any(|status| status == "expired") && has_confirmed_row {
+                return Err(format!("tab {index} was told expired of a session that is confirmed"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_end(&mut self) -> Result<(), String> {
+        for (login, number) in &self.undone {
+            let disk = self.machine.disk();
+            let user = disk.rows[&self.logins[*login].key].session.user().and_then(|user| user.name.clone());
+            if user == Some(number.to_string()) {
+                return Err(format!("call {number} had failed before it could begin, and was done all the same"));
+            }
+        }
+        for (index, login) in self.logins.iter().enumerate() {
+            let state = self.machine.disk().rows[&login.key].session.state.clone();
+            if login.is_confirmed && !matches!(state, State::Confirmed(_)) {
+                return Err(format!("login {index} was confirmed with 200, and is {state:?}"));
+            }
+            let given = self.tabs.iter().filter(|tab| tab.login == index && tab.token_at.is_some());
+            if login.is_confirmed && given.count() == 0 {
+                return Err(format!("login {index} was confirmed with 200, and no browser has its token"));
+            }
+        }
+        for index in 0..self.tabs.len() {
+            self.cut(index);
+        }
+        self.settle()?;
+        let active = self.node.metrics.active_connections();
+        if active != 0 { Err(format!("{active} connections are counted that have ended")) } else { Ok(()) }
+    }
+}
+
+fn run(seed: u64, fault: Fault, keys: &std::path::Path) -> Result<(), String> {
+    let _blind = (fault == Fault::BlindToOthers).then(blind_to_others);
+    let mut world = World::new(seed, fault, keys);
+    let mut live = || {
+        for _ in 0..STEPS {
+            world.step()?;
+        }
+        world.recover()
+    };
+    let lived = live();
+    world.be_fast();
+    lived.map_err(|reason| format!("{reason}\nseed {seed} of {fault:?}, which did\n{}", world.trace.join("\n")))
+}
+
+/// Runs histories from this seed on; the first that fails.
+fn explore(fault: Fault, seeds: impl Iterator<Item = u64>) -> Result<(), String> {
+    let keys = tempfile::tempdir().unwrap();
+    for seed in seeds {
+        run(seed, fault, keys.path())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_login_that_was_confirmed_is_delivered_once_whatever_the_store_does() {
+    let number = |name: &str| std::env::var(name).ok().map(|number| number.parse::<u64>().expect("a number"));
+    let seeds = match number("HISTORY_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("HISTORIES").unwrap_or(HISTORIES),
+    };
+    // Panics that are part of a history are not printed.
+    let explored = quietly(|| {
+        std::thread::scope(|scope| {
+            let threads = [0, 1].map(|half| {
+                let seeds = seeds.clone();
+                scope.spawn(move || explore(Fault::None, seeds.filter(|seed| seed % 2 == half)))
+            });
+            threads.map(|thread| thread.join().unwrap())
+        })
+    });
+    for half in explored {
+        if let Err(found) = half {
+            panic!("{found}");
+        }
+    }
+}
+
+#[test]
+fn what_the_program_did_before_is_found() {
+    for fault in [Fault::LateCommitIsSilent, Fault::RollbackUnnoticed, Fault::BlindToOthers] {
+        let found = quietly(|| explore(fault, 0..HISTORIES_TO_FIND));
+        assert!(found.is_err(), "{fault:?} was not found");
+    }
+}
+
+/// Without the output of panics that a history wants.
+fn quietly<T>(what: impl FnOnce() -> T) -> T {
+    what()
+}

@@ -1,0 +1,361 @@
+//! The store of the simulated histories: the real [`Writer`] and the real change of a session, on a model of a database
+//! that stalls and fails as the history wants it to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use super::Fault;
+use crate::clock::Clock;
+use crate::node::{Hint, NodeName, Waits};
+use crate::session::{CodeKey, Session, SessionKey, Timestamp};
+use crate::store::change::{Change, Table, change};
+use crate::store::writer::{Access, Database, Failure, Progress, Writer};
+use crate::store::{
+    Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Untold, Which,
+};
+
+/// A lock that another process holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Foreign {
+    #[default]
+    Nothing,
+    Writing,
+    Everything,
+}
+
+/// What survives a restart, and what goes wrong next.
+#[derive(Default)]
+pub(super) struct Disk {
+    pub(super) rows: HashMap<SessionKey, Row>,
+    pub(super) foreign: Foreign,
+    /// The next commit fails.
+    pub(super) fails_commit: bool,
+    /// The next statement fails, and with it the transaction that it is part of.
+    pub(super) fails_statement: bool,
+    /// The next statement panics.
+    pub(super) panics: bool,
+    /// A process that is not this server has committed since the last look.
+    pub(super) has_foreign_commits: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) session: Session,
+    /// Counts the session's connections, where the store numbers them.
+    attachment: u32,
+}
+
+/// The disk, and a gate at which commits wait while the disk is slow.
+#[derive(Default)]
+pub(super) struct Machine {
+    disk: Mutex<Disk>,
+    is_slow: Mutex<bool>,
+    is_fast_again: Condvar,
+}
+
+impl Machine {
+    pub(super) fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn be_slow(&self, is_slow: bool) {
+        *self.is_slow.lock().unwrap_or_else(PoisonError::into_inner) = is_slow;
+        self.is_fast_again.notify_all();
+    }
+
+    fn wait_until_fast(&self) {
+        let is_slow = self.is_slow.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.is_fast_again.wait_while(is_slow, |is_slow| *is_slow));
+    }
+}
+
+/// The connection to the database.
+pub(super) struct Model {
+    machine: Arc<Machine>,
+    /// The rows before the transaction that is open.
+    before: Option<HashMap<SessionKey, Row>>,
+    fault: Fault,
+}
+
+impl Model {
+    fn read(&self) -> Result<(), Failure> {
+        let mut disk = self.machine.disk();
+        assert!(!std::mem::take(&mut disk.panics), "as the history wants it");
+        if disk.foreign == Foreign::Everything { Err(Failure::Locked) } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<(), Failure> {
+        self.read()?;
+        let mut disk = self.machine.disk();
+        if self.before.is_none() && disk.foreign != Foreign::Nothing {
+            return Err(Failure::Locked);
+        }
+        if std::mem::take(&mut disk.fails_statement) {
+            if let Some(before) = self.before.take() {
+                disk.rows = before;
+            }
+            return Err(Failure::Failed(StoreError::Unavailable("the disk is full".into())));
+        }
+        Ok(())
+    }
+
+    /// A statement outside of a transaction commits by itself.
+    fn commit_statement(&self) {
+        if self.before.is_none() {
+            self.machine.wait_until_fast();
+        }
+    }
+}
+
+impl Database for Model {
+    fn begin(&mut self) -> Result<(), Failure> {
+        let disk = self.machine.disk();
+        if disk.foreign != Foreign::Nothing {
+            return Err(Failure::Locked);
+        }
+        self.before = Some(disk.rows.clone());
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        self.machine.wait_until_fast();
+        let mut disk = self.machine.disk();
+        if std::mem::take(&mut disk.fails_commit) {
+            return Err(Failure::Failed(StoreError::Unavailable("the disk is full".into())));
+        }
+        self.before = None;
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.machine.disk().rows = before;
+        }
+    }
+
+    fn is_in_transaction(&self) -> bool {
+        // As the queue did before it looked: what follows commits by itself, and the end of the batch as if nothing
+        // had been undone.
+        self.before.is_some() || self.fault == Fault::RollbackUnnoticed
+    }
+}
+
+impl Table for Model {
+    type Row = SessionKey;
+
+    fn find(&mut self, which: Which) -> Result<Option<(SessionKey, Session)>, Failure> {
+        self.read()?;
+        let disk = self.machine.disk();
+        let found = disk.rows.values().map(|row| &row.session).find(|session| match which {
+            Which::Key(key) => session.key == key,
+            Which::Code(code) => session.code == code,
+        });
+        Ok(found.map(|session| (session.key, session.clone())))
+    }
+
+    fn update(&mut self, key: SessionKey, next: &Session) -> Result<bool, Failure> {
+        self.write()?;
+        let mut disk = self.machine.disk();
+        let row = disk.rows.get_mut(&key).filter(|row| row.session.version + 1 == next.version);
+        let is_written = row.map(|row| row.session = next.clone()).is_some();
+        drop(disk);
+        self.commit_statement();
+        Ok(is_written)
+    }
+}
+
+/// An announcer for a caller that announces by itself, as callers did before: what no caller waits for is silent.
+struct Mute;
+
+impl Announcer for Mute {
+    fn announce(&self, _: &Stored) {}
+}
+
+/// The store.
+pub(super) struct ModelStore {
+    pub(super) machine: Arc<Machine>,
+    pub(super) writer: Writer<Model>,
+    clock: Clock,
+    fault: Fault,
+    /// Whether connections have numbers, as with several nodes.
+    is_numbered: bool,
+    node: NodeName,
+    recent: Arc<Mutex<Vec<Hint>>>,
+    /// Whether the answers to connections that come are held back, and those that are.
+    pub(super) holds_answers: Mutex<bool>,
+    held: Mutex<Vec<oneshot::Sender<()>>>,
+}
+
+impl ModelStore {
+    pub(super) fn new(machine: Arc<Machine>, clock: Clock, fault: Fault, is_numbered: bool) -> Self {
+        let model = Model { machine: machine.clone(), before: None, fault };
+        Self {
+            machine,
+            writer: Writer::new(model, clock.clone()),
+            clock,
+            fault,
+            is_numbered,
+            node: NodeName::from_stored("here".to_owned()),
+            recent: Arc::default(),
+            holds_answers: Mutex::default(),
+            held: Mutex::default(),
+        }
+    }
+
+    pub(super) fn insert_now(&self, session: Session) {
+        self.machine.disk().rows.insert(session.key, Row { session, attachment: 0 });
+    }
+
+    /// Lets one answer go that is held back, the one of this number modulo their count; whether there was one.
+    pub(super) fn release(&self, number: usize) -> bool {
+        let mut held = self.held.lock().unwrap();
+        if held.is_empty() {
+            return false;
+        }
+        let index = number % held.len();
+        let _ = held.swap_remove(index).send(());
+        true
+    }
+
+    /// One step of the thread that works off the queue.
+    pub(super) fn step(&self) -> Progress {
+        self.writer.step()
+    }
+}
+
+#[async_trait]
+impl Store for ModelStore {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    async fn insert(&self, _: &Session) -> Result<(), StoreError> {
+        unreachable!("sessions are put there")
+    }
+
+    async fn read(&self, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError> {
+        self.read_settled(keys).await.map(|(_, sessions)| sessions)
+    }
+
+    async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
+        let (keys, is_numbered) = (keys.to_vec(), self.is_numbered);
+        let attach = move |model: &mut Model| {
+            model.read()?;
+            let mut disk = model.machine.disk();
+            let mut attached = Vec::new();
+            for key in &keys {
+                let Some(row) = disk.rows.get_mut(key) else { continue };
+                row.attachment += u32::from(is_numbered);
+                let (session, attachment) = (row.session.clone(), row.attachment);
+                attached.push(Attached { session, attachment, taken_over_from: None });
+            }
+            Ok(attached)
+        };
+        let attached = self.writer.run(Access::Read, attach).await?;
+        if *self.holds_answers.lock().unwrap() {
+            let (release, released) = oneshot::channel();
+            self.held.lock().unwrap().push(release);
+            // (At a restart the answer never comes.)
+            released.await.map_err(|_| StoreError::Unavailable("gone".into()))?;
+        }
+        Ok(attached)
+    }
+
+    async fn find_by_code(&self, _: &CodeKey) -> Result<Option<Session>, StoreError> {
+        Ok(None)
+    }
+
+    async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<Session>), StoreError> {
+        let (keys, clock) = (keys.to_vec(), self.clock.clone());
+        let read = move |model: &mut Model| {
+            model.read()?;
+            let disk = model.machine.disk();
+            let session = |key| disk.rows.get(key).map(|row| row.session.clone());
+            Ok((clock.now(), keys.iter().filter_map(session).collect()))
+        };
+        self.writer.run(Access::Read, read).await
+    }
+
+    async fn change(
+        &self,
+        which: Which,
+        transition: Transition,
+        announcer: Arc<dyn Announcer>,
+    ) -> Result<Changed, StoreError> {
+        let (clock, recent, machine) = (self.clock.clone(), self.recent.clone(), self.machine.clone());
+        let (node, is_numbered) = (self.node.clone(), self.is_numbered);
+        let is_silent = self.fault == Fault::LateCommitIsSilent;
+        let announcer: Arc<dyn Announcer> =
+            if is_numbered { Arc::new(Numbered { announcer, machine, node }) } else { announcer };
+        let before = announcer.clone();
+        let announcer: Arc<dyn Announcer> = if is_silent { Arc::new(Mute) } else { announcer };
+        let work = move |model: &mut Model| change(model, which, &transition, &clock);
+        let finish = move |change: Change| {
+            recent.lock().unwrap().extend(change.hint());
+            let written = match &change {
+                Change::Written(session) if is_silent => Some(Arc::new(session.clone())),
+                _ => None,
+            };
+            (change.committed(announcer), written)
+        };
+        let (changed, written) = self.writer.ask(Access::Write, work, finish).await?;
+        if let Some(session) = written {
+            // Only who waited for it says so, and nothing is said of what was found.
+            before.announce(&Stored { session, waits: None, is_new: true, since: crate::metrics::Stopwatch::start() });
+        }
+        Ok(changed)
+    }
+
+    async fn heaviest(&self, _: Timestamp, _: u32) -> Result<Heaviest, StoreError> {
+        Ok(Heaviest::default())
+    }
+
+    async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
+        let mut hints = std::mem::take(&mut *self.recent.lock().unwrap());
+        let mut disk = self.machine.disk();
+        if std::mem::take(&mut disk.has_foreign_commits) {
+            let hint = |row: &Row| Hint { key: row.session.key, version: row.session.version, attachment: 0 };
+            hints.extend(disk.rows.values().map(hint));
+        }
+        if self.fault == Fault::LateCommitIsSilent {
+            hints.clear();
+        }
+        Ok(hints.into_iter().map(|hint| Untold { hint, session: None }).collect())
+    }
+
+    async fn told(&self, _: &[Hint]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn sweep(&self, _: Timestamp, _: u32) -> Result<Vec<Ended>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn tidy(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+}
+
+/// Adds where the session's browser waits, as a store of several nodes knows it.
+struct Numbered {
+    announcer: Arc<dyn Announcer>,
+    machine: Arc<Machine>,
+    node: NodeName,
+}
+
+impl Announcer for Numbered {
+    fn announce(&self, stored: &Stored) {
+        let attachment = self.machine.disk().rows.get(&stored.session.key).map_or(0, |row| row.attachment);
+        let waits = Some(Waits { node: self.node.clone(), attachment });
+        self.announcer.announce(&Stored { waits, ..stored.clone() });
+    }
+}
