@@ -141,7 +141,7 @@ impl Others {
             return;
         }
         self.newest = self.newest.max(other.active_order());
-        self.awaits_ack |= other.awaits_receipt();
+        self.awaits_ack |= other.awaits_ack();
     }
 }
 
@@ -234,9 +234,15 @@ impl<S: Socket> Waiting<S> {
         (self.phase != Phase::Arriving).then_some(self.order)
     }
 
-    /// Whether the connection has been given the token, and its acknowledgement may be on its way or is being stored.
+    /// Whether its receipt may be in the socket's buffer, or is being stored. (A browser that says the word waits for
+    /// our Close, and so does not come back before.)
     pub(super) fn awaits_receipt(&self) -> bool {
-        matches!(self.phase, Phase::AwaitingWord | Phase::AwaitingReceipt | Phase::Claiming { .. })
+        matches!(self.phase, Phase::AwaitingReceipt | Phase::Claiming { .. })
+    }
+
+    /// Whether the connection has been given the token, and its acknowledgement may be on its way or is being stored.
+    fn awaits_ack(&self) -> bool {
+        self.awaits_receipt() || self.phase == Phase::AwaitingWord
     }
 
     /// Whether it still waits to be told.
