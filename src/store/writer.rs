@@ -340,12 +340,6 @@ impl<D: Database> Writer<D> {
         }
     }
 
-    /// Whether a thread has the connection.
-    #[cfg(test)]
-    pub(crate) fn is_running(&self) -> bool {
-        matches!(self.shared.database.try_lock(), Err(TryLockError::WouldBlock))
-    }
-
     /// Whether a step of the writer's thread would find a job.
     #[cfg(test)]
     pub(crate) fn has_jobs(&self) -> bool {

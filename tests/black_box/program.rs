@@ -141,8 +141,13 @@ impl Program {
     }
 
     /// Asks it to stop; how it ended, and all that it logged.
-    pub fn terminate(mut self) -> (ExitStatus, String) {
+    pub fn terminate(self) -> (ExitStatus, String) {
         signal(self.child.id(), "TERM");
+        self.ended()
+    }
+
+    /// Waits until it has ended, and returns its log.
+    pub fn ended(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
         self.reader.take().unwrap().join().unwrap();
         let log = std::mem::take(&mut *self.log.lock().unwrap());

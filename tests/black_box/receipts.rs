@@ -157,7 +157,7 @@ async fn a_receipt_that_comes_while_the_server_stops_is_stored() {
     sleep_millis(300).await;
     // It answers the Close that came behind its token.
     while let Some(Ok(_)) = browser.next().await {}
-    let (status, _) = program.terminate();
+    let (status, _) = program.ended();
     assert_eq!(status.code(), Some(0));
     let program = Program::serve(&dir, "info");
     assert_eq!(program.status(&session).await["claimed"], json!(true));

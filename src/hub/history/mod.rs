@@ -463,10 +463,12 @@ impl<'a> World<'a> {
         let store = self.node.store.clone();
         // What is in the queue is run, and waits in its commit.
         self.slow = Some(std::thread::spawn(move || store.step()));
-        while !self.slow.as_ref().is_some_and(std::thread::JoinHandle::is_finished)
-            && !self.node.store.writer.is_running()
-        {
+        while !self.slow.as_ref().is_some_and(std::thread::JoinHandle::is_finished) && !self.machine.holds_commit() {
             std::thread::yield_now();
+        }
+        // There was nothing to commit.
+        if self.slow.as_ref().is_some_and(std::thread::JoinHandle::is_finished) {
+            self.be_fast();
         }
     }
 

@@ -52,8 +52,15 @@ pub(super) struct Row {
 #[derive(Default)]
 pub(super) struct Machine {
     disk: Mutex<Disk>,
-    is_slow: Mutex<bool>,
-    is_fast_again: Condvar,
+    gate: Mutex<Gate>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Gate {
+    is_slow: bool,
+    /// A commit waits.
+    is_waiting: bool,
 }
 
 impl Machine {
@@ -62,13 +69,26 @@ impl Machine {
     }
 
     pub(super) fn be_slow(&self, is_slow: bool) {
-        *self.is_slow.lock().unwrap_or_else(PoisonError::into_inner) = is_slow;
-        self.is_fast_again.notify_all();
+        self.gate().is_slow = is_slow;
+        self.changed.notify_all();
+    }
+
+    /// Whether a commit waits for the disk.
+    pub(super) fn holds_commit(&self) -> bool {
+        self.gate().is_waiting
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait_until_fast(&self) {
-        let is_slow = self.is_slow.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.is_fast_again.wait_while(is_slow, |is_slow| *is_slow));
+        let mut gate = self.gate();
+        while gate.is_slow {
+            gate.is_waiting = true;
+            gate = self.changed.wait(gate).unwrap_or_else(PoisonError::into_inner);
+        }
+        gate.is_waiting = false;
     }
 }
 
