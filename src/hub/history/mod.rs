@@ -212,8 +212,10 @@ struct Call {
 struct Login {
     key: SessionKey,
     code: crate::session::Code,
-    /// A phone was told 200 on a yes, at the latest.
+    /// A phone was told 200 on a yes.
     is_confirmed: bool,
+    /// An acknowledgement was stored, as of the event before.
+    was_claimed: bool,
 }
 
 /// A server, until it is restarted.
@@ -318,7 +320,7 @@ impl<'a> World<'a> {
                 scanned_at: None,
                 state: State::Pending,
             });
-            logins.push(Login { key, code: codes().secret.code(&key, 0), is_confirmed: false });
+            logins.push(Login { key, code: codes().secret.code(&key, 0), is_confirmed: false, was_claimed: false });
         }
         Self {
             dice,
@@ -501,7 +503,13 @@ impl<'a> World<'a> {
         self.events += 1;
         self.node.run_tasks();
         self.take_answers()?;
-        self.check()
+        self.check()?;
+        let disk = self.machine.disk();
+        for login in &mut self.logins {
+            let state = &disk.rows[&login.key].session.state;
+            login.was_claimed = matches!(state, State::Confirmed(confirmation) if confirmation.claimed);
+        }
+        Ok(())
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -614,14 +622,24 @@ impl<'a> World<'a> {
             let login = self.tabs[index].login;
             if heard.has_token && self.tabs[index].token_at.is_none() {
                 self.tabs[index].token_at = Some(self.events);
-                let acknowledged = self.tabs.iter().any(|tab| tab.login == login && tab.has_acknowledged);
-                if acknowledged {
-                    return Err(format!("tab {index} was given a token that has been acknowledged"));
+                if self.logins[login].was_claimed {
+                    return Err(format!("tab {index} was given a token whose acknowledgement is stored"));
                 }
                 let together = self.tabs.iter().filter(|tab| tab.login == login && tab.token_at == Some(self.events));
                 if together.count() > 1 {
                     return Err(format!("tab {index} is one of two that were given the token at once"));
                 }
+            }
+            let newer = self.tabs.iter().enumerate().skip(index + 1).filter(|(_, tab)| tab.login == login);
+            let is_open = |tab: &Tab| tab.opening.is_finished() && !tab.is_cut && !lock(&tab.pipe).written.is_empty();
+            let open_newer =
+                newer.filter(|(_, tab)| is_open(tab) && Heard::of(&lock(&tab.pipe).written).close.is_none());
+            if let (Some((other, _)), Some(at), false) =
+                (open_newer.last(), self.tabs[index].token_at, self.is_numbered)
+                && at == self.events
+                && self.tabs[other].token_at.is_none()
+            {
+                return Err(format!("tab {index} was given the token while tab {other}, a newer one, is open"));
             }
             let has_confirmed_row = {
                 let disk = self.machine.disk();

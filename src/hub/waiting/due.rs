@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use super::{Phase, Turn, Waiting};
+use super::{HoldBack, Phase, Turn, Waiting};
 use crate::hub::socket::Socket;
 use crate::hub::wheel::Tick;
 use crate::hub::wire::{self, Wire};
@@ -71,6 +71,9 @@ impl<S: Socket> Waiting<S> {
         match self.phase {
             Phase::Waiting if tick >= self.expiry.plus_seconds(PATIENCE_SECONDS) => self.unavailable(turn),
             Phase::Waiting => {
+                if self.hold_back == HoldBack::Now {
+                    self.hold_back = HoldBack::Over;
+                }
                 // Should the store not answer.
                 self.phase_end = turn.now.plus_seconds(RETRY_SECONDS);
                 turn.effects.asks_store = true;

@@ -68,8 +68,7 @@ pub(super) struct Waiting<S: Socket = TcpStream> {
     unanswered: u8,
     wire: Wire,
     acknowledges: bool,
-    /// Whether a token was held back once, while another connection's acknowledgement of it may be on its way.
-    was_put_off: bool,
+    hold_back: HoldBack,
     reason: CloseReason,
     aside: Option<Box<Aside>>,
 }
@@ -102,6 +101,15 @@ struct Aside {
     linger_bytes: usize,
     /// Number of unread bytes that had been received when the token was written: no receipt is among them.
     early_bytes: usize,
+}
+
+/// Whether a token is held back, while another connection's acknowledgement of it may be on its way. It is once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HoldBack {
+    NotYet,
+    /// Until the end of the phase. Then the session is read again.
+    Now,
+    Over,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,7 +231,7 @@ impl<S: Socket> Waiting<S> {
             unanswered: 0,
             wire: Wire::WebSocket,
             acknowledges: false,
-            was_put_off: false,
+            hold_back: HoldBack::NotYet,
             reason: CloseReason::Network,
             aside: None,
         }
@@ -294,7 +302,10 @@ impl<S: Socket> Waiting<S> {
             turn.others.newest = Some(Order { attachment: newest_attachment, arrival: 0 });
         }
         turn.others.awaits_ack |= opening.may_await_ack_elsewhere;
-        self.greet(opening.answer, opening.early, message, turn);
+        // What was read is out of date if a change has come meanwhile. The change is delivered next.
+        let is_overtaken =
+            message.zip(missed.as_ref()).is_some_and(|(read, (missed, _))| read.version < missed.version);
+        self.greet(opening.answer, opening.early, message, is_overtaken, turn);
         missed
     }
 

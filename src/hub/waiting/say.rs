@@ -5,7 +5,7 @@ use std::io;
 
 use tracing::info;
 
-use super::{CLOSE_SECONDS, Phase, Turn, Waiting};
+use super::{CLOSE_SECONDS, HoldBack, Phase, Turn, Waiting};
 use crate::hub::message::{Ending, Message, Text};
 use crate::hub::socket::{Socket, Watch};
 use crate::hub::wheel::Tick;
@@ -40,6 +40,7 @@ impl<S: Socket> Waiting<S> {
         mut answer: Vec<u8>,
         early: &mut [u8],
         message: Option<&Message>,
+        is_overtaken: bool,
         turn: &mut Turn<'_, S>,
     ) {
         match self.wire {
@@ -52,6 +53,7 @@ impl<S: Socket> Waiting<S> {
         if early.is_empty()
             && let Some(message) = message
             && message.version > self.told_version
+            && !is_overtaken
             && self.hold(message, turn) == Hold::No
         {
             return self.tell_after(answer, message, None, turn);
@@ -61,6 +63,7 @@ impl<S: Socket> Waiting<S> {
         self.take_in(early, turn);
         self.supersede_if_older(turn);
         match message {
+            Some(_) if is_overtaken => {}
             Some(message) => self.tell(message, None, turn),
             None => self.unavailable(turn),
         }
@@ -73,11 +76,19 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
+    fn is_to_hold_back(&self, turn: &Turn<'_, S>) -> bool {
+        match self.hold_back {
+            HoldBack::NotYet => turn.others.awaits_ack,
+            HoldBack::Now => true,
+            HoldBack::Over => false,
+        }
+    }
+
     /// Whether a message must not be delivered on this connection, or not yet.
     fn hold(&self, message: &Message, turn: &Turn<'_, S>) -> Hold {
         if turn.others.newest > Some(self.order) {
             Hold::Superseded
-        } else if message.ending == Ending::Token && turn.others.awaits_ack && !self.was_put_off {
+        } else if message.ending == Ending::Token && self.is_to_hold_back(turn) {
             Hold::PutOff
         } else {
             Hold::No
@@ -97,10 +108,11 @@ impl<S: Socket> Waiting<S> {
         match self.hold(message, turn) {
             Hold::No => self.tell_after(Vec::new(), message, since, turn),
             Hold::Superseded => self.give_way(turn),
-            Hold::PutOff => {
-                self.was_put_off = true;
+            Hold::PutOff if self.hold_back == HoldBack::NotYet => {
+                self.hold_back = HoldBack::Now;
                 self.phase_end = turn.now.plus_millis(ACK_GRACE_MILLIS);
             }
+            Hold::PutOff => {}
         }
     }
 
