@@ -194,7 +194,8 @@ struct Tab {
     /// The browser is gone: it reads nothing more.
     is_cut: bool,
     has_acknowledged: bool,
-    /// Where among all events it was seen to have its token.
+    /// The event after which it was seen to be open, and to have its token.
+    open_at: Option<u32>,
     token_at: Option<u32>,
 }
 
@@ -364,6 +365,7 @@ impl<'a> World<'a> {
             opening,
             is_cut: false,
             has_acknowledged: false,
+            open_at: None,
             token_at: None,
         });
     }
@@ -504,6 +506,10 @@ impl<'a> World<'a> {
         self.node.run_tasks();
         self.take_answers()?;
         self.check()?;
+        // While a commit waits for the disk, it is not known what is stored.
+        if self.slow.is_some() {
+            return Ok(());
+        }
         let disk = self.machine.disk();
         for login in &mut self.logins {
             let state = &disk.rows[&login.key].session.state;
@@ -516,7 +522,7 @@ impl<'a> World<'a> {
         let login = self.dice.index(self.logins.len());
         let tab = if self.tabs.is_empty() { None } else { Some(self.dice.index(self.tabs.len())) };
         let choice = self.dice.below(40);
-        self.trace.push(format!("{choice} login {login} tab {tab:?}"));
+        self.trace.push(format!("{}: {choice} login {login} tab {tab:?}", self.events));
         match choice {
             0..=5 => self.open_tab(login),
             6..=11 => self.call(login, true),
@@ -630,20 +636,22 @@ impl<'a> World<'a> {
                     return Err(format!("tab {index} is one of two that were given the token at once"));
                 }
             }
-            let newer = self.tabs.iter().enumerate().skip(index + 1).filter(|(_, tab)| tab.login == login);
-            let is_open = |tab: &Tab| tab.opening.is_finished() && !tab.is_cut && !lock(&tab.pipe).written.is_empty();
-            let open_newer =
-                newer.filter(|(_, tab)| is_open(tab) && Heard::of(&lock(&tab.pipe).written).close.is_none());
-            if let (Some((other, _)), Some(at), false) =
-                (open_newer.last(), self.tabs[index].token_at, self.is_numbered)
-                && at == self.events
-                && self.tabs[other].token_at.is_none()
-            {
-                return Err(format!("tab {index} was given the token while tab {other}, a newer one, is open"));
+            if heard != Heard::default() && self.tabs[index].open_at.is_none() {
+                self.tabs[index].open_at = Some(self.events);
+            }
+            // (One that has come up in this same moment may have found that the token had been given.)
+            let is_open = |tab: &Tab| {
+                let is_up = tab.open_at.is_some_and(|at| at < self.events) && !tab.is_cut;
+                is_up && tab.token_at.is_none() && Heard::of(&lock(&tab.pipe).written).close.is_none()
+            };
+            let newer = self.tabs.iter().skip(index + 1).filter(|tab| tab.login == login).any(is_open);
+            if newer && self.tabs[index].token_at == Some(self.events) && !self.is_numbered {
+                return Err(format!("tab {index} was given the token while a newer one is open"));
             }
             let has_confirmed_row = {
                 let disk = self.machine.disk();
-                matches!(disk.rows[&self.logins[login].key].session.state, State::Confirmed(_))
+                let state = &disk.rows[&self.logins[login].key].session.state;
+                self.slow.is_none() && matches!(state, State::Confirmed(_))
             };
             if heard.statuses.iter().any(|status| status == "expired") && has_confirmed_row {
                 return Err(format!("tab {index} was told expired of a session that is confirmed"));
@@ -690,6 +698,12 @@ fn run(seed: u64, fault: Fault, keys: &std::path::Path) -> Result<(), String> {
     };
     let lived = live();
     world.be_fast();
+    let tabs = world.tabs.iter().enumerate().map(|(index, tab)| {
+        let heard = Heard::of(&lock(&tab.pipe).written);
+        let Tab { login, token_at, is_cut, has_acknowledged, .. } = tab;
+        format!("tab {index} of login {login}: {heard:?}, token at {token_at:?}, {is_cut} {has_acknowledged}")
+    });
+    world.trace.extend(tabs);
     lived.map_err(|reason| format!("{reason}\nseed {seed} of {fault:?}, which did\n{}", world.trace.join("\n")))
 }
 
