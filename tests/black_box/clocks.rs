@@ -40,6 +40,7 @@ async fn heartbeats_keep_their_interval_when_the_wall_clock_is_set() {
         assert_eq!(u16::from_be_bytes(code), 4408);
         server.hands.advance_seconds(1);
         server.until_active(1).await;
+        browser.close(1000).await;
         server.stop().await;
     }
 }
@@ -129,6 +130,7 @@ async fn codes_rotate_and_are_admitted_in_step_when_the_wall_clock_is_set() {
             shows_code_of_now(&server, &mut session, &mut browser).await;
         }
         assert_eq!(server.phone("ann").scan(&session).await.status, 200);
+        browser.close(1000).await;
         server.stop().await;
     }
 }
