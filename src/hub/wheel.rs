@@ -22,6 +22,12 @@ impl Tick {
         self.plus_millis(u64::from(seconds) * 1000)
     }
 
+    /// Returns the tick of session time, as that stands now, in which this one ends.
+    pub(super) fn session(self, lag: Lag) -> SessionTick {
+        let millis = i64::from(self.0) * TICK_MILLIS.cast_signed() - lag.0;
+        SessionTick(Epoch::tick(u64::try_from(millis).unwrap_or(0) / TICK_MILLIS).0)
+    }
+
     /// Rounded up.
     pub(super) fn plus_millis(self, millis: u64) -> Self {
         Self(u32::try_from(u64::from(self.0) + millis.div_ceil(TICK_MILLIS)).unwrap_or(u32::MAX))
@@ -32,7 +38,7 @@ impl Tick {
 ///
 /// Session time may pass faster or slower than steady time, and a shared store's may be stepped. The [`Tick`] at which
 /// such an instant comes is therefore computed anew each time that it is needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SessionTick(pub(super) u32);
 
 impl SessionTick {
@@ -172,6 +178,9 @@ mod tests {
         let set_back = epoch.lag(reading(9_000, 404_000));
         assert_eq!(at(410_000).tick(set_back), Tick(100));
         assert_eq!(at(1_010_000).tick(set_back), Tick(6100));
+        for lag in [together, a_little_slower, set_forward, set_back] {
+            assert!((Tick(99)..=Tick(100)).contains(&Tick(100).session(lag).tick(lag)));
+        }
         assert_eq!(SessionTick::NEVER.tick(set_back), Tick::NEVER);
         assert_eq!(SessionTick::NEVER.tick(set_forward), Tick::NEVER);
     }

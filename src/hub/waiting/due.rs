@@ -14,7 +14,7 @@ const MAX_UNANSWERED: u8 = 2;
 /// While the store does not answer, what is due is asked for again after this long ...
 const RETRY_SECONDS: u32 = 1;
 /// ... for this long past its deadline; then the browser is sent away, to come back later.
-const PATIENCE_SECONDS: u32 = 60;
+pub(super) const PATIENCE_SECONDS: u32 = 60;
 
 impl<S: Socket> Waiting<S> {
     /// The tick that the wheel does not have yet.
@@ -121,6 +121,8 @@ impl<S: Socket> Waiting<S> {
     /// deadline's reading of the row finds that, and [`Waiting::put_off`] is called.
     pub(in crate::hub) fn session_time_stepped(&mut self, turn: &Turn<'_, S>) {
         if self.is_waiting() {
+            // The store is given its time from now on, if the session's end has passed.
+            self.expiry = self.expiry.max(turn.now.session(turn.lag));
             self.phase_end = self.phase_end.min(self.expiry.tick(turn.lag));
         }
     }
