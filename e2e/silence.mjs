@@ -165,6 +165,20 @@ stories["time that jumps has the connection asked, and an old one given up"] = a
   await ends(it);
 };
 
+stories["a path that dies is noticed in time when the wall clock is set back"] = async () => {
+  const it = await waits({});
+  const confirms = await scanned(it.session);
+  await state(it.page, "scanned");
+  await it.page.evaluate(() => {
+    const { now } = Date;
+    Date.now = () => now() - 600_000;
+  });
+  it.through.swallow();
+  await confirms(it.page);
+  await within(2.5 * beat_ms, state(it.page, "confirmed"));
+  await ends(it);
+};
+
 stories["(the time stops)"] = async () => {
   is_running = false;
   await running;

@@ -347,7 +347,7 @@ fn app_token(
         let reason = "must be set (QRLOGIN_APP_AUTH__HMAC_SECRET): it signs the token".to_owned();
         return Err(ConfigError::Invalid { key: "app_auth.hmac_secret", reason }.into());
     }
-    let now = Clock::system().now().as_seconds();
+    let now = Clock::system().wall().as_seconds();
     let set = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let texts = [
         (settings.user_claim.as_str(), Some(user.to_owned())),

@@ -234,21 +234,22 @@ class QrLogin extends EventTarget {
       const given_up = new AbortController();
       const give_up = () => given_up.abort();
       // When the next word must have come. (Of the last way, the first may take its time.)
-      let until = Date.now() + (again ? 1000 : way < 2 ? FIRST_WORD_MS * Math.min(attempt + 1, 4) : Infinity);
+      let until = performance.now() + (again ? 1000 : way < 2 ? FIRST_WORD_MS * Math.min(attempt + 1, 4) : Infinity);
       let looked = Date.now();
       const looking = setInterval(() => {
+        // Only the wall clock shows that the machine has slept, in some browsers. It may be set: nothing else hangs on it.
         const now = Date.now();
         if (now - looked > JUMP_MS) this.#wake();
         looked = now;
-        if (now > until) give_up();
+        if (performance.now() > until) give_up();
       }, LOOK_MS);
       /** @type {End} */
       let end = {};
       const alive = (/** @type {(() => void) | undefined} */ ask = undefined) => {
         const beat = this.#beat_ms;
         // Within two and a half heartbeats all is to be as it should again.
-        until = Date.now() + (beat ? Math.max(1.6 * beat, 2.5 * beat - 2500) : Infinity);
-        this.#doubt = ask ? () => (ask(), (until = Date.now() + ANSWER_MS)) : give_up;
+        until = performance.now() + (beat ? Math.max(1.6 * beat, 2.5 * beat - 2500) : Infinity);
+        this.#doubt = ask ? () => (ask(), (until = performance.now() + ANSWER_MS)) : give_up;
         end.worked = true;
         working.set(this.#base, way);
         this.#reach(true);

@@ -54,7 +54,7 @@ pub(super) async fn generate(
             qr_url: code.qr_url,
             qr_image: code.qr_image,
             expires_in: session.expires_at.seconds_since(session.created_at),
-            expires_at: session.expires_at.to_string(),
+            expires_at: app.logins.clock.date_of(session.expires_at).to_string(),
             heartbeat_seconds: app.logins.policy.heartbeat_seconds,
         },
     ))

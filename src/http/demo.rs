@@ -78,6 +78,6 @@ async fn token(
 ) -> Result<Answer<TokenResponse>, ApiError> {
     let user = USERS.into_iter().find(|user| user.id == request.user).ok_or(ApiError::NotFound)?;
     let demo = app.demo.as_ref().ok_or(ApiError::NotFound)?;
-    let app_token = demo.app_token(&user, app.logins.clock.now()).ok_or(ApiError::NotFound)?;
+    let app_token = demo.app_token(&user, app.logins.clock.wall()).ok_or(ApiError::NotFound)?;
     Ok(Answer(StatusCode::OK, TokenResponse { app_token, user }))
 }

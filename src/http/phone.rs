@@ -26,7 +26,7 @@ impl FromRequestParts<Arc<App>> for Phone {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let verified = match bearer_token(&parts.headers) {
-            Some(token) => app.app_auth.verify(token, app.logins.clock.now()).await,
+            Some(token) => app.app_auth.verify(token, app.logins.clock.wall()).await,
             None => Err(InvalidToken::Missing.into()),
         };
         let user = verified.inspect_err(|refused| {
@@ -66,7 +66,7 @@ pub(super) async fn scan(
         os: client.os,
         origin: client.origin,
         client_info: client.client_info,
-        time: scan.asked_at.to_string(),
+        time: app.logins.clock.date_of(scan.asked_at).to_string(),
         location: place.and_then(|address| app.geo.location(address)),
         network: place.and_then(|address| app.geo.network(address)),
     };

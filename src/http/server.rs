@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::header::{CONNECTION, CONTENT_LENGTH};
+use axum::http::HeaderValue;
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use axum::response::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -27,9 +29,10 @@ use super::park::park;
 use super::refused::Refused;
 use super::rewound::Rewound;
 use crate::clock::Clock;
-use crate::http1::Answer;
+use crate::http1::{Answer, http_date};
 use crate::limits::Seat;
 use crate::metrics::Stopwatch;
+use crate::session::Timestamp;
 use crate::shutdown::Shutdown;
 
 /// A request's head, in bytes.
@@ -87,7 +90,10 @@ impl Connections {
                 request.extensions_mut().insert(refused);
             }
             let (answering, clock, underneath) = (routes.clone().oneshot(request), clock.clone(), underneath.clone());
-            async move { answering.await.map(|answer| park(answer, &underneath, clock.now())) }
+            async move {
+                let now = clock.wall();
+                answering.await.map(|answer| park(dated(answer, now), &underneath, now))
+            }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
@@ -118,7 +124,7 @@ impl Connections {
         let mut request = head::of_beginning(beginning);
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(refused);
-        let (answering, now) = (self.routes.clone().oneshot(request), self.clock.now());
+        let (answering, now) = (self.routes.clone().oneshot(request), self.clock.wall());
         let refusing = async move {
             let Ok(response) = answering.await;
             let (parts, body) = response.into_parts();
@@ -142,6 +148,15 @@ impl Connections {
     }
 }
 
+/// Adds `Date`. hyper would add one that it keeps until the wall clock has passed it: after that is set back, the date
+/// would stand still.
+fn dated(mut answer: Response, now: Timestamp) -> Response {
+    if let Ok(date) = HeaderValue::from_str(&http_date(now)) {
+        answer.headers_mut().entry(DATE).or_insert(date);
+    }
+    answer
+}
+
 /// Serves the operator's `routes` on `listener` until the shutdown's closing; then answers what is in flight, and
 /// returns.
 pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u32, clock: Clock, shutdown: Shutdown) {
@@ -161,7 +176,7 @@ pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u3
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 failures.note(&error);
-                clock.sleep_until(clock.now().plus_millis(ACCEPT_RETRY_MILLIS.into())).await;
+                clock.sleep_millis(ACCEPT_RETRY_MILLIS.into()).await;
             }
         }
     }

@@ -113,7 +113,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         let mut is_answered = true;
         loop {
             tokio::select! {
-                () = self.clock.sleep_until(self.clock.now().plus_millis(pause_millis.into())) => {}
+                () = self.clock.sleep_millis(pause_millis) => {}
                 () = self.hints.may_have_missed.notified() => {}
             }
             pause_millis = LOOK_MILLIS;

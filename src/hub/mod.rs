@@ -27,6 +27,7 @@ use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -52,7 +53,7 @@ use settle::Overdue;
 use shared::Sharing;
 use socket::Socket;
 use waiting::{Opening, Others, RECEIPT_SECONDS, Turn, Waiting};
-use wheel::{Epoch, Tick, Wheel};
+use wheel::{Epoch, SessionTick, Wheel};
 
 pub use message::wire_view;
 pub use registry::Closing;
@@ -67,12 +68,12 @@ mod sync {
 const RECONNECT_SPREAD_MILLIS: u32 = 3000;
 /// So many are sent away at once, and then others after this pause: 10,000 a second, unless there are so many that ...
 const SENT_AWAY_AT_ONCE: usize = 500;
-const SENDING_AWAY_MILLIS: i64 = 50;
+const SENDING_AWAY_MILLIS: u32 = 50;
 /// ... it would take longer than 20 seconds.
 const MAX_BATCHES_SENT_AWAY: usize = 400;
 /// How long a browser that comes back waits for the receipt of its own earlier connection, which may be in our socket's
 /// buffer already.
-const RECEIPT_GRACE_MILLIS: i64 = 250;
+const RECEIPT_GRACE_MILLIS: u32 = 250;
 /// Turns of a tick after which others have theirs.
 const TURNS_AT_ONCE: usize = 64;
 
@@ -124,7 +125,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
             sharing: Sharing::new(logins.metrics.clone(), sockets),
             registry: Registry::default(),
             wheel: Mutex::default(),
-            epoch: Epoch(clock.now()),
+            epoch: Epoch::at(clock.reading()),
             ticking: tokio::sync::Mutex::default(),
             overdue: Overdue::default(),
             earlier: Notify::new(),
@@ -167,7 +168,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         tokio::select! {
             biased;
             () = settled => {}
-            () = self.clock.sleep_until(self.clock.now().plus_millis(RECEIPT_GRACE_MILLIS)) => {}
+            () = self.clock.sleep_millis(RECEIPT_GRACE_MILLIS) => {}
         }
     }
 
@@ -179,7 +180,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         let batch = SENT_AWAY_AT_ONCE.max(places.len().div_ceil(MAX_BATCHES_SENT_AWAY));
         for (index, some) in places.chunks(batch).enumerate() {
             if index > 0 {
-                self.clock.sleep_until(self.clock.now().plus_millis(SENDING_AWAY_MILLIS)).await;
+                self.clock.sleep_millis(SENDING_AWAY_MILLIS).await;
             }
             for place in some {
                 self.send_away(*place);
@@ -200,7 +201,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
 
     /// Watches the deadlines, for as long as the program runs.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(self.turn_wheel(), self.settle(), self.look_where_hinted());
+        tokio::join!(self.turn_wheel(), self.settle(), self.look_where_hinted(), self.follow_steps());
     }
 
     async fn turn_wheel(self: &Arc<Self>) {
@@ -211,7 +212,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
                 () = earlier => continue,
                 () = sleep_until(&self.clock, next) => {}
             }
-            let now = self.epoch.tick_by(self.clock.now());
+            let now = self.epoch.tick_by(self.clock.steady());
             loop {
                 let Some((tick, places)) = self.wheel().take_due(now) else { break };
                 let ticking = self.ticking.lock().await;
@@ -222,6 +223,20 @@ impl<S: Socket + Send + 'static> Hub<S> {
                     tokio::task::yield_now().await;
                 }
                 drop(ticking);
+            }
+        }
+    }
+
+    /// Brings deadlines forward each time that session time has been stepped, for as long as the program runs.
+    async fn follow_steps(self: &Arc<Self>) {
+        loop {
+            self.clock.stepped().await;
+            warn!(event = "session_time_stepped", "the clock of the shared store was set");
+            for some in self.registry.places().chunks(TURNS_AT_ONCE) {
+                for place in some {
+                    self.act(*place, |waiting, turn| waiting.session_time_stepped(turn));
+                }
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -253,9 +268,11 @@ impl<S: Socket + Send + 'static> Hub<S> {
         note: impl Fn(&mut Others, &Waiting<S>),
         what: impl FnOnce(&mut Waiting<S>, &mut Turn<'_, S>),
     ) {
+        let reading = self.clock.reading();
         let mut turn = Turn {
             place,
-            now: self.epoch.tick_at(self.clock.now()),
+            now: self.epoch.tick_at(reading.steady),
+            lag: self.epoch.lag(reading),
             heartbeat_seconds: self.logins.policy.heartbeat_seconds,
             rotate_seconds: self.rotation.period_seconds,
             poll: &self.poll,
@@ -275,7 +292,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
             if turn.effects.ends {
                 return Fate::Goes;
             }
-            if let Some(tick) = waiting.rearm()
+            if let Some(tick) = waiting.rearm(turn.lag)
                 && self.wheel().arm(tick, place)
             {
                 self.earlier.notify_one();
@@ -375,13 +392,13 @@ impl<S: Socket + Send + 'static> Hub<S> {
     }
 
     /// The period of the code that the browser is to show, and when the next begins.
-    fn period(&self, session: &Session, now: Timestamp) -> (u16, Tick) {
+    fn period(&self, session: &Session, now: Timestamp) -> (u16, SessionTick) {
         let period = self.rotation.period_at(session, now);
         if self.rotation.period_seconds == 0 || session.scanned_at.is_some() {
-            return (period, Tick::NEVER);
+            return (period, SessionTick::NEVER);
         }
         let next = session.created_at.plus_seconds(self.rotation.period_seconds.saturating_mul(u32::from(period) + 1));
-        (period, self.epoch.tick_at(next))
+        (period, self.epoch.session_tick_at(next))
     }
 
     async fn until(&self, is_so: impl Fn() -> bool) {
@@ -416,9 +433,9 @@ fn is_just_confirmed(session: &Session, now: Timestamp) -> bool {
     }
 }
 
-async fn sleep_until(clock: &Clock, instant: Option<Timestamp>) {
+async fn sleep_until(clock: &Clock, instant: Option<Duration>) {
     match instant {
-        Some(instant) => clock.sleep_until(instant).await,
+        Some(instant) => clock.sleep_until_steady(instant).await,
         None => std::future::pending().await,
     }
 }
@@ -484,7 +501,7 @@ impl<S: Socket + Send + 'static> Registration<S> {
                 channel: connection.channel,
                 attachment: *attachment,
                 may_await_ack_elsewhere,
-                expiry: hub.epoch.tick_at(session.expires_at),
+                expiry: hub.epoch.session_tick_at(session.expires_at),
                 first_beat: turn.now.plus_millis(millis_to_first_beat(&session.key, turn.heartbeat_seconds)),
                 period,
                 next_rotation,
@@ -495,7 +512,7 @@ impl<S: Socket + Send + 'static> Registration<S> {
         });
         hub.let_older_give_way(session.key);
         // The code that it was given is an old one.
-        if period > 0 && next_rotation != Tick::NEVER {
+        if period > 0 && next_rotation != SessionTick::NEVER {
             hub.show_code(place, &session.key, period);
         }
         if let Some((session, since)) = missed {

@@ -153,16 +153,19 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
 
     /// From here on nobody is entered. The places of all who are there.
     pub(super) fn close(&self) -> Vec<Place> {
+        for shard in &self.shards {
+            lock(shard).is_closing = true;
+        }
+        self.places()
+    }
+
+    /// Returns the places of all entries, one shard after the other.
+    pub(super) fn places(&self) -> Vec<Place> {
         let mut places = Vec::new();
         for (number, shard) in self.shards.iter().enumerate() {
-            let mut shard = lock(shard);
-            shard.is_closing = true;
-            places.extend(
-                shard
-                    .index
-                    .iter()
-                    .filter_map(|slot| shard.get(*slot).map(|entry| Place::new(number, *slot, entry.generation))),
-            );
+            let shard = lock(shard);
+            let place = |slot: &u32| shard.get(*slot).map(|entry| Place::new(number, *slot, entry.generation));
+            places.extend(shard.index.iter().filter_map(place));
         }
         places
     }

@@ -91,8 +91,8 @@ impl<S: Socket + Send + 'static> Hub<S> {
                         self.answer_poll(place, session, *now);
                         continue;
                     }
-                    // The store's clock is a moment behind ours.
-                    let expiry = self.epoch.tick_at(session.expires_at);
+                    // The store's clock is behind ours, or session time has passed slower than steady time.
+                    let expiry = self.epoch.session_tick_at(session.expires_at);
                     self.act(place, |waiting, turn| waiting.put_off(expiry, turn));
                 }
                 Some((now, session)) if !session.is_undecided() => {

@@ -2,14 +2,16 @@
 //! one tick are handled together; a tick costs what is due in it, not what waits.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::registry::Place;
+use crate::clock::Reading;
 use crate::session::Timestamp;
 
 /// Deadlines within one tick are due together, at its end: never early, and late by less than this.
 const TICK_MILLIS: u64 = 100;
 
-/// A tenth of a second, counted from when the hub was made.
+/// A tenth of a second of steady time, counted from when the hub was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(pub(super) u32);
 
@@ -20,33 +22,93 @@ impl Tick {
         self.plus_millis(u64::from(seconds) * 1000)
     }
 
+    /// Returns the tick of session time, as that stands now, in which this one ends.
+    pub(super) fn session(self, lag: Lag) -> SessionTick {
+        let millis = i64::from(self.0) * TICK_MILLIS.cast_signed() - lag.0;
+        SessionTick(Epoch::tick(u64::try_from(millis).unwrap_or(0) / TICK_MILLIS).0)
+    }
+
     /// Rounded up.
     pub(super) fn plus_millis(self, millis: u64) -> Self {
         Self(u32::try_from(u64::from(self.0) + millis.div_ceil(TICK_MILLIS)).unwrap_or(u32::MAX))
     }
 }
 
-/// Where ticks are counted from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Epoch(pub(super) Timestamp);
+/// A tenth of a second of session time, counted from [`SESSION_LEAD_MILLIS`] before the hub was made.
+///
+/// Session time may pass faster or slower than steady time, and a shared store's may be stepped. The [`Tick`] at which
+/// such an instant comes is therefore computed anew each time that it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SessionTick(pub(super) u32);
 
-impl Epoch {
-    /// The first tick at or after this instant.
-    pub(super) fn tick_at(self, instant: Timestamp) -> Tick {
-        Self::tick(instant.millis_since(self.0).div_ceil(TICK_MILLIS))
+impl SessionTick {
+    pub(super) const NEVER: Self = Self(u32::MAX);
+
+    pub(super) fn plus_seconds(self, seconds: u32) -> Self {
+        Self(Tick(self.0).plus_seconds(seconds).0)
     }
 
-    /// The last tick at or before this instant.
-    pub(super) fn tick_by(self, instant: Timestamp) -> Tick {
-        Self::tick(instant.millis_since(self.0) / TICK_MILLIS)
+    /// Returns the first tick at or after this one, as session time stands now.
+    pub(super) fn tick(self, lag: Lag) -> Tick {
+        if self == Self::NEVER {
+            return Tick::NEVER;
+        }
+        let millis = i64::from(self.0) * TICK_MILLIS.cast_signed() + lag.0;
+        Epoch::tick(u64::try_from(millis).unwrap_or(0).div_ceil(TICK_MILLIS))
+    }
+}
+
+/// Steady time minus session time, each since its own epoch, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lag(pub(super) i64);
+
+/// Sessions may have begun before the hub was made, and session time may be set back: a year is more than either.
+const SESSION_LEAD_MILLIS: i64 = 365 * 86_400_000;
+
+/// The instants from which ticks are counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Epoch {
+    steady: Duration,
+    session: Timestamp,
+}
+
+impl Epoch {
+    /// Returns the epoch of a hub that is made at this instant.
+    pub(super) fn at(now: Reading) -> Self {
+        Self { steady: now.steady, session: now.session.plus_millis(-SESSION_LEAD_MILLIS) }
+    }
+
+    /// Returns the first tick at or after this instant.
+    pub(super) fn tick_at(self, steady: Duration) -> Tick {
+        Self::tick(self.millis_since(steady).div_ceil(TICK_MILLIS))
+    }
+
+    /// Returns the last tick at or before this instant.
+    pub(super) fn tick_by(self, steady: Duration) -> Tick {
+        Self::tick(self.millis_since(steady) / TICK_MILLIS)
+    }
+
+    /// Returns the first tick of session time at or after this instant.
+    pub(super) fn session_tick_at(self, instant: Timestamp) -> SessionTick {
+        SessionTick(Self::tick(instant.millis_since(self.session).div_ceil(TICK_MILLIS)).0)
+    }
+
+    /// Returns how session time stands to steady time.
+    pub(super) fn lag(self, now: Reading) -> Lag {
+        let session_millis = now.session.as_millis().saturating_sub(self.session.as_millis());
+        Lag(i64::try_from(self.millis_since(now.steady)).unwrap_or(i64::MAX).saturating_sub(session_millis))
+    }
+
+    pub(super) fn instant_of(self, tick: Tick) -> Duration {
+        self.steady + Duration::from_millis(u64::from(tick.0) * TICK_MILLIS)
+    }
+
+    fn millis_since(self, steady: Duration) -> u64 {
+        u64::try_from(steady.saturating_sub(self.steady).as_millis()).unwrap_or(u64::MAX)
     }
 
     fn tick(number: u64) -> Tick {
         u32::try_from(number).map_or(Tick::NEVER, Tick)
-    }
-
-    pub(super) fn instant_of(self, tick: Tick) -> Timestamp {
-        self.0.plus_millis(i64::from(tick.0) * TICK_MILLIS.cast_signed())
     }
 }
 
@@ -80,20 +142,47 @@ impl Wheel {
 mod tests {
     use super::*;
 
+    fn reading(steady_millis: u64, session_millis: i64) -> Reading {
+        Reading { steady: Duration::from_millis(steady_millis), session: Timestamp::from_millis(session_millis) }
+    }
+
     #[test]
     fn an_instant_belongs_to_the_tick_at_whose_end_it_has_passed() {
-        let epoch = Epoch(Timestamp::from_millis(5_000));
+        let epoch = Epoch::at(reading(5_000, 0));
         let ticks = |millis| {
-            let instant = Timestamp::from_millis(millis);
+            let instant = Duration::from_millis(millis);
             (epoch.tick_at(instant).0, epoch.tick_by(instant).0)
         };
         assert_eq!(ticks(5_000), (0, 0));
         assert_eq!(ticks(5_001), (1, 0));
         assert_eq!(ticks(5_100), (1, 1));
         assert_eq!(ticks(5_101), (2, 1));
-        assert_eq!(ticks(1_000), (0, 0), "a clock that was set back");
-        assert_eq!(epoch.instant_of(Tick(2)), Timestamp::from_millis(5_200));
+        assert_eq!(ticks(1_000), (0, 0));
+        assert_eq!(epoch.instant_of(Tick(2)), Duration::from_millis(5_200));
         assert_eq!(Tick(7).plus_seconds(3), Tick(37));
+    }
+
+    #[test]
+    fn an_instant_of_session_time_comes_at_the_tick_that_session_time_as_it_stands_now_gives() {
+        let epoch = Epoch::at(reading(5_000, 1_000_000));
+        let at = |millis| epoch.session_tick_at(Timestamp::from_millis(millis));
+        let together = epoch.lag(reading(9_000, 1_004_000));
+        assert_eq!(at(1_010_000).tick(together), Tick(100));
+        assert_eq!(at(1_010_001).tick(together), Tick(101));
+        assert_eq!(at(1_010_000).plus_seconds(2).tick(together), Tick(120));
+        let a_little_slower = epoch.lag(reading(9_000, 1_003_999));
+        assert_eq!(at(1_010_000).tick(a_little_slower), Tick(101), "never early");
+        let set_forward = epoch.lag(reading(9_000, 1_604_000));
+        assert_eq!(at(1_610_000).tick(set_forward), Tick(100));
+        assert_eq!(at(1_010_000).tick(set_forward), Tick(0), "past");
+        let set_back = epoch.lag(reading(9_000, 404_000));
+        assert_eq!(at(410_000).tick(set_back), Tick(100));
+        assert_eq!(at(1_010_000).tick(set_back), Tick(6100));
+        for lag in [together, a_little_slower, set_forward, set_back] {
+            assert!((Tick(99)..=Tick(100)).contains(&Tick(100).session(lag).tick(lag)));
+        }
+        assert_eq!(SessionTick::NEVER.tick(set_back), Tick::NEVER);
+        assert_eq!(SessionTick::NEVER.tick(set_forward), Tick::NEVER);
     }
 
     #[test]

@@ -43,7 +43,7 @@ const GOODBYE_SECONDS: u32 = 10;
 /// Nothing says that a poll has arrived: by then it has.
 const ARRIVING_SECONDS: u32 = 2;
 /// How long the phone's owner thinks before confirming, where the browser must ask again meanwhile.
-const THINKING_MILLIS: i64 = 20;
+const THINKING_MILLIS: u32 = 20;
 /// Files that are needed besides the sockets.
 const SPARE_FILES: u64 = 64;
 
@@ -377,7 +377,7 @@ impl Login {
         api.phone("scan", &session.code, &plan.app_token).await?;
         if plan.transport == Transport::Poll {
             // The browser has been answered, and is to have asked again.
-            shared.clock.sleep_until(shared.clock.now().plus_millis(THINKING_MILLIS)).await;
+            shared.clock.sleep_millis(THINKING_MILLIS).await;
         }
         Ok(Self { session, waiting, arrival })
     }

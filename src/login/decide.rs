@@ -35,7 +35,7 @@ impl Logins {
             }
             let decision = match &verdict {
                 Verdict::Confirm(picked) => Decision::Confirm {
-                    grant: logins.minter.grant(&by, now),
+                    grant: logins.minter.grant(&by, logins.clock.wall()),
                     claimable_until: now.plus_seconds(logins.policy.claim_seconds),
                     number_matches: logins.codes.number(&session.key).map(|number| picked.as_ref() == Some(&number)),
                 },

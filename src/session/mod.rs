@@ -38,7 +38,7 @@ pub struct Session {
     pub code: CodeKey,
     /// Counts the transitions, from 1. Orders events, drops duplicates, and is what a write is compared against.
     pub version: u32,
-    /// When the browser asked.
+    /// When the browser asked. All instants of a session are in session time (PROTOCOL.md, Time).
     pub created_at: Timestamp,
     /// From this instant on an undecided session is expired.
     pub expires_at: Timestamp,
@@ -107,9 +107,9 @@ pub struct Grant {
     pub sub: String,
     /// For whom the token is.
     pub aud: String,
-    /// Seconds since the epoch.
+    /// Date of the decision by the wall clock, in seconds since the epoch.
     pub iat: i64,
-    /// Seconds since the epoch.
+    /// Date of the token's end by the wall clock, in seconds since the epoch.
     pub exp: i64,
     /// Claims of the app token that are passed on.
     pub claims: Map<String, Value>,

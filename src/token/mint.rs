@@ -66,9 +66,9 @@ impl Minter {
         Self { keys, issuer, audience, ttl_seconds, passed_on }
     }
 
-    /// What a yes of `by` at `now` grants.
+    /// Returns what a yes of `by` grants. `date` is when it was said, by the wall clock: the token is for other machines.
     #[must_use]
-    pub fn grant(&self, by: &AppUser, now: Timestamp) -> Grant {
+    pub fn grant(&self, by: &AppUser, date: Timestamp) -> Grant {
         let pass_on = |name: &String| Some((name.clone(), by.claims.get(name)?.clone()));
         Grant {
             kid: self.keys.signing(),
@@ -76,8 +76,8 @@ impl Minter {
             iss: self.issuer.clone(),
             sub: by.user.id.clone(),
             aud: self.audience.clone(),
-            iat: now.as_seconds(),
-            exp: now.as_seconds() + i64::from(self.ttl_seconds),
+            iat: date.as_seconds(),
+            exp: date.as_seconds() + i64::from(self.ttl_seconds),
             claims: self.passed_on.iter().filter_map(pass_on).collect(),
         }
     }

@@ -198,7 +198,7 @@ impl Server {
     /// An app token of these claims, good for ten minutes more.
     pub fn app_token(&self, claims: Value) -> String {
         let Value::Object(mut claims) = claims else { panic!("claims are an object") };
-        let expires = self.clock.now().as_seconds() + 600;
+        let expires = self.clock.wall().as_seconds() + 600;
         claims.entry("exp").or_insert(expires.into());
         sign_app_token(SECRET.as_bytes(), &claims).unwrap()
     }
@@ -487,7 +487,7 @@ impl Browser {
 /// An app token of these claims, good for ten minutes by the machine's own clock.
 pub fn app_token(claims: Value) -> String {
     let Value::Object(mut claims) = claims else { panic!("claims are an object") };
-    claims.entry("exp").or_insert((Clock::system().now().as_seconds() + 600).into());
+    claims.entry("exp").or_insert((Clock::system().wall().as_seconds() + 600).into());
     sign_app_token(SECRET.as_bytes(), &claims).unwrap()
 }
 

@@ -10,6 +10,7 @@ mod app_tokens;
 mod architecture;
 mod browser_page;
 mod bus_conformance;
+mod clocks;
 mod codes;
 mod crash;
 mod database_file;

@@ -1,6 +1,5 @@
 //! Several nodes on one Postgres, without stickiness: they are as one.
 
-use std::fs;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use qrlogin::random;
 use qrlogin::session::Session as StoredSession;
 use qrlogin::store::Store as _;
 
+use crate::clocks::faketime;
 use crate::fleet::{Fleet, Login, all_are_well, logins_during};
 use crate::harness::{Browser, Seen, Server, token_in};
 use crate::real_time::{now, sleep_millis, until};
@@ -256,8 +256,7 @@ async fn nobody_asks_the_store_while_browsers_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_whose_clocks_disagree_expire_nothing_early_and_nothing_twice() {
-    let library = fs::read_dir("/usr/lib").unwrap().flatten().map(|dir| dir.path().join("faketime/libfaketime.so.1"));
-    let library = library.into_iter().find(|path| path.exists()).expect("Debian's package libfaketime");
+    let library = faketime();
     let fleet = Fleet::start(0, false).await;
     for offset in ["+0s", "+3s", "-3s"] {
         fleet.add(&[

@@ -4,7 +4,7 @@ use tracing::info;
 
 use super::{HoldBack, Phase, Turn, Waiting};
 use crate::hub::socket::Socket;
-use crate::hub::wheel::Tick;
+use crate::hub::wheel::{Lag, SessionTick, Tick};
 use crate::hub::wire::{self, Wire};
 use crate::metrics::CloseReason;
 use crate::protocol::close_code;
@@ -14,12 +14,12 @@ const MAX_UNANSWERED: u8 = 2;
 /// While the store does not answer, what is due is asked for again after this long ...
 const RETRY_SECONDS: u32 = 1;
 /// ... for this long past its deadline; then the browser is sent away, to come back later.
-const PATIENCE_SECONDS: u32 = 60;
+pub(super) const PATIENCE_SECONDS: u32 = 60;
 
 impl<S: Socket> Waiting<S> {
     /// The tick that the wheel does not have yet.
-    pub(in crate::hub) fn rearm(&mut self) -> Option<Tick> {
-        let beat = if self.is_waiting() { self.next_beat.min(self.next_rotation) } else { Tick::NEVER };
+    pub(in crate::hub) fn rearm(&mut self, lag: Lag) -> Option<Tick> {
+        let beat = if self.is_waiting() { self.next_beat.min(self.next_rotation.tick(lag)) } else { Tick::NEVER };
         let write = self.aside.as_ref().and_then(|aside| aside.unsent_until).unwrap_or(Tick::NEVER);
         let next = self.phase_end.min(beat).min(write);
         // A later one is armed when the earlier comes up.
@@ -50,7 +50,7 @@ impl<S: Socket> Waiting<S> {
         if self.phase_end <= tick {
             self.end_phase(tick, turn);
         }
-        if self.is_waiting() && self.next_rotation <= tick {
+        if self.is_waiting() && self.next_rotation.tick(turn.lag) <= tick {
             self.rotate(tick, turn);
         }
     }
@@ -60,7 +60,7 @@ impl<S: Socket> Waiting<S> {
     }
 
     fn rotate(&mut self, tick: Tick, turn: &mut Turn<'_, S>) {
-        while self.next_rotation <= tick {
+        while self.next_rotation.tick(turn.lag) <= tick {
             self.period = self.period.saturating_add(1);
             self.next_rotation = self.next_rotation.plus_seconds(turn.rotate_seconds);
         }
@@ -69,7 +69,9 @@ impl<S: Socket> Waiting<S> {
 
     fn end_phase(&mut self, tick: Tick, turn: &mut Turn<'_, S>) {
         match self.phase {
-            Phase::Waiting if tick >= self.expiry.plus_seconds(PATIENCE_SECONDS) => self.unavailable(turn),
+            Phase::Waiting if tick >= self.expiry.tick(turn.lag).plus_seconds(PATIENCE_SECONDS) => {
+                self.unavailable(turn)
+            }
             Phase::Waiting => {
                 if self.hold_back == HoldBack::Now {
                     self.hold_back = HoldBack::Over;
@@ -108,10 +110,20 @@ impl<S: Socket> Waiting<S> {
     }
 
     /// The session did not end after all, but ends at `expiry`, by the store's clock.
-    pub(in crate::hub) fn put_off(&mut self, expiry: Tick, turn: &mut Turn<'_, S>) {
+    pub(in crate::hub) fn put_off(&mut self, expiry: SessionTick, turn: &mut Turn<'_, S>) {
         if self.is_waiting() {
             self.expiry = expiry;
-            self.phase_end = expiry.max(turn.now.plus_millis(1));
+            self.phase_end = expiry.tick(turn.lag).max(turn.now.plus_millis(1));
+        }
+    }
+
+    /// Session time has been stepped. If the session now ends earlier, brings its deadline forward. If it ends later, the
+    /// deadline's reading of the row finds that, and [`Waiting::put_off`] is called.
+    pub(in crate::hub) fn session_time_stepped(&mut self, turn: &Turn<'_, S>) {
+        if self.is_waiting() {
+            // The store is given its time from now on, if the session's end has passed.
+            self.expiry = self.expiry.max(turn.now.session(turn.lag));
+            self.phase_end = self.phase_end.min(self.expiry.tick(turn.lag));
         }
     }
 }

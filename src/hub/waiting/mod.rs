@@ -28,7 +28,7 @@ use super::message::Message;
 use super::registry::{Keyed, Place};
 use super::shared::Shared;
 use super::socket::{Socket, Watch};
-use super::wheel::Tick;
+use super::wheel::{Lag, SessionTick, Tick};
 use super::wire::{Channel, Wire};
 use crate::clock::Clock;
 use crate::limits::Cells;
@@ -54,10 +54,10 @@ pub(super) struct Waiting<S: Socket = TcpStream> {
     /// Where it counts among those of its address, if there is a limit on them.
     cells: Option<Cells>,
     order: Order,
-    expiry: Tick,
+    expiry: SessionTick,
     next_beat: Tick,
     /// When the next code is to be shown, and which period's is.
-    next_rotation: Tick,
+    next_rotation: SessionTick,
     period: u16,
     /// When the present phase is to end: while waiting, when the store is to be asked.
     phase_end: Tick,
@@ -177,6 +177,8 @@ pub(super) struct Turn<'a, S: Socket = TcpStream> {
     pub(super) place: Place,
     /// The tick from which a wait that begins now is counted.
     pub(super) now: Tick,
+    /// How session time stands to steady time.
+    pub(super) lag: Lag,
     pub(super) heartbeat_seconds: u32,
     pub(super) rotate_seconds: u32,
     pub(super) poll: &'a S::Poll,
@@ -197,10 +199,10 @@ pub(super) struct Opening<'a, S: Socket = TcpStream> {
     pub(super) attachment: u32,
     /// Whether a connection of the session at another node may have been given the token just now.
     pub(super) may_await_ack_elsewhere: bool,
-    pub(super) expiry: Tick,
+    pub(super) expiry: SessionTick,
     pub(super) first_beat: Tick,
     pub(super) period: u16,
-    pub(super) next_rotation: Tick,
+    pub(super) next_rotation: SessionTick,
     pub(super) shared: Arc<Shared>,
     pub(super) cells: Option<Cells>,
 }
@@ -220,9 +222,9 @@ impl<S: Socket> Waiting<S> {
             counted: None,
             cells: None,
             order: Order { attachment: 0, arrival },
-            expiry: Tick::NEVER,
+            expiry: SessionTick::NEVER,
             next_beat: Tick::NEVER,
-            next_rotation: Tick::NEVER,
+            next_rotation: SessionTick::NEVER,
             period: 0,
             phase_end: Tick::NEVER,
             armed: Tick::NEVER,
@@ -284,7 +286,7 @@ impl<S: Socket> Waiting<S> {
         self.socket = Some(opening.socket);
         self.order.attachment = opening.attachment;
         self.expiry = opening.expiry;
-        self.phase_end = opening.expiry;
+        self.phase_end = opening.expiry.tick(turn.lag);
         self.next_beat = opening.first_beat;
         self.next_rotation = opening.next_rotation;
         self.period = opening.period;
@@ -320,8 +322,8 @@ impl<S: Socket> Waiting<S> {
                 self.wire = Wire::Poll;
                 self.told_version = version;
                 // A code that rotates is not another version, and is to be told all the same.
-                self.next_beat = turn.now.plus_seconds(wait_seconds).min(self.next_rotation);
-                self.next_rotation = Tick::NEVER;
+                self.next_beat = turn.now.plus_seconds(wait_seconds).min(self.next_rotation.tick(turn.lag));
+                self.next_rotation = SessionTick::NEVER;
             }
         }
     }

@@ -8,7 +8,7 @@ use tracing::info;
 use super::{CLOSE_SECONDS, HoldBack, Phase, Turn, Waiting};
 use crate::hub::message::{Ending, Message, Text};
 use crate::hub::socket::{Socket, Watch};
-use crate::hub::wheel::Tick;
+use crate::hub::wheel::SessionTick;
 use crate::hub::wire::{self, Wire};
 use crate::metrics::{CloseReason, Stopwatch};
 use crate::protocol::close_code;
@@ -123,7 +123,7 @@ impl<S: Socket> Waiting<S> {
         self.told_version = message.version;
         if message.status != "pending" {
             // From the scan on nothing rotates.
-            self.next_rotation = Tick::NEVER;
+            self.next_rotation = SessionTick::NEVER;
         }
         let active = self.active();
         if message.ending == Ending::Closed(CloseReason::Expired) {
@@ -172,7 +172,7 @@ impl<S: Socket> Waiting<S> {
                 self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
                 self.reason = reason.unwrap_or(CloseReason::Answered);
                 let view = message.view.as_ref().map_or(message.text.json(), |view| view);
-                let answer = wire::answer(self.fields(), view, turn.clock.now());
+                let answer = wire::answer(self.fields(), view, turn.clock.wall());
                 self.write(&answer, turn);
             }
         }
@@ -192,7 +192,7 @@ impl<S: Socket> Waiting<S> {
     /// Shows the next code, unless none is to be shown any more.
     pub(in crate::hub) fn show_code(&mut self, code: &Text, turn: &mut Turn<'_, S>) {
         // A browser that has not taken what came before gets a fresher one later.
-        let is_of_use = self.is_waiting() && self.next_rotation != Tick::NEVER && !self.has_unsent();
+        let is_of_use = self.is_waiting() && self.next_rotation != SessionTick::NEVER && !self.has_unsent();
         match self.wire {
             Wire::WebSocket if is_of_use => self.write(code.frame(), turn),
             Wire::EventStream if is_of_use => self.write(&wire::passing_event(code.json()), turn),
@@ -223,7 +223,7 @@ impl<S: Socket> Waiting<S> {
         match self.wire {
             Wire::WebSocket => self.send(Opcode::Close, &close_payload(code, why), turn),
             Wire::EventStream => self.write(&wire::close_event(code, why), turn),
-            Wire::Poll => self.write(&wire::refusal(self.fields(), code, why, turn.clock.now()), turn),
+            Wire::Poll => self.write(&wire::refusal(self.fields(), code, why, turn.clock.wall()), turn),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::hub::effects::Effects;
 use crate::hub::message::Message;
 use crate::hub::registry::Place;
 use crate::hub::shared::Sharing;
-use crate::hub::wheel::Tick;
+use crate::hub::wheel::{Lag, SessionTick, Tick};
 use crate::hub::wire::Channel;
 use crate::login::Told;
 use crate::metrics::{CloseReason, Metrics};
@@ -47,7 +47,7 @@ const MAX_CHOICES: usize = 72;
 const MAX_DUE: usize = 1000;
 
 const KEY: SessionKey = SessionKey([7; 32]);
-const EXPIRY: Tick = Tick(3000);
+const EXPIRY: SessionTick = SessionTick(3000);
 const HEARTBEAT_SECONDS: u32 = 30;
 const ROTATE_SECONDS: u32 = 60;
 /// A turn's share: small, so that a few frames exceed it.
@@ -161,6 +161,7 @@ struct World<'a> {
     line: Simulated,
     record: Option<Waiting<Simulated>>,
     now: Tick,
+    lag: Lag,
     wheel: Vec<Tick>,
     /// Effects that have not been performed.
     reads_on: u32,
@@ -196,6 +197,7 @@ impl<'a> World<'a> {
             line: Simulated::default(),
             record: Some(record),
             now: Tick(0),
+            lag: Lag(0),
             wheel: Vec::new(),
             reads_on: 0,
             asks: 0,
@@ -223,6 +225,7 @@ impl<'a> World<'a> {
         let mut turn = Turn {
             place: Place::from_token(1),
             now: self.now,
+            lag: self.lag,
             heartbeat_seconds: HEARTBEAT_SECONDS,
             rotate_seconds: ROTATE_SECONDS,
             poll: &(),
@@ -241,7 +244,7 @@ impl<'a> World<'a> {
             self.causes.network |= record.has_unsent();
             self.ended_by = Some(record.reason);
             self.record = None;
-        } else if let Some(tick) = record.rearm() {
+        } else if let Some(tick) = record.rearm(self.lag) {
             self.wheel.push(tick);
         }
         self.reads_on += u32::from(reads_on && self.dropped != Dropped::ReadsOn);
@@ -275,7 +278,7 @@ impl<'a> World<'a> {
             expiry: EXPIRY,
             first_beat: Tick(100),
             period: 0,
-            next_rotation: Tick(600),
+            next_rotation: SessionTick(600),
             shared: self.fixture.sharing.with_all(),
             cells: None,
         };
@@ -367,7 +370,7 @@ impl<'a> World<'a> {
 
     /// The session changes, if it may, and the change is announced.
     fn change(&mut self, choice: u8) {
-        if self.now >= EXPIRY {
+        if self.now >= EXPIRY.tick(self.lag) {
             return;
         }
         self.status = match (self.status, choice % 4) {
@@ -428,7 +431,7 @@ impl<'a> World<'a> {
     /// The store has been read at a deadline.
     fn settle(&mut self) {
         let is_undecided = matches!(self.status, "pending" | "scanned");
-        if is_undecided && self.now < EXPIRY {
+        if is_undecided && self.now < EXPIRY.tick(self.lag) {
             if self.record.as_ref().is_some_and(Waiting::is_to_be_answered) {
                 self.expect(self.status);
                 let message = self.fixture.message(self.status);
@@ -451,6 +454,13 @@ impl<'a> World<'a> {
             let tick = self.wheel.swap_remove(index);
             self.act(|waiting, turn| waiting.due(tick, turn));
         }
+    }
+
+    /// The clock of a shared store is set, at most two minutes forward or back of where it was.
+    fn step_session_time(&mut self, choice: u8) {
+        self.causes.time = true;
+        self.lag = Lag((i64::from(choice % 25) - 12) * 10_000);
+        self.act(|waiting, turn| waiting.session_time_stepped(turn));
     }
 
     fn first_due(&self) -> Option<usize> {
@@ -502,6 +512,7 @@ impl<'a> World<'a> {
                 self.causes.server = true;
                 self.act(|waiting, turn| waiting.leave(1012, "retry_after_ms=1", CloseReason::Shutdown, turn));
             }
+            14 if choice >= 224 => self.step_session_time(choice),
             14 if choice < 72 => {
                 let attachment = 1 + u32::from(choice % 2);
                 self.causes.server |= attachment > 1;

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::line::Simulated;
 use super::{Dropped, Fixture, KEY, Kind, World, masked};
+use crate::hub::waiting::due::PATIENCE_SECONDS;
 use crate::hub::waiting::hear::MAX_MESSAGE_BYTES;
 use crate::hub::waiting::{Readiness, Waiting};
+use crate::hub::wheel::{Lag, Tick};
 use crate::metrics::{CloseReason, Stopwatch};
 use crate::session::{Client, Session, State, Timestamp};
 use crate::websocket::close_payload;
@@ -48,6 +50,25 @@ fn a_stream_whose_system_gives_up_sending_ends_by_heartbeat_and_all_else_that_fa
         world.ready(Readiness { is_writable: false, is_last: true });
         assert_eq!(world.ended_by, Some(reason), "{kind:?} {failure}");
     }
+}
+
+#[test]
+fn a_session_that_a_step_of_session_time_ends_is_asked_for_with_the_whole_patience() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    world.now = Tick(2000);
+    world.lag = Lag(-400_000);
+    world.act(|record, turn| record.session_time_stepped(turn));
+    world.pass_time(1);
+    assert_eq!((world.asks, world.is_waiting()), (1, true));
+    // The store does not answer for a minute.
+    let ended_by = |world: &World<'_>| world.record.as_ref().filter(|it| !it.is_waiting()).map(|it| it.reason);
+    world.pass_time(10 * PATIENCE_SECONDS - 20);
+    assert_eq!(ended_by(&world), None);
+    // (A retry is a second after the one before.)
+    world.pass_time(20);
+    world.pass_time(20);
+    assert_eq!(ended_by(&world), Some(CloseReason::Unavailable));
 }
 
 #[test]
