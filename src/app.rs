@@ -158,6 +158,8 @@ fn bind<T>(
     let listen = || {
         let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
         socket.set_reuseaddr(true)?;
+        // Inherited by the connections.
+        socket.set_send_buffer_size(http::SEND_BUFFER_BYTES)?;
         socket.bind(address)?;
         wrap(socket.listen(BACKLOG)?)
     };

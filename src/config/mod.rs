@@ -236,7 +236,7 @@ pub struct LimitSettings {
     pub pending_sessions: u32,
     /// A request's body.
     pub body_bytes: usize,
-    /// What a request's head may take to arrive, and then its body.
+    /// Time for a request's head to arrive, then for its body, and for a client to take some of an answer.
     pub header_seconds: u32,
 }
 

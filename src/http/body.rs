@@ -14,11 +14,12 @@ use serde::de::DeserializeOwned;
 
 use super::App;
 use super::problem::ApiError;
+use super::server::closed_for_grace;
 
 /// How much of a body that is too long is read and thrown away.
 const DRAIN_BYTES: usize = 4 * 1024 * 1024;
 
-/// Reads the body, or refuses it.
+/// Reads the body, or refuses it. One that does not arrive is not waited for while the server stops.
 pub(super) async fn read(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let limit = app.body_bytes;
@@ -26,7 +27,11 @@ pub(super) async fn read(State(app): State<Arc<App>>, request: Request, next: Ne
         return Err(ApiError::PayloadTooLarge(limit));
     }
     let reading = app.logins.clock.timeout(app.header_seconds, collect(body, limit));
-    let bytes = reading.await.ok_or(ApiError::RequestTimeout)??;
+    let bytes = tokio::select! {
+        biased;
+        bytes = reading => bytes.ok_or(ApiError::RequestTimeout)??,
+        () = closed_for_grace(&app.shutdown) => return Err(ApiError::Stopping),
+    };
     Ok(next.run(Request::from_parts(parts, Body::from(bytes))).await)
 }
 

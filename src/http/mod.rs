@@ -14,6 +14,7 @@ mod observe;
 mod openapi;
 mod ops;
 mod origin;
+mod outgoing;
 mod park;
 mod phone;
 mod problem;
@@ -58,6 +59,7 @@ use risk::Risks;
 pub use gate::serve_public;
 pub use limit::ClientLimits;
 pub use ops::routes as ops_routes;
+pub use outgoing::SEND_BUFFER_BYTES;
 pub use server::serve_ops;
 
 /// What the handlers share.

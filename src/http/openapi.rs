@@ -74,7 +74,7 @@ fn refusals(path: &str) -> &'static [u16] {
     match path {
         "/v1/qr-login/generate" => &[400, 403, 408, 413, 415, 429, 500, 503],
         "/v1/qr-login/ack" | "/v1/qr-login/cancel" => &[400, 403, 404, 408, 409, 410, 413, 415, 429, 503],
-        "/.well-known/jwks.json" => &[408, 413, 429],
+        "/.well-known/jwks.json" => &[408, 413, 429, 503],
         _ if path.starts_with("/v1/qr-login/status") => &[400, 403, 404, 408, 409, 413, 429, 500, 503],
         _ if path.starts_with("/v1/sse/qr") => &[400, 403, 404, 408, 413, 429, 503],
         _ => &[400, 401, 403, 404, 408, 409, 410, 413, 415, 429, 503],

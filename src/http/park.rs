@@ -3,12 +3,14 @@
 //! with a WebSocket costs.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use axum::response::{IntoResponse as _, Response};
 use tokio::net::TcpStream;
 
+use super::outgoing;
 use super::rewound::Stream;
 use crate::http1::{self, Answer};
 use crate::hub::{Channel, Connection, Registration};
@@ -61,7 +63,7 @@ fn open(parking: Parking, stream: TcpStream, response: &Response, now: Timestamp
     let fields = fields_of(response);
     let (answer, channel) = match patience {
         Patience::Stream { told_version, silent_seconds } => {
-            notice_silence(&stream, silent_seconds);
+            outgoing::notice_silence(&stream, Duration::from_secs(silent_seconds.into()));
             (stream_head(&fields, now), Channel::EventStream { told_version })
         }
         Patience::Poll { version, wait_seconds } => (Vec::new(), Channel::Poll { version, wait_seconds, fields }),
@@ -86,16 +88,4 @@ fn fields_of(response: &Response) -> Vec<u8> {
         }
     }
     fields
-}
-
-/// A stream's heartbeats are not answered, but the other end's system takes note of them. If it does not for so long,
-/// the connection fails (RFC 5482).
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(unused_variables, reason = "not known there"))]
-fn notice_silence(stream: &std::net::TcpStream, seconds: u32) {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        let silence = std::time::Duration::from_secs(seconds.into());
-        // Who cannot be watched so closely is noticed later.
-        drop(socket2::SockRef::from(stream).set_tcp_user_timeout(Some(silence)));
-    }
 }

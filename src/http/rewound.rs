@@ -1,13 +1,15 @@
 //! A TCP connection of which the beginning has been read already, and is read once more; and which may be taken away
-//! from whoever speaks on it.
+//! from whoever speaks on it. A write that is blocked for too long ends the connection.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 /// See the module.
 #[derive(Debug)]
@@ -15,6 +17,9 @@ pub(super) struct Rewound {
     stream: Stream,
     beginning: Vec<u8>,
     read_again: usize,
+    max_blocked: Duration,
+    /// Timer of a write that is blocked. A connection whose writes are taken has none.
+    blocked: Option<Pin<Box<Sleep>>>,
 }
 
 /// The connection itself. When it has been taken, whoever speaks on the [`Rewound`] speaks to nobody, and reads the end.
@@ -24,6 +29,14 @@ pub(super) struct Stream(Arc<Mutex<Option<TcpStream>>>);
 impl Stream {
     pub(super) fn take(&self) -> Option<TcpStream> {
         self.lock().take()
+    }
+
+    /// Closes the connection, and discards what the system has not sent.
+    fn reset(&self) {
+        if let Some(stream) = self.take() {
+            // Closed in order if this fails.
+            drop(stream.set_zero_linger());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<TcpStream>> {
@@ -43,8 +56,10 @@ impl Stream {
 }
 
 impl Rewound {
-    pub(super) fn new(stream: TcpStream, beginning: Vec<u8>) -> Self {
-        Self { stream: Stream(Arc::new(Mutex::new(Some(stream)))), beginning, read_again: 0 }
+    /// The connection is reset once the system has taken no byte of a write for `max_blocked`.
+    pub(super) fn new(stream: TcpStream, beginning: Vec<u8>, max_blocked: Duration) -> Self {
+        let stream = Stream(Arc::new(Mutex::new(Some(stream))));
+        Self { stream, beginning, read_again: 0, max_blocked, blocked: None }
     }
 
     pub(super) fn stream(&self) -> Stream {
@@ -54,6 +69,20 @@ impl Rewound {
     /// The connection, if nobody has taken it, and what of the beginning has not been read again.
     pub(super) fn into_parts(mut self) -> (Option<TcpStream>, Vec<u8>) {
         (self.stream.take(), self.beginning.split_off(self.read_again))
+    }
+
+    /// Bounds the time for which a write is blocked. `written` is what the system said to it.
+    #[expect(clippy::disallowed_methods, reason = "what the network may take is on the machine's own time")]
+    fn bound(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.blocked = None;
+            return written;
+        }
+        let max_blocked = self.max_blocked;
+        let blocked = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(max_blocked)));
+        ready!(blocked.as_mut().poll(cx));
+        self.stream.reset();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -74,17 +103,19 @@ impl AsyncRead for Rewound {
 }
 
 impl AsyncWrite for Rewound {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream.poll(bytes.len(), |stream| stream.poll_write(cx, bytes))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.stream.poll(bytes.len(), |stream| stream.poll_write(cx, bytes));
+        self.bound(cx, written)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let all = slices.iter().map(|slice| slice.len()).sum();
-        self.stream.poll(all, |stream| stream.poll_write_vectored(cx, slices))
+        let written = self.stream.poll(all, |stream| stream.poll_write_vectored(cx, slices));
+        self.bound(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -97,5 +128,45 @@ impl AsyncWrite for Rewound {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll((), |stream| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair(max_blocked: Duration) -> (Rewound, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Rewound::new(listener.accept().await.unwrap().0, Vec::new(), max_blocked), client)
+    }
+
+    const MORE_THAN_THE_SYSTEM_TAKES: usize = 16 * 1024 * 1024;
+
+    #[tokio::test]
+    async fn a_write_that_is_blocked_for_too_long_resets_the_connection() {
+        let (mut server, mut client) = pair(Duration::from_millis(100)).await;
+        let error = server.write_all(&vec![b'x'; MORE_THAN_THE_SYSTEM_TAKES]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(client.read_to_end(&mut Vec::new()).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "what the network may take is on the machine's own time")]
+    async fn a_write_that_is_taken_slowly_is_not_cut() {
+        let (mut server, mut client) = pair(Duration::from_secs(1)).await;
+        let reading = async {
+            let (mut buffer, mut read) = (vec![0; 1024 * 1024], 0);
+            while read < MORE_THAN_THE_SYSTEM_TAKES {
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                read += client.read(&mut buffer).await.unwrap();
+            }
+        };
+        let bytes = vec![b'x'; MORE_THAN_THE_SYSTEM_TAKES];
+        let (written, ()) = tokio::join!(server.write_all(&bytes), reading);
+        written.unwrap();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::{self, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 use super::client::Peer;
 use super::gate::head;
 use super::limit::SeatOfConnection;
+use super::outgoing;
 use super::park::park;
 use super::refused::Refused;
 use super::rewound::Rewound;
@@ -39,6 +40,8 @@ use crate::shutdown::Shutdown;
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// When the system has no sockets left to give, it is asked again after this long.
 pub(super) const ACCEPT_RETRY_MILLIS: u16 = 50;
+/// Once the server stops, time for what a client has begun to send to arrive whole, and for an answer to be taken.
+const STOPPING_GRACE: Duration = Duration::from_secs(1);
 const ACCEPT_LOG_PAUSE: Duration = Duration::from_secs(30);
 /// Without a failure for so long, they are over.
 const ACCEPT_CALM: Duration = Duration::from_secs(5);
@@ -46,7 +49,7 @@ const ACCEPT_CALM: Duration = Duration::from_secs(5);
 /// The connections on which HTTP is spoken. Those that became WebSockets are no longer among them.
 pub(super) struct Connections {
     routes: Router,
-    header_seconds: u32,
+    header_time: Duration,
     shutdown: Shutdown,
     tasks: TaskTracker,
     runtime: Handle,
@@ -73,16 +76,20 @@ pub(super) type Surplus = OwnedSemaphorePermit;
 impl Connections {
     /// None yet. To be called within the runtime that is to serve them.
     pub(super) fn new(routes: Router, header_seconds: u32, clock: Clock, shutdown: Shutdown) -> Self {
-        Self { routes, header_seconds, shutdown, tasks: TaskTracker::new(), runtime: Handle::current(), clock }
+        let header_time = Duration::from_secs(header_seconds.into());
+        Self { routes, header_time, shutdown, tasks: TaskTracker::new(), runtime: Handle::current(), clock }
     }
 
-    /// Serves this one, until its end or the shutdown's closing; then what is in flight is still answered.
+    /// Serves this one, until its end or the shutdown's closing; then a request that is being handled is still answered.
     pub(super) fn serve(&self, accepted: Accepted) {
         let Accepted { stream, peer, beginning, refused, seat, surplus } = accepted;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
-        let stream = Rewound::new(stream, beginning);
+        outgoing::limit(&stream, self.header_time);
+        let stream = Rewound::new(stream, beginning, outgoing::max_blocked(self.header_time));
         let (routes, clock, underneath) = (self.routes.clone(), self.clock.clone(), stream.stream());
         let (peer, refused, seat) = (Peer(peer), Mutex::new(refused), SeatOfConnection::new(seat));
+        let handling = Arc::new(Handling::default());
+        let handled = handling.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(seat.clone());
@@ -90,14 +97,16 @@ impl Connections {
                 request.extensions_mut().insert(refused);
             }
             let (answering, clock, underneath) = (routes.clone().oneshot(request), clock.clone(), underneath.clone());
+            let handled = handled.clone();
             async move {
+                let _handled = handled.0.lock().await;
                 let now = clock.wall();
                 answering.await.map(|answer| park(dated(answer, now), &underneath, now))
             }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_secs(self.header_seconds.into()))
+            .header_read_timeout(self.header_time)
             .max_buf_size(MAX_HEAD_BYTES)
             .keep_alive(surplus.is_none());
         let shutdown = self.shutdown.clone();
@@ -107,7 +116,11 @@ impl Connections {
                 ended = connection.as_mut() => ended,
                 () = shutdown.closing() => {
                     connection.as_mut().graceful_shutdown();
-                    connection.await
+                    tokio::select! {
+                        biased;
+                        ended = connection.as_mut() => ended,
+                        () = handling.over() => Ok(()),
+                    }
                 }
             };
             if let Err(error) = ended {
@@ -124,6 +137,7 @@ impl Connections {
         let mut request = head::of_beginning(beginning);
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(refused);
+        outgoing::limit(&stream, self.header_time);
         let (answering, now) = (self.routes.clone().oneshot(request), self.clock.wall());
         let refusing = async move {
             let Ok(response) = answering.await;
@@ -155,6 +169,35 @@ fn dated(mut answer: Response, now: Timestamp) -> Response {
         answer.headers_mut().entry(DATE).or_insert(date);
     }
     answer
+}
+
+/// Whether a connection's request is being handled: locked from the arrival of its head until its answer is known.
+#[derive(Default)]
+struct Handling(tokio::sync::Mutex<()>);
+
+impl Handling {
+    /// Waits until no request has been handled for [`STOPPING_GRACE`]. What the connection still has then is a head that
+    /// has not arrived whole, or an answer that its client does not take.
+    async fn over(&self) {
+        loop {
+            drop(self.0.lock().await);
+            stopping_grace().await;
+            if self.0.try_lock().is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until the server has been closing for [`STOPPING_GRACE`]: a body that has not arrived whole by then is refused.
+pub(super) async fn closed_for_grace(shutdown: &Shutdown) {
+    shutdown.closing().await;
+    stopping_grace().await;
+}
+
+#[expect(clippy::disallowed_methods, reason = "what the network may take is on the machine's own time")]
+async fn stopping_grace() {
+    tokio::time::sleep(STOPPING_GRACE).await;
 }
 
 /// Serves the operator's `routes` on `listener` until the shutdown's closing; then answers what is in flight, and

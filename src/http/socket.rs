@@ -18,6 +18,7 @@ use super::App;
 use super::arrive::{Arrived, arrive};
 use super::client::ClientAddress;
 use super::limit::SeatOfConnection;
+use super::outgoing;
 use super::problem::ApiError;
 use super::rewound::Rewound;
 use super::upgrade::{Handshake, offered_id};
@@ -58,6 +59,7 @@ pub(super) async fn open(
         let Ok(parts) = upgraded.downcast::<TokioIo<Rewound>>() else { return };
         let (Some(stream), unread) = parts.io.into_inner().into_parts() else { return };
         let Ok(stream) = stream.into_std() else { return };
+        outgoing::lift(&stream);
         let early = [&parts.read_buf[..], &unread].concat();
         let socket = mio::net::TcpStream::from_std(stream);
         let Arrived { registration, found, seat } = *arrived;

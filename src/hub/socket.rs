@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Token};
@@ -31,6 +32,9 @@ pub trait Socket: Read + Write {
 
     /// Sends the end of the stream.
     fn end_writing(&mut self);
+
+    /// Has the system discard what it has not sent once the socket is closed.
+    fn discard_unsent(&mut self);
 }
 
 impl Socket for TcpStream {
@@ -59,6 +63,11 @@ impl Socket for TcpStream {
     fn end_writing(&mut self) {
         // It has ended already if this fails.
         drop(self.shutdown(Shutdown::Write));
+    }
+
+    fn discard_unsent(&mut self) {
+        // It is closed in order if this fails.
+        drop(socket2::SockRef::from(&*self).set_linger(Some(Duration::ZERO)));
     }
 }
 

@@ -23,7 +23,11 @@ struct Unread {
 
 impl Unread {
     fn serve(dir: &tempfile::TempDir, format: &str) -> Self {
-        let mut child = qrlogin(dir.path(), &SERVE)
+        Self::start(&mut qrlogin(dir.path(), &SERVE), format)
+    }
+
+    fn start(command: &mut Command, format: &str) -> Self {
+        let mut child = command
             .args(["--set", "limits.enabled=false", "--set", "log.level=trace"])
             .env("QRLOGIN_LOG__FORMAT", format)
             .stderr(Stdio::piped())
@@ -98,18 +102,22 @@ async fn a_server_whose_log_nobody_reads_logs_people_in_and_ends_when_it_is_aske
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_it_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Unread::serve(&dir, "text");
-    // A client that never finishes holds the stopping up.
-    let mut slow = std::net::TcpStream::connect(server.base.trim_start_matches("http://")).unwrap();
-    std::io::Write::write_all(
-        &mut slow,
-        b"POST /v1/qr-login/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n",
-    )
-    .unwrap();
+    // An introspection endpoint that accepts connections and answers nothing: the request is handled for three seconds.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = qrlogin(dir.path(), &SERVE);
+    command.env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET");
+    let url = format!("app_auth.introspection_url=http://{}/", silent.local_addr().unwrap());
+    let mut server = Unread::start(command.args(["--set", &url]), "text");
+    let mut phone = std::net::TcpStream::connect(server.base.trim_start_matches("http://")).unwrap();
+    let scan = "POST /v1/qr-login/scan HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n\
+                Content-Type: application/json\r\nContent-Length: 39\r\n\r\n{\"code\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}";
+    std::io::Write::write_all(&mut phone, scan.as_bytes()).unwrap();
+    let (_asked, _) = silent.accept().unwrap();
     signal(server.child.id(), "TERM");
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(server.child.try_wait().unwrap().is_none(), "it waits for what is in flight");
-    assert!(server.ends("TERM") < Duration::from_secs(7), "what is in flight would have had eight");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(server.child.try_wait().unwrap().is_none(), "it waits for the request that is being handled");
+    let took = server.ends("TERM");
+    assert!(took < Duration::from_secs(1), "{took:?}: the request would have been handled for longer");
 }
 
 #[tokio::test(flavor = "multi_thread")]

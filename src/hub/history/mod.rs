@@ -150,6 +150,8 @@ impl Socket for End {
     }
 
     fn end_writing(&mut self) {}
+
+    fn discard_unsent(&mut self) {}
 }
 
 /// What a browser has read on one connection.

@@ -418,6 +418,11 @@ impl<S: Socket> Waiting<S> {
 
 impl<S: Socket> Drop for Waiting<S> {
     fn drop(&mut self) {
+        let has_unsent = self.has_unsent();
+        if let Some(socket) = self.socket.as_mut().filter(|_| has_unsent) {
+            // The browser has not taken it in its time. The system would keep its own queue for minutes.
+            socket.discard_unsent();
+        }
         drop(self.socket.take());
         if let Some(shared) = self.counted.take() {
             if let (Some(sockets), Some(cells)) = (&shared.sockets, self.cells) {

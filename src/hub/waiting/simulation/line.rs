@@ -132,4 +132,6 @@ impl Socket for Simulated {
     fn end_writing(&mut self) {
         self.0.borrow_mut().has_ended_writing = true;
     }
+
+    fn discard_unsent(&mut self) {}
 }
