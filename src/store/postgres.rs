@@ -393,6 +393,12 @@ impl Store for PostgresStore {
                     if let Some(waits) = self.replace(&next).await? {
                         return Ok(Changed::Done(committed(next, waits, true)));
                     }
+                    // Another change was first, or the session is out of time by Postgres's clock.
+                    let (now, mut settled) = self.read_settled(&[found.key]).await?;
+                    let Some(settled) = settled.pop() else { return Ok(Changed::Missing) };
+                    if settled.version == found.version && now >= next.writable_until() {
+                        return Ok(Changed::Refused(Refusal::Expired, committed(settled, waits, false)));
+                    }
                 }
                 Ok(Step::Repeated) => return Ok(Changed::Done(committed(found, waits, false))),
                 Err(refusal) => return Ok(Changed::Refused(refusal, committed(found, waits, false))),
