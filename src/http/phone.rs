@@ -25,8 +25,11 @@ impl FromRequestParts<Arc<App>> for Phone {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let ClientAddress(address) = ClientAddress::from_request_parts(parts, app)
+            .await
+            .map_err(|_| ApiError::InvalidRequest("the connection has no address".to_owned()))?;
         let verified = match bearer_token(&parts.headers) {
-            Some(token) => app.app_auth.verify(token, app.logins.clock.wall()).await,
+            Some(token) => app.app_auth.verify(token, address, app.logins.clock.wall()).await,
             None => Err(InvalidToken::Missing.into()),
         };
         let user = verified.inspect_err(|refused| {

@@ -9,6 +9,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::any;
+use futures_util::FutureExt as _;
+use futures_util::future::{Shared, join_all};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use qrlogin::clock::Clock;
 use qrlogin::config::{Secret, Settings};
@@ -16,6 +18,7 @@ use qrlogin::token::KeyRing;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use crate::harness::{Answer, Server, Session};
 use crate::program::{Program, signal};
@@ -27,7 +30,11 @@ pub struct Source {
     says: Arc<Mutex<Says>>,
     asked: Arc<AtomicUsize>,
     last: Arc<Mutex<(HeaderMap, String)>>,
+    held: Arc<Mutex<Option<Held>>>,
 }
+
+/// Becomes ready when answers are no longer held back.
+type Held = Shared<oneshot::Receiver<()>>;
 
 #[derive(Clone, Default)]
 pub enum Says {
@@ -57,6 +64,13 @@ impl Source {
         self.says(Says::This(what.to_string()));
     }
 
+    /// Holds answers back until the sender is used.
+    fn holds(&self) -> oneshot::Sender<()> {
+        let (release, released) = oneshot::channel();
+        *self.held.lock().unwrap() = Some(released.shared());
+        release
+    }
+
     fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
@@ -65,6 +79,10 @@ impl Source {
 async fn answer(State(source): State<Source>, headers: HeaderMap, body: String) -> axum::response::Response {
     source.asked.fetch_add(1, Ordering::SeqCst);
     *source.last.lock().unwrap() = (headers, body);
+    let held = source.held.lock().unwrap().clone();
+    if let Some(held) = held {
+        held.await.unwrap();
+    }
     let says = source.says.lock().unwrap().clone();
     match says {
         Says::This(text) => text.into_response(),
@@ -293,6 +311,64 @@ async fn whoever_gave_a_token_is_asked_whether_it_is_good() {
     let confirm = server.request(Method::POST, "/v1/qr-login/confirm", Some("opaque+token/ of=the&app"), Some(body));
     assert_eq!(confirm.await.status, 200);
     assert_eq!(source.asked(), 2);
+    server.stop().await;
+}
+
+/// A scan by a phone at this address, as a trusted proxy reports it.
+async fn scan_from(server: &Server, session: &Session, token: &str, address: &str) -> Answer {
+    let request = server.http.post(format!("{}/v1/qr-login/scan", server.base)).bearer_auth(token);
+    let request = request.header("x-forwarded-for", address).json(&json!({ "code": session.code }));
+    Answer::of(request.send().await.unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_with_one_token_share_one_question_and_its_answer() {
+    let (source, address) = Source::start().await;
+    let server = by_introspection(address, |_| {}).await;
+    let session = server.generate().await;
+    let release = source.holds();
+    let scans = join_all((0..60).map(|_| scan(&server, &session, "opaque")));
+    let answering = async {
+        until("the endpoint is asked", async || source.asked() == 1).await;
+        // A phone that hangs up does not take the question with it.
+        source.says_json(json!({ "active": true, "sub": "ann" }));
+        release.send(()).unwrap();
+    };
+    let (answers, ()) = tokio::join!(scans, answering);
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert_eq!(source.asked(), 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_many_tokens_waits_for_its_own_turn_and_another_does_not_wait_for_it() {
+    let (source, address) = Source::start().await;
+    let server = by_introspection(address, |settings| settings.trusted_proxies = vec!["127.0.0.1".to_owned()]).await;
+    let session = server.generate().await;
+    let release = source.holds();
+    source.says_json(json!({ "active": true, "sub": "ann" }));
+    let tokens: Vec<_> = (0..40).map(|number| format!("foreign {number}")).collect();
+    let foreign = join_all(tokens.iter().map(|token| scan_from(&server, &session, token, "192.0.2.1")));
+    let honest = async {
+        until("the foreign tokens have their turns", async || source.asked() == 8).await;
+        let honest = scan_from(&server, &session, "honest", "192.0.2.2");
+        let asked = until("the honest one has its own", async || source.asked() == 9);
+        let rest = async {
+            asked.await;
+            // A token that has not had its turn after two seconds is not asked about.
+            server.hands.advance_seconds(2);
+            until("the others are refused", async || server.metrics().await.contains("reason=\"unavailable\"} 32"))
+                .await;
+            release.send(()).unwrap();
+        };
+        tokio::join!(honest, rest).0
+    };
+    let (foreign, honest) = tokio::join!(foreign, honest);
+    assert_eq!(honest.status, 200);
+    let refused: Vec<_> = foreign.iter().filter(|answer| answer.refusal() == "503 unavailable").collect();
+    assert_eq!(refused.len(), 32);
+    assert!(refused.iter().all(|answer| !answer.header("retry-after").is_empty()));
+    assert_eq!(source.asked(), 9);
     server.stop().await;
 }
 

@@ -1,77 +1,176 @@
 //! Asking whether an app token is good (RFC 7662).
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use quick_cache::sync::Cache;
 use reqwest::header::HeaderValue;
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
-use tracing::warn;
+use tokio::sync::{Semaphore, oneshot};
+use tracing::{Instrument as _, warn};
 use url::form_urlencoded;
 
 use super::fetch::Source;
 use super::{AuthError, InvalidToken};
 use crate::clock::Clock;
+use crate::session::network_of;
 
-/// How long an answer is kept: a phone scans and decides within it, and a token that was taken back is soon none.
+/// Time that an answer is kept: a phone scans and decides within it, and a revoked token is refused soon.
 const KEPT: Duration = Duration::from_secs(10);
-/// Answers that are kept, at most.
+/// Maximum number of answers that are kept.
 const MAX_KEPT: usize = 10_000;
-/// Questions under way, at most; who comes beyond waits in turn, within its own patience.
+/// Maximum number of questions to the endpoint at a time, of all clients and of one address.
 const MAX_ASKING: usize = 64;
+const MAX_ASKING_OF_ADDRESS: usize = 8;
+/// Time that a question waits for its turn, in seconds. Then it is not asked.
+const TURN_SECONDS: u32 = 2;
+/// Time that a phone waits for an answer, in seconds: the turn, and the time that [`Source`] gives the endpoint.
+const ANSWER_SECONDS: u32 = 5;
+/// Maximum number of tokens that wait for an answer.
+const MAX_WAITING: usize = 4096;
 
-/// See the module.
-pub(super) struct Introspection {
+/// Asks the endpoint. Concurrent requests with the same token share one question and its answer.
+#[derive(Clone)]
+pub(super) struct Introspection(Arc<Inner>);
+
+struct Inner {
     source: Source,
     authorization: Option<HeaderValue>,
     clock: Clock,
-    /// By the SHA-256 of the token.
+    /// Answers, by the SHA-256 of the token.
     kept: Cache<[u8; 32], Kept>,
-    asking: Semaphore,
+    /// Questions without an answer yet, by the SHA-256 of the token.
+    waiting: Mutex<HashMap<[u8; 32], Question>>,
+    turns: Semaphore,
+    /// The turns of each address that has a question waiting.
+    turns_of_address: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
 }
+
+/// What the endpoint says of a token: its claims, or that it is not active. An error if there is no such answer.
+type Said = Result<Option<Arc<Map<String, Value>>>, AuthError>;
+
+/// A question that is asked once, however many requests wait for its answer.
+type Question = Shared<BoxFuture<'static, Said>>;
 
 #[derive(Clone)]
 struct Kept {
-    /// What was said of the token; `None`: that it is not active.
+    /// The claims of an active token.
     claims: Option<Arc<Map<String, Value>>>,
     until: Duration,
 }
 
 impl Introspection {
-    /// `client` is as whom it asks, and with which secret.
+    /// `client` is the name and the secret with which this server authenticates at the endpoint.
     pub(super) fn new(source: Source, client: Option<(&str, &str)>, clock: Clock) -> Self {
-        Self {
+        Self(Arc::new(Inner {
             source,
             authorization: client.and_then(|(id, secret)| basic(id, secret)),
             clock,
             kept: Cache::new(MAX_KEPT),
-            asking: Semaphore::new(MAX_ASKING),
-        }
+            waiting: Mutex::default(),
+            turns: Semaphore::new(MAX_ASKING),
+            turns_of_address: Mutex::default(),
+        }))
     }
 
-    /// What is said of this token.
-    pub(super) async fn ask(&self, token: &str) -> Result<Map<String, Value>, AuthError> {
+    /// Returns the claims of this token, which a client at `address` sent.
+    ///
+    /// # Errors
+    /// The token is not active, or there is no answer within 5 seconds.
+    pub(super) async fn ask(&self, token: &str, address: IpAddr) -> Result<Map<String, Value>, AuthError> {
         let mut key = [0; 32];
         key.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-        let kept = self.kept.get(&key).filter(|kept| self.clock.steady() < kept.until);
+        let kept = self.0.kept.get(&key).filter(|kept| self.0.clock.steady() < kept.until);
         let claims = match kept {
             Some(kept) => kept.claims,
             None => {
-                let _turn = self.asking.acquire().await;
-                let claims = self.ask_source(token).await.map_err(|reason| {
-                    warn!(event = "app token not introspected", setting = "app_auth.introspection_url", %reason);
-                    AuthError::Unavailable
-                })?;
-                let claims = claims.map(Arc::new);
-                self.kept.insert(key, Kept { claims: claims.clone(), until: self.clock.steady() + KEPT });
-                claims
+                let question = self.question(key, token, address)?;
+                self.0.clock.timeout(ANSWER_SECONDS, question).await.ok_or(AuthError::Unavailable)??
             }
         };
         Ok(Map::clone(&*claims.ok_or(InvalidToken::Inactive)?))
+    }
+
+    /// The question that waits for an answer about this token, or a new one. A new question runs as a task of its own: it
+    /// is answered also if the request that asked first is abandoned.
+    fn question(&self, key: [u8; 32], token: &str, address: IpAddr) -> Result<Question, AuthError> {
+        let mut waiting = self.0.waiting();
+        if let Some(question) = waiting.get(&key) {
+            return Ok(question.clone());
+        }
+        if waiting.len() >= MAX_WAITING {
+            return Err(AuthError::Unavailable);
+        }
+        let (reply, answer) = oneshot::channel();
+        // The task may panic, and is dropped when the server stops.
+        let question = answer.map(|said| said.unwrap_or(Err(AuthError::Unavailable))).boxed().shared();
+        waiting.insert(key, question.clone());
+        drop(waiting);
+        let (asking, token) = (Asking { inner: self.0.clone(), key }, token.to_owned());
+        let asked = async move {
+            let said = asking.inner.ask_in_turn(&token, network_of(address)).await;
+            if let Ok(claims) = &said {
+                let until = asking.inner.clock.steady() + KEPT;
+                asking.inner.kept.insert(key, Kept { claims: claims.clone(), until });
+            }
+            // A later request finds the answer, or asks anew.
+            drop(asking);
+            // The receiver may have been dropped; ignore the error.
+            let _ = reply.send(said);
+        };
+        tokio::spawn(asked.in_current_span());
+        Ok(question)
+    }
+}
+
+/// A question that waits for its answer, until this is dropped.
+struct Asking {
+    inner: Arc<Inner>,
+    key: [u8; 32],
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.inner.waiting().remove(&self.key);
+    }
+}
+
+impl Inner {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<[u8; 32], Question>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks once fewer than [`MAX_ASKING_OF_ADDRESS`] questions of this address are under way, and fewer than
+    /// [`MAX_ASKING`] of all. So a client with many tokens waits for itself, and other clients do not wait for it.
+    async fn ask_in_turn(&self, token: &str, address: IpAddr) -> Said {
+        let own_turns = self.turns_of(address);
+        let turns = async { (own_turns.acquire().await, self.turns.acquire().await) };
+        let refused = |reason: String| {
+            warn!(event = "app token not introspected", setting = "app_auth.introspection_url", %reason);
+            AuthError::Unavailable
+        };
+        let Some(_turns) = self.clock.timeout(TURN_SECONDS, turns).await else {
+            return Err(refused("too many tokens wait for it".to_owned()));
+        };
+        self.ask_source(token).await.map(|claims| claims.map(Arc::new)).map_err(refused)
+    }
+
+    fn turns_of(&self, address: IpAddr) -> Arc<Semaphore> {
+        let mut addresses = self.turns_of_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turns) = addresses.get(&address).and_then(Weak::upgrade) {
+            return turns;
+        }
+        addresses.retain(|_, turns| turns.strong_count() > 0);
+        let turns = Arc::new(Semaphore::new(MAX_ASKING_OF_ADDRESS));
+        addresses.insert(address, Arc::downgrade(&turns));
+        turns
     }
 
     async fn ask_source(&self, token: &str) -> Result<Option<Map<String, Value>>, String> {

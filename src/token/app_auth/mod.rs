@@ -5,6 +5,7 @@ mod introspection;
 mod key;
 mod key_set;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -278,11 +279,11 @@ impl AppAuth {
         }
     }
 
-    /// The user who sent this token.
+    /// Returns the user who sent this token from this address.
     ///
     /// # Errors
     /// See [`AuthError`].
-    pub async fn verify(&self, token: &str, now: Timestamp) -> Result<AppUser, AuthError> {
+    pub async fn verify(&self, token: &str, address: IpAddr, now: Timestamp) -> Result<AppUser, AuthError> {
         // Before a source outside sees it: it is not theirs.
         let header = JoseHeader::of(token);
         let is_web_token = |typ: &String| typ.eq_ignore_ascii_case(WEB_TOKEN_TYPE);
@@ -290,7 +291,7 @@ impl AppAuth {
             return Err(InvalidToken::WebToken.into());
         }
         let claims = match &self.judge {
-            Judge::Introspection(introspection) => introspection.ask(token).await?,
+            Judge::Introspection(introspection) => introspection.ask(token, address).await?,
             judge => {
                 let header = header.ok_or(InvalidToken::Malformed)?;
                 if header.crit.is_some() {
