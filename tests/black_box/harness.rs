@@ -42,12 +42,17 @@ pub struct Server {
     pub http: reqwest::Client,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), ServeError>>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Server {
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
+    }
+
+    /// The directory of its database, `test.db`, and of its keys.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
@@ -119,18 +124,7 @@ impl Server {
         let shutdown = Shutdown::new();
         let running = tokio::spawn(app::run(parts, listeners, shutdown.clone(), Reload::default()));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self {
-            base: format!("http://{address}"),
-            ops,
-            address,
-            hands,
-            clock,
-            store,
-            http,
-            shutdown,
-            running,
-            _dir: dir,
-        }
+        Self { base: format!("http://{address}"), ops, address, hands, clock, store, http, shutdown, running, dir }
     }
 
     /// Any request; `body` is sent as JSON.

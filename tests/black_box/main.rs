@@ -33,6 +33,7 @@ mod races;
 mod receipts;
 mod refusals;
 mod secrecy;
+mod stalls;
 mod stopping;
 mod store_conformance;
 mod stuck;

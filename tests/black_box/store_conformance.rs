@@ -180,7 +180,7 @@ async fn whoever_has_most_that_nobody_scanned_is_found_with_the_oldest(store: &d
     assert_eq!(heaviest.oldest[4].client.ip, "2001:db8::2");
     for session in &of_the_heaviest {
         let scanned = stepped(session.scan(&ann(), CODE, START));
-        assert!(matches!(replace(&*store, &scanned).await, Replaced::Written(_)));
+        assert!(matches!(replace(store, &scanned).await, Replaced::Written(_)));
     }
     let heaviest = store.heaviest(START, 100).await.unwrap();
     assert_eq!(heaviest.pending, before + 8, "what was scanned does not count");
@@ -196,7 +196,7 @@ async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
     let confirmed = confirmed(&scanned, START);
     let claimed = stepped(confirmed.claim(START));
     for next in [scanned, confirmed, claimed] {
-        assert_eq!(replace(&*store, &next).await, Replaced::Written(None));
+        assert_eq!(replace(store, &next).await, Replaced::Written(None));
         assert_eq!(stored(store, next.key).await.as_ref(), Some(&next));
         let (now, settled) = store.read_settled(&[next.key]).await.unwrap();
         assert_eq!((now, settled), (START, vec![next]));
@@ -206,7 +206,7 @@ async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
         let pending = new_session();
         store.insert(&pending).await.unwrap();
         let ended = Session { version: 2, state: end, ..pending };
-        assert_eq!(replace(&*store, &ended).await, Replaced::Written(None));
+        assert_eq!(replace(store, &ended).await, Replaced::Written(None));
         assert_eq!(stored(store, ended.key).await, Some(ended));
     }
 }
@@ -248,12 +248,12 @@ async fn a_version_is_written_once(store: &Arc<dyn Store>) {
 async fn nothing_is_written_over_another_version(store: &dyn Store) {
     let session = new_session();
     let scanned = stepped(session.scan(&ann(), CODE, START));
-    assert_eq!(replace(&*store, &scanned).await, Replaced::Stale, "it is not there");
+    assert_eq!(replace(store, &scanned).await, Replaced::Stale, "it is not there");
     store.insert(&session).await.unwrap();
     let too_far = Session { version: 3, ..scanned.clone() };
-    assert_eq!(replace(&*store, &too_far).await, Replaced::Stale);
-    assert_eq!(replace(&*store, &scanned).await, Replaced::Written(None));
-    assert_eq!(replace(&*store, &scanned).await, Replaced::Stale);
+    assert_eq!(replace(store, &too_far).await, Replaced::Stale);
+    assert_eq!(replace(store, &scanned).await, Replaced::Written(None));
+    assert_eq!(replace(store, &scanned).await, Replaced::Stale);
 }
 
 async fn nothing_is_decided_from_the_deadline_on(store: &dyn Store, time: &Time) {
@@ -265,17 +265,17 @@ async fn nothing_is_decided_from_the_deadline_on(store: &dyn Store, time: &Time)
     let now = START.plus_millis(299_999);
     let (just_in_time, too_late) = (confirmed(&decided, now), confirmed(&late, now));
     let never_claimed = confirmed(&unclaimed, now);
-    assert_eq!(replace(&*store, &just_in_time).await, Replaced::Written(None));
-    assert_eq!(replace(&*store, &never_claimed).await, Replaced::Written(None));
+    assert_eq!(replace(store, &just_in_time).await, Replaced::Written(None));
+    assert_eq!(replace(store, &never_claimed).await, Replaced::Written(None));
     time.advance_millis(1).await;
-    assert_eq!(replace(&*store, &too_late).await, Replaced::Stale, "decided in time, written too late");
+    assert_eq!(replace(store, &too_late).await, Replaced::Stale, "decided in time, written too late");
     let (now, settled) = store.read_settled(&[late.key]).await.unwrap();
     assert_eq!((now, settled), (START.plus_seconds(300), vec![late]));
     // A receipt has until the claim's end, which lies past the session's.
     time.advance_millis(59_998).await;
-    assert_eq!(replace(&*store, &stepped(just_in_time.claim(now))).await, Replaced::Written(None));
+    assert_eq!(replace(store, &stepped(just_in_time.claim(now))).await, Replaced::Written(None));
     time.advance_millis(1).await;
-    assert_eq!(replace(&*store, &stepped(never_claimed.claim(now))).await, Replaced::Stale);
+    assert_eq!(replace(store, &stepped(never_claimed.claim(now))).await, Replaced::Stale);
 }
 
 async fn the_ended_are_swept_in_batches(store: &dyn Store, time: &Time) {
@@ -299,7 +299,7 @@ async fn the_ended_are_swept_in_batches(store: &dyn Store, time: &Time) {
     let confirmed = Session { version: 2, state: State::Confirmed(confirmation), ..unclaimed };
     let rejected = Session { version: 2, state: State::Rejected(ann()), ..settled };
     for next in [confirmed, rejected] {
-        assert_eq!(replace(&*store, &next).await, Replaced::Written(None));
+        assert_eq!(replace(store, &next).await, Replaced::Written(None));
     }
     let expired_before = now.plus_seconds(2);
     let mut ended = store.sweep(expired_before, 2).await.unwrap();
@@ -469,7 +469,7 @@ async fn a_login_of_postgres_touches_no_index_but_when_it_comes_and_goes() {
         let scanned = stepped(session.scan(&ann(), CODE, now));
         let confirmed = confirmed(&scanned, now);
         for next in [&scanned, &confirmed, &stepped(confirmed.claim(now))] {
-            replace(&store, &next).await;
+            replace(&store, next).await;
         }
     }
     store.close().await;

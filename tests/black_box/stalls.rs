@@ -1,0 +1,174 @@
+//! A store that stalls: what is asked of it meanwhile is done once or not at all, and nobody waits for it who need not.
+
+use std::sync::atomic::Ordering;
+
+use futures_util::future::join_all;
+use qrlogin::random;
+use qrlogin::session::SessionId;
+use rusqlite::Connection;
+
+use crate::harness::{Browser, Seen, Server};
+use crate::real_time::until;
+use crate::services::Postgres;
+
+/// Another process's connection to the server's database.
+fn foreign(server: &Server) -> Connection {
+    Connection::open(server.dir().join("test.db")).unwrap()
+}
+
+fn state(connection: &Connection) -> String {
+    connection.query_row("SELECT state FROM sessions", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_was_given_up_while_the_database_was_locked_is_not_made_and_the_next_is_delivered() {
+    let server = Server::start().await;
+    let (session, mut browser) = server.waiting().await;
+    let other = foreign(&server);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let ann = server.phone("ann");
+    let passing = async {
+        // What only reads is answered.
+        assert_eq!(server.status(&session).await.body["status"], "pending");
+        assert_eq!(server.get("/.well-known/jwks.json").await.status, 200);
+        for _ in 0..6 {
+            server.hands.advance_seconds(1);
+            server.active().await;
+        }
+    };
+    let (confirmed, ()) = tokio::join!(ann.confirm(&session), passing);
+    assert_eq!(confirmed.refusal(), "503 unavailable");
+    other.execute_batch("COMMIT").unwrap();
+    // A later write is done, and so would be the one that was given up.
+    server.generate().await;
+    assert_eq!(server.status(&session).await.body["status"], "pending");
+    assert_eq!(ann.confirm(&session).await.status, 200);
+    browser.frame("confirmed").await;
+    drop(browser);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decisions_wait_for_a_lock_of_another_process_and_are_delivered_when_it_is_released() {
+    let server = Server::start().await;
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        waiting.push(server.waiting().await);
+    }
+    let other = foreign(&server);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let ann = server.phone("ann");
+    let confirms = join_all(waiting.iter().map(|(session, _)| ann.confirm(session)));
+    let releasing = async {
+        for _ in 0..4 {
+            server.hands.advance_seconds(1);
+            server.active().await;
+        }
+        other.execute_batch("COMMIT").unwrap();
+    };
+    let (answers, ()) = tokio::join!(confirms, releasing);
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    for (_, mut browser) in waiting {
+        browser.frame("confirmed").await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_another_process_writes_is_delivered_within_two_seconds() {
+    let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
+    let (_, mut browser) = server.waiting().await;
+    let other = foreign(&server);
+    assert_eq!(state(&other), "pending");
+    other.execute("UPDATE sessions SET state = 'rejected', user_id = 'ann', version = version + 1", []).unwrap();
+    let rejected = browser.frame("rejected");
+    let passing = async {
+        for _ in 0..8 {
+            server.hands.advance_millis(250);
+            server.active().await;
+        }
+        for _ in 0..2000 {
+            server.active().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = rejected => {}
+        () = passing => panic!("the change was not found"),
+    }
+    drop(browser);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_wait_for_the_store_hold_up_no_other_request() {
+    let server = Server::start().await;
+    let held = server.store.arriving.write().await;
+    let paths: Vec<_> =
+        (0..300).map(|_| format!("/v1/ws/qr/{}", *SessionId::from_random(random::bytes()).expose())).collect();
+    let made_up = join_all(paths.iter().map(|path| Browser::open(&server, path, None)));
+    let others = async {
+        until("handshakes wait", async || server.store.arrivals.load(Ordering::SeqCst) >= 8).await;
+        for _ in 0..20 {
+            // On a connection of its own, too.
+            let fresh = reqwest::Client::builder().no_proxy().build().unwrap();
+            let jwks = fresh.get(format!("{}/.well-known/jwks.json", server.base)).send().await.unwrap();
+            assert_eq!(jwks.status(), 200);
+        }
+        drop(held);
+    };
+    let (made_up, ()) = tokio::join!(made_up, others);
+    assert!(made_up.into_iter().all(|browser| browser.err() == Some(404)));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_cannot_be_read_fails_its_own_browser_only() {
+    let server = Server::start().await;
+    let broken = server.generate().await;
+    let other = foreign(&server);
+    let set = "UPDATE sessions SET state = 'confirmed', user_id = 'ann', decided_at = 1, claimable_until = 2,
+                   token_grant = 'nonsense', version = 2";
+    assert_eq!(other.execute(set, []).unwrap(), 1);
+    let mut sessions = vec![broken];
+    for _ in 0..30 {
+        sessions.push(server.generate().await);
+    }
+    // All that come while these wait are read in one query.
+    let held = server.store.turnstile.write().await;
+    let browsers = join_all(sessions.iter().rev().map(|session| Browser::open(&server, &session.ws_path, None)));
+    let releasing = async {
+        until("handshakes wait", async || server.store.reads.load(Ordering::SeqCst) >= 8).await;
+        drop(held);
+    };
+    let (mut browsers, ()) = tokio::join!(browsers, releasing);
+    assert_eq!(browsers.pop().unwrap().err(), Some(503));
+    for browser in browsers {
+        browser.unwrap().frame("pending").await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_does_not_wait_takes_the_session_from_no_connection_at_another_node() {
+    let postgres = Postgres::shared().await;
+    let url = postgres.database().await;
+    let nodes = [
+        Server::node(&url, None, postgres.keys(), |bus| bus).await,
+        Server::node(&url, None, postgres.keys(), |bus| bus).await,
+    ];
+    let [here, there] = &nodes;
+    let (session, mut browser) = here.waiting().await;
+    // A poll whose version has changed is answered at once, and so is a stream that has only its head asked for.
+    let poll = there.get(&format!("/v1/qr-login/status/{}?wait=20&version=0", session.id)).await;
+    assert_eq!((poll.status.as_u16(), &poll.body["status"]), (200, &"pending".into()));
+    let head = there.http.head(format!("{}/v1/sse/qr/{}", there.base, session.id)).send().await.unwrap();
+    assert_eq!(head.status(), 200);
+    assert_eq!(there.phone("ann").confirm(&session).await.status, 200);
+    let seen = browser.next().await;
+    assert!(matches!(&seen, Seen::Frame(frame) if frame["status"] == "confirmed"), "{seen:?}");
+    drop(browser);
+    for node in nodes {
+        node.stop().await;
+    }
+}
