@@ -366,11 +366,16 @@ pub struct Browser {
 impl Browser {
     /// Opens a WebSocket; the status of the refusal if it is refused.
     pub async fn open(server: &Server, path: &str, subprotocol: Option<&str>) -> Result<Self, u16> {
+        Self::send(Self::request(server, path, subprotocol)).await
+    }
+
+    /// A WebSocket's handshake.
+    pub fn request(server: &Server, path: &str, subprotocol: Option<&str>) -> http::Request<()> {
         let mut request = format!("{}{path}", server.base.replace("http", "ws")).into_client_request().unwrap();
         if let Some(subprotocol) = subprotocol {
             request.headers_mut().insert("sec-websocket-protocol", subprotocol.parse().unwrap());
         }
-        Self::send(request).await
+        request
     }
 
     pub async fn send(request: http::Request<()>) -> Result<Self, u16> {

@@ -130,21 +130,29 @@ async fn a_row_that_cannot_be_read_fails_its_own_browser_only() {
     let set = "UPDATE sessions SET state = 'confirmed', user_id = 'ann', decided_at = 1, claimable_until = 2,
                    token_grant = 'nonsense', version = 2";
     assert_eq!(other.execute(set, []).unwrap(), 1);
-    let mut sessions = vec![broken];
-    for _ in 0..30 {
-        sessions.push(server.generate().await);
-    }
-    // All that come while these wait are read in one query.
+    let sessions = join_all((0..30).map(|_| server.generate())).await;
+    let (first, last) = sessions.split_at(8);
+    // As many queries at a time as there may be. All browsers that come meanwhile are read in the next one.
     let held = server.store.turnstile.write().await;
-    let browsers = join_all(sessions.iter().rev().map(|session| Browser::open(&server, &session.ws_path, None)));
+    let mut asking = Vec::new();
+    for (asked, session) in first.iter().enumerate() {
+        asking.push(tokio::spawn(Browser::send(Browser::request(&server, &session.ws_path, None))));
+        until("a handshake waits", async || server.store.reads.load(Ordering::SeqCst) > asked).await;
+    }
+    let last = join_all(last.iter().chain([&broken]).map(|session| Browser::open(&server, &session.ws_path, None)));
     let releasing = async {
-        until("handshakes wait", async || server.store.reads.load(Ordering::SeqCst) >= 8).await;
+        for _ in 0..50 {
+            server.active().await;
+        }
         drop(held);
     };
-    let (mut browsers, ()) = tokio::join!(browsers, releasing);
+    let (mut browsers, ()) = tokio::join!(last, releasing);
     assert_eq!(browsers.pop().unwrap().err(), Some(503));
     for browser in browsers {
         browser.unwrap().frame("pending").await;
+    }
+    for browser in asking {
+        browser.await.unwrap().unwrap().frame("pending").await;
     }
     server.stop().await;
 }
