@@ -391,7 +391,9 @@ fn load(flags: LoadFlags) -> Result<(), Failure> {
 
 /// Runs `what`, and does not wait for threads that are stuck when it has ended.
 fn in_runtime<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Two at least: one may be held up by the disk.
+    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let done = runtime.block_on(what);
     runtime.shutdown_timeout(RUNTIME_PATIENCE);
     done

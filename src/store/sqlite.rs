@@ -50,6 +50,8 @@ const UNDO_TEST_WRITE: &str = "ROLLBACK TO test; RELEASE test";
 /// How long opening and housekeeping wait for a lock that another process holds. Jobs never wait in SQLite: a job that
 /// finds the database locked stays in the queue.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Time after which the files are said not to answer, in seconds.
+const CHECK_SECONDS: u32 = 5;
 /// Maximum number of changes that [`Store::untold`] returns of those that other processes wrote.
 const MAX_FOREIGN: u32 = 10_000;
 /// Maximum number of own changes that are kept for the next [`Store::untold`].
@@ -64,13 +66,15 @@ pub struct SqliteStore {
     written_since_checkpoint: AtomicBool,
     /// A write has failed since the last test write that succeeded.
     is_in_doubt: AtomicBool,
-    files: DatabaseFiles,
+    files: Arc<DatabaseFiles>,
+    /// Held while the files are looked at.
+    checking: Arc<tokio::sync::Mutex<()>>,
     /// The changes since the last [`Store::untold`].
     recent: Arc<Mutex<Vec<Hint>>>,
     /// SQLite's `data_version` at the last [`Store::untold`]: it changes when another connection commits.
     seen_data_version: AtomicI64,
     /// Released by [`Store::close`], or when the store is dropped.
-    held: Mutex<Option<DatabaseLock>>,
+    held: Arc<Mutex<Option<DatabaseLock>>>,
 }
 
 /// The connection that the jobs use.
@@ -129,7 +133,7 @@ impl SqliteStore {
         let path = file_of(url)?;
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Open { path: path.clone(), source };
         create_private_file(&path).map_err(|error| failed(error.into()))?;
-        let held = Mutex::new(Some(DatabaseLock::take(&path).map_err(&failed)?));
+        let held = Arc::new(Mutex::new(Some(DatabaseLock::take(&path).map_err(&failed)?)));
         let open = || connect(&path).map_err(|error| failed(error.into()));
 
         let mut connection = open()?;
@@ -139,14 +143,15 @@ impl SqliteStore {
         let data_version = data_version(&connection).map_err(|error| failed(error.into()))?;
         let housekeeper = Arc::new(Mutex::new(Some(open()?)));
         let writer = Writer::new(Sqlite(connection), clock.clone());
-        writer.start_thread().map_err(|error| failed(error.into()))?;
+        writer.start_threads().map_err(|error| failed(error.into()))?;
         Ok(Self {
             clock,
             writer,
             housekeeper,
             written_since_checkpoint: AtomicBool::new(true),
             is_in_doubt: AtomicBool::new(false),
-            files: DatabaseFiles::of(&path).map_err(|error| failed(error.into()))?,
+            files: Arc::new(DatabaseFiles::of(&path).map_err(|error| failed(error.into()))?),
+            checking: Arc::default(),
             recent: Arc::default(),
             seen_data_version: AtomicI64::new(data_version),
             held,
@@ -196,6 +201,28 @@ impl SqliteStore {
         let housekeeper = self.housekeeper.clone();
         let working = tokio::task::spawn_blocking(move || work(lock(&housekeeper).as_ref().ok_or_else(closed)?));
         working.await.map_err(|error| StoreError::Unavailable(error.into()))?
+    }
+
+    /// Looks at the files, and writes the lock's file anew, on a thread that may block: one at a time.
+    async fn check_files(&self) -> Result<(), StoreError> {
+        let (files, held, checking) = (self.files.clone(), self.held.clone(), self.checking.clone());
+        let check = async move {
+            let alone = checking.lock_owned().await;
+            let check = move || {
+                let _alone = alone;
+                files.check()?;
+                match &mut *lock(&held) {
+                    Some(held) => held.renew().map_err(|error| files.unwritable(error.into())),
+                    None => Ok(()),
+                }
+            };
+            tokio::task::spawn_blocking(check).await
+        };
+        match self.clock.timeout(CHECK_SECONDS, check).await {
+            Some(Ok(checked)) => checked.map_err(|lost| StoreError::Unavailable(lost.into())),
+            Some(Err(failed)) => Err(StoreError::Unavailable(failed.into())),
+            None => Err(StoreError::Unavailable("its files do not answer".into())),
+        }
     }
 
     /// The changes that another process may have written since the last call.
@@ -459,10 +486,7 @@ impl Store for SqliteStore {
     /// writes beside the database, the other by those whose writes fail.
     async fn ping(&self) -> Result<(), StoreError> {
         let unavailable = |lost: Lost| StoreError::Unavailable(lost.into());
-        self.files.check().map_err(unavailable)?;
-        if let Some(held) = &mut *lock(&self.held) {
-            held.renew().map_err(|error| unavailable(self.files.unwritable(error.into())))?;
-        }
+        self.check_files().await?;
         if !self.is_in_doubt.load(Ordering::Relaxed) {
             return self.query(|connection| Ok(cached(connection, "SELECT 1")?.query_row([], |_| Ok(()))?)).await;
         }
@@ -486,14 +510,14 @@ impl Store for SqliteStore {
 
     /// What was written is in the database file then, and no `-wal` file is left.
     async fn close(&self) {
-        let (housekeeper, writer) = (self.housekeeper.clone(), self.writer.clone());
+        let (housekeeper, writer, held) = (self.housekeeper.clone(), self.writer.clone(), self.held.clone());
         // A disk that does not answer must not hold up the thread that stops the server.
         let closing = tokio::task::spawn_blocking(move || {
             drop(lock(&housekeeper).take());
             writer.close();
+            drop(lock(&held).take());
         });
         drop(closing.await);
-        drop(lock(&self.held).take());
     }
 }
 

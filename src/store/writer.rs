@@ -21,9 +21,12 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::thread::Thread;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::error;
 
@@ -163,6 +166,70 @@ struct Shared<D> {
     wakes_thread: Condvar,
     /// `None` once it is closed.
     database: Mutex<Option<D>>,
+    watch: Watch,
+}
+
+/// Notices that a job takes long, and keeps the runtime going meanwhile.
+///
+/// A job runs on a thread of the runtime. While that thread is blocked by the disk, it may be that no other thread of
+/// the runtime waits for sockets: an idle one is only woken for a task that is ready. So a thread of the writer looks
+/// every few milliseconds, and wakes one by spawning a task that does nothing.
+#[derive(Default)]
+struct Watch {
+    /// Counts the begins and ends of batches: odd while one runs.
+    batches: AtomicU64,
+    /// The watching thread sleeps until the next batch.
+    is_parked: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+/// Time between two looks.
+const WATCH_PERIOD: Duration = Duration::from_millis(10);
+/// Looks that find no batch, after which the thread sleeps until the next batch.
+const IDLE_LOOKS: u32 = 100;
+
+impl Watch {
+    fn begin(&self) {
+        self.batches.fetch_add(1, Ordering::SeqCst);
+        if self.is_parked.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    fn end(&self) {
+        self.batches.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Watches until `is_closed`.
+    fn run(&self, runtime: &Handle, is_closed: impl Fn() -> bool) {
+        drop(self.thread.set(std::thread::current()));
+        let (mut seen, mut idle) = (0, 0);
+        while !is_closed() {
+            std::thread::sleep(WATCH_PERIOD);
+            let now = self.batches.load(Ordering::SeqCst);
+            let is_running = now % 2 == 1;
+            if is_running && now == seen {
+                drop(runtime.spawn(std::future::ready(())));
+            }
+            idle = if now == seen && !is_running { idle + 1 } else { 0 };
+            seen = now;
+            if idle >= IDLE_LOOKS {
+                idle = 0;
+                self.is_parked.store(true, Ordering::SeqCst);
+                // A batch that began before it could see that this thread is to be woken.
+                if self.batches.load(Ordering::SeqCst) == now && !is_closed() {
+                    std::thread::park();
+                }
+                self.is_parked.store(false, Ordering::SeqCst);
+            }
+        }
+    }
 }
 
 struct Queue<D> {
@@ -224,7 +291,7 @@ impl<D> Queue<D> {
 }
 
 impl<D: Database> Writer<D> {
-    /// Takes the connection. [`Writer::start_thread`] is to follow.
+    /// Takes the connection. [`Writer::start_threads`] is to follow.
     pub(crate) fn new(database: D, clock: Clock) -> Self {
         let queue = Queue {
             reads: VecDeque::new(),
@@ -233,17 +300,26 @@ impl<D: Database> Writer<D> {
             is_handed_over: false,
             is_closed: false,
         };
-        let shared =
-            Shared { queue: Mutex::new(queue), wakes_thread: Condvar::new(), database: Mutex::new(Some(database)) };
+        let shared = Shared {
+            queue: Mutex::new(queue),
+            wakes_thread: Condvar::new(),
+            database: Mutex::new(Some(database)),
+            watch: Watch::default(),
+        };
         Self { shared: Arc::new(shared), clock }
     }
 
-    /// Starts the thread that runs jobs while the database is locked, and jobs beyond one batch. It ends when the
-    /// writer is closed.
+    /// Starts the thread that runs jobs while the database is locked, and jobs beyond one batch; and within a runtime the
+    /// thread that watches jobs. They end when the writer is closed.
     ///
     /// # Errors
-    /// The thread cannot be created.
-    pub(crate) fn start_thread(&self) -> std::io::Result<()> {
+    /// A thread cannot be created.
+    pub(crate) fn start_threads(&self) -> std::io::Result<()> {
+        if let Ok(runtime) = Handle::try_current() {
+            let shared = self.shared.clone();
+            let watch = move || shared.watch.run(&runtime, || lock(&shared.queue).is_closed);
+            std::thread::Builder::new().name("qrlogin-watch".to_owned()).spawn(watch)?;
+        }
         let shared = self.shared.clone();
         let run = move || {
             let mut pause = FIRST_RETRY;
@@ -329,6 +405,7 @@ impl<D: Database> Writer<D> {
         let mut queue = lock(&self.shared.queue);
         (queue.reads, queue.writes) = (VecDeque::new(), VecDeque::new());
         self.shared.wakes_thread.notify_all();
+        self.shared.watch.wake();
     }
 
     /// One step of the writer's thread.
@@ -394,6 +471,13 @@ impl<D: Database> Shared<D> {
     /// Runs some of what is in the queue: reads first, then writes in one transaction. Jobs that a lock of another
     /// process holds up are only tried if `tries_stalled`.
     fn run_batch(&self, database: &mut D, tries_stalled: bool) -> Progress {
+        self.watch.begin();
+        let progress = self.run_some(database, tries_stalled);
+        self.watch.end();
+        progress
+    }
+
+    fn run_some(&self, database: &mut D, tries_stalled: bool) -> Progress {
         let (mut reads, writes, stalled) = {
             let mut queue = lock(&self.queue);
             let mut take = |access| {
@@ -550,4 +634,81 @@ fn unavailable(reason: impl ToString) -> StoreError {
 /// Locks a mutex whose data no panic can leave half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::sync::mpsc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::runtime;
+
+    use super::*;
+
+    /// A disk that answers when it is told to.
+    struct Disk(mpsc::Receiver<()>);
+
+    impl Database for Disk {
+        fn begin(&mut self) -> Result<(), Failure> {
+            Ok(())
+        }
+        fn commit(&mut self) -> Result<(), Failure> {
+            Ok(())
+        }
+        fn rollback(&mut self) {}
+        fn is_in_transaction(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_job_that_blocks_its_thread_stops_no_other_task_of_the_runtime() {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (answers, disk) = mpsc::channel();
+        let (address, jobs) = runtime.block_on(async {
+            let writer = Writer::new(Disk(disk), Clock::system());
+            writer.start_threads().unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            // Answers each byte: with a job in between if the byte is 1.
+            let jobs = tokio::spawn(async move {
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    let writer = writer.clone();
+                    tokio::spawn(async move {
+                        while let Ok(byte) = stream.read_u8().await {
+                            if byte == 1 {
+                                let wait = |disk: &mut Disk| disk.0.recv().map_err(|_| Failure::Failed(closed()));
+                                writer.run(Access::Write, wait).await.unwrap();
+                            }
+                            stream.write_u8(byte).await.unwrap();
+                        }
+                    });
+                }
+            });
+            (address, jobs)
+        });
+        let mut clients = [0, 0, 1].map(|byte| (byte, TcpStream::connect(address).unwrap()));
+        for round in 0..200 {
+            for (byte, client) in &mut clients {
+                client.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+                client.write_all(&[*byte]).unwrap();
+                if *byte == 0 {
+                    client.read_exact(&mut [0]).unwrap();
+                }
+            }
+            // The last client's job blocks its thread now, and the others are served.
+            for (_, client) in &mut clients[..2] {
+                client.write_all(&[0]).unwrap();
+                client.read_exact(&mut [0]).unwrap_or_else(|error| panic!("round {round}: {error}"));
+            }
+            answers.send(()).unwrap();
+            clients[2].1.read_exact(&mut [0]).unwrap();
+        }
+        jobs.abort();
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    }
 }
