@@ -1,6 +1,6 @@
 //! Simulated histories of logins: the real hub, the real use-cases and the real queue of the store, with phones that
 //! give up and ask again, browsers that come twice, are cut and come back, and a database that is locked by another
-//! process, is slow, fails, and is restarted.
+//! process, is slow, fails, and is restarted, and a wall clock that is set forward and back.
 //!
 //! A history follows from its seed: a failure prints it, and `HISTORY_SEED=N cargo test --lib history` runs it again.
 //!
@@ -46,7 +46,7 @@ use crate::websocket::{Opcode, close_payload, frame};
 use model::{Foreign, Machine, ModelStore};
 
 /// Histories in one test run. Another number by `HISTORIES`.
-const HISTORIES: u64 = 100_000;
+const HISTORIES: u64 = 200_000;
 /// Histories within which a fault that is put in must be found.
 const HISTORIES_TO_FIND: u64 = 20_000;
 const STEPS: u32 = 48;
@@ -536,7 +536,7 @@ impl<'a> World<'a> {
     fn step(&mut self) -> Result<(), String> {
         let login = self.dice.index(self.logins.len());
         let tab = if self.tabs.is_empty() { None } else { Some(self.dice.index(self.tabs.len())) };
-        let choice = self.dice.below(40);
+        let choice = self.dice.below(41);
         self.trace.push(format!("{}: {choice} login {login} tab {tab:?}", self.events));
         match choice {
             0..=5 => self.open_tab(login),
@@ -575,6 +575,10 @@ impl<'a> World<'a> {
                 let most = if choice < 38 { 400 } else { 2500 };
                 let millis = i64::try_from(self.dice.below(most)).unwrap();
                 return self.pass(millis);
+            }
+            40 => {
+                let millis = [-600_000, -3_000, 3_000, 600_000][self.dice.index(4)];
+                self.hands.step_wall_millis(millis);
             }
             _ => {}
         }
