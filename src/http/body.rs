@@ -1,14 +1,10 @@
 //! Request bodies: read whole before anything else is looked at, within bounds. So a request that is refused, for
 //! whatever reason, has been read, and its sender reads the answer instead of a reset connection.
 
-use std::sync::Arc;
-
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
-use axum::middleware::Next;
-use axum::response::Response;
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
@@ -20,7 +16,7 @@ use super::server::closed_for_grace;
 const DRAIN_BYTES: usize = 4 * 1024 * 1024;
 
 /// Reads the body, or refuses it. One that does not arrive is not waited for while the server stops.
-pub(super) async fn read(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
+pub(super) async fn read(app: &App, request: Request) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
     let limit = app.body_bytes;
     if is_announced(&parts.headers, limit) {
@@ -32,7 +28,7 @@ pub(super) async fn read(State(app): State<Arc<App>>, request: Request, next: Ne
         bytes = reading => bytes.ok_or(ApiError::RequestTimeout)??,
         () = closed_for_grace(&app.shutdown) => return Err(ApiError::Stopping),
     };
-    Ok(next.run(Request::from_parts(parts, Body::from(bytes))).await)
+    Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
 /// A client that asks before it sends (RFC 9110 §10.1.1) is told at once.

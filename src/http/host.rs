@@ -1,16 +1,10 @@
 //! The hosts under which the demo answers: a page of another name that leads to this machine (DNS rebinding) must not get
 //! itself a user. `serve` has nothing to protect in this way: what it does for a page, it does by the page's origin.
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
 use axum::http::header::HOST;
 use axum::http::uri::Authority;
-use axum::middleware::Next;
-use axum::response::Response;
 use url::{Host, Url};
 
-use super::App;
 use super::problem::ApiError;
 use super::upgrade::Fields;
 use crate::config::Settings;
@@ -43,10 +37,4 @@ impl Hosts {
         }
         Err(ApiError::ForbiddenHost(format!("'{}'", String::from_utf8_lossy(named))))
     }
-}
-
-/// Refuses a request for another host before anything is done for it.
-pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    app.hosts.check(request.headers())?;
-    Ok(next.run(request).await)
 }

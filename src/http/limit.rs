@@ -100,7 +100,3 @@ pub(super) async fn generate(State(app): State<Arc<App>>, request: Request, next
 pub(super) async fn status(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     admit(Call::Status, app, request, next).await
 }
-
-pub(super) async fn scan(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    admit(Call::Scan, app, request, next).await
-}

@@ -28,17 +28,18 @@ mod upgrade;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
+use tower::ServiceBuilder;
 
 use crate::config::Settings;
 use crate::demo::Demo;
@@ -51,9 +52,11 @@ use crate::shutdown::Shutdown;
 use crate::token::AppAuth;
 use client::TrustedProxies;
 use host::Hosts;
+use observe::Observed;
 use openapi::ANYONE;
 use origin::OriginPolicy;
 use problem::ApiError;
+use refused::Refused;
 use risk::Risks;
 
 pub use gate::serve_public;
@@ -147,8 +150,7 @@ pub fn routes(app: Arc<App>) -> Router {
     let phone = Router::new()
         .route("/v1/qr-login/scan", post(phone::scan))
         .route("/v1/qr-login/confirm", post(phone::confirm))
-        .route("/v1/qr-login/reject", post(phone::reject))
-        .route_layer(from_fn_with_state(app.clone(), limit::scan));
+        .route("/v1/qr-login/reject", post(phone::reject));
     let anyone =
         Router::new().route("/.well-known/jwks.json", get(jwks)).route("/openapi.json", get(openapi::document));
 
@@ -159,14 +161,36 @@ pub fn routes(app: Arc<App>) -> Router {
     routes
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        // (Within the reading of bodies: what is refused has been read, so that the answer is read too.)
-        .layer(from_fn_with_state(app.clone(), host::check))
-        .layer(from_fn(refused::answer))
-        .layer(from_fn_with_state(app.clone(), body::read))
-        .layer(origin::cors(&app))
-        .layer(map_response(protect))
-        .layer(from_fn_with_state(app.clone(), observe::observe))
+        // One stack of concrete types, because each layer that a `Router` adds by itself costs allocations per request.
+        .layer(
+            ServiceBuilder::new()
+                .layer(from_fn_with_state(app.clone(), answer))
+                .layer(origin::cors(&app))
+                .layer(from_fn_with_state(app.clone(), accept)),
+        )
         .with_state(app)
+}
+
+/// Passes a request on. Counts and logs it, and adds the fields that every answer has.
+async fn answer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let observed = Observed::of(&request);
+    let mut response = next.run(request).await;
+    for (name, value) in EVERY_ANSWER {
+        response.headers_mut().entry(name).or_insert(value);
+    }
+    observed.answered(&app.metrics, response.status());
+    response
+}
+
+/// Passes a request on if no route need look at it to refuse it. Its body is read first, so that the client of a request
+/// that is refused reads the answer instead of a reset connection.
+async fn accept(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let mut request = body::read(&app, request).await?;
+    if let Some(refused) = request.extensions_mut().remove::<Refused>() {
+        return Err(refused.into());
+    }
+    app.hosts.check(request.headers())?;
+    Ok(next.run(request).await)
 }
 
 /// A JSON answer.
@@ -198,10 +222,3 @@ const EVERY_ANSWER: [(HeaderName, HeaderValue); 5] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
 ];
-
-async fn protect(mut response: Response) -> Response {
-    for (name, value) in EVERY_ANSWER {
-        response.headers_mut().entry(name).or_insert(value);
-    }
-    response
-}

@@ -1,28 +1,33 @@
-//! What is counted and logged of each request: the route's pattern, never the path, in which secrets may stand.
+//! What is counted and logged of each request: the route's pattern, never the path, which may hold secrets.
 
-use std::sync::Arc;
-
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::extract::{MatchedPath, Request};
+use axum::http::StatusCode;
 use tracing::debug;
 
-use super::App;
-use crate::metrics::Stopwatch;
+use crate::metrics::{Metrics, Stopwatch};
 
-/// Counts and logs.
-pub(super) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let started = Stopwatch::start();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let method = known_method(&request);
-    let response = next.run(request).await;
-    let (route, status) = (route.as_ref().map_or("(none)", MatchedPath::as_str), response.status().as_u16());
-    app.metrics.answered(method, route, status, started);
-    debug!(event = "answered", method, route, status, micros = started.elapsed().as_micros());
-    response
+/// A request that has not been answered yet.
+pub(super) struct Observed {
+    since: Stopwatch,
+    method: &'static str,
+    route: Option<MatchedPath>,
 }
 
-/// Anyone may invent a method, and no label may be invented.
+impl Observed {
+    pub(super) fn of(request: &Request) -> Self {
+        let route = request.extensions().get::<MatchedPath>().cloned();
+        Self { since: Stopwatch::start(), method: known_method(request), route }
+    }
+
+    pub(super) fn answered(self, metrics: &Metrics, status: StatusCode) {
+        let Self { since, method, route } = self;
+        let (route, status) = (route.as_ref().map_or("(none)", MatchedPath::as_str), status.as_u16());
+        metrics.answered(method, route, status, since);
+        debug!(event = "answered", method, route, status, micros = since.elapsed().as_micros());
+    }
+}
+
+/// A client may invent a method, which must not become a label.
 fn known_method(request: &Request) -> &'static str {
     match request.method().as_str() {
         "GET" => "GET",

@@ -13,23 +13,29 @@ use super::client::ClientAddress;
 use super::openapi::PHONE;
 use super::problem::ApiError;
 use super::{Answer, App};
+use crate::limits::Call;
 use crate::login::{LoginError, Verdict};
 use crate::protocol::{ClientView, CodeRequest, ConfirmRequest, ScanResponse, StatusResponse};
 use crate::session::{Client, Code};
 use crate::token::{AppUser, InvalidToken};
 
-/// The user whose app token came with the request.
-pub(super) struct Phone(AppUser);
+/// The phone that sent a request, which has been counted among those of its address.
+pub(super) struct Phone {
+    address: ClientAddress,
+    /// The user whose app token came with the request.
+    user: AppUser,
+}
 
 impl FromRequestParts<Arc<App>> for Phone {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let ClientAddress(address) = ClientAddress::from_request_parts(parts, app)
+        let address = ClientAddress::from_request_parts(parts, app)
             .await
             .map_err(|_| ApiError::InvalidRequest("the connection has no address".to_owned()))?;
+        app.limits.admit(Call::Scan, address.0)?;
         let verified = match bearer_token(&parts.headers) {
-            Some(token) => app.app_auth.verify(token, address, app.logins.clock.wall()).await,
+            Some(token) => app.app_auth.verify(token, address.0, app.logins.clock.wall()).await,
             None => Err(InvalidToken::Missing.into()),
         };
         let user = verified.inspect_err(|refused| {
@@ -37,7 +43,7 @@ impl FromRequestParts<Arc<App>> for Phone {
             // (Its text never quotes the token.)
             debug!(event = "app token refused", reason = refused.as_str(), detail = %refused);
         })?;
-        Ok(Self(user))
+        Ok(Self { address, user })
     }
 }
 
@@ -52,8 +58,7 @@ fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     responses((status = 200, description = "Who is asking.", body = ScanResponse)))]
 pub(super) async fn scan(
     State(app): State<Arc<App>>,
-    address: ClientAddress,
-    Phone(by): Phone,
+    Phone { address, user: by }: Phone,
     Json(request): Json<CodeRequest>,
 ) -> Result<Answer<ScanResponse>, ApiError> {
     let user = by.user.id.clone();
@@ -83,8 +88,7 @@ pub(super) async fn scan(
     security(("app_token" = [])), responses((status = 200, description = "The browser is logged in.", body = StatusResponse)))]
 pub(super) async fn confirm(
     State(app): State<Arc<App>>,
-    address: ClientAddress,
-    Phone(by): Phone,
+    Phone { address, user: by }: Phone,
     Json(request): Json<ConfirmRequest>,
 ) -> Result<Answer<StatusResponse>, ApiError> {
     if app.logins.codes.compares_numbers && request.number.is_none() {
@@ -100,8 +104,7 @@ pub(super) async fn confirm(
     security(("app_token" = [])), responses((status = 200, description = "The browser is told no.", body = StatusResponse)))]
 pub(super) async fn reject(
     State(app): State<Arc<App>>,
-    address: ClientAddress,
-    Phone(by): Phone,
+    Phone { address, user: by }: Phone,
     Json(request): Json<CodeRequest>,
 ) -> Result<Answer<StatusResponse>, ApiError> {
     decide(&app, address, by, &request.code, Verdict::Reject).await?;

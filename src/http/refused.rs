@@ -3,10 +3,6 @@
 
 use std::sync::Arc;
 
-use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::Response;
-
 use super::problem::ApiError;
 use crate::limits::{Exceeded, Full};
 use crate::login::LoginError;
@@ -48,13 +44,5 @@ impl From<Refused> for ApiError {
             Refused::Stopping => Self::Stopping,
             Refused::Late => Self::RequestTimeout,
         }
-    }
-}
-
-/// Answers a request that is refused, and no other.
-pub(super) async fn answer(mut request: Request, next: Next) -> Result<Response, ApiError> {
-    match request.extensions_mut().remove::<Refused>() {
-        Some(refused) => Err(refused.into()),
-        None => Ok(next.run(request).await),
     }
 }
