@@ -35,8 +35,8 @@ const MIGRATIONS: [&str; 2] = [
     include_str!("../../migrations/sqlite/0002_hostile_web.sql"),
 ];
 
-/// Pages that a connection keeps to itself, in KiB. What it does not keep, the system does.
-const CACHE_KIB: i64 = 64;
+/// Size of each connection's page cache, in KiB. What it does not hold, the system does.
+const CACHE_KIB: i64 = 256;
 /// From this many pages (of 4 KiB) on, the write-ahead log is made to begin anew.
 const RESTART_PAGES: i64 = 4096;
 /// Adds a session and removes it again: needs what a login needs, and changes nothing.
@@ -96,6 +96,23 @@ impl Database for Sqlite {
 
     fn is_in_transaction(&self) -> bool {
         !self.0.is_autocommit()
+    }
+}
+
+impl Sqlite {
+    /// Runs `work` in a transaction of its own, unless one is open: SQLite takes its lock for reading once then, instead
+    /// of once for each statement. If another process has written after what `work` read, the transaction cannot write,
+    /// which is [`Failure::Locked`].
+    fn in_transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<T, Failure> {
+        if self.is_in_transaction() {
+            return work(self);
+        }
+        cached(&self.0, "BEGIN")?.execute([])?;
+        let done = work(self).and_then(|done| self.commit().map(|()| done));
+        if done.is_err() && self.is_in_transaction() {
+            self.rollback();
+        }
+        done
     }
 }
 
@@ -404,7 +421,9 @@ impl Store for SqliteStore {
     ) -> Result<Changed, StoreError> {
         let (clock, recent) = (self.clock.clone(), self.recent.clone());
         self.note_write();
-        let work = move |database: &mut Sqlite| change(database, which, &transition, &clock);
+        let work = move |database: &mut Sqlite| {
+            database.in_transaction(|database| change(database, which, &transition, &clock))
+        };
         // Only what is committed gets here.
         let finish = move |change: Change| {
             if let Some(hint) = change.hint() {

@@ -543,7 +543,7 @@ type Jobs<D> = VecDeque<Box<dyn Job<D>>>;
 fn run_writes<D: Database>(mut jobs: Jobs<D>, database: &mut D) -> (Jobs<D>, Progress) {
     match jobs.len() {
         0 => return (jobs, Progress::Idle),
-        // One statement is its own transaction.
+        // A single job needs no transaction around it.
         1 => {
             let Some(mut job) = jobs.pop_front() else { return (jobs, Progress::Idle) };
             let ran = run_one(&mut job, database);

@@ -357,6 +357,11 @@ async fn a_client_with_many_tokens_waits_for_its_own_turn_and_another_does_not_w
             asked.await;
             // A token that has not had its turn after two seconds is not asked about.
             server.hands.advance_seconds(2);
+            // Some may have arrived only now.
+            for _ in 0..100 {
+                server.metrics().await;
+            }
+            server.hands.advance_seconds(2);
             until("the others are refused", async || server.metrics().await.contains("reason=\"unavailable\"} 32"))
                 .await;
             release.send(()).unwrap();
