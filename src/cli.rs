@@ -310,7 +310,7 @@ fn check_config(flags: &ConfigFlags) -> Result<(), Failure> {
     let settings = flags.settings(&Settings::default(), true)?;
     app::app_auth(&settings.app_auth, &Clock::system())?;
     if settings.token.key_dir.exists() {
-        KeyRing::open(&settings.token.key_dir)?;
+        KeyRing::open(&settings.token.key_dir, Clock::system())?;
         read_code_secret(&settings.token.key_dir)?;
     }
     Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;

@@ -171,7 +171,7 @@ impl Fleet {
     /// Adds a newer signing key, as an operator does.
     pub fn add_key(&self) {
         let other = tempfile::tempdir().unwrap();
-        drop(qrlogin::token::KeyRing::open(&other.path().join("keys")).unwrap());
+        drop(qrlogin::token::KeyRing::open(&other.path().join("keys"), qrlogin::clock::Clock::system()).unwrap());
         let keys = self.dir.path().join("keys");
         std::fs::copy(other.path().join("keys/web-token.pem"), keys.join("z-newer.pem")).unwrap();
     }

@@ -33,6 +33,7 @@ mod races;
 mod receipts;
 mod refusals;
 mod secrecy;
+mod signing_keys;
 mod stalls;
 mod stopping;
 mod store_conformance;
