@@ -301,7 +301,7 @@ impl Login {
                             let _ = socket.close(None).await;
                             sleep_millis(delay).await;
                         }
-                        1013 | 4408 => pause(1000).await,
+                        1011 | 1013 | 4408 => pause(1000).await,
                         code => self.wrong.push(format!("closed: {code}")),
                     }
                 }
