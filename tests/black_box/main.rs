@@ -23,6 +23,7 @@ mod key_sets;
 mod limits;
 mod load;
 mod login;
+mod logs;
 mod long_polls;
 mod many_nodes;
 mod origins;
