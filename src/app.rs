@@ -29,7 +29,9 @@ use crate::postgres::{self, Postgres};
 use crate::session::{CodeSecret, Rotation};
 use crate::shutdown::Shutdown;
 use crate::store::{BatchingReader, OpenError, PostgresSetup, PostgresStore, SqliteStore, Store};
-use crate::token::{AppAuth, AppAuthError, KeyError, KeyRing, MIN_HMAC_SECRET_BYTES, Minter, open_code_secret};
+use crate::token::{
+    AppAuth, AppAuthError, KeyError, KeyRing, MIN_HMAC_SECRET_BYTES, Minter, PUBLISH_TIME, open_code_secret,
+};
 
 /// What is in flight has this long to end, once all browsers have been sent away.
 const STOP_SECONDS: u64 = 8;
@@ -40,7 +42,6 @@ pub const MAX_STOP_SECONDS: u64 = 20 + STOP_SECONDS + 2;
 const BACKLOG: u32 = 4096;
 const SWEEP_SECONDS: u32 = 10;
 const TIDY_SECONDS: u32 = 1;
-const KEYS_SECONDS: u32 = 10;
 const PLACES_SECONDS: u32 = 60;
 /// Fewer than this hold nothing worth the trouble.
 const MANY_BROWSERS: i64 = 1000;
@@ -173,7 +174,7 @@ impl Parts {
     /// What cannot be opened.
     pub async fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, ServeError> {
         check_urls(&settings)?;
-        let keys = KeyRing::open(&settings.token.key_dir)?;
+        let keys = KeyRing::open(&settings.token.key_dir, clock.clone())?;
         let code_secret = open_code_secret(&settings.token.key_dir)?;
         let geo = Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
         let metrics = Arc::new(Metrics::new());
@@ -413,7 +414,7 @@ async fn sweep(logins: Arc<Logins>, clock: Clock) {
 /// A key is added to a directory that all nodes share, and needs no restart.
 async fn look_for_keys(logins: Arc<Logins>, clock: Clock) {
     loop {
-        clock.sleep_seconds(KEYS_SECONDS).await;
+        clock.sleep(PUBLISH_TIME).await;
         refresh_keys(&logins).await;
     }
 }

@@ -19,7 +19,7 @@ use crate::geo::Geo;
 use crate::load::{self, Plan, Transport};
 use crate::memory;
 use crate::shutdown::{Shutdown, Signal, Signals};
-use crate::telemetry::{Log, Writing};
+use crate::telemetry::{Log, LogFormat, Writing};
 use crate::token::{KeyRing, read_code_secret, sign_app_token};
 
 type Failure = Box<dyn std::error::Error>;
@@ -178,15 +178,15 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(flags) => serve(&flags),
         Command::Demo { lan, config } => demo(lan, &config),
-        Command::CheckConfig(flags) => check_config(&flags),
-        Command::PrintConfig(flags) => print_config(&flags),
+        Command::CheckConfig(flags) => check_config(&flags).map(succeeded),
+        Command::PrintConfig(flags) => print_config(&flags).map(succeeded),
         Command::GenToken { user, name, picture, ttl_seconds, config } => {
-            gen_token(&config, &user, name, picture, ttl_seconds)
+            gen_token(&config, &user, name, picture, ttl_seconds).map(succeeded)
         }
-        Command::Load(flags) => load(flags),
+        Command::Load(flags) => load(flags).map(succeeded),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             say(&failure);
             ExitCode::FAILURE
@@ -194,19 +194,34 @@ pub fn main() -> ExitCode {
     }
 }
 
+const fn succeeded((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// The exit code of what ran while there was a log. A failure is written to the log, in its form.
+fn logged(log: &Log, done: Result<(), Failure>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            log.say_failure(&*failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Says why the program ends; nobody may be reading.
 fn say(failure: &Failure) {
-    match Writing::start("qrlogin-failure", std::io::stderr()) {
+    match Writing::start("qrlogin-failure", std::io::stderr(), LogFormat::Text) {
         Ok((mut terminal, _writing)) => drop(writeln!(terminal, "qrlogin: {failure}")),
         // No thread is to be had.
         Err(_) => eprintln!("qrlogin: {failure}"),
     }
 }
 
-fn serve(flags: &ConfigFlags) -> Result<(), Failure> {
+fn serve(flags: &ConfigFlags) -> Result<ExitCode, Failure> {
     let settings = flags.settings(&Settings::default(), true)?;
     let log = Log::start(&settings.log.level, settings.log.format);
-    in_runtime(async {
+    let served = in_runtime(async {
         let listeners = Listeners::bind(&settings)?;
         let parts = Parts::open(settings, Clock::system(), None).await?;
         let reload = Reload::default();
@@ -214,17 +229,18 @@ fn serve(flags: &ConfigFlags) -> Result<(), Failure> {
             match flags.settings(&Settings::default(), true) {
                 Ok(settings) => {
                     log.set_level(&settings.log.level);
-                    info!(event = "reloading", level = settings.log.level, "other settings need a restart");
+                    info!(event = "reloading", log_level = settings.log.level, "other settings need a restart");
                 }
                 Err(error) => warn!(event = "settings not read", %error, "log.level stays as it is"),
             }
             reload.ask();
         })
         .await
-    })
+    });
+    Ok(logged(&log, served))
 }
 
-fn demo(lan: bool, flags: &ConfigFlags) -> Result<(), Failure> {
+fn demo(lan: bool, flags: &ConfigFlags) -> Result<ExitCode, Failure> {
     let mut defaults = Settings::default();
     if lan {
         defaults.listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
@@ -234,8 +250,12 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<(), Failure> {
         let reason = "the demo listens on loopback only; to let a real phone in, add --lan".to_owned();
         return Err(ConfigError::Invalid { key: "listen", reason }.into());
     }
-    let _log = Log::start(&settings.log.level, settings.log.format);
-    let (mut terminal, _writing) = Writing::start("qrlogin-terminal", std::io::stdout())?;
+    let log = Log::start(&settings.log.level, settings.log.format);
+    Ok(logged(&log, run_demo(settings, lan)))
+}
+
+fn run_demo(settings: Settings, lan: bool) -> Result<(), Failure> {
+    let (mut terminal, _writing) = Writing::start("qrlogin-terminal", std::io::stdout(), LogFormat::Text)?;
     let dir = tempfile::Builder::new().prefix("qrlogin-demo-").tempdir()?;
     in_runtime(async {
         let listeners = Listeners::bind(&settings)?;
@@ -310,7 +330,7 @@ fn check_config(flags: &ConfigFlags) -> Result<(), Failure> {
     let settings = flags.settings(&Settings::default(), true)?;
     app::app_auth(&settings.app_auth, &Clock::system())?;
     if settings.token.key_dir.exists() {
-        KeyRing::open(&settings.token.key_dir)?;
+        KeyRing::open(&settings.token.key_dir, Clock::system())?;
         read_code_secret(&settings.token.key_dir)?;
     }
     Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;

@@ -37,12 +37,14 @@ pub enum CloseReason {
     Slow,
     /// The store did not answer when it had to.
     Unavailable,
+    /// The token could not be made.
+    Internal,
     /// A long poll was answered; its browser asks again.
     Answered,
 }
 
 impl CloseReason {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Decided,
         Self::Expired,
         Self::Client,
@@ -54,6 +56,7 @@ impl CloseReason {
         Self::Protocol,
         Self::Slow,
         Self::Unavailable,
+        Self::Internal,
         Self::Answered,
     ];
 
@@ -72,6 +75,7 @@ impl CloseReason {
             Self::Protocol => "protocol",
             Self::Slow => "slow",
             Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
             Self::Answered => "answered",
         }
     }

@@ -42,6 +42,8 @@ pub mod close_code {
     pub const INVALID_TEXT: u16 = 1007;
     /// A frame that is too long.
     pub const TOO_BIG: u16 = 1009;
+    /// The token of a confirmed login cannot be made; come back with backoff.
+    pub const INTERNAL: u16 = 1011;
     /// This node is restarting; come back after the delay in the reason.
     pub const RESTARTING: u16 = 1012;
     /// The store is unreachable; come back with backoff.

@@ -39,6 +39,8 @@ const ANSWER_MS = 1500;
 const LOOK_MS = 250;
 /** ... and by how much time jumps when the machine has slept. */
 const JUMP_MS = 5000;
+/** Close code of a server that cannot make the token now. The login stays confirmed. */
+const FAILED = 1011;
 const REPLACED = 4409;
 const OVER = ["confirmed", "rejected", "cancelled", "expired", "replaced", "blocked"];
 
@@ -190,7 +192,8 @@ class QrLogin extends EventTarget {
       if (refusal?.status === 404 && this.#id) return this.#end("expired");
       if (refusal && refusal.status < 500 && refusal.status !== 429) return this.#block(refusal);
       silent = !!end.silent;
-      if (worked) attempt = 0;
+      // (A stream of events has worked before it ends so: without this, each pause would be as short as the first.)
+      if (worked && code !== FAILED) attempt = 0;
       if (silent) continue;
       this.#reach(false);
       const pausing = new AbortController();
@@ -263,8 +266,8 @@ class QrLogin extends EventTarget {
       this.#doubt = undefined;
       clearInterval(looking);
       end.silent = end.worked && given_up.signal.aborted;
-      // A server that refuses has been reached.
-      if (end.worked || end.refusal || signal.aborted) return end;
+      // A server that refuses, or closes with a reason, has been reached.
+      if (end.worked || end.refusal || end.reason || signal.aborted) return end;
     }
     return {};
   }

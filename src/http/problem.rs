@@ -140,7 +140,7 @@ fn login_parts(error: &LoginError) -> (ProblemCode, String) {
         }
         LoginError::Mint(_) => {
             error!(event = "token not minted", %error);
-            (ProblemCode::Internal, "the token could not be made; the server's log says why")
+            (ProblemCode::Internal, "the token cannot be made; the server's log says why")
         }
     };
     (code, detail.to_owned())

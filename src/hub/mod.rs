@@ -32,7 +32,7 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::clock::Clock;
 use crate::limits::{Seat, Sockets};
@@ -352,14 +352,15 @@ impl<S: Socket + Send + 'static> Hub<S> {
         for Hearer { place, .. } in places {
             self.deliver(*place, |waiting, turn| match &message {
                 Some(message) => waiting.tell(message, since, turn),
-                None => waiting.unavailable(turn),
+                None => waiting.token_not_made(turn),
             });
         }
     }
 
+    /// Returns `None` if the token cannot be made.
     fn message(&self, session: &Session, as_of: Timestamp, wants_view: bool) -> Option<Message> {
         let message = Message::of(&self.logins, session, as_of, wants_view);
-        message.inspect_err(|error| warn!(event = "token not minted", session = %session.key, %error)).ok()
+        message.inspect_err(|error| error!(event = "token not minted", session = %session.key, %error)).ok()
     }
 
     /// Tells a session's browser how it stands, as it has just been read or written. A connection older than

@@ -114,7 +114,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         let message = self.message(session, now, true);
         self.act(place, |waiting, turn| match &message {
             Some(message) => waiting.answer_poll(message, turn),
-            None => waiting.unavailable(turn),
+            None => waiting.token_not_made(turn),
         });
     }
 }

@@ -90,7 +90,11 @@ pub(super) fn answer(fields: &[u8], view: &[u8], now: Timestamp) -> Zeroizing<Ve
 
 /// The answer that says what a WebSocket's Close would say.
 pub(super) fn refusal(fields: &[u8], code: u16, why: &str, now: Timestamp) -> Zeroizing<Vec<u8>> {
-    let problem = if code == close_code::REPLACED { ProblemCode::Replaced } else { ProblemCode::Unavailable };
+    let problem = match code {
+        close_code::REPLACED => ProblemCode::Replaced,
+        close_code::INTERNAL => ProblemCode::Internal,
+        _ => ProblemCode::Unavailable,
+    };
     let detail = if code == close_code::RESTARTING { "the server is stopping; come back" } else { why }.to_owned();
     let body = serde_json::to_vec(&Problem::new(problem, detail)).unwrap_or_default();
     let mut answer =
@@ -128,6 +132,8 @@ mod tests {
         let replaced = answer(close_code::REPLACED, "a newer connection took over");
         says(replaced.clone(), &["409", "replaced", "a newer connection took over"]);
         assert!(!replaced.contains("retry-after"));
+        let failed = answer(close_code::INTERNAL, "the token cannot be made");
+        says(failed, &["500", "\"code\":\"internal\"", "the token cannot be made"]);
         assert_eq!(
             String::from_utf8(close_event(close_code::RESTARTING, "retry_after_ms=7")).unwrap(),
             "retry: 7\nevent: close\ndata: {\"code\":1012,\"reason\":\"retry_after_ms=7\"}\n\n"

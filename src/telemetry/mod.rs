@@ -3,18 +3,22 @@
 //! Only `tracing` events are shown, never those of the `log` crate, where libraries print what they please: whole frames,
 //! some of them, and frames carry tokens.
 
+mod line;
 mod writer;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::{self, IsTerminal as _};
+use std::error::Error;
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
 
 use serde::{Deserialize, Serialize};
-use tracing::error;
 use tracing::field::display;
+use tracing::{Event, Subscriber, error};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::{DefaultFields, Format, Json, JsonFields};
-use tracing_subscriber::fmt::{Formatter, SubscriberBuilder};
+use tracing_subscriber::fmt::format::{DefaultFields, Format, Json, JsonFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, Formatter, SubscriberBuilder};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload::Handle;
 
 pub use writer::{Lines, Writing};
@@ -32,38 +36,78 @@ pub enum LogFormat {
 /// The log, until it is dropped.
 pub struct Log {
     level: Level,
+    format: LogFormat,
+    lines: Lines,
     /// Last: what has been said by then is written by then.
-    _writing: Option<Writing>,
+    writing: Option<Writing>,
 }
 
 enum Level {
-    Text(Handle<EnvFilter, Formatter<DefaultFields, Format, Lines>>),
-    Json(Handle<EnvFilter, Formatter<JsonFields, Format<Json>, Lines>>),
+    Text(Handle<EnvFilter, Formatter<DefaultFields, Counted<Format>, Lines>>),
+    Json(Handle<EnvFilter, Formatter<JsonFields, Counted<Format<Json>>, Lines>>),
+}
+
+/// An event format that counts the events it fails to format as lost lines. `tracing-subscriber` would write a line of
+/// its own instead, which is not JSON.
+struct Counted<F> {
+    format: F,
+    lines: Lines,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Counted<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let formatted = self.format.format_event(context, writer, event);
+        if formatted.is_err() {
+            self.lines.lose_one();
+        }
+        formatted
+    }
 }
 
 impl Log {
     /// Begins to log to the standard error output. A second call changes nothing.
     #[must_use]
     pub fn start(level: &str, format: LogFormat) -> Self {
-        let (lines, writing) = Writing::start("qrlogin-log", io::stderr())
+        let (lines, writing) = Writing::start("qrlogin-log", io::stderr(), format)
             .map_or_else(|_| (Lines::default(), None), |(lines, writing)| (lines, Some(writing)));
-        let builder: SubscriberBuilder<DefaultFields, Format, EnvFilter, Lines> =
-            tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(lines);
+        let builder: SubscriberBuilder<DefaultFields, Format, EnvFilter, Lines> = tracing_subscriber::fmt()
+            .with_env_filter(filter(level))
+            .with_writer(lines.clone())
+            .log_internal_errors(false);
         // Somebody else logs already if this fails: in tests.
         let (level, begun) = match format {
             LogFormat::Text => {
-                let builder = builder.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
+                let builder = builder.with_ansi(io::stderr().is_terminal());
+                let builder = builder.map_event_format(|format| Counted { format, lines: lines.clone() });
+                let builder = builder.with_filter_reloading();
                 (Level::Text(builder.reload_handle()), builder.try_init())
             }
             LogFormat::Json => {
-                let builder = builder.json().flatten_event(true).with_filter_reloading();
+                let builder = builder.json().flatten_event(true);
+                let builder = builder.map_event_format(|format| Counted { format, lines: lines.clone() });
+                let builder = builder.with_filter_reloading();
                 (Level::Json(builder.reload_handle()), builder.try_init())
             }
         };
         if begun.is_ok() {
             std::panic::set_hook(Box::new(log_panic));
         }
-        Self { level, _writing: writing }
+        Self { level, format, lines, writing }
+    }
+
+    /// Writes why the program ends, in the form of the log and whatever its level.
+    pub fn say_failure(&self, failure: &dyn Error) {
+        let line = line::failure(self.format, failure);
+        if self.writing.is_some() {
+            drop(self.lines.clone().write_all(line.as_bytes()));
+        } else {
+            eprint!("{line}");
+        }
     }
 
     /// Logs at this level from now on.

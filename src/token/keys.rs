@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
@@ -16,7 +16,7 @@ use thiserror::Error;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::metrics::Stopwatch;
+use crate::clock::Clock;
 use crate::random;
 use crate::session::CodeSecret;
 
@@ -25,23 +25,36 @@ const FIRST_KEY: &str = "web-token.pem";
 /// The file of the [`CodeSecret`].
 const CODE_SECRET: &str = "codes.key";
 
-/// A node that meets a key it does not know looks for it, but not more often than this.
-const LOOK_SECONDS: u64 = 1;
+/// Shortest time between two readings of the directory that unknown key ids cause.
+const LOOK_TIME: Duration = Duration::from_secs(1);
+/// Time for which a key that is added is published before it signs. Nodes read the directory this often, so the other
+/// nodes publish the key by then.
+pub const PUBLISH_TIME: Duration = Duration::from_secs(10);
 
 /// All keys of the directory: the newest signs what is decided now, an older one what was decided under it.
 #[derive(Debug)]
 pub struct KeyRing {
     dir: PathBuf,
+    clock: Clock,
     keys: RwLock<Keys>,
-    looked: Mutex<Option<Stopwatch>>,
+    /// Steady time of the last reading of the directory that an unknown key id caused.
+    looked_at: Mutex<Option<Duration>>,
 }
 
 #[derive(Debug, Default)]
 struct Keys {
-    by_id: BTreeMap<String, Ed25519KeyPair>,
-    newest: String,
-    /// What signs what is decided now: the newest, once the other nodes have had time to hear of it.
+    by_id: BTreeMap<String, Key>,
+    /// The id of the key that signs new decisions.
     signing: String,
+}
+
+#[derive(Debug)]
+struct Key {
+    pair: Ed25519KeyPair,
+    /// Position among the keys of the directory, from the oldest file to the newest.
+    age_rank: usize,
+    /// Steady time from which on the key may sign new decisions.
+    signs_from: Duration,
 }
 
 /// Why there are no keys to sign with.
@@ -85,36 +98,43 @@ impl KeyRing {
     /// Reads every `.pem` file of `dir`; makes the directory and a first key if there is none.
     ///
     /// The newest is the one modified last (of equals, the one whose name sorts last), so a key is rotated by adding
-    /// a file.
+    /// a file. `clock` measures how long a key that is added has been published.
     ///
     /// # Errors
     /// A directory or file that cannot be read or made, or a `.pem` file that holds something else.
-    pub fn open(dir: &Path) -> Result<Self, KeyError> {
+    pub fn open(dir: &Path, clock: Clock) -> Result<Self, KeyError> {
         let mut files = key_files(dir)?;
         if files.is_empty() {
             make_first_key(dir)?;
             files = key_files(dir)?;
         }
-        let mut keys = read_keys(files)?;
-        keys.signing.clone_from(&keys.newest);
-        Ok(Self { dir: dir.to_owned(), keys: RwLock::new(keys), looked: Mutex::default() })
+        let now = clock.steady();
+        let mut keys = Keys { by_id: read_keys(files, now)?, ..Keys::default() };
+        keys.choose_signing(now);
+        Ok(Self { dir: dir.to_owned(), clock, keys: RwLock::new(keys), looked_at: Mutex::default() })
     }
 
-    /// Looks for keys that have come or gone. One that has come is published from now on, and signs from the next look
-    /// on, when the other nodes publish it, too. Looks into files.
+    /// Reads the directory again. A key that was added is published from now on. It signs from the first call that
+    /// comes [`PUBLISH_TIME`] later, when the other nodes publish it too. Reads files.
+    ///
+    /// The number of calls does not matter: a request that names an unknown key causes one too.
     ///
     /// # Errors
     /// As [`KeyRing::open`]; the keys stay as they were.
     pub fn refresh(&self) -> Result<(), KeyError> {
-        let mut fresh = read_keys(key_files(&self.dir)?)?;
-        if fresh.by_id.is_empty() {
+        let now = self.clock.steady();
+        let mut by_id = read_keys(key_files(&self.dir)?, now + PUBLISH_TIME)?;
+        if by_id.is_empty() {
             return Err(KeyError::Empty { path: self.dir.clone() });
         }
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        let is_known = keys.newest == fresh.newest;
-        let still_signs = !is_known && fresh.by_id.contains_key(&keys.signing);
-        fresh.signing = if still_signs { keys.signing.clone() } else { fresh.newest.clone() };
-        *keys = fresh;
+        for (kid, key) in &mut by_id {
+            if let Some(known) = keys.by_id.get(kid) {
+                key.signs_from = known.signs_from;
+            }
+        }
+        keys.by_id = by_id;
+        keys.choose_signing(now);
         Ok(())
     }
 
@@ -139,10 +159,11 @@ impl KeyRing {
     }
 
     fn may_look(&self) -> bool {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = looked.is_none_or(|looked| looked.elapsed().as_secs() >= LOOK_SECONDS);
+        let now = self.clock.steady();
+        let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = looked_at.is_none_or(|looked_at| now.saturating_sub(looked_at) >= LOOK_TIME);
         if may {
-            *looked = Some(Stopwatch::start());
+            *looked_at = Some(now);
         }
         may
     }
@@ -154,25 +175,31 @@ impl KeyRing {
     /// The public halves of all keys, as a JWK Set (RFC 7517 §5, RFC 8037 §2).
     #[must_use]
     pub fn jwks(&self) -> Value {
-        let key = |(kid, key): (&String, &Ed25519KeyPair)| json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": public_part(key) });
+        let key = |(kid, key): (&String, &Key)| json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": public_part(&key.pair) });
         json!({ "keys": self.read().by_id.iter().map(key).collect::<Vec<_>>() })
     }
 }
 
 impl Keys {
     fn sign(&self, kid: &str, message: &[u8]) -> Option<Vec<u8>> {
-        Some(self.by_id.get(kid)?.sign(message).as_ref().to_vec())
+        Some(self.by_id.get(kid)?.pair.sign(message).as_ref().to_vec())
+    }
+
+    /// Chooses the newest key that may sign by `now`. If there is none, because all older keys were removed, the newest
+    /// signs at once.
+    fn choose_signing(&mut self, now: Duration) {
+        let newest = self.by_id.iter().max_by_key(|(_, key)| (key.signs_from <= now, key.age_rank));
+        self.signing = newest.map(|(kid, _)| kid.clone()).unwrap_or_default();
     }
 }
 
-fn read_keys(files: Vec<(SystemTime, PathBuf)>) -> Result<Keys, KeyError> {
-    let mut keys = Keys::default();
-    for (_, path) in files {
-        let key = read_key(&path)?;
-        keys.newest = thumbprint(&key);
-        keys.by_id.insert(keys.newest.clone(), key);
+fn read_keys(files: Vec<(SystemTime, PathBuf)>, signs_from: Duration) -> Result<BTreeMap<String, Key>, KeyError> {
+    let mut by_id = BTreeMap::new();
+    for (age_rank, (_, path)) in files.into_iter().enumerate() {
+        let pair = read_key(&path)?;
+        by_id.insert(thumbprint(&pair), Key { pair, age_rank, signs_from });
     }
-    Ok(keys)
+    Ok(by_id)
 }
 
 /// The directory's `.pem` files, oldest first.
@@ -287,8 +314,8 @@ mod tests {
     fn the_first_start_makes_one_private_key_and_the_next_reads_it() {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("deep/keys");
-        let first = KeyRing::open(&keys).unwrap();
-        let second = KeyRing::open(&keys).unwrap();
+        let first = KeyRing::open(&keys, Clock::system()).unwrap();
+        let second = KeyRing::open(&keys, Clock::system()).unwrap();
         assert_eq!(first.signing(), second.signing());
         assert_eq!(fs::read_dir(&keys).unwrap().count(), 1, "no draft is left behind");
         #[cfg(unix)]
@@ -303,40 +330,51 @@ mod tests {
     fn of_two_first_starts_one_makes_the_key() {
         let dir = tempfile::tempdir().unwrap();
         make_first_key(dir.path()).unwrap();
-        let kid = KeyRing::open(dir.path()).unwrap().signing().to_owned();
+        let kid = KeyRing::open(dir.path(), Clock::system()).unwrap().signing().to_owned();
         make_first_key(dir.path()).unwrap();
-        assert_eq!(KeyRing::open(dir.path()).unwrap().signing(), kid);
+        assert_eq!(KeyRing::open(dir.path(), Clock::system()).unwrap().signing(), kid);
     }
 
     #[test]
     fn the_key_that_came_last_signs_and_all_are_published() {
         let dir = tempfile::tempdir().unwrap();
-        let old = KeyRing::open(dir.path()).unwrap().signing().to_owned();
+        let old = KeyRing::open(dir.path(), Clock::system()).unwrap().signing().to_owned();
         let other = tempfile::tempdir().unwrap();
-        let new = KeyRing::open(other.path()).unwrap().signing().to_owned();
+        let new = KeyRing::open(other.path(), Clock::system()).unwrap().signing().to_owned();
         let added = dir.path().join("a.pem");
         fs::copy(other.path().join(FIRST_KEY), &added).unwrap();
         let later =
             fs::metadata(dir.path().join(FIRST_KEY)).unwrap().modified().unwrap() + std::time::Duration::from_secs(1);
         fs::File::options().append(true).open(&added).unwrap().set_modified(later).unwrap();
 
-        let ring = KeyRing::open(dir.path()).unwrap();
+        let ring = KeyRing::open(dir.path(), Clock::system()).unwrap();
         assert_eq!(ring.signing(), new);
         assert!(ring.sign(&old, b"decided under the old key").is_some());
         assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
     }
 
-    #[test]
-    fn a_key_that_is_added_is_published_at_the_next_look_and_signs_at_the_one_after() {
-        let dir = tempfile::tempdir().unwrap();
-        let ring = KeyRing::open(dir.path()).unwrap();
-        let old = ring.signing();
+    /// Adds a new key to `dir`, in a file that is modified later than all others there. Returns the key's id.
+    fn add_key(dir: &Path, name: &str) -> String {
         let other = tempfile::tempdir().unwrap();
-        let new = KeyRing::open(other.path()).unwrap().signing();
-        fs::copy(other.path().join(FIRST_KEY), dir.path().join("z-newer.pem")).unwrap();
+        let kid = KeyRing::open(other.path(), Clock::system()).unwrap().signing();
+        let newest = key_files(dir).unwrap().last().unwrap().0;
+        fs::copy(other.path().join(FIRST_KEY), dir.join(name)).unwrap();
+        let added = fs::File::options().append(true).open(dir.join(name)).unwrap();
+        added.set_modified(newest + Duration::from_secs(1)).unwrap();
+        kid
+    }
+
+    #[test]
+    fn added_key_is_published_at_once_and_signs_ten_seconds_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, hands) = Clock::manual(crate::session::Timestamp::from_millis(0));
+        let ring = KeyRing::open(dir.path(), clock).unwrap();
+        let old = ring.signing();
+        let new = add_key(dir.path(), "newer.pem");
         assert!(ring.sign(&new, b"decided at a node that knows it").is_some());
         assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
         assert_eq!(ring.signing(), old);
+        hands.advance_seconds(10);
         ring.refresh().unwrap();
         assert_eq!(ring.signing(), new);
 
@@ -344,9 +382,46 @@ mod tests {
         assert!(ring.refresh().is_err());
         assert_eq!(ring.signing(), new, "what cannot be read changes nothing");
         fs::remove_file(dir.path().join("half.pem")).unwrap();
-        fs::remove_file(dir.path().join("z-newer.pem")).unwrap();
+        fs::remove_file(dir.path().join("newer.pem")).unwrap();
         ring.refresh().unwrap();
         assert_eq!(ring.signing(), old);
+    }
+
+    #[test]
+    fn unknown_key_ids_and_reloads_do_not_shorten_the_time_before_an_added_key_signs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, hands) = Clock::manual(crate::session::Timestamp::from_millis(0));
+        let ring = KeyRing::open(dir.path(), clock).unwrap();
+        let old = ring.signing();
+        let new = add_key(dir.path(), "newer.pem");
+        for _ in 0..10 {
+            assert!(ring.sign("unknown", b"").is_none());
+            ring.refresh().unwrap();
+            assert_eq!(ring.signing(), old);
+            hands.advance_seconds(1);
+        }
+        ring.refresh().unwrap();
+        assert_eq!(ring.signing(), new);
+    }
+
+    #[test]
+    fn keys_that_are_added_one_after_another_do_not_delay_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, hands) = Clock::manual(crate::session::Timestamp::from_millis(0));
+        let ring = KeyRing::open(dir.path(), clock).unwrap();
+        let second = add_key(dir.path(), "second.pem");
+        ring.refresh().unwrap();
+        hands.advance_seconds(10);
+        let third = add_key(dir.path(), "third.pem");
+        ring.refresh().unwrap();
+        assert_eq!(ring.signing(), second);
+        // A key that is published for long enough takes precedence over a newer one.
+        fs::remove_file(dir.path().join("second.pem")).unwrap();
+        ring.refresh().unwrap();
+        assert_ne!(ring.signing(), third);
+        fs::remove_file(dir.path().join(FIRST_KEY)).unwrap();
+        ring.refresh().unwrap();
+        assert_eq!(ring.signing(), third, "no other key is left");
     }
 
     #[test]
@@ -371,7 +446,7 @@ mod tests {
     fn a_pem_file_that_is_no_key_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("notes.pem"), "hello").unwrap();
-        let error = KeyRing::open(dir.path()).unwrap_err().to_string();
+        let error = KeyRing::open(dir.path(), Clock::system()).unwrap_err().to_string();
         assert!(error.contains("token.key_dir") && error.contains("notes.pem"), "{error}");
     }
 

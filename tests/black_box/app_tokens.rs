@@ -106,7 +106,7 @@ struct Signer {
 impl Signer {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ring = KeyRing::open(dir.path()).unwrap();
+        let ring = KeyRing::open(dir.path(), Clock::system()).unwrap();
         let pem = std::fs::read(dir.path().join("web-token.pem")).unwrap();
         let public = ring.jwks()["keys"][0].clone();
         Self { key: EncodingKey::from_ed_pem(&pem).unwrap(), kid: ring.signing(), public, _dir: dir }

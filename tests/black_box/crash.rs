@@ -80,7 +80,7 @@ async fn no_confirmed_login_is_lost_or_changed_also_when_a_signing_key_comes_in_
 
     // A new key, as an operator adds one.
     let other = tempfile::tempdir().unwrap();
-    drop(qrlogin::token::KeyRing::open(&other.path().join("keys")).unwrap());
+    drop(qrlogin::token::KeyRing::open(&other.path().join("keys"), qrlogin::clock::Clock::system()).unwrap());
     std::fs::copy(other.path().join("keys/web-token.pem"), dir.path().join("keys/a-newer.pem")).unwrap();
     let (status, ..) = run(&mut qrlogin(dir.path(), &["check-config"]));
     assert!(status.success());

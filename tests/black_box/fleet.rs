@@ -171,7 +171,7 @@ impl Fleet {
     /// Adds a newer signing key, as an operator does.
     pub fn add_key(&self) {
         let other = tempfile::tempdir().unwrap();
-        drop(qrlogin::token::KeyRing::open(&other.path().join("keys")).unwrap());
+        drop(qrlogin::token::KeyRing::open(&other.path().join("keys"), qrlogin::clock::Clock::system()).unwrap());
         let keys = self.dir.path().join("keys");
         std::fs::copy(other.path().join("keys/web-token.pem"), keys.join("z-newer.pem")).unwrap();
     }
@@ -301,7 +301,7 @@ impl Login {
                             let _ = socket.close(None).await;
                             sleep_millis(delay).await;
                         }
-                        1013 | 4408 => pause(1000).await,
+                        1011 | 1013 | 4408 => pause(1000).await,
                         code => self.wrong.push(format!("closed: {code}")),
                     }
                 }

@@ -110,7 +110,7 @@ impl Server {
         let ops = format!("http://{}", listeners.ops.local_addr().unwrap());
         let store = Arc::new(FailingStore::new(store));
         let parts = Parts {
-            keys: KeyRing::open(&settings.token.key_dir).unwrap(),
+            keys: KeyRing::open(&settings.token.key_dir, clock.clone()).unwrap(),
             code_secret: open_code_secret(&settings.token.key_dir).unwrap(),
             app_auth: app::app_auth(&settings.app_auth, &clock).unwrap(),
             geo: Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file).unwrap(),

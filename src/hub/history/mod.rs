@@ -249,7 +249,8 @@ impl Node {
         let store = Arc::new(ModelStore::new(machine.clone(), clock.clone(), fault, is_numbered));
         let (bus, metrics) = (Arc::new(LocalBus::default()), Arc::new(Metrics::new()));
         let shutdown = Shutdown::new();
-        let minter = Minter::new(KeyRing::open(keys).unwrap(), "i".to_owned(), "a".to_owned(), 60, Vec::new());
+        let minter =
+            Minter::new(KeyRing::open(keys, clock.clone()).unwrap(), "i".to_owned(), "a".to_owned(), 60, Vec::new());
         let logins = Arc::new(Logins {
             store: store.clone(),
             reader: BatchingReader::new(store.clone(), shutdown.vital("reader")),

@@ -65,7 +65,7 @@ impl<S: Socket> Waiting<S> {
         match message {
             Some(_) if is_overtaken => {}
             Some(message) => self.tell(message, None, turn),
-            None => self.unavailable(turn),
+            None => self.token_not_made(turn),
         }
     }
 
@@ -200,6 +200,13 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
+    /// Closes the connection because the token of its confirmed session cannot be made. The session stays as it is, and
+    /// the token is delivered when the browser comes back and the signing key is there again.
+    pub(in crate::hub) fn token_not_made(&mut self, turn: &mut Turn<'_, S>) {
+        self.leave(close_code::INTERNAL, "the token cannot be made", CloseReason::Internal, turn);
+    }
+
+    /// Closes the connection because the store does not answer.
     pub(in crate::hub) fn unavailable(&mut self, turn: &mut Turn<'_, S>) {
         self.leave(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable, turn);
     }
