@@ -136,7 +136,9 @@ async fn a_request_that_panics_is_one_requests_failure_and_a_part_of_the_server_
     let seen = browser.rest().await;
     let Some(Seen::Close(1012, _)) = seen.last() else { panic!("not sent away: {seen:?}") };
     let failed = server.stopped().await.unwrap_err().to_string();
-    assert_eq!(failed, "a part of the server has failed: tidy");
+    // Two parts ask the store by themselves, and either may be the first.
+    let part = failed.strip_prefix("a part of the server has failed: ");
+    assert!(matches!(part, Some("tidy" | "untold")), "{failed}");
 }
 
 /// What the next test runs as a process of its own: its log is full when a thread panics.
