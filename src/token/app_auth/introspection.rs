@@ -33,6 +33,8 @@ const MAX_ASKING_OF_ADDRESS: usize = 8;
 const TURN_SECONDS: u32 = 2;
 /// Time that a phone waits for an answer, in seconds: the turn, and the time that [`Source`] gives the endpoint.
 const ANSWER_SECONDS: u32 = 5;
+/// Time between two log lines about questions without an answer.
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
 /// Maximum number of tokens that wait for an answer.
 const MAX_WAITING: usize = 4096;
 
@@ -51,6 +53,15 @@ struct Inner {
     turns: Semaphore,
     /// The turns of each address that has a question waiting.
     turns_of_address: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
+    failures: Mutex<Failures>,
+}
+
+/// Questions without an answer. A client can cause any number of them, so not each one is a line of the log.
+#[derive(Default)]
+struct Failures {
+    /// Number of failures since the last line.
+    count: u64,
+    logged_at: Option<Duration>,
 }
 
 /// What the endpoint says of a token: its claims, or that it is not active. An error if there is no such answer.
@@ -77,6 +88,7 @@ impl Introspection {
             waiting: Mutex::default(),
             turns: Semaphore::new(MAX_ASKING),
             turns_of_address: Mutex::default(),
+            failures: Mutex::default(),
         }))
     }
 
@@ -152,14 +164,24 @@ impl Inner {
     async fn ask_in_turn(&self, token: &str, address: IpAddr) -> Said {
         let own_turns = self.turns_of(address);
         let turns = async { (own_turns.acquire().await, self.turns.acquire().await) };
-        let refused = |reason: String| {
-            warn!(event = "app token not introspected", setting = "app_auth.introspection_url", %reason);
-            AuthError::Unavailable
-        };
         let Some(_turns) = self.clock.timeout(TURN_SECONDS, turns).await else {
-            return Err(refused("too many tokens wait for it".to_owned()));
+            return Err(self.unanswered("too many tokens wait for it"));
         };
-        self.ask_source(token).await.map(|claims| claims.map(Arc::new)).map_err(refused)
+        let said = self.ask_source(token).await;
+        said.map(|claims| claims.map(Arc::new)).map_err(|reason| self.unanswered(&reason))
+    }
+
+    /// Logs that a question has no answer.
+    fn unanswered(&self, reason: &str) -> AuthError {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.count += 1;
+        let now = self.clock.steady();
+        if failures.logged_at.is_none_or(|logged_at| now >= logged_at + WARNING_PAUSE) {
+            let setting = "app_auth.introspection_url";
+            warn!(event = "app token not introspected", setting, count = failures.count, reason);
+            *failures = Failures { count: 0, logged_at: Some(now) };
+        }
+        AuthError::Unavailable
     }
 
     fn turns_of(&self, address: IpAddr) -> Arc<Semaphore> {
