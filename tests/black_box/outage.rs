@@ -106,7 +106,7 @@ async fn a_browser_is_sent_away_when_the_store_stays_silent_long_past_its_deadli
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_decision_whose_answer_was_lost_is_told_at_the_deadline() {
+async fn a_decision_whose_answer_was_lost_is_delivered_all_the_same() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (session, mut browser) = server.waiting().await;
     server.hands.advance_seconds(299);
