@@ -23,6 +23,8 @@ const LOOK_MILLIS: u32 = 1500;
 const MAX_BATCH: usize = 500;
 /// Portions read in one look, if each brings something new.
 const MAX_PORTIONS: usize = 50;
+/// Maximum number of sessions that wait to be read again because the store did not answer.
+const MAX_TO_LOOK_AT: usize = 100_000;
 /// What has been told and not yet said to the store, at most; beyond, it is found once more.
 const MAX_TOLD: usize = 100_000;
 
@@ -46,7 +48,11 @@ impl Hints {
 
 impl<S: Socket + Send + 'static> Listener for Hub<S> {
     fn changed(self: Arc<Self>, session: &Arc<Session>, attachment: u32, since: Stopwatch) {
-        self.tell_here(session, attachment, since);
+        // The store says that the session's newest connection is at this node.
+        if attachment > 0 {
+            self.registry.each_of_mut(&session.key, |waiting| waiting.adopt(attachment));
+        }
+        self.tell_here(session, 0, since);
         if attachment > 0 {
             self.hints.told([Hint { key: session.key, version: session.version, attachment }]);
         }
@@ -88,6 +94,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
     pub(super) async fn look_where_hinted(self: &Arc<Self>) {
         loop {
             self.hints.came.notified().await;
+            let mut is_complete = true;
             for some in take(&self.hints.to_look_at).chunks(MAX_BATCH) {
                 let since = Stopwatch::start();
                 let mut keys: Vec<SessionKey> = some.iter().map(|hint| hint.key).collect();
@@ -100,9 +107,20 @@ impl<S: Socket + Send + 'static> Hub<S> {
                         }
                         self.hints.told(some.iter().copied());
                     }
-                    // They stay untold, and are found so.
-                    Err(error) => warn!(event = "store unavailable", %error, "changes wait for the store"),
+                    Err(error) => {
+                        warn!(event = "store unavailable", %error, "changes wait for the store");
+                        let mut to_look_at = self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner);
+                        // Hints beyond this belong to sessions whose change the deadline finds.
+                        if to_look_at.len() < MAX_TO_LOOK_AT {
+                            to_look_at.extend_from_slice(some);
+                        }
+                        is_complete = false;
+                    }
                 }
+            }
+            if !is_complete {
+                self.clock.sleep_millis(LOOK_MILLIS).await;
+                self.hints.came.notify_one();
             }
         }
     }

@@ -338,10 +338,14 @@ impl<S: Socket + Send + 'static> Hub<S> {
     /// The newest connection of a session is the one that is told, in the order of the requests: two handshakes may
     /// finish in another.
     fn let_older_give_way(self: &Arc<Self>, key: SessionKey) {
-        let mut active = Vec::new();
-        self.registry.each_of(&key, |place, waiting| active.extend(waiting.active_order().map(|order| (order, place))));
-        let newest = active.iter().map(|(order, _)| *order).max();
-        for (_, place) in active.into_iter().filter(|(order, _)| Some(*order) != newest) {
+        let (mut active, mut attachment) = (Vec::new(), 0);
+        self.registry.each_of(&key, |place, waiting| {
+            active.extend(waiting.active_arrival().map(|arrival| (arrival, place)));
+            attachment = attachment.max(waiting.attachment());
+        });
+        let Some((newest, place)) = active.iter().copied().max_by_key(|(arrival, _)| *arrival) else { return };
+        self.act(place, |waiting, _| waiting.adopt(attachment));
+        for (_, place) in active.into_iter().filter(|(arrival, _)| *arrival != newest) {
             self.act(place, Waiting::give_way);
         }
     }
@@ -363,8 +367,8 @@ impl<S: Socket + Send + 'static> Hub<S> {
         message.inspect_err(|error| error!(event = "token not minted", session = %session.key, %error)).ok()
     }
 
-    /// Tells a session's browser how it stands, as it has just been read or written. A connection older than
-    /// `attachment` is closed.
+    /// Delivers a session's state, as it has just been read or written, to its connections at this node. A connection
+    /// with a smaller attachment than `attachment` is closed: a newer one waits at another node.
     fn tell_here(self: &Arc<Self>, session: &Arc<Session>, attachment: u32, since: Stopwatch) {
         let mut places = Vec::new();
         self.registry.each_of(&session.key, |place, _| places.push(place));

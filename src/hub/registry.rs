@@ -151,6 +151,17 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
         }
     }
 
+    /// Changes all entries of this key.
+    pub(super) fn each_of_mut(&self, key: &SessionKey, mut change: impl FnMut(&mut T)) {
+        let mut shard = lock(&self.shards[shard_number::<N>(key)]);
+        let slots: Vec<u32> = shard.index.iter_hash(hash(key)).copied().collect();
+        for slot in slots {
+            if let Some(entry) = shard.get_mut(slot).filter(|entry| entry.value.key() == key) {
+                change(&mut entry.value);
+            }
+        }
+    }
+
     /// From here on nobody is entered. The places of all who are there.
     pub(super) fn close(&self) -> Vec<Place> {
         for shard in &self.shards {

@@ -37,6 +37,9 @@ const MIGRATIONS: [&str; 2] = [
 const MIGRATION_LOCK: i64 = 0x7172_6c6f_6769_6e00;
 /// A store that has not answered after this long is said not to.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time after which Postgres does not attach a connection any more, in seconds. Shorter than [`PATIENCE`], so that no caller
+/// has given up before.
+const ATTACH_SECONDS: u32 = 4;
 /// As the last, for whoever only asks whether it answers.
 const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// Attempts to write a change over rows that other nodes change. A session changes four times at most.
@@ -218,14 +221,19 @@ static FIND_BY_CODE: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {COLUMNS}, node, attachment FROM qrlogin.sessions WHERE code = $1"));
 
 /// Whoever decides meanwhile waits for these rows or is waited for: it either sees the node, or is seen.
+///
+/// It does nothing after its deadline: a caller that has given up holds no connection with the number that it would take,
+/// and a connection that the browser has opened since would be closed for having a smaller one.
 static ATTACH: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH found AS MATERIALIZED (
              SELECT id AS found_id, node AS before FROM qrlogin.sessions
              WHERE id = ANY($1::bytea[]) ORDER BY id FOR NO KEY UPDATE
+         ), timed AS MATERIALIZED (
+             SELECT found_id, before, qrlogin.now_millis() < $4 AS is_in_time FROM found
          ), attached AS (
              UPDATE qrlogin.sessions SET node = $2, attachment = attachment + 1
-             FROM found WHERE id = found_id
+             FROM timed WHERE id = found_id AND is_in_time
              RETURNING {COLUMNS}, attachment, nullif(before, $2) AS left_behind
          ), untold AS (
              INSERT INTO qrlogin.untold (node, id, version, attachment, since)
@@ -237,7 +245,8 @@ static ATTACH: LazyLock<String> = LazyLock::new(|| {
          )
          SELECT {COLUMNS}, attachment, left_behind, CASE WHEN $3 AND left_behind IS NOT NULL THEN
              pg_notify('qrlogin_' || left_behind, encode(id, 'base64') || ':' || version || ':' || attachment) IS NULL
-         END FROM attached"
+         END, qrlogin.now_millis(), (SELECT count(*) FROM timed WHERE NOT is_in_time)
+         FROM (VALUES (1)) AS always LEFT JOIN attached ON true"
     )
 });
 
@@ -344,7 +353,14 @@ impl Store for PostgresStore {
     }
 
     async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
-        let rows = self.query(&ATTACH, &[&ids(keys), &self.node.as_str(), &self.sends_hints]).await?;
+        let asked = Stopwatch::start();
+        let deadline = self.clock.now().plus_seconds(ATTACH_SECONDS).as_millis();
+        let rows = self.query(&ATTACH, &[&ids(keys), &self.node.as_str(), &self.sends_hints, &deadline]).await?;
+        let first = rows.first().ok_or_else(|| corrupt("no time"))?;
+        self.follow(asked, first, AFTER + 3)?;
+        if column_of::<i64>(first, AFTER + 4)? > 0 {
+            return Err(StoreError::Unavailable("it came to this too late".into()));
+        }
         let attached = |row: &PostgresRow| {
             Ok(Attached {
                 session: session(row)?,
@@ -352,7 +368,7 @@ impl Store for PostgresStore {
                 taken_over_from: column_of::<Option<String>>(row, AFTER + 1)?.map(NodeName::from_stored),
             })
         };
-        rows.iter().map(attached).collect()
+        rows.iter().filter(|row| is_there(row)).map(attached).collect()
     }
 
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<Session>, StoreError> {

@@ -9,7 +9,7 @@
 //! A second connection does what takes long: checkpoints, and scans of the whole table.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ const UNDO_TEST_WRITE: &str = "ROLLBACK TO test; RELEASE test";
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Time after which the files are said not to answer, in seconds.
 const CHECK_SECONDS: u32 = 5;
-/// Maximum number of changes that [`Store::untold`] returns of those that other processes wrote.
+/// Maximum number of changes by other processes that one call of [`Store::untold`] looks at.
 const MAX_FOREIGN: u32 = 10_000;
 /// Maximum number of own changes that are kept for the next [`Store::untold`].
 const MAX_RECENT: usize = 100_000;
@@ -71,14 +71,24 @@ pub struct SqliteStore {
     checking: Arc<tokio::sync::Mutex<()>>,
     /// The changes since the last [`Store::untold`].
     recent: Arc<Mutex<Vec<Hint>>>,
-    /// SQLite's `data_version` at the last [`Store::untold`]: it changes when another connection commits.
-    seen_data_version: AtomicI64,
+    /// The look for what other processes have written.
+    foreign: Mutex<ForeignScan>,
     /// Released by [`Store::close`], or when the store is dropped.
     held: Arc<Mutex<Option<DatabaseLock>>>,
 }
 
 /// The connection that the jobs use.
 struct Sqlite(Connection);
+
+/// Progress of the look for what other processes have written, which may take several calls.
+struct ForeignScan {
+    /// SQLite's `data_version` up to which all rows have been looked at. It changes when another connection commits.
+    seen: i64,
+    /// `data_version` when the scan under way began.
+    of: i64,
+    /// Row up to which the scan under way has come; 0 if none is.
+    after: i64,
+}
 
 impl Database for Sqlite {
     fn begin(&mut self) -> Result<(), Failure> {
@@ -138,8 +148,9 @@ const UPDATE: &str = "UPDATE sessions
         decided_at = ?7, claimable_until = ?8, token_grant = ?9, scanned_at = ?10, reason = ?11
     WHERE rowid = ?1 AND version = ?2 AND id = ?12";
 /// Changes that may not have reached their browsers, and can still matter to them.
-const FOREIGN: &str = "SELECT id, version FROM sessions
-    WHERE version > 1 AND state <> 'claimed' AND max(expires_at, coalesce(claimable_until, 0)) > ?1 LIMIT ?2";
+const FOREIGN: &str = "SELECT id, version, rowid FROM sessions
+    WHERE version > 1 AND state <> 'claimed' AND max(expires_at, coalesce(claimable_until, 0)) > ?1 AND rowid > ?2
+    ORDER BY rowid LIMIT ?3";
 
 impl SqliteStore {
     /// Opens the database, making it and bringing its schema up to date where needed.
@@ -170,7 +181,7 @@ impl SqliteStore {
             files: Arc::new(DatabaseFiles::of(&path).map_err(|error| failed(error.into()))?),
             checking: Arc::default(),
             recent: Arc::default(),
-            seen_data_version: AtomicI64::new(data_version),
+            foreign: Mutex::new(ForeignScan { seen: data_version, of: data_version, after: 0 }),
             held,
         })
     }
@@ -245,19 +256,33 @@ impl SqliteStore {
     /// The changes that another process may have written since the last call.
     async fn foreign_changes(&self) -> Result<Vec<Hint>, StoreError> {
         let version = self.query(|connection| Ok(data_version(connection)?)).await?;
-        if self.seen_data_version.swap(version, Ordering::Relaxed) == version {
-            return Ok(Vec::new());
-        }
+        let after = {
+            let mut scan = lock(&self.foreign);
+            if scan.after == 0 && scan.seen == version {
+                return Ok(Vec::new());
+            }
+            if scan.after == 0 {
+                scan.of = version;
+            }
+            scan.after
+        };
         let now = self.clock.now().as_millis();
         let scanned = self.keep_house(move |connection| {
             let mut query = cached(connection, FOREIGN)?;
-            let rows = query.query_map(params![now, MAX_FOREIGN], |row| {
-                Ok(Hint { key: SessionKey(row.get(0)?), version: row.get(1)?, attachment: 0 })
+            let rows = query.query_map(params![now, after, MAX_FOREIGN], |row| {
+                let hint = Hint { key: SessionKey(row.get(0)?), version: row.get(1)?, attachment: 0 };
+                Ok((hint, row.get::<_, i64>(2)?))
             })?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
+            Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?)
         });
-        // What could not be read is looked for again.
-        scanned.await.inspect_err(|_| self.seen_data_version.store(-1, Ordering::Relaxed))
+        // After an error the same rows are read at the next call.
+        let found = scanned.await?;
+        let mut scan = lock(&self.foreign);
+        match found.last().filter(|_| found.len() >= MAX_FOREIGN as usize) {
+            Some((_, row)) => scan.after = *row,
+            None => (scan.after, scan.seen) = (0, scan.of),
+        }
+        Ok(found.into_iter().map(|(hint, _)| hint).collect())
     }
 }
 
@@ -472,8 +497,10 @@ impl Store for SqliteStore {
     /// The changes of this process since the last call, and of other processes if any has written. Whoever changes a
     /// session announces it, so this finds something to tell only after a fault, or after a foreign write.
     async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
+        let foreign = self.foreign_changes().await?;
+        // Taken only now: after an error they are there for the next call.
         let mut hints = std::mem::take(&mut *lock(&self.recent));
-        hints.extend(self.foreign_changes().await?);
+        hints.extend(foreign);
         Ok(hints.into_iter().map(|hint| Untold { hint, session: None }).collect())
     }
 

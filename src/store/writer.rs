@@ -363,12 +363,15 @@ impl<D: Database> Writer<D> {
             queue.lane(access).push_back(Box::new(Asked { work, finish, result: None, reply }));
         }
         self.shared.run_as_caller();
-        if let Ok(answer) = answer.try_recv() {
-            return answer;
+        match answer.try_recv() {
+            Ok(answer) => return answer,
+            // The receiver must not be awaited after this.
+            Err(oneshot::error::TryRecvError::Closed) => return Err(dropped()),
+            Err(oneshot::error::TryRecvError::Empty) => {}
         }
         match self.clock.timeout(PATIENCE_SECONDS, answer).await {
             Some(Ok(answer)) => answer,
-            Some(Err(_)) => Err(unavailable("it is closed, or the statement panicked")),
+            Some(Err(_)) => Err(dropped()),
             None => Err(unavailable("it takes too long")),
         }
     }
@@ -623,6 +626,10 @@ fn fail<D>(jobs: Jobs<D>, error: &StoreError) {
     }
 }
 
+fn dropped() -> StoreError {
+    unavailable("it is closed, or the statement panicked")
+}
+
 pub(super) fn closed() -> StoreError {
     unavailable("it is closed")
 }
@@ -662,6 +669,15 @@ mod tests {
         fn is_in_transaction(&self) -> bool {
             false
         }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_fails_its_caller_only() {
+        let (_answers, disk) = mpsc::channel();
+        let writer = Writer::new(Disk(disk), Clock::system());
+        let failed = writer.run::<()>(Access::Write, |_| panic!("a panic that is part of a test")).await;
+        assert!(failed.unwrap_err().to_string().contains("panicked"));
+        assert_eq!(writer.run(Access::Write, |_| Ok(1)).await.unwrap(), 1);
     }
 
     #[test]

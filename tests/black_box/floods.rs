@@ -12,6 +12,8 @@ use crate::real_time::{now, sleep_millis};
 /// Tries of each kind; `FLOODS=100` for what the product promises.
 const TRIES: usize = 3;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// A write that takes longer than this ends a flood.
+const STUCK_MILLIS: u64 = 3_000;
 /// A token that has not arrived after this long is lost.
 const LOST_MILLIS: u64 = 20_000;
 
@@ -60,12 +62,16 @@ async fn waiting(server: &Server, session: &Session, subprotocol: Option<&str>) 
     stream
 }
 
-/// Sends this flood: so many bytes, or for half a second.
+/// Sends this flood: so many bytes, or for half a second. Ends when the system takes no more: it may discard all segments
+/// of a connection whose receive buffer is full of small ones, those that would open its window too.
 async fn flood(stream: &mut TcpStream, flood: Flood, bytes: Option<usize>) {
     let (some, until) = (flood.bytes(), now() + Duration::from_millis(500));
     let mut sent = 0;
     while bytes.map_or_else(|| now() < until, |bytes| sent < bytes) {
-        stream.write_all(&some).await.unwrap();
+        tokio::select! {
+            written = stream.write_all(&some) => written.unwrap(),
+            () = sleep_millis(STUCK_MILLIS) => return,
+        }
         sent += some.len();
     }
 }

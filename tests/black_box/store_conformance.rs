@@ -328,6 +328,21 @@ async fn node(url: &str) -> (NodeName, PostgresStore) {
     (node, PostgresStore::open(&Postgres::parse(url).unwrap(), setup).await.unwrap())
 }
 
+#[tokio::test]
+async fn postgres_attaches_no_connection_whose_node_has_given_up() {
+    let url = services::Postgres::shared().await.database().await;
+    let (_, store) = node(&url).await;
+    let session = new_session();
+    store.insert(&session).await.unwrap();
+    // What Postgres does now was asked for long ago.
+    let (clock, _hands) = Clock::manual(Timestamp::from_millis(1_600_000_000_000));
+    let setup = PostgresSetup { node: NodeName::random(), clock, max_connections: 1, sends_hints: true };
+    let late = PostgresStore::open(&Postgres::parse(&url).unwrap(), setup).await.unwrap();
+    assert!(late.attach(&[session.key]).await.unwrap_err().to_string().contains("too late"));
+    assert!(late.attach(&[new_session().key]).await.unwrap().is_empty());
+    assert_eq!(store.attach(&[session.key]).await.unwrap()[0].attachment, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_conforms() {
     let service = services::Postgres::shared().await;

@@ -442,8 +442,8 @@ impl Arrivals {
     }
 }
 
-/// One of the tasks that read. It counts as one until it ends or panics.
-struct Task<'a>(&'a Arrivals);
+/// One of the tasks that read. It counts as one until it ends or panics. After a panic another one goes on.
+struct Task<'a>(&'a Arc<Arrivals>);
 
 impl Task<'_> {
     fn end(self, queue: &mut Queue) {
@@ -455,6 +455,9 @@ impl Task<'_> {
 impl Drop for Task<'_> {
     fn drop(&mut self) {
         self.0.lock().tasks -= 1;
+        if let Ok(runtime) = Handle::try_current() {
+            self.0.read(&runtime);
+        }
     }
 }
 

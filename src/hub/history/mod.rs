@@ -561,13 +561,22 @@ impl<'a> World<'a> {
                 }
             }
             24 | 25 => self.machine.disk().foreign = Foreign::Nothing,
-            26 => self.be_slow(),
+            26 => {
+                self.be_slow();
+                // Long enough for those who wait to give up.
+                if self.slow.is_some() && self.dice.below(2) == 0 {
+                    return self.pass(5_200);
+                }
+            }
             27 | 28 => self.be_fast(),
             29 => self.machine.disk().fails_commit = true,
             30 => self.machine.disk().fails_statement = true,
             31 if self.dice.below(4) == 0 => self.machine.disk().panics = true,
             32 if self.dice.below(4) == 0 => self.restart(),
-            33 => *self.node.store.holds_answers.lock().unwrap() ^= true,
+            33 => {
+                let holds = [&self.node.store.holds_answers, &self.node.store.holds_questions][self.dice.index(2)];
+                *holds.lock().unwrap() ^= true;
+            }
             34 | 35 => {
                 let number = self.dice.index(8);
                 self.node.store.release(number);
@@ -595,6 +604,7 @@ impl<'a> World<'a> {
             (disk.fails_commit, disk.fails_statement, disk.panics) = (false, false, false);
         }
         *self.node.store.holds_answers.lock().unwrap() = false;
+        *self.node.store.holds_questions.lock().unwrap() = false;
         while self.node.store.release(0) {}
         for _ in 0..8 {
             while self.node.store.writer.has_jobs() {
@@ -665,7 +675,7 @@ impl<'a> World<'a> {
                 is_up && tab.token_at.is_none() && tab.heard.1.close.is_none()
             };
             let newer = self.tabs.iter().skip(index + 1).filter(|tab| tab.login == login).any(is_open);
-            if newer && self.tabs[index].token_at == Some(self.events) && !self.is_numbered {
+            if newer && self.tabs[index].token_at == Some(self.events) {
                 return Err(format!("tab {index} was given the token while a newer one is open"));
             }
             let has_confirmed_row = {

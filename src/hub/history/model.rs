@@ -210,7 +210,8 @@ pub(super) struct ModelStore {
     is_numbered: bool,
     node: NodeName,
     recent: Arc<Mutex<Vec<Hint>>>,
-    /// Whether the answers to connections that come are held back, and those that are.
+    /// Whether the reading of a row for a connection that arrives is held back, before and after it, and those that are.
+    pub(super) holds_questions: Mutex<bool>,
     pub(super) holds_answers: Mutex<bool>,
     held: Mutex<Vec<oneshot::Sender<()>>>,
 }
@@ -226,6 +227,7 @@ impl ModelStore {
             is_numbered,
             node: NodeName::from_stored("here".to_owned()),
             recent: Arc::default(),
+            holds_questions: Mutex::default(),
             holds_answers: Mutex::default(),
             held: Mutex::default(),
         }
@@ -233,6 +235,17 @@ impl ModelStore {
 
     pub(super) fn insert_now(&self, session: Session) {
         self.machine.disk().rows.insert(session.key, Row { session, attachment: 0 });
+    }
+
+    /// Waits to be let go, if this is held back.
+    async fn hold(&self, holds: &Mutex<bool>) -> Result<(), StoreError> {
+        if !*holds.lock().unwrap() {
+            return Ok(());
+        }
+        let (release, released) = oneshot::channel();
+        self.held.lock().unwrap().push(release);
+        // (At a restart it never is.)
+        released.await.map_err(|_| StoreError::Unavailable("gone".into()))
     }
 
     /// Lets one answer go that is held back, the one of this number modulo their count; whether there was one.
@@ -280,13 +293,9 @@ impl Store for ModelStore {
             }
             Ok(attached)
         };
+        self.hold(&self.holds_questions).await?;
         let attached = self.writer.run(Access::Read, attach).await?;
-        if *self.holds_answers.lock().unwrap() {
-            let (release, released) = oneshot::channel();
-            self.held.lock().unwrap().push(release);
-            // (At a restart the answer never comes.)
-            released.await.map_err(|_| StoreError::Unavailable("gone".into()))?;
-        }
+        self.hold(&self.holds_answers).await?;
         Ok(attached)
     }
 

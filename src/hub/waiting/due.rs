@@ -69,8 +69,11 @@ impl<S: Socket> Waiting<S> {
 
     fn end_phase(&mut self, tick: Tick, turn: &mut Turn<'_, S>) {
         match self.phase {
-            Phase::Waiting if tick >= self.expiry.tick(turn.lag).plus_seconds(PATIENCE_SECONDS) => {
-                self.unavailable(turn)
+            Phase::Waiting
+                if self.hold_back != HoldBack::Now
+                    && tick >= self.expiry.tick(turn.lag).plus_seconds(PATIENCE_SECONDS) =>
+            {
+                self.unavailable(turn);
             }
             Phase::Waiting => {
                 if self.hold_back == HoldBack::Now {

@@ -53,7 +53,12 @@ pub(super) struct Waiting<S: Socket = TcpStream> {
     counted: Option<Arc<Shared>>,
     /// Where it counts among those of its address, if there is a limit on them.
     cells: Option<Cells>,
-    order: Order,
+    /// The store's number of this connection among those of its session at all nodes: a newer one's is greater. 0 while
+    /// it is not known, and always with a store of one node.
+    attachment: u32,
+    /// Number of this connection among those that arrived at this node. It begins anew after 2^32: no connection waits
+    /// that long.
+    arrival: u32,
     expiry: SessionTick,
     next_beat: Tick,
     /// When the next code is to be shown, and which period's is.
@@ -71,15 +76,6 @@ pub(super) struct Waiting<S: Socket = TcpStream> {
     hold_back: HoldBack,
     reason: CloseReason,
     aside: Option<Box<Aside>>,
-}
-
-/// Which of a session's connections this is: a newer one's is greater. Over all nodes by the store's number; where that
-/// does not tell, by the order in which they came to this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Order {
-    attachment: u32,
-    /// Begins anew after 2^32: no connection waits that long.
-    arrival: u32,
 }
 
 /// What is seldom needed.
@@ -132,11 +128,15 @@ enum Phase {
     Ended,
 }
 
-/// The other connections of the same session at this node, as they are during a turn.
+/// The other connections of the same session, as they are during a turn.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Others {
-    /// The newest of those that are up.
-    newest: Option<Order>,
+    /// Arrival of the newest of those that are up at this node.
+    newest: Option<u32>,
+    /// Greatest attachment of those that are up at this node.
+    attachment: u32,
+    /// A newer one is known to wait at another node.
+    is_newer_elsewhere: bool,
     /// One of them has been given the token, and its acknowledgement may be on its way.
     awaits_ack: bool,
 }
@@ -148,7 +148,8 @@ impl Others {
         if IS_BLIND.get() {
             return;
         }
-        self.newest = self.newest.max(other.active_order());
+        self.newest = self.newest.max(other.active_arrival());
+        self.attachment = self.attachment.max(other.attachment);
         self.awaits_ack |= other.awaits_ack();
     }
 }
@@ -221,7 +222,8 @@ impl<S: Socket> Waiting<S> {
             socket: None,
             counted: None,
             cells: None,
-            order: Order { attachment: 0, arrival },
+            attachment: 0,
+            arrival,
             expiry: SessionTick::NEVER,
             next_beat: Tick::NEVER,
             next_rotation: SessionTick::NEVER,
@@ -239,9 +241,23 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Its place among the connections of its session, if it is up.
-    pub(super) fn active_order(&self) -> Option<Order> {
-        (self.phase != Phase::Arriving).then_some(self.order)
+    /// Returns the connection's number among those that arrived at this node, if it is up.
+    pub(super) fn active_arrival(&self) -> Option<u32> {
+        (self.phase != Phase::Arriving).then_some(self.arrival)
+    }
+
+    pub(super) const fn attachment(&self) -> u32 {
+        self.attachment
+    }
+
+    /// Takes the number of another connection of the session at this node, if that is greater: the store numbers
+    /// connections in the order in which it runs its statements, and two statements of a node may run in another order
+    /// than the requests arrived in. With a smaller number than the store's last one, the newest connection would be
+    /// taken for one that is superseded.
+    pub(super) fn adopt(&mut self, attachment: u32) {
+        if self.phase != Phase::Arriving {
+            self.attachment = self.attachment.max(attachment);
+        }
     }
 
     /// Whether its receipt may be in the socket's buffer, or is being stored. (A browser that says the word waits for
@@ -284,7 +300,7 @@ impl<S: Socket> Waiting<S> {
         self.counted = Some(opening.shared);
         self.cells = opening.cells;
         self.socket = Some(opening.socket);
-        self.order.attachment = opening.attachment;
+        self.attachment = opening.attachment.max(turn.others.attachment);
         self.expiry = opening.expiry;
         self.phase_end = opening.expiry.tick(turn.lag);
         self.next_beat = opening.first_beat;
@@ -300,9 +316,7 @@ impl<S: Socket> Waiting<S> {
             return None;
         }
         // A connection that has been superseded before it is up is answered and closed. It is not given the token.
-        if opening.attachment < newest_attachment {
-            turn.others.newest = Some(Order { attachment: newest_attachment, arrival: 0 });
-        }
+        turn.others.is_newer_elsewhere = self.attachment < newest_attachment;
         turn.others.awaits_ack |= opening.may_await_ack_elsewhere;
         // What was read is out of date if a change has come meanwhile. The change is delivered next.
         let is_overtaken =
@@ -348,7 +362,7 @@ impl<S: Socket> Waiting<S> {
             *newest = hint.attachment.max(*newest);
             return true;
         }
-        if self.order.attachment < hint.attachment {
+        if self.attachment < hint.attachment {
             self.give_way(turn);
             return false;
         }

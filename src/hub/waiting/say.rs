@@ -71,9 +71,14 @@ impl<S: Socket> Waiting<S> {
 
     /// Closes the connection if a newer one of the same session is up.
     fn supersede_if_older(&mut self, turn: &mut Turn<'_, S>) {
-        if turn.others.newest > Some(self.order) {
+        if self.is_superseded(turn) {
             self.give_way(turn);
         }
+    }
+
+    /// Whether a newer connection of the session is up. Of those at this node that is the one that arrived later.
+    fn is_superseded(&self, turn: &Turn<'_, S>) -> bool {
+        turn.others.newest > Some(self.arrival) || turn.others.is_newer_elsewhere
     }
 
     fn is_to_hold_back(&self, turn: &Turn<'_, S>) -> bool {
@@ -86,7 +91,7 @@ impl<S: Socket> Waiting<S> {
 
     /// Whether a message must not be delivered on this connection, or not yet.
     fn hold(&self, message: &Message, turn: &Turn<'_, S>) -> Hold {
-        if turn.others.newest > Some(self.order) {
+        if self.is_superseded(turn) {
             Hold::Superseded
         } else if message.ending == Ending::Token && self.is_to_hold_back(turn) {
             Hold::PutOff

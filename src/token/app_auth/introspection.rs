@@ -35,8 +35,9 @@ const TURN_SECONDS: u32 = 2;
 const ANSWER_SECONDS: u32 = 5;
 /// Time between two log lines about questions without an answer.
 const WARNING_PAUSE: Duration = Duration::from_secs(10);
-/// Maximum number of tokens that wait for an answer.
+/// Maximum number of tokens that wait for an answer, of all clients and of one address.
 const MAX_WAITING: usize = 4096;
+const MAX_WAITING_OF_ADDRESS: usize = 512;
 
 /// Asks the endpoint. Concurrent requests with the same token share one question and its answer.
 #[derive(Clone)]
@@ -120,6 +121,11 @@ impl Introspection {
         if waiting.len() >= MAX_WAITING {
             return Err(AuthError::Unavailable);
         }
+        let turns = self.0.turns_of(network_of(address));
+        // Each question that waits has one.
+        if Arc::strong_count(&turns) > MAX_WAITING_OF_ADDRESS {
+            return Err(AuthError::Unavailable);
+        }
         let (reply, answer) = oneshot::channel();
         // The task may panic, and is dropped when the server stops.
         let question = answer.map(|said| said.unwrap_or(Err(AuthError::Unavailable))).boxed().shared();
@@ -127,7 +133,8 @@ impl Introspection {
         drop(waiting);
         let (asking, token) = (Asking { inner: self.0.clone(), key }, token.to_owned());
         let asked = async move {
-            let said = asking.inner.ask_in_turn(&token, network_of(address)).await;
+            let said = asking.inner.ask_in_turn(&token, &turns).await;
+            drop(turns);
             if let Ok(claims) = &said {
                 let until = asking.inner.clock.steady() + KEPT;
                 asking.inner.kept.insert(key, Kept { claims: claims.clone(), until });
@@ -161,8 +168,7 @@ impl Inner {
 
     /// Asks once fewer than [`MAX_ASKING_OF_ADDRESS`] questions of this address are under way, and fewer than
     /// [`MAX_ASKING`] of all. So a client with many tokens waits for itself, and other clients do not wait for it.
-    async fn ask_in_turn(&self, token: &str, address: IpAddr) -> Said {
-        let own_turns = self.turns_of(address);
+    async fn ask_in_turn(&self, token: &str, own_turns: &Semaphore) -> Said {
         let turns = async { (own_turns.acquire().await, self.turns.acquire().await) };
         let Some(_turns) = self.clock.timeout(TURN_SECONDS, turns).await else {
             return Err(self.unanswered("too many tokens wait for it"));
