@@ -330,7 +330,8 @@ async fn node(url: &str) -> (NodeName, PostgresStore) {
 
 #[tokio::test]
 async fn postgres_attaches_no_connection_whose_node_has_given_up() {
-    let url = services::Postgres::shared().await.database().await;
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
     let (_, store) = node(&url).await;
     let session = new_session();
     store.insert(&session).await.unwrap();

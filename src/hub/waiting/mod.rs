@@ -241,9 +241,10 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Returns the connection's number among those that arrived at this node, if it is up.
+    /// Returns the connection's number among those that arrived at this node, if it is up. One that has been superseded
+    /// itself supersedes no other.
     pub(super) fn active_arrival(&self) -> Option<u32> {
-        (self.phase != Phase::Arriving).then_some(self.arrival)
+        (self.phase != Phase::Arriving && self.reason != CloseReason::Replaced).then_some(self.arrival)
     }
 
     pub(super) const fn attachment(&self) -> u32 {

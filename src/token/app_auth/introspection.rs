@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -13,11 +13,12 @@ use futures_util::future::{BoxFuture, Shared};
 use quick_cache::sync::Cache;
 use reqwest::header::HeaderValue;
 use serde_json::{Map, Value};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tracing::{Instrument as _, warn};
 use url::form_urlencoded;
 
 use super::fetch::Source;
+use super::turns::Turns;
 use super::{AuthError, InvalidToken};
 use crate::clock::Clock;
 use crate::session::network_of;
@@ -26,18 +27,12 @@ use crate::session::network_of;
 const KEPT: Duration = Duration::from_secs(10);
 /// Maximum number of answers that are kept.
 const MAX_KEPT: usize = 10_000;
-/// Maximum number of questions to the endpoint at a time, of all clients and of one address.
-const MAX_ASKING: usize = 64;
-const MAX_ASKING_OF_ADDRESS: usize = 8;
 /// Time that a question waits for its turn, in seconds. Then it is not asked.
 const TURN_SECONDS: u32 = 2;
 /// Time that a phone waits for an answer, in seconds: the turn, and the time that [`Source`] gives the endpoint.
 const ANSWER_SECONDS: u32 = 5;
 /// Time between two log lines about questions without an answer.
 const WARNING_PAUSE: Duration = Duration::from_secs(10);
-/// Maximum number of tokens that wait for an answer, of all clients and of one address.
-const MAX_WAITING: usize = 4096;
-const MAX_WAITING_OF_ADDRESS: usize = 512;
 
 /// Asks the endpoint. Concurrent requests with the same token share one question and its answer.
 #[derive(Clone)]
@@ -51,9 +46,7 @@ struct Inner {
     kept: Cache<[u8; 32], Kept>,
     /// Questions without an answer yet, by the SHA-256 of the token.
     waiting: Mutex<HashMap<[u8; 32], Question>>,
-    turns: Semaphore,
-    /// The turns of each address that has a question waiting.
-    turns_of_address: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
+    turns: Turns,
     failures: Mutex<Failures>,
 }
 
@@ -87,8 +80,7 @@ impl Introspection {
             clock,
             kept: Cache::new(MAX_KEPT),
             waiting: Mutex::default(),
-            turns: Semaphore::new(MAX_ASKING),
-            turns_of_address: Mutex::default(),
+            turns: Turns::default(),
             failures: Mutex::default(),
         }))
     }
@@ -104,7 +96,7 @@ impl Introspection {
         let claims = match kept {
             Some(kept) => kept.claims,
             None => {
-                let question = self.question(key, token, address)?;
+                let question = self.question(key, token, address);
                 self.0.clock.timeout(ANSWER_SECONDS, question).await.ok_or(AuthError::Unavailable)??
             }
         };
@@ -113,18 +105,10 @@ impl Introspection {
 
     /// The question that waits for an answer about this token, or a new one. A new question runs as a task of its own: it
     /// is answered also if the request that asked first is abandoned.
-    fn question(&self, key: [u8; 32], token: &str, address: IpAddr) -> Result<Question, AuthError> {
+    fn question(&self, key: [u8; 32], token: &str, address: IpAddr) -> Question {
         let mut waiting = self.0.waiting();
         if let Some(question) = waiting.get(&key) {
-            return Ok(question.clone());
-        }
-        if waiting.len() >= MAX_WAITING {
-            return Err(AuthError::Unavailable);
-        }
-        let turns = self.0.turns_of(network_of(address));
-        // Each question that waits has one.
-        if Arc::strong_count(&turns) > MAX_WAITING_OF_ADDRESS {
-            return Err(AuthError::Unavailable);
+            return question.clone();
         }
         let (reply, answer) = oneshot::channel();
         // The task may panic, and is dropped when the server stops.
@@ -133,8 +117,7 @@ impl Introspection {
         drop(waiting);
         let (asking, token) = (Asking { inner: self.0.clone(), key }, token.to_owned());
         let asked = async move {
-            let said = asking.inner.ask_in_turn(&token, &turns).await;
-            drop(turns);
+            let said = asking.inner.ask_in_turn(&token, network_of(address)).await;
             if let Ok(claims) = &said {
                 let until = asking.inner.clock.steady() + KEPT;
                 asking.inner.kept.insert(key, Kept { claims: claims.clone(), until });
@@ -145,7 +128,7 @@ impl Introspection {
             let _ = reply.send(said);
         };
         tokio::spawn(asked.in_current_span());
-        Ok(question)
+        question
     }
 }
 
@@ -166,11 +149,9 @@ impl Inner {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks once fewer than [`MAX_ASKING_OF_ADDRESS`] questions of this address are under way, and fewer than
-    /// [`MAX_ASKING`] of all. So a client with many tokens waits for itself, and other clients do not wait for it.
-    async fn ask_in_turn(&self, token: &str, own_turns: &Semaphore) -> Said {
-        let turns = async { (own_turns.acquire().await, self.turns.acquire().await) };
-        let Some(_turns) = self.clock.timeout(TURN_SECONDS, turns).await else {
+    /// Asks when it is the turn of this address.
+    async fn ask_in_turn(&self, token: &str, address: IpAddr) -> Said {
+        let Some(Ok(_turn)) = self.clock.timeout(TURN_SECONDS, self.turns.take(address)).await else {
             return Err(self.unanswered("too many tokens wait for it"));
         };
         let said = self.ask_source(token).await;
@@ -188,17 +169,6 @@ impl Inner {
             *failures = Failures { count: 0, logged_at: Some(now) };
         }
         AuthError::Unavailable
-    }
-
-    fn turns_of(&self, address: IpAddr) -> Arc<Semaphore> {
-        let mut addresses = self.turns_of_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turns) = addresses.get(&address).and_then(Weak::upgrade) {
-            return turns;
-        }
-        addresses.retain(|_, turns| turns.strong_count() > 0);
-        let turns = Arc::new(Semaphore::new(MAX_ASKING_OF_ADDRESS));
-        addresses.insert(address, Arc::downgrade(&turns));
-        turns
     }
 
     async fn ask_source(&self, token: &str) -> Result<Option<Map<String, Value>>, String> {

@@ -4,6 +4,7 @@ mod fetch;
 mod introspection;
 mod key;
 mod key_set;
+mod turns;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
