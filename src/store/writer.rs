@@ -185,8 +185,9 @@ struct Watch {
 
 /// Time between two looks.
 const WATCH_PERIOD: Duration = Duration::from_millis(10);
-/// Looks that find no batch, after which the thread sleeps until the next batch.
-const IDLE_LOOKS: u32 = 100;
+/// Looks that find no batch, after which the thread sleeps until the next batch. Few, because an idle server has a batch
+/// every 1.5 seconds.
+const IDLE_LOOKS: u32 = 3;
 
 impl Watch {
     fn begin(&self) {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
+use futures_util::FutureExt as _;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
@@ -153,6 +154,8 @@ struct Arrivals {
 struct Queue {
     waiting: VecDeque<Arrival>,
     tasks: usize,
+    /// Number of the tasks that wait for the store. The others look into the queue again.
+    asking: usize,
 }
 
 /// A browser whose handshake is in order, and whose row is to be read.
@@ -395,41 +398,48 @@ impl Arrivals {
         arrival.refuse(&self.connections, Refused::Unread(Arc::new(too_many())));
     }
 
-    /// Has the rows of all who wait read.
+    /// Has the rows of all browsers in the queue read: by a task that is about to look into it, or by a new one.
     fn read(self: &Arc<Self>, runtime: &Handle) {
         let mut queue = self.lock();
-        if !queue.waiting.is_empty() && queue.tasks < MAX_BATCHES {
+        if !queue.waiting.is_empty() && queue.tasks == queue.asking && queue.tasks < MAX_BATCHES {
             queue.tasks += 1;
             drop(queue);
             self.reading.spawn_on(self.clone().read_on(), runtime);
         }
     }
 
+    /// Reads these rows. While the store has not answered, another task reads those of the browsers that arrive.
+    async fn attach(self: &Arc<Self>, keys: &[SessionKey]) -> Rows {
+        let mut attaching = std::pin::pin!(self.app.logins.attach(keys));
+        if let Some(rows) = attaching.as_mut().now_or_never() {
+            return rows;
+        }
+        let asking = Asking::begin(self);
+        let rows = attaching.await;
+        drop(asking);
+        rows
+    }
+
     /// Reads until no browser waits.
     async fn read_on(self: Arc<Self>) {
         let task = Task(&self);
         loop {
-            let (batch, is_more) = {
+            let batch: Vec<_> = {
                 let mut queue = self.lock();
                 if queue.waiting.is_empty() {
                     // Under the lock: a browser that comes next finds that this task has ended.
                     return task.end(&mut queue);
                 }
                 let count = queue.waiting.len().min(MAX_BATCH);
-                let batch: Vec<_> = queue.waiting.drain(..count).collect();
-                (batch, !queue.waiting.is_empty())
+                queue.waiting.drain(..count).collect()
             };
-            // What is left does not wait behind this query.
-            if is_more {
-                self.read(&Handle::current());
-            }
             let (batch, late): (Vec<_>, Vec<_>) =
                 batch.into_iter().partition(|arrival| arrival.since.elapsed().as_secs() < ARRIVAL_SECONDS);
             for arrival in late {
                 arrival.refuse(&self.connections, Refused::Unread(Arc::new(too_many())));
             }
             let keys: Vec<_> = batch.iter().map(|arrival| arrival.registration.key()).collect();
-            let rows = if keys.is_empty() { HashMap::new() } else { self.app.logins.attach(&keys).await };
+            let rows = if keys.is_empty() { HashMap::new() } else { self.attach(&keys).await };
             // The newest of several connections of a session is opened first, and the others find it open.
             for arrival in batch.into_iter().rev() {
                 arrival.be_answered(&self.app, &self.connections, &rows);
@@ -458,6 +468,24 @@ impl Drop for Task<'_> {
         if let Ok(runtime) = Handle::try_current() {
             self.0.read(&runtime);
         }
+    }
+}
+
+/// A task that waits for the store, until this is dropped.
+struct Asking<'a>(&'a Arrivals);
+
+impl<'a> Asking<'a> {
+    fn begin(arrivals: &'a Arc<Arrivals>) -> Self {
+        arrivals.lock().asking += 1;
+        // What is in the queue does not wait for this answer.
+        arrivals.read(&Handle::current());
+        Self(arrivals)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.lock().asking -= 1;
     }
 }
 
