@@ -1,8 +1,10 @@
 //! What a request tells about who sent it.
 
+use std::iter::Rev;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::vec;
 
 use axum::extract::FromRequestParts;
 use axum::http::header::{FORWARDED, HeaderName, ORIGIN, USER_AGENT};
@@ -13,13 +15,15 @@ use tracing::warn;
 use woothee::parser::Parser;
 
 use super::App;
+use super::forwarded::{addresses_from_right, node_address};
 use super::upgrade::Fields;
 use crate::config::{ProxyHeader, Settings, network};
 use crate::session::{Client, printable};
 
 /// More of a header than this is not stored.
 const MAX_CHARS: usize = 256;
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static STANDARD: HeaderName = FORWARDED;
 
 /// The other end of the connection.
 #[derive(Debug, Clone, Copy)]
@@ -56,17 +60,34 @@ impl TrustedProxies {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// Walks from the right, where each proxy adds whom it was asked by, to the first that is not one of ours: whatever
-    /// stands to the left of that may be anybody's invention.
+    /// Returns the address of the client whose request `peer` has sent: the first address, read from the right, that is
+    /// not a trusted proxy. Elements further left can be forged by the client. An element that names no address ends the
+    /// scan at the proxy that has added it.
     pub(super) fn client_address(&self, peer: IpAddr, fields: &(impl Fields + ?Sized)) -> IpAddr {
-        let mut address = peer.to_canonical();
-        let is_proxy = self.trusts(address);
-        if !is_proxy && is_near(address) && fields.line(&X_FORWARDED_FOR).is_some() {
-            self.warn_once(address);
+        let peer = peer.to_canonical();
+        if !self.trusts(peer) {
+            if is_near(peer) && fields.line(&X_FORWARDED_FOR).is_some() {
+                self.warn_once(peer);
+            }
+            return peer;
         }
-        let mut steps = if is_proxy { self.steps(fields) } else { Vec::new() };
-        while let Some(step) = steps.pop().filter(|_| self.trusts(address)) {
-            let Some(before) = step else { break };
+        let mut plain = lines_from_right(fields, &X_FORWARDED_FOR).flat_map(plain_addresses_from_right).peekable();
+        let is_plain = match self.header {
+            ProxyHeader::XForwardedFor => true,
+            ProxyHeader::Forwarded => false,
+            ProxyHeader::Any => plain.peek().is_some(),
+        };
+        if is_plain {
+            self.client_among(peer, plain)
+        } else {
+            self.client_among(peer, lines_from_right(fields, &STANDARD).flat_map(addresses_from_right))
+        }
+    }
+
+    fn client_among(&self, peer: IpAddr, from_right: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+        let mut address = peer;
+        for before in from_right {
+            let Some(before) = before.filter(|_| self.trusts(address)) else { break };
             address = before.to_canonical();
         }
         address
@@ -78,18 +99,18 @@ impl TrustedProxies {
             warn!(event = "proxy not trusted", %address, "it sends X-Forwarded-For; to take it, add it to trusted_proxies");
         }
     }
+}
 
-    /// The addresses in the order of the header; `None` for what is no address.
-    fn steps(&self, fields: &(impl Fields + ?Sized)) -> Vec<Option<IpAddr>> {
-        let plain = || fields.items(&X_FORWARDED_FOR).map(address).collect::<Vec<_>>();
-        // (An element may hold a comma only within quotes, and an address holds none.)
-        let standard = || fields.items(&FORWARDED).map(|item| address(forwarded_for(item)?)).collect();
-        match self.header {
-            ProxyHeader::XForwardedFor => plain(),
-            ProxyHeader::Forwarded => standard(),
-            ProxyHeader::Any => Some(plain()).filter(|steps| !steps.is_empty()).unwrap_or_else(standard),
-        }
-    }
+/// Returns the values of all lines of a field, the last line first.
+fn lines_from_right<'a>(fields: &'a (impl Fields + ?Sized), name: &'static HeaderName) -> Rev<vec::IntoIter<&'a [u8]>> {
+    fields.lines(name).collect::<Vec<_>>().into_iter().rev()
+}
+
+/// Returns the addresses in a line of `X-Forwarded-For`, the last one first; `None` for an element that is no address.
+/// Empty elements are skipped.
+fn plain_addresses_from_right(line: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
+    let elements = line.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    elements.filter(|element| !element.is_empty()).map(node_address)
 }
 
 /// Where one's own proxies are.
@@ -98,22 +119,6 @@ const fn is_near(address: IpAddr) -> bool {
         IpAddr::V4(address) => address.is_loopback() || address.is_private(),
         IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
     }
-}
-
-/// The `for` of an element of `Forwarded` (RFC 7239 §4), without its quotes.
-fn forwarded_for(element: &[u8]) -> Option<&[u8]> {
-    let pair = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).find_map(|pair| {
-        let (name, value) = pair.split_at_checked(4)?;
-        name.eq_ignore_ascii_case(b"for=").then_some(value)
-    })?;
-    Some(pair.strip_prefix(b"\"").and_then(|pair| pair.strip_suffix(b"\"")).unwrap_or(pair))
-}
-
-/// An address, perhaps with a port, an IPv6 one then in brackets (RFC 7239 §6).
-fn address(text: &[u8]) -> Option<IpAddr> {
-    let text = str::from_utf8(text).ok()?;
-    let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-    text.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip())).or_else(bare)
 }
 
 /// The browser that sent this request, as far as the server can tell.
@@ -143,6 +148,11 @@ fn major(version: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     fn described(agent: &'static str) -> (Option<String>, Option<String>) {
@@ -192,7 +202,12 @@ mod tests {
         assert_eq!(forwarded_for("192.0.2.1:4711"), "192.0.2.1");
         assert_eq!(forwarded_for("::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(forwarded_for("198.51.100.9, unknown, 10.1.2.3"), "10.1.2.3", "what is no address ends the walk");
-        assert_eq!(forwarded_for("198.51.100.9, "), "127.0.0.1");
+        for empty in ["192.0.2.1, ", ",192.0.2.1,,", "192.0.2.1,, ,10.1.2.3, ", "\t,192.0.2.1,\t"] {
+            assert_eq!(forwarded_for(empty), "192.0.2.1", "empty elements are skipped: {empty:?}");
+        }
+        for nothing in ["", " ", ",", " , ,"] {
+            assert_eq!(forwarded_for(nothing), "127.0.0.1");
+        }
         let lines = [("x-forwarded-for", "198.51.100.9"), ("x-forwarded-for", "192.0.2.1")];
         assert_eq!(seen(&settings, "127.0.0.1", &lines), "192.0.2.1");
         assert_eq!(seen(&settings, "127.0.0.1", &[]), "127.0.0.1");
@@ -205,6 +220,8 @@ mod tests {
         assert_eq!(forwarded(r#"for="[2001:db9::7]""#), "2001:db9::7");
         assert_eq!(forwarded("for=192.0.2.1; proto=https, for=10.0.0.2"), "192.0.2.1");
         assert_eq!(forwarded(r#"for="x, for=192.0.2.1"#), "192.0.2.1", "an open quote swallows nothing");
+        assert_eq!(forwarded(r#"for=192.0.2.1;host="a, for=9.9.9.9;x=""#), "192.0.2.1", "a comma within quotes");
+        assert_eq!(forwarded("for=192.0.2.1, , for=10.0.0.2,"), "192.0.2.1", "empty elements are skipped");
         assert_eq!(forwarded("for=198.51.100.9, for=_hidden"), "10.0.0.1");
         assert_eq!(forwarded("proto=https"), "10.0.0.1");
     }
@@ -241,5 +258,113 @@ mod tests {
         assert_eq!(at(ProxyHeader::Forwarded, &both), "192.0.2.2");
         assert_eq!(at(ProxyHeader::XForwardedFor, &both[1..]), "127.0.0.1");
         assert_eq!(at(ProxyHeader::Forwarded, &both[..1]), "127.0.0.1");
+    }
+
+    /// What a client sends in a field that a proxy copies: any characters, and pieces that mean something in the header.
+    fn client_text() -> impl Strategy<Value = String> {
+        let pieces = select(vec![
+            "for=9.9.9.9",
+            "For=\"9.9.9.9\"",
+            ", ",
+            ",",
+            ";",
+            "=",
+            "\"",
+            "\\",
+            "\\\"",
+            "a",
+            "_",
+            "unknown",
+            "10.0.0.9",
+            "9.9.9.9",
+            "[",
+            "]",
+            ":",
+            " ",
+            "\t",
+            "host=",
+            "é",
+        ]);
+        vec(prop_oneof![pieces.prop_map(str::to_owned), "[ -~]"], 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    fn quoted(text: &str) -> String {
+        format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    }
+
+    /// An element that a proxy adds for this address. The client's text is in quoted strings: escaped, or copied as it is
+    /// by a proxy that does not let quotes through.
+    fn element(address: &'static str) -> impl Strategy<Value = String> {
+        let node = if address.contains(':') {
+            vec![format!("\"[{address}]\""), format!("\"[{address}]:4711\""), format!("\"[{address}]:_p\"")]
+        } else {
+            vec![
+                address.to_owned(),
+                format!("\"{address}\""),
+                format!("\"{address}:4711\""),
+                format!("\"{address}:_p\""),
+            ]
+        };
+        let escaped = client_text().prop_map(|text| quoted(&text));
+        let copied = client_text().prop_map(|text| format!("\"{}\"", text.replace('"', "")));
+        let name = select(vec!["host", "by", "proto", "ext", "x-for"]);
+        let pair = (name, prop_oneof![escaped, copied]).prop_map(|(name, value)| format!("{name}={value}"));
+        let rest = vec(prop_oneof![pair, Just("proto=https".to_owned())], 0..4);
+        (select(node), rest, any::<prop::sample::Index>(), select(vec![";", "; ", " ; "])).prop_map(
+            |(node, mut pairs, place, separator)| {
+                pairs.insert(place.index(pairs.len() + 1), format!("for={node}"));
+                pairs.join(separator)
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8192))]
+
+        #[test]
+        fn no_text_of_a_client_changes_the_address_that_its_proxies_have_seen(
+            own in vec(client_text(), 0..3),
+            client in prop_oneof![element("203.0.113.7"), element("2001:db9::7")],
+            proxies in vec(element("10.1.2.3"), 0..3),
+            in_one_line in vec(any::<bool>(), 6),
+        ) {
+            let expected = if client.contains("203.0.113.7") { "203.0.113.7" } else { "2001:db9::7" };
+            // A proxy adds its element to the last line, or as a line of its own.
+            let mut lines: Vec<String> = Vec::new();
+            let added = own.into_iter().chain([client]).chain(proxies);
+            for (part, joins) in added.zip(in_one_line) {
+                match lines.last_mut() {
+                    Some(line) if joins => *line = format!("{line}, {part}"),
+                    _ => lines.push(part),
+                }
+            }
+            let settings = Settings {
+                trusted_proxies: vec!["10.0.0.0/8".to_owned()],
+                proxy_header: ProxyHeader::Forwarded,
+                ..Settings::default()
+            };
+            let values = lines.iter().map(|line| (FORWARDED, HeaderValue::from_bytes(line.as_bytes()).unwrap()));
+            let headers: HeaderMap = values.collect();
+            let seen = TrustedProxies::of(&settings).client_address("10.0.0.1".parse().unwrap(), &headers);
+            prop_assert_eq!(seen.to_string(), expected, "{:?}", lines);
+
+            // As the gate reads them.
+            let fields: Vec<_> =
+                lines.iter().map(|line| httparse::Header { name: "forwarded", value: line.as_bytes() }).collect();
+            let seen = TrustedProxies::of(&settings).client_address("10.0.0.1".parse().unwrap(), &*fields);
+            prop_assert_eq!(seen.to_string(), expected, "{:?}", lines);
+        }
+
+        #[test]
+        fn empty_elements_of_x_forwarded_for_change_nothing(
+            elements in vec((select(vec!["192.0.2.1", "10.1.2.3", "2001:db9::7", "unknown"]), "[, \t]{0,3}"), 0..5),
+            before in "[, \t]{0,3}",
+        ) {
+            let settings = Settings { trusted_proxies: vec!["10.0.0.0/8".to_owned()], ..Settings::default() };
+            let plain = elements.iter().map(|(element, _)| *element).collect::<Vec<_>>().join(",");
+            let padded = elements.iter().fold(before, |line, (element, padding)| format!("{line}{element},{padding}"));
+            let of = |line: &str| seen(&settings, "10.0.0.1", &[("x-forwarded-for", line)]);
+            prop_assert_eq!(of(&padded), of(&plain), "{}", padded);
+        }
     }
 }

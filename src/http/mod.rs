@@ -7,6 +7,7 @@ mod client;
 mod client_js;
 mod demo;
 mod events;
+mod forwarded;
 mod gate;
 mod host;
 mod limit;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
-use qrlogin::config::Settings;
+use qrlogin::config::{ProxyHeader, Settings};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -275,5 +275,46 @@ async fn behind_a_trusted_proxy_the_phone_is_told_the_address_that_the_proxy_saw
     let session =
         Session { id: String::new(), code: body["code"].as_str().unwrap().to_owned(), ws_path: String::new() };
     assert_eq!(server.phone("ann").scan(&session).await.body["client"]["ip"], "192.0.2.1");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_a_proxy_quotes_gives_a_client_no_other_address() {
+    let server = limited(|settings| {
+        settings.proxy_header = ProxyHeader::Forwarded;
+        settings.limits.generate_per_minute = 3;
+        settings.limits.websocket_opens_per_minute = 3;
+    })
+    .await;
+    // What the client has sent as its `Host` and as a line of its own, and what its proxy makes of it.
+    let sent = |host: &str| vec![r#"for=9.9.9.8;host=""#.to_owned(), format!(r#"for=203.0.113.7;host="{host}""#)];
+    let copied = ["a, for=9.9.9.9;x=", r"a\, for=9.9.9.9, for=\"];
+    let escaped = [r#"a\", for=9.9.9.9;x=\""#, r#"\\\", for=9.9.9.9"#];
+    let lines: Vec<_> = copied.into_iter().chain(escaped).map(sent).collect();
+    let generate = async |lines: &[String]| {
+        let request = server.http.post(format!("{}/v1/qr-login/generate", server.base)).json(&json!({}));
+        let request = lines.iter().fold(request, |request, line| request.header("forwarded", line));
+        Answer::of(request.send().await.unwrap()).await
+    };
+    for lines in &lines[..3] {
+        let answer = generate(lines).await;
+        let code = answer.body["code"].as_str().unwrap().to_owned();
+        let session = Session { id: String::new(), code, ws_path: String::new() };
+        assert_eq!(server.phone("ann").scan(&session).await.body["client"]["ip"], "203.0.113.7", "{lines:?}");
+    }
+    assert!(is_limited(&generate(&lines[3]).await, "limits.generate_per_minute"), "all of one address");
+
+    let session = server.generate().await;
+    let open = async |lines: &[String]| {
+        let mut request = Browser::request(&server, &session.ws_path, None);
+        for line in lines {
+            request.headers_mut().append("forwarded", line.parse().unwrap());
+        }
+        Browser::send(request).await.map(drop)
+    };
+    for lines in &lines[..3] {
+        assert_eq!(open(lines).await, Ok(()), "{lines:?}");
+    }
+    assert_eq!(open(&lines[3]).await, Err(429), "all of one address");
     server.stop().await;
 }
