@@ -104,14 +104,14 @@ pub struct SessionRequest {
 /// `POST /v1/qr-login/scan` and `/reject`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct CodeRequest {
-    /// What the phone scanned.
+    /// What the phone scanned: the code, or the URL that holds it.
     pub code: String,
 }
 
 /// `POST /v1/qr-login/confirm`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ConfirmRequest {
-    /// What the phone scanned.
+    /// What the phone scanned: the code, or the URL that holds it.
     pub code: String,
     /// The number that the phone's owner picked, where numbers are compared.
     pub number: Option<String>,

@@ -142,7 +142,7 @@ async fn with_code<T>(
     if let Some(rates) = rates {
         rates.may_try_code(user, address.0)?;
     }
-    let done = match Code::parse(code) {
+    let done = match Code::from_scan(code) {
         Some(code) => what(code).await,
         None => Err(LoginError::NotFound),
     };

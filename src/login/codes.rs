@@ -1,6 +1,6 @@
 use crate::protocol::CodeView;
 use crate::qr::{Picture, TooLong};
-use crate::session::{Code, CodeSecret, Presented, Rotation, Session, SessionKey, Timestamp};
+use crate::session::{CODE_PATH, Code, CodeSecret, Presented, Rotation, Session, SessionKey, Timestamp};
 
 /// The codes that browsers show, and the numbers beside them.
 pub struct Codes {
@@ -29,7 +29,7 @@ impl Codes {
     /// The base of the URL is too long for a QR code.
     pub fn shown_in(&self, session: &SessionKey, period: u16) -> Result<CodeView, TooLong> {
         let code = self.secret.code(session, period).to_string();
-        let qr_url = format!("{}/q/{code}", self.public_base);
+        let qr_url = format!("{}{CODE_PATH}{code}", self.public_base);
         Ok(CodeView { qr_image: Picture::of(&qr_url)?.data_url(), code, qr_url })
     }
 

@@ -28,11 +28,25 @@ const MOST_NUMBER: u64 = 99;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Code([u8; CODE_BYTES]);
 
+/// Path of the URL in a QR picture, up to the code.
+pub const CODE_PATH: &str = "/q/";
+
 impl Code {
-    /// Reads a code as the phone sends it; `None` if it does not have a code's form.
+    /// Reads a code as the server spells it; `None` if it does not have a code's form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         decode(text).map(Self)
+    }
+
+    /// Reads a code as a phone sends it: the code itself, or the URL that the QR picture holds, as a scanner returned it,
+    /// with blanks, line ends or other invisible characters around it.
+    ///
+    /// The URL's origin is not compared: a server can have several names, and the code's MAC is what is checked.
+    #[must_use]
+    pub fn from_scan(text: &str) -> Option<Self> {
+        let text = text.trim_matches(is_invisible);
+        let path = text.split(['?', '#']).next().unwrap_or_default();
+        Self::parse(path.rsplit_once(CODE_PATH).map_or(text, |(_, code)| code.trim_end_matches('/')))
     }
 
     /// The key under which the session of this code is found, if there is one: whether the code is good is for
@@ -41,6 +55,11 @@ impl Code {
     pub fn key(&self) -> CodeKey {
         CodeKey(sha256(&self.0[..ID_BYTES]))
     }
+}
+
+fn is_invisible(letter: char) -> bool {
+    // A byte order mark and the zero-width characters are not white space in Unicode.
+    letter.is_whitespace() || letter.is_control() || matches!(letter, '\u{feff}' | '\u{200b}'..='\u{200f}')
 }
 
 impl fmt::Display for Code {
@@ -199,6 +218,52 @@ mod tests {
         assert_eq!(Code::parse(&SessionId::from_random([7; 32]).expose()), None);
         assert_eq!(SessionId::parse(&code.to_string()), None);
         assert_eq!(format!("{code:?} {secret:?}"), "Code(…) CodeSecret(…)");
+    }
+
+    #[test]
+    fn a_code_is_taken_out_of_what_a_scanner_returns() {
+        // All characters of base64url, in two codes.
+        for code in [Code([0xff; CODE_BYTES]), Code([0xfb; CODE_BYTES]), CodeSecret::new([1; 32]).code(&key(7), 3)] {
+            for scanned in scans_of(&code.to_string()) {
+                assert!(Code::from_scan(&scanned) == Some(code.clone()), "{scanned:?}");
+            }
+            for other in [
+                format!("{code}A"),
+                format!("{code}?x"),
+                format!("{code}/"),
+                format!("https://login.example/{code}"),
+                format!("https://login.example/q/{code}/x"),
+                format!("https://login.example/q/{code}A"),
+                format!("https://login.example/?q=/q/{code}"),
+                format!("https://login.example/#/q/{code}"),
+                format!("https://login.example/q/ {code}"),
+                format!("{} {}", &code.to_string()[..14], &code.to_string()[14..]),
+                "https://login.example/q/".to_owned(),
+                "/q/".to_owned(),
+                " \n".to_owned(),
+                String::new(),
+            ] {
+                assert!(Code::from_scan(&other).is_none(), "{other:?}");
+            }
+        }
+    }
+
+    fn scans_of(code: &str) -> Vec<String> {
+        let forms = [
+            code.to_owned(),
+            format!("/q/{code}"),
+            format!("https://login.example/q/{code}"),
+            format!("HTTPS://LOGIN.EXAMPLE/q/{code}"),
+            format!("https://host.example:8443/a/q/b/q/{code}/"),
+            format!("http://[2001:db8::1]/q/{code}?utm_source=qr&next=/q/other"),
+            format!("app://login/q/{code}#/q/"),
+        ];
+        let padding = ["", " ", "\n", "\r\n", "\t", "\0", "\u{feff}", "\u{a0}", "\u{200b}"];
+        forms
+            .iter()
+            .flat_map(|form| padding.iter().map(move |pad| (form, pad)))
+            .flat_map(|(form, pad)| [format!("{form}{pad}"), format!("{pad}{form}"), format!("{pad}{pad}{form}{pad}")])
+            .collect()
     }
 
     #[test]

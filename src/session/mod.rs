@@ -24,7 +24,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use code::{Code, CodeSecret, Numbers, Rotation};
+pub use code::{CODE_PATH, Code, CodeSecret, Numbers, Rotation};
 pub use printable::printable;
 pub use secrets::{CodeKey, SessionId, SessionKey};
 pub use timestamp::Timestamp;

@@ -114,6 +114,36 @@ async fn a_code_that_nobody_showed_is_none() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_may_be_sent_as_a_scanner_returns_it() {
+    let server = Server::start_with(|settings| {
+        settings.public_url = "https://login.example/qr/".to_owned();
+        settings.limits.enabled = true;
+        settings.limits.wrong_codes_per_minute = 1;
+    })
+    .await;
+    let ann = server.phone("ann");
+    for (before, after) in [
+        ("", "\n"),
+        (" ", "\r\n"),
+        ("https://login.example/qr/q/", ""),
+        ("\thttps://login.example/qr/q/", "?from=camera \n"),
+    ] {
+        for verdict in ["confirm", "reject"] {
+            let session = server.generate().await;
+            let scanned = Session { code: format!("{before}{}{after}", session.code), ..session.clone() };
+            assert_eq!(ann.scan(&scanned).await.status, 200, "{scanned:?}");
+            assert_eq!(ann.call(verdict, &scanned).await.status, 200, "{scanned:?}");
+        }
+    }
+    // None of them was a guess, and what holds no code still is one.
+    let session = server.generate().await;
+    let wrong = Session { code: "https://login.example/qr/q/\n".to_owned(), ..session.clone() };
+    assert_eq!(ann.scan(&wrong).await.refusal(), "404 not_found");
+    assert_eq!(ann.scan(&session).await.refusal(), "429 rate_limited");
+    server.stop().await;
+}
+
 async fn comparing() -> Server {
     Server::start_with(|settings| settings.session.number_matching = true).await
 }
