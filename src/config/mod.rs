@@ -1,6 +1,7 @@
 //! Settings: their keys, defaults and limits. Where they come from is in [`Layers`].
 
 mod layers;
+mod origin;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -15,8 +16,10 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::telemetry::LogFormat;
 use crate::token::RESERVED_CLAIMS;
+use origin::origin_of;
 
 pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers};
+pub use origin::AllowedOrigin;
 
 /// `public_url` stands in every QR code.
 const MAX_PUBLIC_URL_BYTES: usize = 512;
@@ -82,7 +85,7 @@ pub struct Settings {
     pub database_connections: usize,
     /// How nodes tell each other: `redis://…`; empty: by Postgres itself, and with SQLite not at all.
     pub bus_url: Address,
-    /// Other origins whose pages may use the browser routes.
+    /// Other origins whose pages may use the browser routes, see [`AllowedOrigin`].
     pub allowed_origins: Vec<String>,
     /// Whether a request without `Origin` (a native client) passes.
     pub allow_missing_origin: bool,
@@ -365,10 +368,7 @@ impl Settings {
     pub fn check(&self) -> Result<(), ConfigError> {
         public_url(&self.public_url).map_err(|reason| invalid("public_url", reason))?;
         for origin in &self.allowed_origins {
-            if origin_of(origin).as_deref() != Some(origin.as_str()) {
-                let reason = format!("'{origin}' is not an origin; write it as scheme://host or scheme://host:port");
-                return Err(invalid("allowed_origins", reason));
-            }
+            AllowedOrigin::parse(origin).map_err(|reason| invalid("allowed_origins", reason))?;
         }
         if !(1..=1000).contains(&self.database_connections) {
             return Err(invalid("database_connections", "must be from 1 to 1000".to_owned()));
@@ -406,6 +406,13 @@ impl Settings {
     #[must_use]
     pub fn public_base(&self) -> &str {
         self.public_url.trim_end_matches('/')
+    }
+
+    /// The origins whose pages may use the browser routes: that of `public_url` and `allowed_origins`.
+    #[must_use]
+    pub fn origins(&self) -> Vec<AllowedOrigin> {
+        let listed = self.allowed_origins.iter().filter_map(|text| AllowedOrigin::parse(text).ok());
+        listed.chain(self.public_origin().map(AllowedOrigin::Exact)).collect()
     }
 
     /// The origin of `public_url`.
@@ -493,12 +500,6 @@ fn public_url(text: &str) -> Result<(), String> {
     let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
     let is_bare = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
     if is_web && is_bare { Ok(()) } else { Err(format!("'{text}' is not an http(s) URL without query and fragment")) }
-}
-
-/// The origin of an http(s) URL, as browsers write it (RFC 6454 §6.2).
-fn origin_of(url: &str) -> Option<String> {
-    let url = Url::parse(url).ok()?;
-    url.origin().is_tuple().then(|| url.origin().ascii_serialization())
 }
 
 fn in_range(key: &'static str, value: u32, min: u32, max: u32) -> Result<(), ConfigError> {

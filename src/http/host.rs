@@ -3,21 +3,20 @@
 
 use axum::http::header::HOST;
 use axum::http::uri::Authority;
-use url::{Host, Url};
+use url::Host;
 
 use super::problem::ApiError;
 use super::upgrade::Fields;
-use crate::config::Settings;
+use crate::config::{AllowedOrigin, Settings};
 
 /// The hosts that are answered; any, if there is none.
 #[derive(Default)]
-pub(super) struct Hosts(Vec<Host>);
+pub(super) struct Hosts(Vec<AllowedOrigin>);
 
 impl Hosts {
     /// Those of `public_url` and `allowed_origins`.
     pub(super) fn of(settings: &Settings) -> Self {
-        let urls = settings.allowed_origins.iter().chain([&settings.public_url]);
-        Self(urls.filter_map(|url| Some(Url::parse(url).ok()?.host()?.to_owned())).collect())
+        Self(settings.origins())
     }
 
     /// Whether a request with these fields is for one of them, whatever its port.
@@ -32,7 +31,7 @@ impl Hosts {
         let authority = Authority::try_from(named).ok();
         // (Parsed as URLs are: without regard to case.)
         let host = authority.and_then(|authority| Host::parse(authority.host()).ok());
-        if host.is_some_and(|host| self.0.contains(&host)) {
+        if host.is_some_and(|host| self.0.iter().any(|origin| origin.has_host(&host))) {
             return Ok(());
         }
         Err(ApiError::ForbiddenHost(format!("'{}'", String::from_utf8_lossy(named))))

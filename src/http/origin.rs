@@ -12,7 +12,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use super::App;
 use super::problem::ApiError;
 use super::upgrade::Fields;
-use crate::config::Settings;
+use crate::config::{AllowedOrigin, Settings};
 use crate::protocol::SESSION_HEADER;
 
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -20,15 +20,13 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Who may ask.
 pub(super) struct OriginPolicy {
-    allowed: Vec<String>,
+    allowed: Vec<AllowedOrigin>,
     allow_missing: bool,
 }
 
 impl OriginPolicy {
     pub(super) fn of(settings: &Settings) -> Self {
-        let mut allowed = settings.allowed_origins.clone();
-        allowed.extend(settings.public_origin());
-        Self { allowed, allow_missing: settings.allow_missing_origin }
+        Self { allowed: settings.origins(), allow_missing: settings.allow_missing_origin }
     }
 
     pub(super) fn check(&self, fields: &(impl Fields + ?Sized)) -> Result<(), ApiError> {
@@ -45,7 +43,7 @@ impl OriginPolicy {
     }
 
     fn allows(&self, origin: &[u8]) -> bool {
-        self.allowed.iter().any(|allowed| allowed.as_bytes() == origin)
+        self.allowed.iter().any(|allowed| allowed.matches(origin))
     }
 }
 

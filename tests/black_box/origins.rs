@@ -108,3 +108,37 @@ async fn a_listed_page_may_ask_beforehand() {
     assert!(!foreign.headers.contains_key("access-control-allow-origin"));
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_star_lets_in_one_label_and_native_shells_have_schemes_of_their_own() {
+    const SHELLS: [&str; 4] = ["capacitor://localhost", "app://.", "tauri://localhost", "ionic://localhost"];
+    let server = Server::start_with(|settings| {
+        settings.public_url = SAME.to_owned();
+        settings.allowed_origins =
+            ["https://*.shop.example"].iter().chain(&SHELLS).map(|text| (*text).to_owned()).collect();
+    })
+    .await;
+    let session = server.generate().await;
+    let path = format!("/v1/qr-login/status/{}", session.id);
+    let upgraded = async |origin: &str| {
+        let mut request = Browser::request(&server, &session.ws_path, None);
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        Browser::send(request).await.map(drop)
+    };
+    for origin in ["https://a.shop.example", "https://b.shop.example", SAME].iter().chain(&SHELLS) {
+        let answer = call(&server, Method::GET, &path, &[("origin", origin)]).await;
+        assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, *origin));
+        assert_eq!(upgraded(origin).await, Ok(()), "{origin}");
+    }
+    for origin in [
+        "https://shop.example",
+        "https://a.b.shop.example",
+        "http://a.shop.example",
+        "app://x",
+        "capacitor://localhost:1",
+    ] {
+        assert_eq!(call(&server, Method::GET, &path, &[("origin", origin)]).await.refusal(), "403 forbidden_origin");
+        assert_eq!(upgraded(origin).await, Err(403), "{origin}");
+    }
+    server.stop().await;
+}

@@ -1,0 +1,283 @@
+//! Origins of pages and native shells, as `allowed_origins` lists them.
+
+use url::{Host, Url};
+
+/// An entry of `allowed_origins`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedOrigin {
+    /// One origin, spelled as the `Origin` header field has it.
+    Exact(String),
+    /// Every origin whose host has one label before a given domain.
+    AnyLabel {
+        /// The scheme and what separates it from the host: `https://`.
+        scheme: String,
+        /// The host from the dot after the label on: `.example.com`.
+        parent: String,
+        /// The port with its colon, or nothing.
+        port: String,
+    },
+}
+
+impl AllowedOrigin {
+    /// Reads an entry: `scheme://host`, `scheme://host:port`, or for http and https `scheme://*.domain`.
+    ///
+    /// # Errors
+    /// The entry is no origin, or not as clients send it. The text says what to write instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (scheme, authority) = text.split_once("://").ok_or_else(|| no_origin(text))?;
+        match scheme {
+            "http" | "https" if authority.contains('*') => any_label(text, scheme, authority),
+            "http" | "https" => exact_web(text),
+            "ws" | "wss" => {
+                let web = scheme.replace("ws", "http");
+                Err(format!("{}: a page's origin begins with {web}://, also when it opens a WebSocket", shown(text)))
+            }
+            "file" | "ftp" => Err(format!("{}: pages of the scheme {scheme} have no origin of their own", shown(text))),
+            _ => exact_custom(text, scheme, authority),
+        }
+    }
+
+    /// Whether a request with this `Origin` is of it.
+    #[must_use]
+    pub fn matches(&self, origin: &[u8]) -> bool {
+        match self {
+            Self::Exact(allowed) => allowed.as_bytes() == origin,
+            Self::AnyLabel { scheme, parent, port } => {
+                let host = origin.strip_prefix(scheme.as_bytes()).and_then(|host| host.strip_suffix(port.as_bytes()));
+                host.and_then(|host| host.strip_suffix(parent.as_bytes())).is_some_and(is_label)
+            }
+        }
+    }
+
+    /// Whether a page of it can be at this host.
+    #[must_use]
+    pub fn has_host(&self, host: &Host) -> bool {
+        match self {
+            Self::Exact(allowed) => Url::parse(allowed).is_ok_and(|url| {
+                matches!(url.scheme(), "http" | "https") && url.host().is_some_and(|allowed| allowed == *host)
+            }),
+            Self::AnyLabel { parent, .. } => match host {
+                Host::Domain(name) => name.strip_suffix(parent).is_some_and(|label| is_label(label.as_bytes())),
+                Host::Ipv4(_) | Host::Ipv6(_) => false,
+            },
+        }
+    }
+}
+
+/// Returns the origin of an http(s) URL, as browsers write it (RFC 6454 §6.2).
+pub(super) fn origin_of(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    url.origin().is_tuple().then(|| url.origin().ascii_serialization())
+}
+
+fn exact_web(text: &str) -> Result<AllowedOrigin, String> {
+    match origin_of(text) {
+        Some(origin) if origin == text => Ok(AllowedOrigin::Exact(origin)),
+        Some(origin) => Err(format!("{} is not as browsers send it; write '{origin}'", shown(text))),
+        None => Err(no_origin(text)),
+    }
+}
+
+fn any_label(text: &str, scheme: &str, authority: &str) -> Result<AllowedOrigin, String> {
+    let misplaced =
+        || format!("{}: '*' can only be the whole first label of the host, as in https://*.example.com", shown(text));
+    let domain = authority.strip_prefix("*.").filter(|domain| !domain.contains('*')).ok_or_else(misplaced)?;
+    let one = format!("{scheme}://a.{domain}");
+    match origin_of(&one) {
+        Some(origin) if origin == one => {}
+        Some(origin) => {
+            let origin = origin.replacen("://a.", "://*.", 1);
+            return Err(format!("{} is not as browsers send it; write '{origin}'", shown(text)));
+        }
+        None => return Err(no_origin(text)),
+    }
+    let (host, port) = domain.split_at(domain.find(':').unwrap_or(domain.len()));
+    let labels = host.trim_end_matches('.');
+    if labels.is_empty() {
+        return Err(no_origin(text));
+    }
+    if !labels.contains('.') && labels != "localhost" {
+        return Err(format!("{} would let in every domain under .{host}; name at least two labels", shown(text)));
+    }
+    Ok(AllowedOrigin::AnyLabel { scheme: format!("{scheme}://"), parent: format!(".{host}"), port: port.to_owned() })
+}
+
+/// Native shells have schemes of their own: `capacitor://localhost`, `app://.`, `chrome-extension://…`.
+fn exact_custom(text: &str, scheme: &str, authority: &str) -> Result<AllowedOrigin, String> {
+    let is_scheme = scheme.starts_with(|letter: char| letter.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte));
+    let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+    let is_host = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    let is_port = port.is_empty()
+        || port[1..].starts_with(|digit: char| digit.is_ascii_digit()) && port[1..].parse::<u16>().is_ok();
+    if is_scheme && is_host && is_port { Ok(AllowedOrigin::Exact(text.to_owned())) } else { Err(no_origin(text)) }
+}
+
+/// A label of a host name, as browsers write it: in lower case, other scripts in Punycode.
+fn is_label(label: &[u8]) -> bool {
+    !label.is_empty()
+        && label.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(byte))
+}
+
+fn no_origin(text: &str) -> String {
+    match text {
+        "*" => "'*': list each origin whose pages may log in".to_owned(),
+        "null" => "'null' is sent by sandboxed pages of every site; list the origin that shows the page".to_owned(),
+        _ => format!("{} is not an origin; write it as scheme://host or scheme://host:port", shown(text)),
+    }
+}
+
+/// Returns the entry for a message. One that may hold a secret is not shown.
+fn shown(text: &str) -> String {
+    if text.contains(['@', '?', '#']) { "an entry".to_owned() } else { format!("'{}'", text.escape_debug()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn allows(entry: &str, origin: &str) -> bool {
+        AllowedOrigin::parse(entry).unwrap().matches(origin.as_bytes())
+    }
+
+    #[test]
+    fn an_origin_is_itself_and_no_other() {
+        for entry in [
+            "https://www.example.com",
+            "http://localhost:3000",
+            "https://[2001:db8::1]:8443",
+            "http://192.0.2.1",
+            "https://xn--bcher-kva.example",
+            "capacitor://localhost",
+            "ionic://localhost",
+            "tauri://localhost",
+            "app://.",
+            "app://localhost:8080",
+            "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+            "moz-extension://2c127fa4-62c7-7e4f-90e5-472b45eecfdc",
+        ] {
+            assert!(allows(entry, entry), "{entry}");
+            for other in [
+                "",
+                "null",
+                "https://evil.example",
+                &entry[1..],
+                &format!("{entry}.evil.example"),
+                &format!("{entry}/"),
+            ] {
+                assert!(!allows(entry, other), "{entry} {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_star_stands_for_one_whole_label() {
+        for (entry, origins) in [
+            (
+                "https://*.example.com",
+                ["https://a.example.com", "https://xn--bcher-kva.example.com", "https://a-1_b.example.com"],
+            ),
+            (
+                "https://*.example.com:8443",
+                ["https://a.example.com:8443", "https://0.example.com:8443", "https://www.example.com:8443"],
+            ),
+            (
+                "http://*.localhost:3000",
+                ["http://a.localhost:3000", "http://b.localhost:3000", "http://c.localhost:3000"],
+            ),
+        ] {
+            for origin in origins {
+                assert!(allows(entry, origin), "{entry} {origin}");
+            }
+        }
+        for origin in [
+            "https://example.com",
+            "https://.example.com",
+            "https://a.b.example.com",
+            "https://a.example.com:8443",
+            "https://a.example.com.",
+            "https://a.example.com/",
+            "https://aexample.com",
+            "https://evil.example/.example.com",
+            "https://evil@a.example.com",
+            "https://evil:1.example.com",
+            "https://*.example.com",
+            "https://A.example.com",
+            "http://a.example.com",
+            "https://a.example.com.evil.example",
+            "null",
+            "",
+        ] {
+            assert!(!allows("https://*.example.com", origin), "{origin}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused_with_what_to_write_instead() {
+        for (entry, instead) in [
+            ("https://www.example.com/", "write 'https://www.example.com'"),
+            ("https://www.example.com:443", "write 'https://www.example.com'"),
+            ("https://WWW.example.com", "write 'https://www.example.com'"),
+            ("https://bücher.example", "write 'https://xn--bcher-kva.example'"),
+            ("https://www.example.com/login", "write 'https://www.example.com'"),
+            ("https://*.example.com/", "write 'https://*.example.com'"),
+            ("https://*.Example.com:443", "write 'https://*.example.com'"),
+            ("wss://www.example.com", "https://"),
+            ("ws://www.example.com", "http://"),
+            ("file:///index.html", "no origin of their own"),
+            ("www.example.com", "scheme://host"),
+            ("*.example.com", "scheme://host"),
+            ("https:www.example.com", "scheme://host"),
+            ("https://", "scheme://host"),
+            ("", "scheme://host"),
+            ("*", "list each origin"),
+            ("null", "sandboxed"),
+            ("https://*", "first label"),
+            ("https://*example.com", "first label"),
+            ("https://a*.example.com", "first label"),
+            ("https://www.*.com", "first label"),
+            ("https://*.*.example.com", "first label"),
+            ("https://*.com", "two labels"),
+            ("https://*.com.", "two labels"),
+            ("https://*.192.0.2.1", "scheme://host"),
+            ("https://*.", "scheme://host"),
+            ("capacitor://*.localhost", "scheme://host"),
+            ("capacitor://localhost/", "scheme://host"),
+            ("capacitor://", "scheme://host"),
+            ("App://localhost", "scheme://host"),
+            ("app://localhost:", "scheme://host"),
+            ("app://localhost:+1", "scheme://host"),
+            ("app://localhost:65536", "scheme://host"),
+            ("app://a b", "scheme://host"),
+            ("app://a\r", "scheme://host"),
+        ] {
+            let refusal = AllowedOrigin::parse(entry).unwrap_err();
+            assert!(refusal.contains(instead), "{entry}: {refusal}");
+            assert!(!refusal.contains(char::is_control), "{refusal:?}");
+        }
+        for entry in
+            ["https://ann:hunter2@www.example.com", "app://ann:hunter2@x", "https://x/?token=hunter2", "hunter2@"]
+        {
+            let refusal = AllowedOrigin::parse(entry).unwrap_err();
+            assert!(!refusal.contains("hunter2"), "{refusal}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn a_star_never_leaves_its_domain(label in "[a-z.:/@*%#?_-]{0,12}") {
+            let origin = format!("https://{label}.example.com");
+            let entry = AllowedOrigin::parse("https://*.example.com").unwrap();
+            if entry.matches(origin.as_bytes()) {
+                let url = Url::parse(&origin);
+                let host = format!("{label}.example.com");
+                prop_assert!(url.is_err() || url.unwrap().host_str() == Some(&*host));
+                prop_assert!(!label.contains('.'));
+            }
+        }
+    }
+}
