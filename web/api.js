@@ -15,13 +15,16 @@ async function answer(response) {
   return body;
 }
 
+/** Where the server has this path. (The server may be at a path itself: this module is one folder below it.) */
+const at = (path) => new URL(`..${path}`, import.meta.url);
+
 export async function get(path, headers = {}) {
-  return answer(await fetch(path, { headers, cache: "no-store" }));
+  return answer(await fetch(at(path), { headers, cache: "no-store" }));
 }
 
 export async function post(path, body, headers = {}) {
   const json = { "content-type": "application/json", ...headers };
-  return answer(await fetch(path, { method: "POST", headers: json, body: JSON.stringify(body) }));
+  return answer(await fetch(at(path), { method: "POST", headers: json, body: JSON.stringify(body) }));
 }
 
 /** The element of this role on the page. */

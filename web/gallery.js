@@ -1,6 +1,6 @@
 // Every state of <qr-login> side by side, in which only the login itself is posed.
 // ?lang=…&theme=…, and only=STATE (once or more often) for less than all.
-import { QrLoginElement, languages } from "/js/qr-login.js";
+import { QrLoginElement, languages } from "../js/qr-login.js";
 import { post, role } from "./api.js";
 
 const asked = new URLSearchParams(location.search);

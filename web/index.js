@@ -1,5 +1,5 @@
 // The page that logs in: <qr-login>, and what a site does with the token.
-import "/js/qr-login.js";
+import "../js/qr-login.js";
 import { decodeToken, role } from "./api.js";
 
 const login = document.querySelector("qr-login");

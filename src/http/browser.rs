@@ -17,6 +17,7 @@ use super::limit::SeatOfConnection;
 use super::openapi::BROWSER;
 use super::park::{Parking, Patience};
 use super::problem::ApiError;
+use super::upgrade::WEBSOCKET_PATH;
 use super::{Answer, App};
 use crate::hub::wire_view;
 use crate::login::LoginError;
@@ -48,7 +49,7 @@ pub(super) async fn generate(
     Ok(Answer(
         StatusCode::CREATED,
         GenerateResponse {
-            ws_path: Zeroizing::new(format!("/v1/ws/qr/{}", *session_id)),
+            ws_path: Zeroizing::new(format!("{}{WEBSOCKET_PATH}/{}", app.base.path(), *session_id)),
             session_id,
             code: code.code,
             qr_url: code.qr_url,

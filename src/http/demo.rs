@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
 use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
@@ -29,9 +29,12 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         Router::new().route("/demo/token", post(token)).route_layer(from_fn_with_state(app.clone(), origin::check));
     Router::new()
         .merge(token)
-        .route("/", get(async || page("text/html", include_str!("../../web/index.html"))))
-        .route("/q/{code}", get(async || page("text/html", include_str!("../../web/phone.html"))))
-        .route("/demo/gallery", get(async || page("text/html", include_str!("../../web/gallery.html"))))
+        .route("/", get(async |State(app): State<Arc<App>>| html(&app, include_str!("../../web/index.html"))))
+        .route("/q/{code}", get(async |State(app): State<Arc<App>>| html(&app, include_str!("../../web/phone.html"))))
+        .route(
+            "/demo/gallery",
+            get(async |State(app): State<Arc<App>>| html(&app, include_str!("../../web/gallery.html"))),
+        )
         .route("/demo/{file}", get(file))
         .route("/demo/users", get(async || Answer(StatusCode::OK, USERS)))
 }
@@ -48,7 +51,11 @@ async fn file(Path(file): Path<String>) -> Result<impl IntoResponse, ApiError> {
     }
 }
 
-fn page(kind: &'static str, text: &'static str) -> impl IntoResponse {
+fn html(app: &App, text: &str) -> Response {
+    page("text/html", app.base.links_in(text))
+}
+
+fn page(kind: &'static str, text: impl IntoResponse) -> Response {
     let headers = [
         (CONTENT_TYPE, format!("{kind}; charset=utf-8")),
         (CONTENT_SECURITY_POLICY, POLICY.to_owned()),
@@ -57,7 +64,7 @@ fn page(kind: &'static str, text: &'static str) -> impl IntoResponse {
         (CROSS_ORIGIN_OPENER_POLICY, "same-origin".to_owned()),
         (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin".to_owned()),
     ];
-    (headers, text)
+    (headers, text).into_response()
 }
 
 #[derive(Deserialize)]

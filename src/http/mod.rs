@@ -1,6 +1,7 @@
 //! The HTTP API: its whole route table, and what every request passes through.
 
 mod arrive;
+mod base;
 mod body;
 mod browser;
 mod client;
@@ -26,9 +27,10 @@ mod server;
 mod socket;
 mod upgrade;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{
@@ -51,6 +53,7 @@ use crate::metrics::Metrics;
 use crate::protocol::JwkSet;
 use crate::shutdown::Shutdown;
 use crate::token::AppAuth;
+use base::BasePath;
 use client::TrustedProxies;
 use host::Hosts;
 use observe::Observed;
@@ -78,6 +81,11 @@ pub struct App {
     /// Handshakes that hyper has answered, and whose connections it has not given back yet.
     upgrades: TaskTracker,
     hosts: Hosts,
+    base: BasePath,
+    /// `public_url` without a slash at its end.
+    public_base: String,
+    /// The API's description, once it has been asked for.
+    description: OnceLock<Bytes>,
     origins: OriginPolicy,
     proxies: TrustedProxies,
     limits: ClientLimits,
@@ -121,6 +129,9 @@ impl App {
             shutdown,
             upgrades,
             hosts: if demo.is_some() { Hosts::of(settings) } else { Hosts::default() },
+            base: BasePath::of(settings),
+            public_base: settings.public_base().to_owned(),
+            description: OnceLock::new(),
             origins: OriginPolicy::of(settings),
             proxies: TrustedProxies::of(settings),
             limits,
@@ -159,7 +170,7 @@ pub fn routes(app: Arc<App>) -> Router {
     if app.demo.is_some() {
         routes = routes.merge(demo::routes(&app));
     }
-    routes
+    let routes = routes
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         // One stack of concrete types, because each layer that a `Router` adds by itself costs allocations per request.
@@ -169,7 +180,8 @@ pub fn routes(app: Arc<App>) -> Router {
                 .layer(origin::cors(&app))
                 .layer(from_fn_with_state(app.clone(), accept)),
         )
-        .with_state(app)
+        .with_state(app.clone());
+    base::under_base(&app, routes)
 }
 
 /// Passes a request on. Counts and logs it, and adds the fields that every answer has.

@@ -1,16 +1,18 @@
 //! The API, described for programs (OpenAPI 3.1), out of the handlers and the wire types themselves.
 
-use std::sync::LazyLock;
+use std::sync::Arc;
 
+use axum::body::Bytes;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Server};
 use utoipa::{Modify, OpenApi};
 
-use super::{browser, events, phone};
+use super::{App, browser, events, phone};
 use crate::protocol::{PROBLEM_MEDIA_TYPE, Problem};
 
 /// Tags: who calls.
@@ -89,7 +91,18 @@ fn refuse(operation: &mut Operation, status: u16) {
 }
 
 /// `GET /openapi.json`
-pub(super) async fn document() -> impl IntoResponse {
-    static DOCUMENT: LazyLock<String> = LazyLock::new(|| Described::openapi().to_json().unwrap_or_default());
-    ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
+pub(super) async fn document(State(app): State<Arc<App>>) -> impl IntoResponse {
+    let describe = || {
+        let mut document = Described::openapi();
+        // Paths are relative to it, so it has the path of `public_url`.
+        document.servers = Some(vec![Server::new(&app.public_base)]);
+        Bytes::from(document.to_json().unwrap_or_default())
+    };
+    ([(CONTENT_TYPE, "application/json")], app.description.get_or_init(describe).clone())
+}
+
+/// Returns the paths that are described.
+#[cfg(test)]
+pub(super) fn paths() -> Vec<String> {
+    Described::openapi().paths.paths.into_keys().collect()
 }

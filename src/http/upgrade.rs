@@ -13,6 +13,9 @@ use crate::protocol::{ACK_SUBPROTOCOL, SESSION_SUBPROTOCOL};
 use crate::session::SessionId;
 use crate::websocket::accept_key;
 
+/// Path of the WebSocket, up to the session id.
+pub(super) const WEBSOCKET_PATH: &str = "/v1/ws/qr";
+
 /// The fields of a request's head, whoever has parsed it.
 pub(super) trait Fields {
     /// The values of all lines of this name, in order.

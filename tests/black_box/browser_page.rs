@@ -1,6 +1,7 @@
 //! The demo's pages in a real browser (`e2e/`), whose server's time is moved from here.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -14,6 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
+use crate::base_path::Proxy;
 use crate::harness::START;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,6 +64,30 @@ async fn the_demos_pages_show_codes_that_rotate_and_compare_numbers() -> Told {
         settings.session.number_matching = true;
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demos_pages_work_behind_a_proxy_that_strips_the_path_of_public_url() -> Told {
+    told_at_a_path(true).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demos_pages_work_behind_a_proxy_that_keeps_the_path_of_public_url() -> Told {
+    told_at_a_path(false).await
+}
+
+async fn told_at_a_path(strips: bool) -> Told {
+    let proxy = Proxy::bind().await;
+    let (public_url, outside) = (proxy.public_url.clone(), proxy.outside.clone());
+    let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    proxy.serve(listen, strips);
+    let told = told("base_path.mjs", |settings, _| {
+        settings.listen = listen;
+        settings.public_url = public_url;
+    });
+    told.await?;
+    assert_eq!(outside.lock().unwrap().as_slice(), [""; 0], "URLs outside the server's path");
+    Ok(())
 }
 
 /// A server that can be stopped and started again, on the same ports and with the same database.

@@ -8,6 +8,7 @@ mod services;
 
 mod app_tokens;
 mod architecture;
+mod base_path;
 mod browser_page;
 mod bus_conformance;
 mod clocks;

@@ -11,15 +11,12 @@ use mio::net::TcpStream;
 use crate::http::App;
 use crate::http::refused::Refused;
 use crate::http::server::{MAX_HEAD_BYTES, Surplus};
-use crate::http::upgrade::{Fields as _, Handshake, offered_id};
+use crate::http::upgrade::{Fields as _, Handshake, WEBSOCKET_PATH, offered_id};
 use crate::limits::Seat;
 use crate::session::SessionId;
 
 /// More fields than this are left to hyper.
 const MAX_FIELDS: usize = 64;
-/// What a request for a WebSocket begins with.
-const BEGINNING: &[u8] = b"GET /v1/ws/qr";
-const PATH: &str = "/v1/ws/qr";
 
 /// A connection whose first request may not have arrived whole.
 pub(super) struct Head {
@@ -59,7 +56,9 @@ impl Head {
             let new_from = self.bytes.len().saturating_sub(2);
             self.bytes.extend_from_slice(&scratch[..read]);
             // One that comes byte by byte is not looked at whole each time.
-            let is_worth_a_look = self.bytes.len() <= BEGINNING.len().max(read) || has_end(&self.bytes[new_from..]);
+            let [_, longest_beginning] = app.base.websocket_beginnings();
+            let is_worth_a_look =
+                self.bytes.len() <= longest_beginning.len().max(read) || has_end(&self.bytes[new_from..]);
             match if is_worth_a_look { understand(&self.bytes, self.peer, app) } else { Beginning::Unfinished } {
                 // hyper says 431 of a head that is too long.
                 Beginning::Unfinished if self.bytes.len() >= MAX_HEAD_BYTES => return Beginning::Other,
@@ -71,8 +70,10 @@ impl Head {
 }
 
 fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Beginning {
-    if !bytes.starts_with(BEGINNING) {
-        return if BEGINNING.starts_with(bytes) { Beginning::Unfinished } else { Beginning::Other };
+    let beginnings = app.base.websocket_beginnings();
+    if !beginnings.iter().any(|beginning| bytes.starts_with(beginning)) {
+        let is_short = beginnings.iter().any(|beginning| beginning.starts_with(bytes));
+        return if is_short { Beginning::Unfinished } else { Beginning::Other };
     }
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
@@ -86,7 +87,7 @@ fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Beginning {
     let has_body = fields.line(&CONTENT_LENGTH).is_some() || fields.line(&TRANSFER_ENCODING).is_some();
     let path = request.path.unwrap_or_default();
     let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let id = match path.strip_prefix(PATH) {
+    let id = match app.base.within(path).strip_prefix(WEBSOCKET_PATH) {
         Some("") => offered_id(fields),
         Some(rest) => rest.strip_prefix('/').and_then(SessionId::parse),
         None => None,

@@ -1,0 +1,39 @@
+// The demo's pages where public_url has a path.
+import assert from "node:assert/strict";
+import { base, desktop, phone, received, scan, scans, state, tell } from "./stage.mjs";
+
+const stories = {
+  async "a login from the first page to its token"() {
+    const { page, session } = await desktop();
+    assert(session.qr_url.startsWith(`${base}/q/`) && session.ws_path.startsWith(`${new URL(base).pathname}/v1/ws/qr/`));
+    assert.equal(await scan(page), session.qr_url);
+    await (await scans(session)).confirms();
+    await state(page, "confirmed");
+    await received(session);
+  },
+
+  async "a page whose address ends with a slash"() {
+    const { page, session } = await desktop({ path: "/" });
+    await (await scans(session)).rejects();
+    await state(page, "rejected");
+  },
+
+  async "the gallery, by its link"() {
+    const { page } = await desktop();
+    await page.getByRole("link", { name: "All its states" }).click();
+    await page.locator('qr-login-pose[data-pose="confirmed"]').waitFor();
+    assert.equal(page.url(), `${base}/demo/gallery`);
+    await page.locator('[data-role="views"] a').first().click();
+    await page.locator('qr-login-pose[data-pose="confirmed"]').waitFor();
+  },
+
+  async "the phone's page has its pictures and its style"() {
+    const { session } = await desktop();
+    const other = await phone(session.qr_url);
+    const missing = await other.evaluate(() => [...document.images].filter((image) => !image.naturalWidth).length);
+    assert.equal(missing, 0);
+    assert(await other.evaluate(() => document.styleSheets[0].cssRules.length > 0));
+  },
+};
+
+await tell(stories);

@@ -1,0 +1,167 @@
+//! The path of `public_url`, if it has one: clients use it in front of every path. A proxy strips it from requests or keeps
+//! it, and the server answers both.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::Uri;
+use axum::http::uri::PathAndQuery;
+use tower::ServiceExt as _;
+use url::Url;
+
+use super::App;
+use super::upgrade::WEBSOCKET_PATH;
+use crate::config::Settings;
+
+/// What the paths of routes begin with. A unit test compares them with the API's description.
+const ROUTES: [&str; 6] = ["/v1/", "/q/", "/js/", "/demo/", "/.well-known/", "/openapi.json"];
+
+/// The path of `public_url`.
+pub(super) struct BasePath {
+    /// Without a slash at its end, so empty for a URL without a path.
+    path: String,
+    /// What a request for a WebSocket begins with, without and with the path.
+    websocket_beginnings: [Vec<u8>; 2],
+}
+
+impl BasePath {
+    pub(super) fn of(settings: &Settings) -> Self {
+        // As clients send it: with dots resolved and other scripts percent-encoded.
+        let url = Url::parse(&settings.public_url);
+        let path = url.map(|url| url.path().trim_end_matches('/').to_owned()).unwrap_or_default();
+        let websocket_beginnings = ["", &path].map(|path| format!("GET {path}{WEBSOCKET_PATH}").into_bytes());
+        Self { path, websocket_beginnings }
+    }
+
+    /// Returns the path of `public_url`, without a slash at its end.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Returns the path of a request as routes have it: without the base, if what follows the base is a route's path.
+    ///
+    /// A proxy that strips the base may pass on a path that begins like it, as of the base `/v1`. Nothing is left out of
+    /// such a path.
+    pub(super) fn within<'a>(&self, path: &'a str) -> &'a str {
+        match path.strip_prefix(&*self.path) {
+            Some("" | "/") => "/",
+            Some(rest) if ROUTES.iter().any(|route| rest.starts_with(route)) => rest,
+            _ => path,
+        }
+    }
+
+    /// Returns a page of which each link to a path of the server is as clients use it.
+    pub(super) fn links_in(&self, page: &str) -> String {
+        page.replace("=\"/", &format!("=\"{}/", self.path.replace('&', "&amp;")))
+    }
+
+    /// What a request for a WebSocket can begin with.
+    pub(super) fn websocket_beginnings(&self) -> &[Vec<u8>; 2] {
+        &self.websocket_beginnings
+    }
+}
+
+/// Has `routes` answer requests with and without the base in front of their path.
+pub(super) fn under_base(app: &Arc<App>, routes: Router) -> Router {
+    if app.base.path.is_empty() {
+        return routes;
+    }
+    let app = app.clone();
+    let within = routes.map_request(move |mut request: Request| {
+        if let Some(uri) = without_base(&app.base, request.uri()) {
+            *request.uri_mut() = uri;
+        }
+        request
+    });
+    Router::new().fallback_service(within)
+}
+
+fn without_base(base: &BasePath, uri: &Uri) -> Option<Uri> {
+    let path = base.within(uri.path());
+    if path == uri.path() {
+        return None;
+    }
+    let mut parts = uri.clone().into_parts();
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    parts.path_and_query = Some(PathAndQuery::try_from(format!("{path}{query}")).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::openapi;
+    use super::*;
+
+    fn base(public_url: &str) -> BasePath {
+        BasePath::of(&Settings { public_url: public_url.to_owned(), ..Settings::default() })
+    }
+
+    #[test]
+    fn a_base_is_left_out_in_front_of_a_route_alone() {
+        for (public_url, path, within) in [
+            ("https://host", "/v1/qr-login/scan", "/v1/qr-login/scan"),
+            ("https://host/", "/", "/"),
+            ("https://host", "//v1/qr-login/scan", "//v1/qr-login/scan"),
+            ("https://host/login", "/login/v1/qr-login/scan", "/v1/qr-login/scan"),
+            ("https://host/login/", "/login/v1/qr-login/scan", "/v1/qr-login/scan"),
+            ("https://host/login//", "/login/openapi.json", "/openapi.json"),
+            ("https://host/login", "/v1/qr-login/scan", "/v1/qr-login/scan"),
+            ("https://host/login", "/login", "/"),
+            ("https://host/login", "/login/", "/"),
+            ("https://host/login", "/loginv1/qr-login/scan", "/loginv1/qr-login/scan"),
+            ("https://host/login", "/login2/v1/qr-login/scan", "/login2/v1/qr-login/scan"),
+            ("https://host/login", "/login/login/v1/qr-login/scan", "/login/login/v1/qr-login/scan"),
+            ("https://host/login", "/login/other", "/login/other"),
+            ("https://host/login", "/LOGIN/v1/qr-login/scan", "/LOGIN/v1/qr-login/scan"),
+            ("https://host/a/b", "/a/b/q/x", "/q/x"),
+            ("https://host/a/../b", "/b/q/x", "/q/x"),
+            ("https://host/\u{fc}", "/%C3%BC/q/x", "/q/x"),
+            // Bases that are the beginning of a route.
+            ("https://host/v1", "/v1/v1/qr-login/scan", "/v1/qr-login/scan"),
+            ("https://host/v1", "/v1/qr-login/scan", "/v1/qr-login/scan"),
+            ("https://host/v1/ws/qr", "/v1/ws/qr/x", "/v1/ws/qr/x"),
+            ("https://host/v1/ws/qr", "/v1/ws/qr/v1/ws/qr/x", "/v1/ws/qr/x"),
+            ("https://host/q", "/q/x", "/q/x"),
+            ("https://host/q", "/q/q/x", "/q/x"),
+            ("https://host/js", "/js/0.1.0/core.js", "/js/0.1.0/core.js"),
+            ("https://host/js", "/js/js/0.1.0/core.js", "/js/0.1.0/core.js"),
+            ("https://host/demo", "/demo/users", "/demo/users"),
+            ("https://host/demo", "/demo/openapi.json", "/openapi.json"),
+        ] {
+            assert_eq!(base(public_url).within(path), within, "{public_url}, {path}");
+        }
+    }
+
+    #[test]
+    fn each_path_of_the_api_is_found_behind_a_base() {
+        let base = base("https://host/login");
+        let paths = openapi::paths();
+        assert!(paths.len() > 8);
+        for path in paths {
+            assert_eq!(base.within(&format!("/login{path}")), path);
+        }
+    }
+
+    #[test]
+    fn a_query_stays() {
+        let uri = |text: &str| text.parse::<Uri>().unwrap();
+        let base = base("https://host/login");
+        for (asked, answered) in [
+            ("/login/v1/qr-login/status?wait=1&version=/login/v1/", "/v1/qr-login/status?wait=1&version=/login/v1/"),
+            ("/login?x", "/?x"),
+            ("http://host:8080/login/openapi.json", "http://host:8080/openapi.json"),
+        ] {
+            assert_eq!(without_base(&base, &uri(asked)), Some(uri(answered)));
+        }
+        assert_eq!(without_base(&base, &uri("/openapi.json?/login/")), None);
+    }
+
+    #[test]
+    fn links_of_a_page_get_the_base() {
+        let page = r#"<a href="/demo/gallery" title="/"><img src="/demo/icon.svg"><a href="https://x/">"#;
+        let expected = r#"<a href="/a&amp;b/demo/gallery" title="/a&amp;b/"><img src="/a&amp;b/demo/icon.svg"><a href="https://x/">"#;
+        assert_eq!(base("https://host/a&b").links_in(page), expected);
+        assert_eq!(base("https://host").links_in(page), page);
+    }
+}
