@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
+import { minify } from "terser";
 
 const here = (path) => new URL(path, import.meta.url).pathname;
 const { version } = JSON.parse(readFileSync(here("package.json")));
@@ -21,7 +22,7 @@ const style = {
   setup: ({ onLoad }) =>
     onLoad({ filter: /element\.js$/ }, ({ path }) => ({
       contents: readFileSync(path, "utf8").replace(/(?<=const sheet = `)[^`]*/, (css) =>
-        css.replace(/\s+/g, " ").replace(/ ?([{};,>]) ?/g, "$1").replace(/: /g, ":").replace(/;}/g, "}").trim()
+        css.replace(/\s+/g, " ").replace(/ ?([{};,>~/]) ?| (?=!)|(?<=e) (?=\+)|(?<=\+) (?=[ac])/g, "$1").replace(/: /g, ":").replace(/;}/g, "}").replace(/="(\w+)"/g, "=$1").trim()
           .replace(/--(?!qr-login-)([a-z-]+)/g, (_, name) => `--${shorten(name)}`)),
       loader: "js",
     })),
@@ -57,7 +58,10 @@ for (const [name, source] of [["qr-login.js", "element.js"], ["core.js", "core.j
     plugins: [style, words],
     write: false,
   });
-  const [{ text }] = outputFiles;
+  // (This is 1 % smaller than what esbuild makes of it.)
+  const compress = { passes: 4, keep_fargs: false, pure_getters: true, unsafe_arrows: true };
+  const format = { comments: "some", ascii_only: true };
+  const { code: text } = await minify(outputFiles[0].text, { module: true, ecma: 2022, compress, format });
   const bytes = gzipSync(text, { level: 9 }).length;
   console.log(`dist/${name}: ${text.length} bytes, ${bytes} with gzip`);
   if (bytes > limits[name]) throw new Error(`dist/${name} is larger than ${limits[name]} bytes`);

@@ -46,6 +46,8 @@ const OVER = ["confirmed", "rejected", "cancelled", "expired", "replaced", "bloc
 
 /** By endpoint: the best transport that has worked, for the life of the page. @type {Map<string, number>} */
 const working = new Map();
+/** The keys under which logins of this page store their sessions. @type {Set<string>} */
+const in_use = new Set();
 
 /**
  * An answer that is a refusal (RFC 9457). No other error has a status.
@@ -72,11 +74,10 @@ class QrLogin extends EventTarget {
   state = { name: "idle" };
   /** Whether the server is within reach, as far as one knows. */
   is_connected = true;
-  #base;
-  #origin;
+  #base = "";
   #client_info;
   #storage;
-  #key;
+  #key = "";
   /** @type {string | undefined} */
   #id;
   /** What is under way. */
@@ -89,11 +90,14 @@ class QrLogin extends EventTarget {
   /** @param {Options} options */
   constructor({ endpoint, client_info, storage } = {}) {
     super();
-    const url = new URL(endpoint || "/", globalThis.location?.href);
-    this.#base = url.href.replace(/\/$/, "");
-    this.#origin = url.origin;
     this.#client_info = client_info;
-    this.#key = `qr-login ${this.#base}`;
+    // A page at about:srcdoc, about:blank or blob: has an origin and no URL of it, and in a sandbox no origin.
+    const page = [globalThis.location?.href, globalThis.origin].find((url) => URL.canParse("/", url));
+    try {
+      this.#base = new URL(endpoint || "/", page).href.replace(/\/$/, "");
+    } catch {
+      // #keep_on says so.
+    }
     try {
       this.#storage = storage === undefined ? globalThis.sessionStorage : storage;
     } catch {
@@ -131,15 +135,15 @@ class QrLogin extends EventTarget {
   /** Lets go of the connection, and leaves the session as it is. */
   stop() {
     this.#run.abort();
+    in_use.delete(this.#key);
   }
 
   /**
    * Says that the token has been received: it is not given again. Happens by itself, unless the event confirmed was
    * prevented from its default. It is worth another try or two.
    */
-  async acknowledge() {
-    const session_id = this.#id;
-    this.#forget();
+  async acknowledge(session_id = this.#id) {
+    this.#forget(session_id);
     for (const pause_ms of [500, 1000, 2000]) {
       try {
         return await this.#post("ack", { session_id });
@@ -152,9 +156,13 @@ class QrLogin extends EventTarget {
 
   /** @param {State} state */
   #begin(state) {
-    this.#run.abort();
+    this.stop();
     this.#run = new AbortController();
     const { signal } = this.#run;
+    // Several logins of a page each keep their own session: after a reload they find it in the order in which they start.
+    this.#key ||= `qr-login ${this.#base}`;
+    while (in_use.has(this.#key)) this.#key += "+";
+    in_use.add(this.#key);
     this.#show(state);
     const on = globalThis.addEventListener;
     // (Captured, as not all of them bubble.)
@@ -168,7 +176,7 @@ class QrLogin extends EventTarget {
 
   /** What was connected before may look so still, and be dead. */
   #wake() {
-    if (!globalThis.document?.hidden && !this.#is_over()) this.#doubt?.();
+    if (!this.#is_over() && !globalThis.document?.hidden) this.#doubt?.();
   }
 
   /** @param {AbortSignal} signal */
@@ -179,6 +187,7 @@ class QrLogin extends EventTarget {
       /** @type {End} */
       let end = {};
       try {
+        if (!this.#base) throw refused(400, "no_endpoint", "endpoint must be an absolute URL");
         if (!this.#id) await this.#ask(signal);
         if (!is_over()) end = await this.#wait(signal, attempt, silent);
       } catch (/** @type {any} */ refusal) {
@@ -198,22 +207,22 @@ class QrLogin extends EventTarget {
       this.#reach(false);
       const pausing = new AbortController();
       this.#doubt = () => pausing.abort();
-      const told = refusal?.retry_after_ms ?? /retry_after_ms=(\d+)/.exec(reason ?? "")?.[1];
+      const told = refusal ? refusal.retry_after_ms : /retry_after_ms=(\d+)/.exec(reason ?? "")?.[1];
       const backoff = Math.random() * Math.min(MAX_BACKOFF_MS, 1000 * 2 ** attempt);
-      await pause(told ? Number(told) : backoff, AbortSignal.any([signal, pausing.signal]));
+      await pause(Number(told) || backoff, AbortSignal.any([signal, pausing.signal]));
       this.#doubt = undefined;
     }
   }
 
   /** Finds the session that was here before a reload, or asks for a new one. @param {AbortSignal} signal */
   async #ask(signal) {
-    const stored = this.#storage?.getItem(this.#key);
+    const stored = this.#store("getItem");
     if (stored) {
       try {
         const view = await this.#get("status", signal, stored);
         if (view.status !== "expired" && !view.claimed) {
           this.#id = stored;
-          return this.#hear(view) && this.acknowledge();
+          return this.#hear(view) && this.acknowledge(stored);
         }
       } catch (/** @type {any} */ error) {
         if (error.status !== 404) throw error;
@@ -222,7 +231,7 @@ class QrLogin extends EventTarget {
     }
     const answer = await this.#post("generate", { client_info: this.#client_info }, signal);
     this.#id = answer.session_id;
-    this.#storage?.setItem(this.#key, answer.session_id);
+    this.#store("setItem", answer.session_id);
     this.#hear({ ...answer, status: "pending" });
   }
 
@@ -258,7 +267,7 @@ class QrLogin extends EventTarget {
         this.#reach(true);
       };
       try {
-        Object.assign(end, await ways[way].call(this, AbortSignal.any([signal, given_up.signal]), alive));
+        Object.assign(end, await ways[way].call(this, AbortSignal.any([signal, given_up.signal]), alive, this.#id));
       } catch (/** @type {any} */ error) {
         // (What has no code is a proxy's.)
         if (error.status && error.code) end.refusal = error;
@@ -272,37 +281,43 @@ class QrLogin extends EventTarget {
     return {};
   }
 
-  /** @param {AbortSignal} signal @param {(ask?: () => void) => void} alive @returns {Promise<End>} */
-  #by_websocket(signal, alive) {
+  /** @param {AbortSignal} signal @param {(ask?: () => void) => void} alive @param {any} id @returns {Promise<End>} */
+  #by_websocket(signal, alive, id) {
     return new Promise((resolve) => {
       // The id is no part of the URL, which browsers and proxies write down.
-      const words = ["qrlogin.ack", `qrlogin.session.${this.#id}`];
+      const words = ["qrlogin.ack", `qrlogin.session.${id}`];
       const socket = new WebSocket(`${this.#base.replace("http", "ws")}/v1/ws/qr`, words);
       const close = () => socket.close(1000);
       signal.addEventListener("abort", () => {
-        // (Closing what is not open yet would be an error in the console.)
-        if (socket.readyState) close();
+        // (Closing what is not open yet would be an error in the console. What the page stops when it is told of its token
+        // is closed after the acknowledgement.)
+        if (socket.readyState) queueMicrotask(close);
         else socket.onopen = close;
         resolve({});
       });
       socket.onmessage = ({ data }) => {
         if (signal.aborted) return;
-        alive(() => socket.send("ping"));
-        // (A heartbeat is binary.)
-        if (typeof data === "string" && this.#hear(JSON.parse(data))) {
+        try {
+          // (A heartbeat is binary.)
+          const frame = typeof data === "string" && JSON.parse(data);
+          alive(() => socket.send("ping"));
+          if (!frame || !this.#hear(frame)) return;
           socket.send("ack");
-          this.#forget();
+          this.#forget(id);
+        } catch {
+          // This is no qrlogin.
+          close();
         }
       };
       socket.onclose = ({ code, reason }) => resolve({ code, reason });
     });
   }
 
-  /** @param {AbortSignal} signal @param {() => void} alive @returns {Promise<End>} */
-  async #by_events(signal, alive) {
+  /** @param {AbortSignal} signal @param {() => void} alive @param {any} id @returns {Promise<End>} */
+  async #by_events(signal, alive, id) {
     const { body, headers } = await this.#open("/v1/sse/qr", signal);
     // Something between says something of its own.
-    if (!headers.get("content-type")?.startsWith("text/event-stream")) return (await body?.cancel(), {});
+    if (!/^text\/event-stream/.test(String(headers.get("content-type")))) return (await body?.cancel(), {});
     const reader = /** @type {ReadableStream<Uint8Array>} */ (body).getReader();
     const decoder = new TextDecoder();
     for (let text = ""; ; ) {
@@ -314,19 +329,19 @@ class QrLogin extends EventTarget {
       for (const block of blocks) {
         const said = JSON.parse(/^data: (.*)/m.exec(block)?.[1] ?? "null");
         if (/^event: close/m.test(block)) return said;
-        if (said && this.#hear(said)) await this.acknowledge();
+        if (said && this.#hear(said)) await this.acknowledge(id);
       }
     }
   }
 
-  /** @param {AbortSignal} signal @param {() => void} alive @returns {Promise<End>} */
-  async #by_polling(signal, alive) {
+  /** @param {AbortSignal} signal @param {() => void} alive @param {any} id @returns {Promise<End>} */
+  async #by_polling(signal, alive, id) {
     const seconds = Math.min(POLL_SECONDS, this.#beat_ms / 1000 || POLL_SECONDS);
     for (let version = 0; !signal.aborted; ) {
       const asked_at = performance.now();
       const view = await this.#get(`status?wait=${seconds}&version=${version}`, signal);
       alive();
-      if (this.#hear(view)) await this.acknowledge();
+      if (this.#hear(view)) await this.acknowledge(id);
       // Something between answers at once, in the server's place.
       if (view.version === version && performance.now() - asked_at < 1000) await pause(1000, signal);
       version = view.version;
@@ -351,7 +366,7 @@ class QrLogin extends EventTarget {
     else if (status === "confirmed") {
       const { web_token, token_type } = frame;
       return this.#show({ ...state, name: "confirmed", user }, { web_token, token_type, expires_in, user });
-    } else this.#end(status, frame.reason);
+    } else if (OVER.includes(status)) this.#end(status, frame.reason);
     return false;
   }
 
@@ -372,15 +387,16 @@ class QrLogin extends EventTarget {
 
   /** Why the server cannot be reached. @param {number} attempt @param {AbortSignal} signal @returns {Promise<End>} */
   async #diagnose(attempt, signal) {
-    const page = globalThis.location?.origin;
+    const page = globalThis.origin;
+    const { origin } = new URL(this.#base);
     // A server that does not know this origin answers, and the page may not read it.
-    if (!page || page === this.#origin || attempt === 0) return {};
+    if (!page || page === origin || attempt === 0) return {};
     try {
       await fetch(`${this.#base}/.well-known/jwks.json`, { mode: "no-cors", signal });
     } catch {
       return {};
     }
-    const detail = `${this.#origin} does not let in this page: add "${page}" to its setting allowed_origins`;
+    const detail = `${origin} does not let in this page: add "${page}" to its setting allowed_origins`;
     return { refusal: refused(403, "forbidden_origin", detail) };
   }
 
@@ -394,16 +410,27 @@ class QrLogin extends EventTarget {
     this.#reach(true);
   }
 
-  #forget() {
+  /** Forgets this session, unless another has been begun since. */
+  #forget(id = this.#id) {
+    if (this.#id && this.#id !== id) return;
     this.#id = undefined;
-    this.#storage?.removeItem(this.#key);
+    this.#store("removeItem");
+  }
+
+  /** Storage may be full, or blocked at any time. @param {"getItem" | "setItem" | "removeItem"} call @param {string[]} rest */
+  #store(call, ...rest) {
+    try {
+      return /** @type {any} */ (this.#storage)?.[call](this.#key, ...rest);
+    } catch {
+      // A reload begins anew then.
+    }
   }
 
   /** Whether nobody has prevented what follows. @param {State} state @param {object} [detail] */
   #show(state, detail = state) {
     const before = this.state;
     this.state = state;
-    this.dispatchEvent(new Event("change"));
+    this.#say("change");
     const { name, number } = state;
     const goes_on = name === before.name || this.#say(name === "blocked" ? "error" : name, detail);
     if (number && number !== before.number) this.#say("number", state);
@@ -414,10 +441,10 @@ class QrLogin extends EventTarget {
   #reach(is_connected) {
     if (this.is_connected === is_connected) return;
     this.is_connected = is_connected;
-    this.dispatchEvent(new Event("change"));
+    this.#say("change");
   }
 
-  /** @param {string} type @param {object} detail */
+  /** @param {string} type @param {object} [detail] */
   #say(type, detail) {
     return this.dispatchEvent(new CustomEvent(type, { detail, cancelable: true }));
   }
@@ -446,7 +473,7 @@ class QrLogin extends EventTarget {
     const response = await fetch(this.#base + path, { ...init, cache: "no-store", credentials: "omit" });
     if (response.ok) return response;
     const { code, detail } = await response.json().catch(() => ({}));
-    throw refused(response.status, code, detail, Number(response.headers.get("retry-after")) * 1000 || undefined);
+    throw refused(response.status, code, detail, Number(response.headers.get("retry-after")) * 1000);
   }
 }
 

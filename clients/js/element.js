@@ -26,48 +26,47 @@ const sheet = `
   --good: var(--qr-login-good, light-dark(#157347, #5fd19a));
   --bad: var(--qr-login-bad, light-dark(#b3261e, #ff9c93));
   --size: var(--qr-login-size, 15rem);
+  --tone: var(--accent);
   display: grid; justify-items: center; padding: 1.5rem; border-radius: var(--qr-login-radius, 1.25rem);
-  background: var(--ground); color: var(--ink); font: 1rem/1.5 var(--qr-login-font, system-ui, sans-serif); text-align: center; outline: 0;
+  background: var(--ground); color: var(--ink); font: 1rem/1.5 var(--qr-login-font, system-ui, sans-serif); text-align: center; font-variant-numeric: tabular-nums; outline: 0;
 }
 * { box-sizing: border-box; margin: 0; }
 [hidden] { display: none !important; }
-.stage { position: relative; display: grid; place-items: center; place-content: center; width: var(--size); height: var(--size); }
-.code { position: absolute; inset: 0; border-radius: 1rem; overflow: hidden; background: #fff; color-scheme: light; border: 1px solid var(--line); }
-.code img { display: block; width: 100%; height: 100%; }
-.spin { position: absolute; inset: 50% auto auto 50%; width: 2rem; height: 2rem; margin: -1rem; border: 3px solid var(--line); border-top-color: var(--accent); border-radius: 50%; animation: spin 1s linear infinite; }
+.stage { display: grid; place-items: center; place-content: center; width: var(--size); height: var(--size); }
+.code { display: grid; width: var(--size); height: var(--size); border-radius: 1rem; overflow: hidden; background: #fff; color-scheme: light; border: 1px solid var(--line); }
+.code > *, .last > * { grid-area: 1 / 1; place-self: center; }
+img { width: 100%; height: 100%; object-fit: cover; }
+.spin { width: 2rem; height: 2rem; border: 3px solid var(--line); border-top-color: var(--accent); border-radius: 50%; animation: spin 1s linear infinite; }
 @keyframes spin { to { rotate: 1turn; } }
-.dim img { opacity: .08; }
-.code button { position: absolute; inset: 0; margin: auto; width: max-content; height: max-content; max-width: 90%; }
+.expired .code img { opacity: .08; }
+.code button { position: relative; max-width: 90%; }
 .avatar, .sign { display: grid; place-items: center; width: 6.5rem; height: 6.5rem; border-radius: 50%; overflow: hidden; background: color-mix(in srgb, var(--tone) 14%, var(--ground)); color: var(--tone); font-size: 2.25rem; font-weight: 600; }
-.avatar img { width: 100%; height: 100%; object-fit: cover; }
-.frame { --tone: var(--accent); }
 .rejected, .blocked { --tone: var(--bad); }
 .confirmed { --tone: var(--good); }
 .confirmed .avatar { outline: 3px solid var(--good); outline-offset: 4px; }
 path { fill: none; stroke: currentColor; stroke-width: 2; stroke-linecap: round; stroke-linejoin: round; }
-.sign svg { width: 3rem; }
 .sign + a { margin-top: 1.25rem; }
-.number { font-size: 4rem; font-weight: 700; line-height: 1.25; letter-spacing: .06em; font-variant-numeric: tabular-nums; }
+.number { font-size: 4rem; font-weight: 700; line-height: 1.25; letter-spacing: .06em; }
 .name { max-width: var(--size); margin-top: 1rem; font-size: 1.125rem; font-weight: 600; overflow: hidden; overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
 .number ~ .avatar { width: 3rem; height: 3rem; font-size: 1.125rem; }
 .number ~ .name { margin-top: .25rem; }
-.message { margin-top: 1rem; font-size: 1.25rem; line-height: 1.75rem; font-weight: 600; min-height: 1.75rem; }
+.message { margin-top: 1rem; font-size: 1.25rem; font-weight: 600; min-height: 1.75rem; line-height: 1.75rem; }
 .hint { color: var(--quiet); min-height: 3rem; text-wrap: balance; }
-.left { display: flex; align-items: center; gap: .375rem; min-height: 1.5rem; color: var(--quiet); font-size: .875rem; font-variant-numeric: tabular-nums; }
+.left, .foot, .actions { display: flex; flex-wrap: wrap; align-items: center; justify-content: center; gap: .5rem; min-height: 2rem; }
+.left, .foot { color: var(--quiet); visibility: hidden; }
+.left, .last { font-size: .875rem; }
+.sign svg { width: 3rem; }
 .left svg { width: 1.125rem; rotate: -90deg; }
 circle { fill: none; stroke: var(--line); stroke-width: 3; }
 circle + circle { stroke: var(--accent); stroke-dasharray: 1; }
-.actions { display: flex; flex-wrap: wrap; justify-content: center; gap: .75rem; min-height: 2.75rem; margin-top: .75rem; }
-.foot { display: flex; align-items: center; justify-content: center; gap: .5rem; min-height: 2rem; color: var(--quiet); }
+.actions { min-height: 2.75rem; margin-top: .75rem; }
 button, a { min-height: 2.75rem; padding: .5rem 1.125rem; border: 1px solid var(--line); border-radius: .75rem; background: none; color: inherit; font: inherit; font-weight: 600; text-decoration: none; cursor: pointer; }
 .foot button { min-height: 2rem; padding: .125rem .625rem; color: var(--ink); }
 :is(button, a):hover { border-color: var(--accent); }
 .main { border-color: transparent; background: var(--accent); color: var(--on-accent); }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.left, .foot { visibility: hidden; }
 .ready :is(.left, .foot), .scanned .left { visibility: visible; }
-.last { display: grid; margin-top: .5rem; font-size: .875rem; }
-.last > * { grid-area: 1 / 1; place-self: center; }
+.last { display: grid; margin-top: .5rem; }
 .notice { color: var(--bad); font-weight: 600; visibility: hidden; }
 .away .notice { visibility: visible; animation: late 1s steps(1) both; }
 .away .foot { visibility: hidden; animation: late 1s steps(1) reverse both; }
@@ -90,14 +89,14 @@ const signs = {
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * An element with these attributes and children; `class` names its part too.
- * @param {string} tag @param {Record<string, string>} [attributes] @param {(Node | string)[]} children
+ * An element with these attributes and children: "p.name" is a `p` of the class, and of the part, "name".
+ * @param {string} what @param {Record<string, string>} [attributes] @param {(Node | string)[]} children
  */
-function make(tag, attributes = {}, ...children) {
-  const element = /^(svg|path|circle)$/.test(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    element.setAttribute(name, value);
-    if (name === "class") element.setAttribute("part", value);
+function make(what, attributes = {}, ...children) {
+  const [tag, name] = what.split(".");
+  const element = /svg|path|circle/.test(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
+  for (const [key, value] of Object.entries({ ...(name && { class: name, part: name }), ...attributes })) {
+    element.setAttribute(key, value);
   }
   element.append(...children);
   return /** @type {HTMLElement} */ (element);
@@ -105,7 +104,7 @@ function make(tag, attributes = {}, ...children) {
 
 /** Ada Lovelace is AL. @param {string} name */
 const initials = (name) =>
-  name.split(/\s+/).filter(Boolean).slice(0, 2).map((word) => [...word][0]).join("").toUpperCase();
+  (name.match(/(?<!\S)\S/gu) ?? []).slice(0, 2).join("").toUpperCase();
 
 /**
  * Attributes: endpoint, lang, theme (light, dark, auto; else as the page is), auto-refresh, client-info.
@@ -125,23 +124,23 @@ export class QrLoginElement extends HTMLElement {
   #ticking;
   #copied = false;
 
-  #picture = /** @type {HTMLImageElement} */ (make("img", { class: "qr" }));
-  #spin = make("div", { class: "spin" });
+  #picture = /** @type {HTMLImageElement} */ (make("img.qr"));
+  #spin = make("div.spin");
   #renew = this.#button("main refresh", () => this.refresh());
-  #code = make("div", { class: "code" }, this.#spin, this.#picture, this.#renew);
-  #open = make("a", { class: "main", target: "_blank", rel: "noopener" });
-  #number = make("bdi", { class: "number" });
-  #avatar = make("div", { class: "avatar", "aria-hidden": "true" });
+  #code = make("div.code", {}, this.#spin, this.#picture, this.#renew);
+  #open = /** @type {HTMLAnchorElement} */ (make("a.main", { target: "_blank", rel: "noopener" }));
+  #number = make("bdi.number");
+  #avatar = make("div.avatar", { "aria-hidden": "true" });
   #path = make("path");
-  #sign = make("div", { class: "sign", "aria-hidden": "true" }, make("svg", { viewBox: "0 0 24 24" }, this.#path));
-  #name = make("p", { class: "name" });
-  #stage = make("div", { class: "stage" });
-  #message = make("p", { class: "message", role: "status" });
-  #hint = make("p", { class: "hint" });
+  #sign = make("div.sign", { "aria-hidden": "true" }, make("svg", { viewBox: "0 0 24 24" }, this.#path));
+  #name = make("p.name");
+  #stage = make("div.stage");
+  #message = make("p.message", { role: "status" });
+  #hint = make("p.hint");
   #ring = make("circle", { cx: "10", cy: "10", r: "8", pathLength: "1" });
   #clock = make("bdi");
-  #label = make("span", { class: "sr" });
-  #left = make("div", { class: "left", role: "timer" },
+  #label = make("span.sr");
+  #left = make("div.left", { role: "timer" },
     make("svg", { viewBox: "0 0 20 20", "aria-hidden": "true" }, make("circle", { cx: "10", cy: "10", r: "8" }), this.#ring),
     this.#label, this.#clock);
   #actions = {
@@ -152,11 +151,11 @@ export class QrLoginElement extends HTMLElement {
   };
   #cannot_scan = make("span");
   #copy = this.#button("copy", () => this.#copy_link());
-  #foot = make("div", { class: "foot" }, this.#cannot_scan, this.#copy);
-  #notice = make("p", { class: "notice" });
-  #frame = make("div", { class: "frame", tabindex: "-1" },
+  #foot = make("div.foot", {}, this.#cannot_scan, this.#copy);
+  #notice = make("p.notice");
+  #frame = make("div.frame", { tabindex: "-1" },
     make("slot", { name: "header" }), this.#stage, this.#message, this.#hint, this.#left,
-    make("div", { class: "actions" }, ...Object.values(this.#actions)), make("div", { class: "last" }, this.#foot, this.#notice), make("slot", { name: "footer" }));
+    make("div.actions", {}, ...Object.values(this.#actions)), make("div.last", {}, this.#foot, this.#notice), make("slot", { name: "footer" }));
 
   constructor() {
     super();
@@ -202,8 +201,12 @@ export class QrLoginElement extends HTMLElement {
       const pass_on = (/** @type {any} */ event) => this.#say(type, event.detail) || event.preventDefault();
       this.#login.addEventListener(type, pass_on, { signal });
     }
-    document.addEventListener("visibilitychange", () => this.#renew_if_seen(), { signal });
-    this.#login.addEventListener("expired", () => this.#renew_if_seen(), { signal });
+    const renew = () => this.#renew_if_seen();
+    document.addEventListener("visibilitychange", renew, { signal });
+    // A page that one goes back to, after the login has led on to another, asks again.
+    const asks_again = () => this.state.name === "confirmed" && !this.hasAttribute("once");
+    addEventListener("pageshow", ({ persisted }) => persisted && asks_again() && this.start(), { signal });
+    this.#login.addEventListener("expired", renew, { signal });
     this.#show();
     this.start();
   }
@@ -231,7 +234,7 @@ export class QrLoginElement extends HTMLElement {
 
   /** @param {string} name @param {() => void} act */
   #button(name, act) {
-    const button = make("button", { class: name, type: "button" });
+    const button = make(`button.${name}`, { type: "button" });
     button.addEventListener("click", act);
     return button;
   }
@@ -246,7 +249,19 @@ export class QrLoginElement extends HTMLElement {
   }
 
   async #copy_link() {
-    await navigator.clipboard.writeText(String(this.state.qr_url)).then(() => (this.#copied = true), () => {});
+    const text = this.state.qr_url ?? "";
+    try {
+      await navigator.clipboard.writeText(text);
+      this.#copied = true;
+    } catch {
+      // A page on plain http has no such clipboard.
+      const field = /** @type {HTMLTextAreaElement} */ (make("textarea.sr", {}, text));
+      this.#foot.append(field);
+      field.select();
+      this.#copied = document.execCommand("copy");
+      field.remove();
+      this.#copy.focus();
+    }
     this.#show();
     setTimeout(() => {
       this.#copied = false;
@@ -256,11 +271,10 @@ export class QrLoginElement extends HTMLElement {
 
   /** The language of the page here, if there is it, else of the browser. */
   #language() {
+    const of = (/** @type {string} */ tag, parts = 9) => tag.toLowerCase().split("-", parts).join();
     const wanted = /** @type {HTMLElement | null} */ (this.closest("[lang]"))?.lang || navigator.language;
     const tags = Object.keys(languages);
-    const [main] = wanted.toLowerCase().split("-");
-    const is = (/** @type {string} */ tag) => tag.toLowerCase() === wanted.toLowerCase();
-    return tags.find(is) ?? tags.find((tag) => tag.toLowerCase().split("-")[0] === main) ?? "en";
+    return tags.find((tag) => of(tag) === of(wanted)) ?? tags.find((tag) => of(tag, 1) === of(wanted, 1)) ?? "en";
   }
 
   #show() {
@@ -269,34 +283,33 @@ export class QrLoginElement extends HTMLElement {
     const words = languages[tag];
     const state = name === "idle" ? "loading" : name;
     const had_focus = this.#root.activeElement;
-    const is_code = /loading|ready|expired/.test(state);
+    const is_open = /ready|scanned/.test(state);
     const who = user?.name ?? "";
     // (Many an app token does not say who it is.)
-    const is_person = /scanned|confirmed/.test(state) && (who || user?.picture);
+    const person = /scanned|confirmed/.test(state) && (who || user?.picture) ? [this.#avatar, this.#name] : [];
+    const numbers = state === "scanned" && number ? [this.#number] : [];
     // Whoever is on the phone already has nothing to scan it with.
     const is_on_phone = state === "ready" && matchMedia("(pointer: coarse) and (max-width: 40rem)").matches;
 
     this.#frame.lang = tag;
     this.#frame.className = `frame ${state}${this.#login.is_connected ? "" : " away"}`;
-    const faces = is_on_phone ? [this.#sign, this.#open] : is_code ? [this.#code] : is_person ? [this.#avatar, this.#name] : [this.#sign];
-    if (!number || state !== "scanned") this.#stage.replaceChildren(...faces);
-    else this.#stage.replaceChildren(this.#number, ...(is_person ? faces : []));
-    if (qr_image !== this.#picture.getAttribute("src")) this.#picture.setAttribute("src", qr_image);
+    const faces = [...numbers, ...person];
+    const code = /loading|ready|expired/.test(state) ? this.#code : this.#sign;
+    this.#stage.replaceChildren(...(is_on_phone ? [this.#sign, this.#open] : faces.length ? faces : [code]));
+    if (this.#picture.src !== qr_image) this.#picture.src = qr_image;
     this.#picture.hidden = !qr_image || state === "loading";
-    this.#picture.setAttribute("alt", words.picture);
+    this.#picture.alt = words.picture;
     this.#spin.hidden = state !== "loading";
-    this.#code.className = `code ${state === "expired" ? "dim" : ""}`;
-    this.#renew.hidden = state !== "expired";
-    this.#open.setAttribute("href", qr_url);
+    this.#open.href = qr_url;
     this.#number.textContent = number ?? "";
     this.#name.textContent = who;
     this.#name.hidden = !who;
     this.#face(user, who);
     this.#path.setAttribute("d", is_on_phone ? PHONE : signs[state] ?? "");
 
-    const key = /** @type {keyof Language} */ (is_on_phone ? "on_phone" : state === "scanned" && number ? "number" : state);
+    const key = /** @type {keyof Language} */ (is_on_phone ? "on_phone" : numbers.length ? "number" : state);
     this.#put(this.#message, words[key]);
-    const hint = /** @type {keyof Language} */ (reason === "overload" || reason === "claimed" ? reason : `${key}_hint`);
+    const hint = /** @type {keyof Language} */ (/overload|claimed/.test(reason ?? "") ? reason : `${key}_hint`);
     this.#put(this.#hint, words[hint] ?? "");
     this.#put(this.#notice, this.#login.is_connected ? "" : words.offline);
     this.#label.textContent = words.left;
@@ -306,7 +319,7 @@ export class QrLoginElement extends HTMLElement {
       [this.#renew, words.refresh, state === "expired"],
       [this.#open, words.open, true],
       [this.#copy, this.#copied ? words.copied : words.copy, true],
-      [cancel, words.cancel, /ready|scanned/.test(state)],
+      [cancel, words.cancel, is_open],
       [again, state === "blocked" ? words.retry : words.refresh, /rejected|cancelled|blocked/.test(state)],
       [resume, words.resume, state === "replaced"],
       [not_you, words.not_you, state === "confirmed"],
@@ -315,8 +328,8 @@ export class QrLoginElement extends HTMLElement {
       button.hidden = !is_there;
     }
     this.#tick();
-    if (!this.#ticking && /ready|scanned/.test(state) && this.#shown) this.#ticking = setInterval(() => this.#tick(), 1000);
-    else if (!/ready|scanned/.test(state)) this.#ticking = void clearInterval(this.#ticking);
+    if (!is_open) this.#ticking = void clearInterval(this.#ticking);
+    else if (this.#shown) this.#ticking ??= setInterval(() => this.#tick(), 1000);
     // Whoever was here with the keyboard stays here.
     if (had_focus && !this.#root.activeElement) {
       const next = [this.#renew, ...Object.values(this.#actions)].find((button) => !button.hidden && button.isConnected);
@@ -331,7 +344,7 @@ export class QrLoginElement extends HTMLElement {
     this.#avatar.dataset.of = key;
     this.#avatar.replaceChildren(initials(who));
     if (!user?.picture) return;
-    const picture = /** @type {HTMLImageElement} */ (make("img", { src: String(user.picture), alt: "", referrerpolicy: "no-referrer" }));
+    const picture = /** @type {HTMLImageElement} */ (make("img", { src: user.picture, alt: "", referrerpolicy: "no-referrer" }));
     picture.onload = () => this.#avatar.dataset.of === key && this.#avatar.replaceChildren(picture);
   }
 
@@ -345,7 +358,7 @@ export class QrLoginElement extends HTMLElement {
     const left_ms = Math.max(0, ends_at - performance.now());
     const seconds = Math.ceil(left_ms / 1000);
     this.#put(this.#clock, `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`);
-    this.#ring.setAttribute("stroke-dashoffset", String(1 - Math.min(1, left_ms / lasts_ms)));
+    this.#ring.setAttribute("stroke-dashoffset", `${1 - Math.min(1, left_ms / lasts_ms)}`);
   }
 }
 

@@ -53,6 +53,11 @@ async fn the_element_works_on_a_page_of_an_allowed_origin_under_a_strict_policy(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_element_works_where_pages_put_it() -> Told {
+    told("surroundings.mjs", |settings, foreign| settings.allowed_origins.push(foreign.to_owned())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn on_a_page_of_another_origin_the_element_names_the_setting() -> Told {
     told("foreign.mjs", |_, _| {}).await
 }

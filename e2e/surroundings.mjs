@@ -1,0 +1,191 @@
+// The element where pages really put it: without storage, in frames without a URL, on plain http, several times, and with
+// listeners that end it.
+import assert from "node:assert/strict";
+import { base, browser, desktop, foreign, generated, listen, part, received, scans, site, state, tell, waiting } from "./stage.mjs";
+
+/** A page of an allowed origin, before it is opened. */
+async function visitor(options = {}) {
+  return listen(await (await browser.newContext(options)).newPage());
+}
+
+const element = `<script type="module" src="${base}/js/qr-login.js"></script><qr-login endpoint="${base}"></qr-login>`;
+const html = (body) => `<!doctype html><html lang="en"><title>A shop</title>${body}`;
+
+/** Ways of waiting: what is blocked for each. */
+const ways = { websocket: [], events: ["ws"], polling: ["ws", "sse"] };
+
+async function only(page, way) {
+  if (ways[way].includes("ws")) await page.routeWebSocket(/./, (socket) => socket.close());
+  if (ways[way].includes("sse")) await page.route(/\/v1\/sse/, (route) => route.abort());
+  page.may_fail = true;
+}
+
+/** Two elements of a page have a code each. */
+const both_ready = (page) => page.waitForFunction(() => document.querySelectorAll("qr-login").length === 2
+  && [...document.querySelectorAll("qr-login")].every(({ state }) => state.name === "ready"));
+
+const stories = {
+  async "without storage it logs in, and a reload begins anew"() {
+    const broken = [
+      () => (Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError"); }),
+      () => Object.defineProperty(window, "sessionStorage", { get() { throw new DOMException("blocked", "SecurityError"); } }),
+      () => (Storage.prototype.getItem = Storage.prototype.removeItem = () => { throw new DOMException("gone", "SecurityError"); }),
+    ];
+    for (const breaks of broken) {
+      const page = await visitor();
+      await page.addInitScript(breaks);
+      await page.goto(base);
+      await state(page, "ready");
+      const session = generated(page);
+      await page.reload();
+      await state(page, "ready");
+      await (await scans(await session)).confirms();
+      await state(page, "confirmed");
+      await received(await session);
+      await page.context().close();
+    }
+  },
+
+  async "in frames that have no URL of their own it logs in"() {
+    const shop = await site(html(`<iframe id="frame"></iframe>`), { port: new URL(foreign).port });
+    const fill = {
+      srcdoc: (frame, content) => (frame.srcdoc = content),
+      blob: (frame, content) => (frame.src = URL.createObjectURL(new Blob([content], { type: "text/html" }))),
+      "about:blank": (frame, content) => (frame.contentDocument.write(content), frame.contentDocument.close()),
+    };
+    for (const [kind, how] of Object.entries(fill)) {
+      const page = await visitor();
+      await page.goto(foreign);
+      const session = generated(page);
+      await page.evaluate(`(${how})(document.getElementById("frame"), ${JSON.stringify(html(element))})`);
+      const frame = page.frameLocator("#frame");
+      await frame.locator("qr-login .frame.ready").waitFor();
+      await (await scans(await session)).confirms();
+      await frame.locator("qr-login .frame.confirmed").waitFor();
+      await received(await session);
+      console.log(`told: ${kind}`);
+      await page.context().close();
+    }
+    shop.close();
+  },
+
+  async "where it cannot know the server it says what is missing"() {
+    const frame = html(element.replace(/endpoint="[^"]*"/, "")).replaceAll('"', "&quot;");
+    const shop = await site(html(`<iframe sandbox="allow-scripts" srcdoc="${frame}"></iframe>`), { port: new URL(foreign).port });
+    const page = await (await browser.newContext()).newPage();
+    const said = [];
+    page.on("console", (message) => said.push(message.text()));
+    page.on("pageerror", (error) => assert.fail(error));
+    await page.goto(foreign);
+    await page.frameLocator("iframe").locator("qr-login .frame.blocked").waitFor();
+    assert(said.some((line) => line.startsWith("qr-login") && line.includes("endpoint")), said.join("\n"));
+    shop.close();
+  },
+
+  async "on plain http the link is copied all the same"() {
+    const page = await visitor();
+    await page.addInitScript(() => Object.defineProperty(Navigator.prototype, "clipboard", { value: undefined }));
+    const session = generated(page);
+    await page.goto(base);
+    await state(page, "ready");
+    await part(page, "copy").click();
+    await page.waitForFunction(() => document.querySelector("qr-login").shadowRoot.querySelector(".copy").textContent === "Copied");
+    assert.equal(await page.evaluate(() => document.querySelector("qr-login").shadowRoot.activeElement?.className), "copy");
+    await page.evaluate(() => document.body.append(Object.assign(document.createElement("input"), { id: "pasted" })));
+    await page.locator("#pasted").focus();
+    await page.keyboard.press("Control+V");
+    assert.equal(await page.locator("#pasted").inputValue(), (await session).qr_url);
+  },
+
+  async "two elements on a page each keep their login over a reload"() {
+    const shop = await site(html(element + element.replace(/<script.*<\/script>/, "")), { port: new URL(foreign).port });
+    const page = await visitor();
+    const codes = () => page.evaluate(() => [...document.querySelectorAll("qr-login")].map(({ state }) => state.qr_url));
+    await page.goto(foreign);
+    await both_ready(page);
+    await waiting(2);
+    const before = await codes();
+    assert.notEqual(before[0], before[1]);
+    for (let times = 0; times < 2; times++) {
+      await page.reload();
+      await both_ready(page);
+      await waiting(2);
+      assert.deepEqual(await codes(), before);
+    }
+    await (await scans({ qr_url: before[1] })).confirms();
+    await page.waitForFunction(() => document.querySelectorAll("qr-login")[1].state.name === "confirmed");
+    assert.equal(await page.evaluate(() => document.querySelector("qr-login").state.name), "ready");
+    // The first is told nothing of the second's end, and the second begins anew where it was.
+    await page.reload();
+    await both_ready(page);
+    const after = await codes();
+    assert.equal(after[0], before[0]);
+    assert(!before.includes(after[1]));
+    shop.close();
+  },
+
+  async "a page that is returned to asks again, or stays logged in if it is to"() {
+    for (const stays of [false, true]) {
+      const { page, session } = await desktop();
+      await page.evaluate((stays) => document.querySelector("qr-login").toggleAttribute("once", stays), stays);
+      await (await scans(session)).confirms();
+      await state(page, "confirmed");
+      await received(session);
+      await page.evaluate(() => window.dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true })));
+      await state(page, stays ? "confirmed" : "ready");
+      await page.context().close();
+    }
+  },
+
+  async "the token is acknowledged also if its listener ends the login, in each way of waiting"() {
+    const ends = {
+      "removes the element": (event) => event.target.remove(),
+      "asks for a new code": (event) => event.target.refresh(),
+      "begins again": (event) => event.target.start(),
+      "leaves the page": () => location.assign("/demo/gallery"),
+    };
+    for (const way of Object.keys(ways)) {
+      for (const [name, end] of Object.entries(ends)) {
+        const page = await visitor();
+        await only(page, way);
+        const session = generated(page);
+        await page.goto(base);
+        await state(page, "ready");
+        await waiting(1);
+        await page.evaluate(`document.addEventListener("qr-login:confirmed", ${end}, { once: true })`);
+        await (await scans(await session)).confirms();
+        await received(await session);
+        // (Chromium opens no page any more once a context has been closed under a page that is being left.)
+        if (name === "leaves the page") await page.waitForURL(/gallery/);
+        console.log(`told: ${way}, ${name}`);
+        await page.context().close();
+        await waiting(0);
+      }
+    }
+  },
+
+  async "a login without an element acknowledges although it is stopped, in each way of waiting"() {
+    for (const way of Object.keys(ways)) {
+      const page = await visitor();
+      await only(page, way);
+      page.may_fail = true;
+      await page.route(/gallery\.js/, (route) => route.abort());
+      await page.goto(`${base}/demo/gallery`);
+      const session = generated(page);
+      await page.evaluate(async () => {
+        const { createQrLogin } = await import("/js/core.js");
+        window.login = createQrLogin();
+        window.login.addEventListener("confirmed", () => window.login.stop());
+        window.login.start();
+      });
+      await session;
+      await waiting(1);
+      await (await scans(await session)).confirms();
+      await received(await session);
+      await page.context().close();
+      await waiting(0);
+    }
+  },
+};
+
+await tell(stories);
