@@ -1,6 +1,16 @@
 //! Why something failed, in one line.
 
-/// The whole chain of causes: what a driver's error says itself is often only the first.
+use crate::secret::{HIDDEN, shown_address};
+
+/// Longest text of a driver that is shown, in characters.
+const MAX_CHARS: usize = 500;
+/// Redis quotes the arguments of a command that it does not know. Those of `AUTH` and `HELLO` are a user and a password.
+const QUOTED_ARGUMENTS: &str = "with args beginning with";
+/// Names in front of `=` whose values are not shown.
+const SECRET_NAMES: [&str; 7] = ["password", "passwd", "pass", "pwd", "secret", "token", "key"];
+
+/// Returns the whole chain of causes, because a driver's error says itself often only the first. What may be secret in
+/// it is left out: see [`cleaned`].
 #[must_use]
 pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -12,5 +22,62 @@ pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         cause = error.source();
     }
-    text
+    cleaned(&text)
+}
+
+/// Returns what a driver or a server said, as one line of at most 500 characters, without credentials: addresses as
+/// [`shown_address`] has them, no values of `password=` and the like, no arguments of commands.
+#[must_use]
+pub fn cleaned(text: &str) -> String {
+    let (text, cut) = text.split_once(QUOTED_ARGUMENTS).map_or((text, false), |(text, _)| (text, true));
+    let words = text.split(|letter: char| letter.is_whitespace() || letter.is_control());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).map(cleaned_word).collect();
+    let mut line = words.join(" ");
+    if cut {
+        line.push_str(" with arguments that are not shown");
+    }
+    if line.chars().count() > MAX_CHARS {
+        line = line.chars().take(MAX_CHARS).chain(['…']).collect();
+    }
+    line
+}
+
+fn cleaned_word(word: &str) -> String {
+    let is_mark = |letter: char| "'\"`()<>,;.:".contains(letter);
+    let bare = word.trim_matches(is_mark);
+    if bare.contains("://") {
+        return word.replace(bare, &shown_address(bare));
+    }
+    match word.split_once('=') {
+        Some((name, value)) if !value.is_empty() && is_secret_name(name) => format!("{name}={HIDDEN}"),
+        _ => word.to_owned(),
+    }
+}
+
+fn is_secret_name(name: &str) -> bool {
+    let name = name.to_lowercase();
+    SECRET_NAMES.iter().any(|secret| name.ends_with(secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_left_out_of_what_a_driver_says() {
+        for (said, shown) in [
+            ("password authentication failed for user \"ann\"", "password authentication failed for user \"ann\""),
+            ("cannot connect to 'redis://u:hunter2@h:1': refused", "cannot connect to 'redis://(hidden)@h:1': refused"),
+            ("no host in \"postgres://u:hun/ter2@h\"", "no host in \"(hidden)\""),
+            ("bad: host=db user=u password=hunter2", "bad: host=db user=u password=(hidden)"),
+            (
+                "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'u' 'hunter2'",
+                "ERR unknown command 'HELLO', with arguments that are not shown",
+            ),
+            ("two\r\nlines\0and\x1b[31m a colour", "two lines and [31m a colour"),
+        ] {
+            assert_eq!(cleaned(said), shown);
+        }
+        assert_eq!(cleaned(&"x".repeat(9000)).chars().count(), MAX_CHARS + 1);
+    }
 }

@@ -68,6 +68,8 @@ pub mod postgres;
 #[forbid(unsafe_code)]
 pub mod random;
 #[forbid(unsafe_code)]
+pub mod secret;
+#[forbid(unsafe_code)]
 pub mod shutdown;
 #[forbid(unsafe_code)]
 pub mod telemetry;

@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::harness::Server;
 
 /// Imports point downwards: `main → app → http → {login, hub} → {store, bus, token} → session`. A module may use those
-/// of lower layers, and itself. `random` and `cause`, beside `session`, may be used by all but that.
-const LAYERS: [(&str, u8); 29] = [
+/// of lower layers, and itself. `random`, `cause` and `secret`, beside `session`, may be used by all but that.
+const LAYERS: [(&str, u8); 30] = [
     ("main", 9),
     ("cli", 8),
     ("app", 7),
@@ -39,6 +39,7 @@ const LAYERS: [(&str, u8); 29] = [
     ("postgres", 2),
     ("cause", 1),
     ("random", 1),
+    ("secret", 0),
     ("shutdown", 2),
     ("telemetry", 2),
 ];
