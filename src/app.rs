@@ -30,7 +30,7 @@ use crate::session::{CodeSecret, Rotation};
 use crate::shutdown::Shutdown;
 use crate::store::{BatchingReader, OpenError, PostgresSetup, PostgresStore, SqliteStore, Store};
 use crate::token::{
-    AppAuth, AppAuthError, KeyError, KeyRing, MIN_HMAC_SECRET_BYTES, Minter, PUBLISH_TIME, open_code_secret,
+    AppAuth, AppAuthError, KeyError, KeyRing, Minter, PUBLISH_TIME, open_code_secret, read_code_secret,
 };
 
 /// What is in flight has this long to end, once all browsers have been sent away.
@@ -69,6 +69,9 @@ pub enum ServeError {
     /// No database.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// A secret that was copied from what `print-config` shows.
+    #[error("{0}: holds '(hidden)', which print-config shows in place of a secret; set the secret itself")]
+    HiddenSecret(&'static str),
     /// No bus.
     #[error(transparent)]
     Bus(#[from] BusUrlError),
@@ -179,10 +182,10 @@ impl Parts {
         let geo = Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
         let metrics = Arc::new(Metrics::new());
         let app_auth = app_auth(&settings.app_auth, &clock)?;
-        let (clock, store, bus) = if Postgres::is_url(&settings.database_url.0) {
+        let (clock, store, bus) = if Postgres::is_url(settings.database_url.expose()) {
             open_shared(&settings, &metrics).await?
         } else {
-            let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&settings.database_url.0, clock.clone())?);
+            let store: Arc<dyn Store> = Arc::new(SqliteStore::open(settings.database_url.expose(), clock.clone())?);
             let bus: Arc<dyn Bus> = Arc::new(LocalBus::default());
             (clock, store, bus)
         };
@@ -190,12 +193,31 @@ impl Parts {
     }
 }
 
+/// Checks what [`Parts::open`] would refuse, as far as that can be told without making anything. The ports and the
+/// database are left alone.
+///
+/// # Errors
+/// The first that cannot be used.
+pub fn check(settings: &Settings, clock: &Clock) -> Result<(), ServeError> {
+    check_urls(settings)?;
+    app_auth(&settings.app_auth, clock)?;
+    if settings.token.key_dir.exists() {
+        KeyRing::open(&settings.token.key_dir, clock.clone())?;
+        read_code_secret(&settings.token.key_dir)?;
+    }
+    Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
+    Ok(())
+}
+
 /// Whether the URLs are of a kind that can be used, and go together.
 ///
 /// # Errors
 /// The first that is not.
 pub fn check_urls(settings: &Settings) -> Result<(), ServeError> {
-    let (database_url, bus_url) = (&settings.database_url.0, &settings.bus_url.0);
+    if let Some((key, _)) = settings.secrets().into_iter().find(|(_, secret)| secret.is_hidden()) {
+        return Err(ServeError::HiddenSecret(key));
+    }
+    let (database_url, bus_url) = (settings.database_url.expose(), settings.bus_url.expose());
     if Postgres::is_url(database_url) {
         postgres::check_url(database_url).map_err(OpenError::UrlPart)?;
         if !bus_url.is_empty() {
@@ -203,8 +225,23 @@ pub fn check_urls(settings: &Settings) -> Result<(), ServeError> {
         }
         return Ok(());
     }
+    check_sqlite_url(database_url).map_err(|reason| OpenError::UrlPart(reason.to_owned()))?;
     SqliteStore::check_url(database_url)?;
     if bus_url.is_empty() { Ok(()) } else { Err(ServeError::BusOfOne) }
+}
+
+/// Refuses the address of a server that was taken for a file's name.
+fn check_sqlite_url(url: &str) -> Result<(), &'static str> {
+    match url.strip_prefix("sqlite://") {
+        Some(file) if file.split_once('@').is_some_and(|(credentials, _)| credentials.contains(':')) => Err(
+            "is an sqlite:// URL with a user and a password; sqlite:// takes the name of a file, postgres:// a server",
+        ),
+        Some(_) => Ok(()),
+        None if !url.contains("://") && url.contains('=') => {
+            Err("is in libpq's keyword form; write it as postgres://USER:PASSWORD@HOST:PORT/DATABASE")
+        }
+        None => Err("is not of the form sqlite://FILE or postgres://USER:PASSWORD@HOST/DATABASE"),
+    }
 }
 
 /// What a node of many stands on.
@@ -213,12 +250,12 @@ async fn open_shared(
     metrics: &Arc<Metrics>,
 ) -> Result<(Clock, Arc<dyn Store>, Arc<dyn Bus>), ServeError> {
     let (node, clock) = (NodeName::random(), Clock::shared());
-    let postgres = Postgres::parse(&settings.database_url.0).map_err(OpenError::UrlPart)?;
-    let sends_hints = settings.bus_url.0.is_empty();
+    let postgres = Postgres::parse(settings.database_url.expose()).map_err(OpenError::UrlPart)?;
+    let sends_hints = settings.bus_url.is_empty();
     let bus: Arc<dyn Bus> = if sends_hints {
         Arc::new(PostgresBus::new(postgres.clone(), node.clone(), metrics.clone()))
     } else {
-        Arc::new(RedisBus::new(&settings.bus_url.0, node.clone(), metrics.clone())?)
+        Arc::new(RedisBus::new(settings.bus_url.expose(), node.clone(), metrics.clone())?)
     };
     info!(event = "node", name = %node, store = %postgres);
     let max_connections = settings.database_connections;
@@ -232,21 +269,18 @@ async fn open_shared(
 /// # Errors
 /// Nothing is set, or what is set cannot be used.
 pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, ServeError> {
-    let secret = settings.hmac_secret.0.as_bytes();
+    let secret = settings.hmac_secret.expose().as_bytes();
     let mut app_auth = if !secret.is_empty() {
-        if secret.len() < MIN_HMAC_SECRET_BYTES {
-            warn!(event = "weak secret", "app_auth.hmac_secret is shorter than {MIN_HMAC_SECRET_BYTES} bytes");
-        }
         AppAuth::hmac(secret)
     } else if settings.public_key_file != Path::new("") {
         AppAuth::public_key_file(&settings.public_key_file)?
-    } else if let Ok(url) = Url::parse(&settings.jwks_url) {
+    } else if let Ok(url) = Url::parse(settings.jwks_url.expose()) {
         let is_loopback = is_loopback(&url);
         AppAuth::key_set(url, is_loopback, clock.clone())?
-    } else if let Ok(url) = Url::parse(&settings.introspection_url) {
+    } else if let Ok(url) = Url::parse(settings.introspection_url.expose()) {
         let is_loopback = is_loopback(&url);
-        let (id, secret) = (&settings.introspection_client_id, &settings.introspection_client_secret.0);
-        let client = (!id.is_empty()).then_some((id.as_str(), secret.as_str()));
+        let (id, secret) = (&settings.introspection_client_id, settings.introspection_client_secret.expose());
+        let client = (!id.is_empty()).then_some((id.as_str(), secret));
         AppAuth::introspection(url, is_loopback, client, clock.clone())?
     } else {
         return Err(ServeError::NoAppAuth);

@@ -6,21 +6,22 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value};
 use tracing::{error, info, warn};
 
 use crate::app::{self, Listeners, Parts, Reload};
 use crate::clock::Clock;
-use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Settings};
+use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Settings, Warning};
 use crate::demo::{Demo, USERS};
 use crate::files;
-use crate::geo::Geo;
 use crate::load::{self, Plan, Transport};
 use crate::memory;
+use crate::secret::HIDDEN;
 use crate::shutdown::{Shutdown, Signal, Signals};
-use crate::telemetry::{Log, LogFormat, Writing};
-use crate::token::{KeyRing, read_code_secret, sign_app_token};
+use crate::telemetry::{Log, LogFormat, Writing, with_warnings};
+use crate::token::sign_app_token;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -49,8 +50,14 @@ enum Command {
         #[command(flatten)]
         config: ConfigFlags,
     },
-    /// Say whether the settings can be used, without serving
-    CheckConfig(ConfigFlags),
+    /// Say whether the settings can be used, and what serve would warn of, without serving
+    CheckConfig {
+        /// Fail if there is a warning
+        #[arg(long)]
+        strict: bool,
+        #[command(flatten)]
+        config: ConfigFlags,
+    },
     /// Print the settings as they are after flags, environment and file, secrets hidden
     PrintConfig(ConfigFlags),
     /// Print an app token for trying out, signed with app_auth.hmac_secret
@@ -139,17 +146,22 @@ impl ConfigFlags {
     /// The settings that flags, environment and file make, over these defaults. The file that nobody named is read
     /// only `with_default_file`.
     fn settings(&self, defaults: &Settings, with_default_file: bool) -> Result<Settings, Failure> {
+        Ok(self.settings_and_warnings(defaults, with_default_file)?.0)
+    }
+
+    /// As [`ConfigFlags::settings`], with what the operator should know of them.
+    fn settings_and_warnings(
+        &self,
+        defaults: &Settings,
+        with_default_file: bool,
+    ) -> Result<(Settings, Vec<Warning>), Failure> {
         let mut layers = Layers::over(defaults);
         match &self.config {
             Some(file) => layers.file(file)?,
             None if with_default_file && Path::new(DEFAULT_FILE).exists() => layers.file(Path::new(DEFAULT_FILE))?,
             None => {}
         }
-        // A variable that is not text cannot be one of ours with a usable value; its name is all that is looked at.
-        layers.environment(
-            std::env::vars_os()
-                .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())),
-        )?;
+        layers.environment(std::env::vars_os())?;
         let named = [
             ("listen", "--listen", &self.listen),
             ("ops_listen", "--ops-listen", &self.ops_listen),
@@ -163,11 +175,11 @@ impl ConfigFlags {
             }
         }
         for setting in &self.set {
-            let (key, value) =
-                setting.split_once('=').ok_or_else(|| format!("--set {setting}: write it as KEY=VALUE"))?;
+            let (key, value) = setting.split_once('=').ok_or("--set: write it as KEY=VALUE")?;
             layers.text(key.trim(), value, "--set")?;
         }
-        Ok(layers.finish()?)
+        let warnings = layers.warnings().to_vec();
+        Ok((layers.finish()?, warnings))
     }
 }
 
@@ -175,10 +187,11 @@ impl ConfigFlags {
 #[must_use]
 pub fn main() -> ExitCode {
     memory::keep_together();
-    let done = match Cli::parse().command {
+    let cli = Cli::try_parse().unwrap_or_else(|error| without_values(error).exit());
+    let done = match cli.command {
         Command::Serve(flags) => serve(&flags),
         Command::Demo { lan, config } => demo(lan, &config),
-        Command::CheckConfig(flags) => check_config(&flags).map(succeeded),
+        Command::CheckConfig { strict, config } => check_config(&config, strict).map(succeeded),
         Command::PrintConfig(flags) => print_config(&flags).map(succeeded),
         Command::GenToken { user, name, picture, ttl_seconds, config } => {
             gen_token(&config, &user, name, picture, ttl_seconds).map(succeeded)
@@ -191,6 +204,31 @@ pub fn main() -> ExitCode {
             say(&failure);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Removes what may be a secret from an error of the command line: a value that was typed without its flag, or after a
+/// wrong one.
+fn without_values(mut error: clap::Error) -> clap::Error {
+    let is_flag = |text: &str| {
+        let name = text.strip_prefix("--");
+        name.is_some_and(|name| name.len() <= 24 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'))
+    };
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue] {
+        let Some(ContextValue::String(text)) = error.get(kind) else { continue };
+        let is_known = error.kind() != ErrorKind::UnknownArgument;
+        let is_shown = kind == ContextKind::InvalidArg && (is_known || is_flag(text));
+        if !is_shown {
+            error.insert(kind, ContextValue::String(HIDDEN.to_owned()));
+        }
+    }
+    error
+}
+
+/// Logs what the operator should know of the settings.
+fn log_warnings(warnings: &[Warning]) {
+    for Warning { origin, key, reason } in warnings {
+        warn!(event = "setting_unclean", origin, key, reason);
     }
 }
 
@@ -219,15 +257,17 @@ fn say(failure: &Failure) {
 }
 
 fn serve(flags: &ConfigFlags) -> Result<ExitCode, Failure> {
-    let settings = flags.settings(&Settings::default(), true)?;
+    let (settings, warnings) = flags.settings_and_warnings(&Settings::default(), true)?;
     let log = Log::start(&settings.log.level, settings.log.format);
+    log_warnings(&warnings);
     let served = in_runtime(async {
         let listeners = Listeners::bind(&settings)?;
         let parts = Parts::open(settings, Clock::system(), None).await?;
         let reload = Reload::default();
         run_until_stopped(parts, listeners, &Shutdown::new(), reload.clone(), || {
-            match flags.settings(&Settings::default(), true) {
-                Ok(settings) => {
+            match flags.settings_and_warnings(&Settings::default(), true) {
+                Ok((settings, warnings)) => {
+                    log_warnings(&warnings);
                     log.set_level(&settings.log.level);
                     info!(event = "reloading", log_level = settings.log.level, "other settings need a restart");
                 }
@@ -324,17 +364,20 @@ fn stop_in_time(drain_seconds: u32) {
     drop(watching);
 }
 
-/// What `serve` would refuse, as far as that can be told without making anything: the ports and the database are left
-/// alone.
-fn check_config(flags: &ConfigFlags) -> Result<(), Failure> {
-    let settings = flags.settings(&Settings::default(), true)?;
-    app::app_auth(&settings.app_auth, &Clock::system())?;
-    if settings.token.key_dir.exists() {
-        KeyRing::open(&settings.token.key_dir, Clock::system())?;
-        read_code_secret(&settings.token.key_dir)?;
+/// Says what `serve` would refuse, as far as [`app::check`] finds it, and what it would warn of.
+fn check_config(flags: &ConfigFlags, strict: bool) -> Result<(), Failure> {
+    let (checked, warnings) = with_warnings(|| -> Result<(), Failure> {
+        let (settings, warnings) = flags.settings_and_warnings(&Settings::default(), true)?;
+        log_warnings(&warnings);
+        Ok(app::check(&settings, &Clock::system())?)
+    });
+    for warning in &warnings {
+        eprintln!("qrlogin: warning: {warning}");
     }
-    Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
-    app::check_urls(&settings)?;
+    checked?;
+    if strict && !warnings.is_empty() {
+        return Err("the settings can be used, but not without a warning (--strict)".into());
+    }
     println!("The settings can be used.");
     Ok(())
 }
@@ -363,7 +406,7 @@ fn app_token(
     picture: Option<String>,
     ttl_seconds: u32,
 ) -> Result<String, Failure> {
-    if settings.hmac_secret.0.is_empty() {
+    if settings.hmac_secret.is_empty() || settings.hmac_secret.is_hidden() {
         let reason = "must be set (QRLOGIN_APP_AUTH__HMAC_SECRET): it signs the token".to_owned();
         return Err(ConfigError::Invalid { key: "app_auth.hmac_secret", reason }.into());
     }
@@ -380,7 +423,7 @@ fn app_token(
         texts.into_iter().filter_map(|(claim, text)| Some((claim.to_owned(), text?.into()))).collect();
     claims.insert("iat".to_owned(), now.into());
     claims.insert("exp".to_owned(), (now + i64::from(ttl_seconds)).into());
-    Ok(sign_app_token(settings.hmac_secret.0.as_bytes(), &claims).ok_or("the token could not be signed")?)
+    Ok(sign_app_token(settings.hmac_secret.expose().as_bytes(), &claims).ok_or("the token could not be signed")?)
 }
 
 fn load(flags: LoadFlags) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::config::{Address, Secret, Settings};
+use crate::config::{Secret, Settings};
 use crate::qr::Picture;
 use crate::random;
 use crate::session::Timestamp;
@@ -53,9 +53,9 @@ impl Demo {
         dir: &std::path::Path,
         terminal: Option<Lines>,
     ) -> (Self, Settings) {
-        let secret = Secret(URL_SAFE_NO_PAD.encode(random::bytes::<32>()));
-        settings.database_url = Address(format!("sqlite://{}", dir.join("demo.db").display()));
-        settings.bus_url = Address::default();
+        let secret = Secret::from(URL_SAFE_NO_PAD.encode(random::bytes::<32>()));
+        settings.database_url = format!("sqlite://{}", dir.join("demo.db").display()).into();
+        settings.bus_url = Secret::default();
         settings.token.key_dir = dir.join("keys");
         settings.app_auth = Settings::default().app_auth;
         settings.app_auth.hmac_secret = secret.clone();
@@ -84,7 +84,7 @@ impl Demo {
             ("iat".to_owned(), Value::from(now.as_seconds())),
             ("exp".to_owned(), Value::from(now.as_seconds() + TOKEN_SECONDS)),
         ]);
-        sign_app_token(self.secret.0.as_bytes(), &claims)
+        sign_app_token(self.secret.expose().as_bytes(), &claims)
     }
 
     /// Shows a code in the terminal, for whoever has a phone at hand and no browser.

@@ -1,24 +1,55 @@
 //! Where settings come from: flags, then the environment, then the file, then the defaults.
 //!
 //! The defaults, as a table, say which keys there are and of what kind each is; every other layer is laid over them
-//! key by key, so that whatever is wrong can be named with its key and its source.
+//! key by key, so that an error names the key and its source. No error quotes a value, which may be a secret, or one
+//! that was written into the wrong line.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
 use std::path::Path;
 
+use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use super::clean::{boolean, clean, is_blank};
 use super::{ConfigError, Settings};
 
 /// The file that is read where none is named; it need not exist.
 pub const DEFAULT_FILE: &str = "qrlogin.toml";
 /// The beginning of every environment variable that is a setting.
 pub const ENV_PREFIX: &str = "QRLOGIN_";
+/// Longest unknown key that is quoted, in bytes.
+const MAX_SHOWN_KEY_BYTES: usize = 48;
 
 /// Settings in the making.
 pub struct Layers {
     known: Table,
     table: Table,
+    /// Where each key was set last.
+    origins: BTreeMap<String, String>,
+    warnings: Vec<Warning>,
 }
+
+/// A value that was changed before it was taken, or that looks like a mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Where it was set.
+    pub origin: String,
+    /// Key of the setting.
+    pub key: String,
+    /// Reason, as the predicate of a sentence about the key.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {}", self.origin, self.key, self.reason)
+    }
+}
+
+/// A line and a column of a file, both from 1.
+type Position = (usize, usize);
 
 impl Layers {
     /// These defaults, and nothing over them.
@@ -27,8 +58,13 @@ impl Layers {
     /// Never: settings are written as TOML by their own definition.
     #[must_use]
     pub fn over(defaults: &Settings) -> Self {
-        let table = Table::try_from(defaults).expect("the defaults are TOML");
-        Self { known: table.clone(), table }
+        let known = Table::try_from(defaults).expect("the defaults are TOML");
+        let mut layers = Self { table: known.clone(), known, origins: BTreeMap::new(), warnings: Vec::new() };
+        // Secrets are not written.
+        for (key, secret) in defaults.secrets() {
+            insert(&mut layers.table, key, Value::String(secret.expose().to_owned()));
+        }
+        layers
     }
 
     /// Lays a TOML file over.
@@ -37,20 +73,37 @@ impl Layers {
     /// A file that cannot be read or is not TOML, an unknown key, a value of the wrong kind.
     pub fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let file = path.display().to_string();
-        let failed = |reason: String| ConfigError::File { file: file.clone(), reason };
-        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-        let table: Table = text.parse().map_err(|error: toml::de::Error| failed(error.to_string()))?;
-        self.lay_table("", table, &file)
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::File { file: file.clone(), reason: error.to_string() })?;
+        let table: Table = text.parse().map_err(|error| self.syntax_error(&file, &text, &error))?;
+        let mut positions = BTreeMap::new();
+        if let Ok(spanned) = DeTable::parse(&text) {
+            note_positions(&mut positions, "", spanned.get_ref(), &text);
+        }
+        self.lay_table("", table, &|key| match positions.get(key) {
+            Some((line, column)) => format!("{file}:{line}:{column}"),
+            None => file.clone(),
+        })
     }
 
-    /// Lays those of these environment variables over that begin with [`ENV_PREFIX`].
+    /// Lays those of these environment variables over that begin with [`ENV_PREFIX`]. An empty one is as one that is
+    /// not set, because a compose file makes one of each variable that it passes on.
     ///
     /// # Errors
     /// An unknown key, a value of the wrong kind.
-    pub fn environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
+    pub fn environment(
+        &mut self,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(), ConfigError> {
         for (name, value) in variables {
-            if let Some(key) = name.strip_prefix(ENV_PREFIX) {
-                self.text(&key.to_lowercase().replace("__", "."), &value, &format!("environment variable {name}"))?;
+            let name = name.to_string_lossy();
+            let Some(key) = name.strip_prefix(ENV_PREFIX) else { continue };
+            let origin = format!("environment variable {}", name.escape_debug());
+            let key = key.to_lowercase().replace("__", ".");
+            self.known(&key, &origin)?;
+            let value = value.into_string().map_err(|_| value_error(&origin, &key, "is not UTF-8 text".to_owned()))?;
+            if !is_blank(&key, &value) {
+                self.text(&key, &value, &origin)?;
             }
         }
         Ok(())
@@ -65,7 +118,9 @@ impl Layers {
         let value = match self.known(key, origin)? {
             Value::String(_) => Value::String(text.to_owned()),
             Value::Integer(_) => Value::Integer(text.trim().parse().map_err(|_| wrong("a whole number"))?),
-            Value::Boolean(_) => Value::Boolean(text.trim().parse().map_err(|_| wrong("true or false"))?),
+            Value::Boolean(_) => {
+                Value::Boolean(boolean(text).ok_or_else(|| wrong("true or false (or 1, 0, yes, no, on, off)"))?)
+            }
             Value::Array(_) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::Array(items.map(Value::from).collect())
@@ -75,26 +130,43 @@ impl Layers {
         self.put(key, value, origin)
     }
 
+    /// Returns what has been noticed so far, and [`Layers::finish`] does not refuse.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
     /// The settings as they are now.
     ///
     /// # Errors
     /// The first that cannot be used; see [`Settings::check`].
     pub fn finish(self) -> Result<Settings, ConfigError> {
-        let settings: Settings = self.table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
+        let Self { table, origins, .. } = self;
+        // Each value has been taken by itself.
+        let settings: Settings = table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
             file: "settings".to_owned(),
-            reason: error.to_string(),
+            reason: expected(&error),
         })?;
-        settings.check()?;
+        settings.check().map_err(|error| match error {
+            ConfigError::Invalid { key, reason } if origins.contains_key(key) => {
+                value_error(&origins[key], key, reason)
+            }
+            error => error,
+        })?;
         Ok(settings)
     }
 
-    fn lay_table(&mut self, prefix: &str, table: Table, origin: &str) -> Result<(), ConfigError> {
+    fn lay_table(&mut self, prefix: &str, table: Table, origin: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
         for (name, value) in table {
             let key = format!("{prefix}{name}");
-            match (self.known(&key, origin)?, value) {
+            let origin_of_key = origin(&key);
+            match (self.known(&key, &origin_of_key)?, value) {
                 (Value::Table(_), Value::Table(inner)) => self.lay_table(&format!("{key}."), inner, origin)?,
-                (known, value) if known.same_type(&value) => self.put(&key, value, origin)?,
-                (known, _) => return Err(value_error(origin, &key, format!("must be of type {}", known.type_str()))),
+                (known, value) if known.same_type(&value) => self.put(&key, value, &origin_of_key)?,
+                (known, value) => {
+                    let reason = format!("must be of type {}, and is of type {}", known.type_str(), value.type_str());
+                    return Err(value_error(&origin_of_key, &key, reason));
+                }
             }
         }
         Ok(())
@@ -108,28 +180,117 @@ impl Layers {
         };
         table.and_then(|table| table.get(name)).ok_or_else(|| ConfigError::UnknownKey {
             origin: origin.to_owned(),
-            key: key.to_owned(),
+            key: shown_key(key).to_owned(),
             known: table.unwrap_or(&self.known).keys().map(String::as_str).collect::<Vec<_>>().join(", "),
         })
     }
 
-    /// Puts a value of the right kind in, if its setting takes it.
+    /// Puts a value of the right kind in, cleaned, if its setting takes it.
     fn put(&mut self, key: &str, value: Value, origin: &str) -> Result<(), ConfigError> {
-        let mut attempt = self.table.clone();
-        match key.split_once('.') {
-            Some((section, name)) => {
-                if let Some(Value::Table(table)) = attempt.get_mut(section) {
-                    table.insert(name.to_owned(), value);
-                }
-            }
-            None => drop(attempt.insert(key.to_owned(), value)),
+        let value = self.cleaned(key, value, origin)?;
+        let has_default = self.known(key, origin)?.as_str().is_some_and(|default| !default.is_empty());
+        if has_default && value.as_str() == Some("") {
+            let reason = "must not be empty; leave it out for its default".to_owned();
+            return Err(value_error(origin, key, reason));
         }
+        let mut attempt = self.table.clone();
+        insert(&mut attempt, key, value);
         // One at a time, so that what cannot be taken is named with its key and source.
         let taken: Result<Settings, _> = attempt.clone().try_into();
-        taken.map_err(|error| value_error(origin, key, format!("cannot be used: {}", error.message())))?;
+        taken.map_err(|error| value_error(origin, key, format!("cannot be used: {}", expected(&error))))?;
         self.table = attempt;
+        self.origins.insert(key.to_owned(), origin.to_owned());
         Ok(())
     }
+
+    fn cleaned(&mut self, key: &str, value: Value, origin: &str) -> Result<Value, ConfigError> {
+        match value {
+            Value::String(text) => {
+                let clean = clean(key, &text).map_err(|reason| value_error(origin, key, reason))?;
+                if let Some(reason) = clean.warning {
+                    self.warnings.push(Warning { origin: origin.to_owned(), key: key.to_owned(), reason });
+                }
+                Ok(Value::String(clean.text))
+            }
+            Value::Array(items) => {
+                let items: Result<_, _> = items.into_iter().map(|item| self.cleaned(key, item, origin)).collect();
+                Ok(Value::Array(items?))
+            }
+            value => Ok(value),
+        }
+    }
+
+    /// Why a file is not TOML: where, and what the parser expected. Its own text quotes the line.
+    fn syntax_error(&self, file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+        let Some(span) = error.span() else {
+            return ConfigError::File { file: file.to_owned(), reason: format!("is not TOML: {}", error.message()) };
+        };
+        let (line, column) = position(text, span.start);
+        let near = self.key_near(text, line).map_or_else(String::new, |key| format!(" (near {key})"));
+        let reason = format!("is not TOML: {}{near}", error.message());
+        ConfigError::File { file: format!("{file}:{line}:{column}"), reason }
+    }
+
+    /// The last known key that is set in these lines, unless an unknown one or a section follows.
+    fn key_near(&self, text: &str, lines: usize) -> Option<String> {
+        let (mut section, mut near) = ("", None);
+        for line in text.lines().take(lines).map(str::trim) {
+            if let Some(header) = line.strip_prefix('[') {
+                (section, near) = (header.split(']').next().unwrap_or_default().trim(), None);
+            } else if let Some((name, _)) = line.split_once('=') {
+                let name = name.trim().trim_matches(['"', '\'']);
+                // A line of a text that goes over several may hold an equals sign too.
+                if shown_key(name) == name {
+                    let key = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+                    near = self.known(&key, "").is_ok().then_some(key);
+                }
+            }
+        }
+        near
+    }
+}
+
+fn insert(table: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        Some((section, name)) => {
+            if let Some(Value::Table(table)) = table.get_mut(section) {
+                table.insert(name.to_owned(), value);
+            }
+        }
+        None => drop(table.insert(key.to_owned(), value)),
+    }
+}
+
+/// A key as it is quoted. What does not look like one may be a value.
+fn shown_key(key: &str) -> &str {
+    let looks_like_one = key.bytes().all(|byte| byte.is_ascii_lowercase() || b"_.".contains(&byte));
+    if looks_like_one && key.len() <= MAX_SHOWN_KEY_BYTES { key } else { "(not shown)" }
+}
+
+/// What a value should be. The rest of serde's text may quote the value.
+fn expected(error: &toml::de::Error) -> String {
+    let wanted = error.message().rsplit_once("expected ").map_or("another value", |(_, wanted)| wanted);
+    match wanted {
+        "u32" => "expected a whole number from 0 to 4294967295".to_owned(),
+        "usize" => "expected a whole number, not below 0".to_owned(),
+        wanted => format!("expected {wanted}"),
+    }
+}
+
+fn note_positions(positions: &mut BTreeMap<String, Position>, prefix: &str, table: &DeTable<'_>, text: &str) {
+    for (name, value) in table {
+        let key = format!("{prefix}{}", name.get_ref());
+        if let DeValue::Table(inner) = value.get_ref() {
+            note_positions(positions, &format!("{key}."), inner, text);
+        }
+        positions.insert(key, position(text, name.span().start));
+    }
+}
+
+fn position(text: &str, at: usize) -> Position {
+    let before = &text[..text.floor_char_boundary(at)];
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
 fn value_error(origin: &str, key: &str, reason: String) -> ConfigError {
@@ -145,7 +306,7 @@ mod tests {
         let path = dir.path().join("qrlogin.toml");
         std::fs::write(&path, file).unwrap();
         let mut layers = Layers::over(&Settings::default());
-        let variables = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let variables = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         layers
             .file(&path)
             .and_then(|()| layers.environment(variables))
@@ -193,12 +354,12 @@ mod tests {
             &["QRLOGIN_SESSION__TTL_SECONDS", "session.ttl_seconds"],
         );
         refused("", &[("QRLOGIN_SESSION__TTL_SECONDS", "0")], &["session.ttl_seconds", "from 1 to 3600"]);
-        refused("", &[("QRLOGIN_ALLOW_MISSING_ORIGIN", "yes")], &["QRLOGIN_ALLOW_MISSING_ORIGIN", "true or false"]);
+        refused("", &[("QRLOGIN_ALLOW_MISSING_ORIGIN", "maybe")], &["QRLOGIN_ALLOW_MISSING_ORIGIN", "true or false"]);
         refused("", &[("QRLOGIN_SESSION", "3")], &["QRLOGIN_SESSION", "key by key"]);
         refused("", &[("QRLOGIN_LOG__FORMAT", "xml")], &["QRLOGIN_LOG__FORMAT", "log.format", "json"]);
         refused("", &[("QRLOGIN_LOG__LEVEL", "a=b=c")], &["log.level"]);
-        refused("public_url = 'ftp://x'", &[], &["public_url", "ftp://x"]);
-        refused("allowed_origins = ['https://a.example/']", &[], &["allowed_origins", "https://a.example/"]);
+        refused("public_url = 'ftp://x'", &[], &["qrlogin.toml:1:1", "public_url", "http(s) URL"]);
+        refused("allowed_origins = ['https://a.example/']", &[], &["allowed_origins", "item 1"]);
         refused("[token]\nclaims = ['email', 'sub']", &[], &["token.claims", "'sub'"]);
         refused(
             "[app_auth]\nhmac_secret = 'x'\npublic_key_file = 'y'",
@@ -208,8 +369,160 @@ mod tests {
     }
 
     #[test]
+    fn a_syntax_error_names_its_place_and_its_key_and_quotes_nothing() {
+        for (file, place, key) in [
+            ("[app_auth]\nhmac_secret = hunter2\n", ":2:15: ", "app_auth.hmac_secret"),
+            ("[app_auth]\nhmac_secret = 'hunter2\n", ":2:", "app_auth.hmac_secret"),
+            ("[app_auth]\nhmac_secret = \"hunter2\n", ":2:", "app_auth.hmac_secret"),
+            ("[app_auth]\nhmac_secret = \"hun\\qter2\"\n", ":2:", "app_auth.hmac_secret"),
+            ("[app_auth]\nhmac_secret = 'a' hunter2\n", ":2:", "app_auth.hmac_secret"),
+            ("[app_auth]\nhmac_secret = \"\"\"\nhunter2=\n\\q", ":4:", "app_auth.hmac_secret"),
+            ("[app_auth]\nhmac_secret = 'x'\nhmac_secret = 'hunter2'", ":3:", "app_auth.hmac_secret"),
+            ("[app_auth]\nhmac_secret: hunter2\n", ":2:", ""),
+            ("database_url = postgres://u:hunter2@h/d\n", ":1:", "database_url"),
+            ("database_url = 'postgres://u:hunter2@h/d\nlisten = ':1'\n", ":1:", "database_url"),
+            ("app_auth = { hmac_secret = 'hunter2\n", ":1:", ""),
+            ("[app_auth\nhmac_secret = 'hunter2'", ":1:", ""),
+            ("hunter2", ":1:", ""),
+            ("= 'hunter2'", ":1:", ""),
+            ("bus_url = \"redis://:hunter2\u{0}@h\"", ":1:", "bus_url"),
+            ("bus_url = 2026-99-99hunter2", ":1:", "bus_url"),
+            ("bus_url = 0xhunter2", ":1:", "bus_url"),
+            ("bus_url = [ 'hunter2' 'hunter2' ]", ":1:", "bus_url"),
+        ] {
+            let error = layered(file, &[]).unwrap_err();
+            assert!(error.contains(&format!("qrlogin.toml{place}")) && error.contains(key), "{file:?}: {error}");
+            assert!(
+                error.contains("is not TOML: ") && !error.contains("hunter") && error.lines().count() == 1,
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_quoted_only_if_it_looks_like_one() {
+        for file in ["hunter2 = 1", "\"postgres://u:hunter2@h\" = 1", "[app_auth]\nHunter2 = 'x'"] {
+            let error = layered(file, &[]).unwrap_err();
+            assert!(
+                error.contains("unknown key '(not shown)'") && !error.to_lowercase().contains("hunter2"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_is_as_one_that_is_not_set() {
+        let names = [
+            "LISTEN",
+            "PUBLIC_URL",
+            "DATABASE_URL",
+            "BUS_URL",
+            "LOG__LEVEL",
+            "LOG__FORMAT",
+            "TOKEN__KEY_DIR",
+            "RISK__SIGNALS",
+            "SESSION__TTL_SECONDS",
+            "ALLOW_MISSING_ORIGIN",
+            "APP_AUTH__HMAC_SECRET",
+            "APP_AUTH__USER_CLAIM",
+            "SESSION",
+        ];
+        for empty in ["", " ", "\n", "\r\n"] {
+            for name in names {
+                let is_secret = name.ends_with("SECRET");
+                if is_secret && empty == " " {
+                    continue;
+                }
+                let name = format!("{ENV_PREFIX}{name}");
+                assert_eq!(layered("", &[(&name, empty)]), Ok(Settings::default()), "{name}={empty:?}");
+            }
+        }
+        // What a file says is meant.
+        for (file, key) in
+            [("[token]\nkey_dir = ''", "token.key_dir"), ("[log]\nlevel = ' '", "log.level"), ("listen = ''", "listen")]
+        {
+            let error = layered(file, &[]).unwrap_err();
+            assert!(error.contains(key) && error.contains("must not be empty"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_warned_of() {
+        let mut layers = Layers::over(&Settings::default());
+        let variables = [("QRLOGIN_PUBLIC_URL", "https://login.example.com\r"), ("QRLOGIN_BUS_URL", "redis://h")];
+        layers.environment(variables.map(|(name, value)| (name.into(), value.into()))).unwrap();
+        layers.text("token.key_dir", " keys ", "--set").unwrap();
+        let warnings: Vec<_> = layers.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings,
+            [
+                "environment variable QRLOGIN_PUBLIC_URL: public_url has white space around its value, which was cut off",
+                "--set: token.key_dir has white space around its value, which was cut off",
+            ]
+        );
+        assert_eq!(layers.finish().unwrap().public_base(), "https://login.example.com");
+    }
+
+    #[test]
+    fn a_short_secret_is_refused() {
+        for (secret, is_taken) in [("x".repeat(31), false), ("x".repeat(32), true), ("x".repeat(31) + "\n", false)] {
+            let taken = layered("", &[("QRLOGIN_APP_AUTH__HMAC_SECRET", &secret)]);
+            assert_eq!(taken.is_ok(), is_taken);
+            if let Err(error) = taken {
+                assert!(error.contains("QRLOGIN_APP_AUTH__HMAC_SECRET") && error.contains("32 bytes"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_public_url_that_browsers_would_mend_is_refused() {
+        for good in
+            ["https://a.example", "https://a.example:8443/login/", "http://[::1]:8080", "https://b\u{fc}cher.example"]
+        {
+            assert!(layered("", &[("QRLOGIN_PUBLIC_URL", good)]).is_ok(), "{good}");
+        }
+        for bad in [
+            "https:a.example",
+            "https:/a.example",
+            "https:///a.example",
+            "https:\\\\a.example",
+            "https://a.example\\b",
+            "https://a.example/a b",
+            "https://a.exa\tmple",
+            "https://a.exa\nmple",
+            "https://a.example/\u{a0}b",
+            "a.example",
+            "https://",
+            "https://u@a.example",
+            "https://:pw@a.example",
+            "https://@a.example",
+            "https://a.example/?x",
+            "https://a.example/#x",
+            "https://a.example/?",
+            "https://a.example/<b>",
+            "https://a.example:99999",
+            "wss://a.example",
+        ] {
+            let error = layered("", &[("QRLOGIN_PUBLIC_URL", bad)]).unwrap_err();
+            assert!(error.contains("QRLOGIN_PUBLIC_URL") && error.contains("public_url"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_log_level_that_logs_nothing_is_refused() {
+        for good in ["info", "INFO", "off", "warn,qrlogin::http=debug", "qrlogin", "info,[request]=trace", "3"] {
+            assert!(layered("", &[("QRLOGIN_LOG__LEVEL", good)]).is_ok(), "{good}");
+        }
+        for bad in ["warning", "inof", "info,hyper", "a=b=c", "qrlogin=loud"] {
+            let error = layered("", &[("QRLOGIN_LOG__LEVEL", bad)]).unwrap_err();
+            assert!(error.contains("log.level") && !error.contains(bad), "{bad}: {error}");
+        }
+    }
+
+    #[test]
     fn secrets_are_hidden_when_shown() {
-        let settings = layered("[app_auth]\nhmac_secret = 'swordfish'", &[]).unwrap();
+        let secret = "swordfish, and another thirty-two bytes";
+        let settings = layered(&format!("[app_auth]\nhmac_secret = '{secret}'"), &[]).unwrap();
         assert!(!settings.to_toml().unwrap().contains("swordfish"));
         assert!(!format!("{settings:?}").contains("swordfish"));
     }

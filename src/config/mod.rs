@@ -1,9 +1,9 @@
 //! Settings: their keys, defaults and limits. Where they come from is in [`Layers`].
 
+mod clean;
 mod layers;
 mod origin;
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -12,63 +12,17 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::{Host, Url};
-use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::telemetry::LogFormat;
-use crate::token::RESERVED_CLAIMS;
+use crate::token::{MIN_HMAC_SECRET_BYTES, RESERVED_CLAIMS};
 use origin::origin_of;
 
-pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers};
+pub use crate::secret::Secret;
+pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers, Warning};
 pub use origin::AllowedOrigin;
 
 /// `public_url` stands in every QR code.
 const MAX_PUBLIC_URL_BYTES: usize = 512;
-
-/// A setting that is not shown, and wiped from memory when it is dropped.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-#[serde(transparent)]
-pub struct Secret(pub String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-/// A URL that may hold a password, which is not shown.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Address(pub String);
-
-impl Address {
-    /// Without the password.
-    fn shown(&self) -> Self {
-        let Ok(mut url) = Url::parse(&self.0) else { return self.clone() };
-        let hidden: Vec<_> = url
-            .query_pairs()
-            .map(|(key, value)| {
-                (key.to_string(), if key == "password" { "(hidden)".into() } else { value.to_string() })
-            })
-            .collect();
-        let has_password = url.password().is_some() || hidden.iter().any(|(key, _)| key == "password");
-        if !has_password {
-            return self.clone();
-        }
-        if url.password().is_some() && url.set_password(Some("hidden")).is_err() {
-            return Self("(hidden)".to_owned());
-        }
-        if !hidden.is_empty() {
-            url.query_pairs_mut().clear().extend_pairs(hidden);
-        }
-        Self(url.into())
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown().0)
-    }
-}
 
 /// All settings. An empty string or list means "not set".
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,11 +34,13 @@ pub struct Settings {
     /// The base of `qr_url`, and what "same origin" means; never taken from a request.
     pub public_url: String,
     /// `sqlite://FILE`, or `postgres://…` for many nodes.
-    pub database_url: Address,
+    #[serde(serialize_with = "Secret::serialize_address")]
+    pub database_url: Secret,
     /// Connections to Postgres that this node opens for its statements, at most.
     pub database_connections: usize,
     /// How nodes tell each other: `redis://…`; empty: by Postgres itself, and with SQLite not at all.
-    pub bus_url: Address,
+    #[serde(serialize_with = "Secret::serialize_address")]
+    pub bus_url: Secret,
     /// Other origins whose pages may use the browser routes, see [`AllowedOrigin`].
     pub allowed_origins: Vec<String>,
     /// Whether a request without `Origin` (a native client) passes.
@@ -134,9 +90,11 @@ pub struct AppAuthSettings {
     /// The public key of app tokens signed with RS256, ES256 or EdDSA, as a PEM file.
     pub public_key_file: PathBuf,
     /// Where the public keys of app tokens are published, as a JWK Set (RFC 7517).
-    pub jwks_url: String,
+    #[serde(serialize_with = "Secret::serialize_address")]
+    pub jwks_url: Secret,
     /// Who says whether an app token is good (RFC 7662).
-    pub introspection_url: String,
+    #[serde(serialize_with = "Secret::serialize_address")]
+    pub introspection_url: Secret,
     /// As whom it is asked; empty: as nobody.
     pub introspection_client_id: String,
     /// With which secret.
@@ -265,9 +223,9 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             ops_listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
             public_url: "http://localhost:8080".to_owned(),
-            database_url: Address("sqlite://qrlogin.db".to_owned()),
+            database_url: "sqlite://qrlogin.db".into(),
             database_connections: 8,
-            bus_url: Address::default(),
+            bus_url: Secret::default(),
             allowed_origins: Vec::new(),
             allow_missing_origin: true,
             trusted_proxies: Vec::new(),
@@ -282,8 +240,8 @@ impl Default for Settings {
             app_auth: AppAuthSettings {
                 hmac_secret: Secret::default(),
                 public_key_file: PathBuf::new(),
-                jwks_url: String::new(),
-                introspection_url: String::new(),
+                jwks_url: Secret::default(),
+                introspection_url: Secret::default(),
                 introspection_client_id: String::new(),
                 introspection_client_secret: Secret::default(),
                 issuer: String::new(),
@@ -367,8 +325,9 @@ impl Settings {
     /// The first setting that cannot be used.
     pub fn check(&self) -> Result<(), ConfigError> {
         public_url(&self.public_url).map_err(|reason| invalid("public_url", reason))?;
-        for origin in &self.allowed_origins {
-            AllowedOrigin::parse(origin).map_err(|reason| invalid("allowed_origins", reason))?;
+        for (item, origin) in (1..).zip(&self.allowed_origins) {
+            AllowedOrigin::parse(origin)
+                .map_err(|reason| invalid("allowed_origins", format!("item {item} {reason}")))?;
         }
         if !(1..=1000).contains(&self.database_connections) {
             return Err(invalid("database_connections", "must be from 1 to 1000".to_owned()));
@@ -378,9 +337,9 @@ impl Settings {
         in_range("session.heartbeat_seconds", session.heartbeat_seconds, 1, 3600)?;
         in_range("session.claim_seconds", session.claim_seconds, 1, 3600)?;
         in_range("session.rotate_seconds", session.rotate_seconds, 0, 3600)?;
-        for proxy in &self.trusted_proxies {
+        for (item, proxy) in (1..).zip(&self.trusted_proxies) {
             network(proxy).ok_or_else(|| {
-                let reason = format!("'{proxy}' is neither an address nor a network, as 10.0.0.0/8");
+                let reason = format!("item {item} is neither an address nor a network, as 10.0.0.0/8");
                 invalid("trusted_proxies", reason)
             })?;
         }
@@ -397,8 +356,7 @@ impl Settings {
             return Err(invalid("app_auth.user_claim", "must not be empty".to_owned()));
         }
         self.app_auth.check()?;
-        tracing_subscriber::EnvFilter::from_str(&self.log.level)
-            .map_err(|error| invalid("log.level", format!("'{}': {error}", self.log.level)))?;
+        log_level(&self.log.level).map_err(|reason| invalid("log.level", reason))?;
         Ok(())
     }
 
@@ -426,22 +384,27 @@ impl Settings {
     /// # Errors
     /// None that a setting can cause.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
-        let mut shown = self.clone();
-        for secret in [&mut shown.app_auth.hmac_secret, &mut shown.app_auth.introspection_client_secret] {
-            if !secret.0.is_empty() {
-                *secret = Secret("(hidden)".to_owned());
-            }
-        }
-        shown.database_url = shown.database_url.shown();
-        shown.bus_url = shown.bus_url.shown();
-        toml::to_string(&shown)
+        toml::to_string(self)
+    }
+
+    /// Returns the settings that are or may hold a secret, with their keys.
+    #[must_use]
+    pub const fn secrets(&self) -> [(&'static str, &Secret); 6] {
+        [
+            ("database_url", &self.database_url),
+            ("bus_url", &self.bus_url),
+            ("app_auth.hmac_secret", &self.app_auth.hmac_secret),
+            ("app_auth.jwks_url", &self.app_auth.jwks_url),
+            ("app_auth.introspection_url", &self.app_auth.introspection_url),
+            ("app_auth.introspection_client_secret", &self.app_auth.introspection_client_secret),
+        ]
     }
 }
 
 impl AppAuthSettings {
     fn check(&self) -> Result<(), ConfigError> {
         let sources = [
-            ("app_auth.hmac_secret", !self.hmac_secret.0.is_empty()),
+            ("app_auth.hmac_secret", !self.hmac_secret.is_empty()),
             ("app_auth.public_key_file", !self.public_key_file.as_os_str().is_empty()),
             ("app_auth.jwks_url", !self.jwks_url.is_empty()),
             ("app_auth.introspection_url", !self.introspection_url.is_empty()),
@@ -450,10 +413,19 @@ impl AppAuthSettings {
         if let (Some(one), Some(another)) = (set.next(), set.next()) {
             return Err(invalid(one, format!("cannot be set together with {another}; choose one")));
         }
+        let secret = &self.hmac_secret;
+        // What `print-config` shows can be read again.
+        if !secret.is_empty() && !secret.is_hidden() && secret.expose().len() < MIN_HMAC_SECRET_BYTES {
+            let reason = format!(
+                "is shorter than {MIN_HMAC_SECRET_BYTES} bytes, and could be guessed from one token (RFC 7518 §3.2); make one \
+                 with `openssl rand -base64 32`"
+            );
+            return Err(invalid("app_auth.hmac_secret", reason));
+        }
         fetched_url(&self.jwks_url).map_err(|reason| invalid("app_auth.jwks_url", reason))?;
         fetched_url(&self.introspection_url).map_err(|reason| invalid("app_auth.introspection_url", reason))?;
         let names_client = !self.introspection_client_id.is_empty();
-        if names_client == self.introspection_client_secret.0.is_empty() {
+        if names_client == self.introspection_client_secret.is_empty() {
             let reason = "goes together with app_auth.introspection_client_secret; set both or none".to_owned();
             return Err(invalid("app_auth.introspection_client_id", reason));
         }
@@ -468,17 +440,35 @@ pub fn network(text: &str) -> Option<IpNet> {
 }
 
 /// What is asked for keys and tokens must not be listened to, nor answered by others: https, or within this machine.
-fn fetched_url(text: &str) -> Result<(), String> {
-    if text.is_empty() {
+fn fetched_url(address: &Secret) -> Result<(), String> {
+    if address.is_empty() || address.is_hidden() {
         return Ok(());
     }
-    let url = Url::parse(text).map_err(|error| format!("'{text}': {error}"))?;
+    let url = parsed_url(address.expose())?;
     match url.scheme() {
-        "https" if url.has_host() => Ok(()),
+        "https" => Ok(()),
         "http" if is_loopback(&url) => Ok(()),
-        "http" => Err(format!("'{text}': plain http is only for this machine (127.0.0.1, localhost); use https")),
-        _ => Err(format!("'{text}' is not an https URL")),
+        "http" => Err("is plain http, which is only for this machine (127.0.0.1, localhost); use https".to_owned()),
+        _ => Err("is not an https URL".to_owned()),
     }
+}
+
+/// A URL with a host. Unlike a browser's address bar, this mends nothing: a URL that is handed on as it was written is
+/// read by other parsers too.
+fn parsed_url(text: &str) -> Result<Url, String> {
+    if text.contains(char::is_whitespace) {
+        return Err("holds a blank; write it as %20".to_owned());
+    }
+    if text.contains('\\') {
+        return Err("holds a backslash".to_owned());
+    }
+    let has_host = text.split_once("://").is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with('/'));
+    if !has_host {
+        return Err("is not a URL with a host; write it as https://HOST".to_owned());
+    }
+    // The parser's errors are fixed texts.
+    let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
+    if url.has_host() { Ok(url) } else { Err("is a URL without a host".to_owned()) }
 }
 
 /// Whether a URL leads to this machine.
@@ -493,13 +483,38 @@ pub fn is_loopback(url: &Url) -> bool {
 }
 
 fn public_url(text: &str) -> Result<(), String> {
-    let url = Url::parse(text).map_err(|error| format!("'{text}': {error}"))?;
     if text.len() > MAX_PUBLIC_URL_BYTES {
         return Err(format!("is longer than {MAX_PUBLIC_URL_BYTES} bytes, too long for a QR code that can be scanned"));
     }
-    let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
-    let is_bare = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-    if is_web && is_bare { Ok(()) } else { Err(format!("'{text}' is not an http(s) URL without query and fragment")) }
+    let url = parsed_url(text)?;
+    let is_web = matches!(url.scheme(), "http" | "https");
+    let is_bare = url.query().is_none() && url.fragment().is_none();
+    if !is_web || !is_bare {
+        return Err("is not an http(s) URL without query and fragment".to_owned());
+    }
+    let authority = text.split(['/', '?', '#']).nth(2).unwrap_or_default();
+    if authority.contains('@') {
+        return Err("must not hold a user or a password; it is shown to everybody".to_owned());
+    }
+    if text.contains(['"', '<', '>', '^', '`', '{', '|', '}']) {
+        return Err("holds a character that URLs do not have; percent-encode it".to_owned());
+    }
+    Ok(())
+}
+
+/// Levels and directives of `RUST_LOG`. A word that is neither would be taken for the name of a target, and what it
+/// was to log would be silent.
+fn log_level(text: &str) -> Result<(), String> {
+    let is_level = |part: &str| tracing::level_filters::LevelFilter::from_str(part).is_ok();
+    let is_known =
+        |part: &str| part.contains(['=', '[', ']', '{', '}']) || part.starts_with("qrlogin") || is_level(part);
+    if !text.split(',').map(str::trim).all(|part| part.is_empty() || is_known(part)) {
+        let reason = "has a part that is neither a level (error, warn, info, debug, trace, off) nor of the form \
+                      target=level";
+        return Err(reason.to_owned());
+    }
+    let read = tracing_subscriber::EnvFilter::from_str(text);
+    read.map(drop).map_err(|_| "is not in RUST_LOG syntax, as info or info,qrlogin::http=debug".to_owned())
 }
 
 fn in_range(key: &'static str, value: u32, min: u32, max: u32) -> Result<(), ConfigError> {
@@ -508,23 +523,4 @@ fn in_range(key: &'static str, value: u32, min: u32, max: u32) -> Result<(), Con
 
 fn invalid(key: &'static str, reason: String) -> ConfigError {
     ConfigError::Invalid { key, reason }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_shown_without_its_password() {
-        for (address, shown) in [
-            ("sqlite://qrlogin.db", "sqlite://qrlogin.db"),
-            ("postgres://ann@db/x?sslmode=require", "postgres://ann@db/x?sslmode=require"),
-            ("postgres://ann:hunter2@db:5432/x", "postgres://ann:hidden@db:5432/x"),
-            ("redis://:hunter2@cache", "redis://:hidden@cache"),
-            ("postgres://ann@db/x?password=hunter2", "postgres://ann@db/x?password=%28hidden%29"),
-        ] {
-            assert_eq!(Address(address.to_owned()).shown().0, shown);
-            assert_eq!(format!("{:?}", Address(address.to_owned())), shown);
-        }
-    }
 }

@@ -2,6 +2,8 @@
 
 use url::{Host, Url};
 
+const NO_ORIGIN: &str = "is not an origin; write it as scheme://host or scheme://host:port";
+
 /// An entry of `allowed_origins`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedOrigin {
@@ -22,17 +24,26 @@ impl AllowedOrigin {
     /// Reads an entry: `scheme://host`, `scheme://host:port`, or for http and https `scheme://*.domain`.
     ///
     /// # Errors
-    /// The entry is no origin, or not as clients send it. The text says what to write instead.
+    /// The entry is no origin, or not as clients send it. The text says what to write instead; its subject is the entry,
+    /// which it does not quote.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, authority) = text.split_once("://").ok_or_else(|| no_origin(text))?;
+        let (scheme, authority) = match (text, text.split_once("://")) {
+            (_, Some(parts)) => parts,
+            ("*", None) => return Err("is '*': list each origin whose pages may log in".to_owned()),
+            ("null", None) => {
+                let reason = "is 'null', which sandboxed pages of every site send: list the origin that shows the page";
+                return Err(reason.to_owned());
+            }
+            (_, None) => return Err(NO_ORIGIN.to_owned()),
+        };
         match scheme {
-            "http" | "https" if authority.contains('*') => any_label(text, scheme, authority),
+            "http" | "https" if authority.contains('*') => any_label(scheme, authority),
             "http" | "https" => exact_web(text),
             "ws" | "wss" => {
                 let web = scheme.replace("ws", "http");
-                Err(format!("{}: a page's origin begins with {web}://, also when it opens a WebSocket", shown(text)))
+                Err(format!("begins with {scheme}://: a page's origin begins with {web}://, also for a WebSocket"))
             }
-            "file" | "ftp" => Err(format!("{}: pages of the scheme {scheme} have no origin of their own", shown(text))),
+            "file" | "ftp" => Err(format!("begins with {scheme}://, and such pages have no origin of their own")),
             _ => exact_custom(text, scheme, authority),
         }
     }
@@ -73,33 +84,52 @@ pub(super) fn origin_of(url: &str) -> Option<String> {
 fn exact_web(text: &str) -> Result<AllowedOrigin, String> {
     match origin_of(text) {
         Some(origin) if origin == text => Ok(AllowedOrigin::Exact(origin)),
-        Some(origin) => Err(format!("{} is not as browsers send it; write '{origin}'", shown(text))),
-        None => Err(no_origin(text)),
+        Some(_) => Err(not_as_sent(text)),
+        None => Err(NO_ORIGIN.to_owned()),
     }
 }
 
-fn any_label(text: &str, scheme: &str, authority: &str) -> Result<AllowedOrigin, String> {
-    let misplaced =
-        || format!("{}: '*' can only be the whole first label of the host, as in https://*.example.com", shown(text));
-    let domain = authority.strip_prefix("*.").filter(|domain| !domain.contains('*')).ok_or_else(misplaced)?;
+fn any_label(scheme: &str, authority: &str) -> Result<AllowedOrigin, String> {
+    let misplaced = "has a '*' that is not the whole first label of the host, as in https://*.example.com";
+    let domain = authority.strip_prefix("*.").filter(|domain| !domain.contains('*')).ok_or(misplaced)?;
     let one = format!("{scheme}://a.{domain}");
     match origin_of(&one) {
         Some(origin) if origin == one => {}
-        Some(origin) => {
-            let origin = origin.replacen("://a.", "://*.", 1);
-            return Err(format!("{} is not as browsers send it; write '{origin}'", shown(text)));
-        }
-        None => return Err(no_origin(text)),
+        Some(_) => return Err(not_as_sent(&one)),
+        None => return Err(NO_ORIGIN.to_owned()),
     }
     let (host, port) = domain.split_at(domain.find(':').unwrap_or(domain.len()));
     let labels = host.trim_end_matches('.');
     if labels.is_empty() {
-        return Err(no_origin(text));
+        return Err(NO_ORIGIN.to_owned());
     }
     if !labels.contains('.') && labels != "localhost" {
-        return Err(format!("{} would let in every domain under .{host}; name at least two labels", shown(text)));
+        return Err("would let in every domain under a top-level domain; name at least two labels".to_owned());
     }
     Ok(AllowedOrigin::AnyLabel { scheme: format!("{scheme}://"), parent: format!(".{host}"), port: port.to_owned() })
+}
+
+/// Returns what a URL has that its origin does not, and what to write.
+fn not_as_sent(url: &str) -> String {
+    let authority = url.split("://").nth(1).unwrap_or_default();
+    let reason = if authority.contains('@') {
+        "holds a user or a password; leave it out"
+    } else if authority.contains(['/', '?', '#', '\\']) {
+        "holds more than scheme, host and port; leave out all that follows them, the last '/' too"
+    } else if url.contains(|letter: char| letter.is_ascii_uppercase()) {
+        "holds capital letters; write it in lower case, as browsers send it"
+    } else if !url.is_ascii() {
+        "holds a host that is not ASCII; write it in Punycode (xn--…), as browsers send it"
+    } else if Url::parse(url).is_ok_and(|url| url.port().is_none()) && has_port(authority) {
+        "holds the port that is its scheme's default; leave it out, as browsers do"
+    } else {
+        "is not as browsers send it: its host or port has another, shorter form"
+    };
+    reason.to_owned()
+}
+
+fn has_port(authority: &str) -> bool {
+    authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Native shells have schemes of their own: `capacitor://localhost`, `app://.`, `chrome-extension://…`.
@@ -110,26 +140,13 @@ fn exact_custom(text: &str, scheme: &str, authority: &str) -> Result<AllowedOrig
     let is_host = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
     let is_port = port.is_empty()
         || port[1..].starts_with(|digit: char| digit.is_ascii_digit()) && port[1..].parse::<u16>().is_ok();
-    if is_scheme && is_host && is_port { Ok(AllowedOrigin::Exact(text.to_owned())) } else { Err(no_origin(text)) }
+    if is_scheme && is_host && is_port { Ok(AllowedOrigin::Exact(text.to_owned())) } else { Err(NO_ORIGIN.to_owned()) }
 }
 
 /// A label of a host name, as browsers write it: in lower case, other scripts in Punycode.
 fn is_label(label: &[u8]) -> bool {
     !label.is_empty()
         && label.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(byte))
-}
-
-fn no_origin(text: &str) -> String {
-    match text {
-        "*" => "'*': list each origin whose pages may log in".to_owned(),
-        "null" => "'null' is sent by sandboxed pages of every site; list the origin that shows the page".to_owned(),
-        _ => format!("{} is not an origin; write it as scheme://host or scheme://host:port", shown(text)),
-    }
-}
-
-/// Returns the entry for a message. One that may hold a secret is not shown.
-fn shown(text: &str) -> String {
-    if text.contains(['@', '?', '#']) { "an entry".to_owned() } else { format!("'{}'", text.escape_debug()) }
 }
 
 #[cfg(test)]
@@ -217,13 +234,16 @@ mod tests {
     #[test]
     fn what_is_no_origin_is_refused_with_what_to_write_instead() {
         for (entry, instead) in [
-            ("https://www.example.com/", "write 'https://www.example.com'"),
-            ("https://www.example.com:443", "write 'https://www.example.com'"),
-            ("https://WWW.example.com", "write 'https://www.example.com'"),
-            ("https://bücher.example", "write 'https://xn--bcher-kva.example'"),
-            ("https://www.example.com/login", "write 'https://www.example.com'"),
-            ("https://*.example.com/", "write 'https://*.example.com'"),
-            ("https://*.Example.com:443", "write 'https://*.example.com'"),
+            ("https://www.example.com/", "the last '/' too"),
+            ("https://www.example.com:443", "default; leave it out"),
+            ("https://WWW.example.com", "lower case"),
+            ("https://bücher.example", "Punycode"),
+            ("https://www.example.com/login", "leave out all that follows"),
+            ("https://*.example.com/", "leave out all that follows"),
+            ("https://*.Example.com:443", "lower case"),
+            ("https://www.example.com:08443", "shorter form"),
+            ("http://[::0]", "shorter form"),
+            ("https://user:password@www.example.com", "leave it out"),
             ("wss://www.example.com", "https://"),
             ("ws://www.example.com", "http://"),
             ("file:///index.html", "no origin of their own"),

@@ -87,8 +87,8 @@ pub struct Plan {
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// Not a URL, or not of the kind that this tool speaks.
-    #[error("--url: '{0}' is not of the form http://HOST:PORT (TLS is not spoken: measure behind it)")]
-    Url(String),
+    #[error("--url: not of the form http://HOST:PORT (TLS is not spoken: measure behind it)")]
+    Url,
     /// The name of the host cannot be resolved.
     #[error("--url: {0}")]
     Resolve(std::io::Error),
@@ -187,14 +187,13 @@ pub async fn run(plan: &Plan) -> Result<Report, LoadError> {
 }
 
 async fn target(plan: &Plan) -> Result<Target, LoadError> {
-    let refused = || LoadError::Url(plan.url.clone());
-    let url = Url::parse(&plan.url).map_err(|_| refused())?;
+    let url = Url::parse(&plan.url).map_err(|_| LoadError::Url)?;
     let (Some(host), Some(port), "http") = (url.host_str(), url.port_or_known_default(), url.scheme()) else {
-        return Err(refused());
+        return Err(LoadError::Url);
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let mut addresses = tokio::net::lookup_host((host, port)).await.map_err(LoadError::Resolve)?;
-    let address: SocketAddr = addresses.next().ok_or_else(refused)?;
+    let address: SocketAddr = addresses.next().ok_or(LoadError::Url)?;
     Ok(Target { address, authority: url.authority().to_owned() })
 }
 

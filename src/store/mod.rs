@@ -145,7 +145,7 @@ impl Ended {
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// Not a URL of a store.
-    #[error("database_url: {0}… is not of the form sqlite://FILE or postgres://USER:PASSWORD@HOST/DATABASE")]
+    #[error("database_url: is not of the form sqlite://FILE or postgres://USER:PASSWORD@HOST/DATABASE")]
     Url(String),
     /// As the last, with a reason.
     #[error("database_url: {0}")]

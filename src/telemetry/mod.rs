@@ -4,6 +4,7 @@
 //! some of them, and frames carry tokens.
 
 mod line;
+mod warnings;
 mod writer;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -21,6 +22,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, Formatter, 
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload::Handle;
 
+pub use warnings::with_warnings;
 pub use writer::{Lines, Writing};
 
 /// The form of log lines.

@@ -122,7 +122,7 @@ impl Signer {
 pub async fn by_key_set(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> Server {
     Server::start_with(|settings| {
         settings.app_auth.hmac_secret = Secret::default();
-        settings.app_auth.jwks_url = format!("http://{address}/");
+        settings.app_auth.jwks_url = format!("http://{address}/").into();
         change(settings);
     })
     .await
@@ -279,9 +279,9 @@ async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
 async fn by_introspection(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> Server {
     Server::start_with(|settings| {
         settings.app_auth.hmac_secret = Secret::default();
-        settings.app_auth.introspection_url = format!("http://{address}/");
+        settings.app_auth.introspection_url = format!("http://{address}/").into();
         settings.app_auth.introspection_client_id = "qr login".to_owned();
-        settings.app_auth.introspection_client_secret = Secret("p:ss".to_owned());
+        settings.app_auth.introspection_client_secret = "p:ss".into();
         change(settings);
     })
     .await

@@ -7,7 +7,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use qrlogin::app::{self, Listeners, Parts, Reload, ServeError};
 use qrlogin::bus::{Bus, LocalBus};
 use qrlogin::clock::{Clock, Hands};
-use qrlogin::config::{Address, Secret, Settings};
+use qrlogin::config::Settings;
 use qrlogin::geo::Geo;
 use qrlogin::metrics::Metrics;
 use qrlogin::session::Timestamp;
@@ -58,7 +58,7 @@ impl Server {
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         let (dir, settings) = Self::settings(change);
         let (clock, hands) = Clock::manual(START);
-        let store = Arc::new(SqliteStore::open(&settings.database_url.0, clock.clone()).unwrap());
+        let store = Arc::new(SqliteStore::open(settings.database_url.expose(), clock.clone()).unwrap());
         Self::run(dir, settings, (clock, hands), store, Arc::new(LocalBus::default()), Arc::default()).await
     }
 
@@ -72,8 +72,8 @@ impl Server {
     ) -> Self {
         let (dir, settings) = Self::settings(|settings| {
             settings.token.key_dir = keys;
-            settings.database_url = Address(url.to_owned());
-            settings.bus_url = Address(bus_url.unwrap_or_default().to_owned());
+            settings.database_url = url.into();
+            settings.bus_url = bus_url.unwrap_or_default().into();
         });
         let clock = Clock::shared();
         let parts = Parts::open(settings.clone(), clock.clone(), None).await.unwrap();
@@ -87,9 +87,9 @@ impl Server {
         let mut settings = Settings::default();
         settings.listen.set_port(0);
         settings.ops_listen.set_port(0);
-        settings.database_url = Address(format!("sqlite://{}", dir.path().join("test.db").display()));
+        settings.database_url = format!("sqlite://{}", dir.path().join("test.db").display()).into();
         settings.token.key_dir = dir.path().join("keys");
-        settings.app_auth.hmac_secret = Secret(SECRET.to_owned());
+        settings.app_auth.hmac_secret = SECRET.into();
         // Everybody here has one address. What has to do with limits turns them on.
         settings.limits.enabled = false;
         change(&mut settings);

@@ -160,7 +160,7 @@ async fn it_counts_what_goes_wrong_and_refuses_what_it_cannot_do() {
     assert_eq!(report["errors"], json!({ "scan: the server answered 401: invalid_token": 5 }));
 
     for (arguments, complaint) in [
-        (["--url", "https://localhost", "--browsers", "1"], "--url: 'https://localhost'"),
+        (["--url", "https://localhost", "--browsers", "1"], "--url: not of the form"),
         (["--url", &server.base, "--browsers", "10000000"], "--browsers: 10000000 need"),
         (["--url", &server.base, "--pid", "4194304"], "--pid: "),
     ] {

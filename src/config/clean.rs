@@ -1,0 +1,208 @@
+//! What is done to a value before it is used. A value comes from a shell, a compose file, an editor or a file of
+//! secrets, and brings blanks and line ends along.
+
+use std::net::SocketAddr;
+
+/// Longest text of a setting, or of an item of a list, in bytes.
+const MAX_TEXT_BYTES: usize = 8 * 1024;
+/// Settings that are taken as they are, because a blank may be a part of them.
+const SECRETS: [&str; 2] = ["app_auth.hmac_secret", "app_auth.introspection_client_secret"];
+/// Settings that are the name of a file or a directory.
+const PATHS: [&str; 4] = ["app_auth.public_key_file", "token.key_dir", "geoip.city_file", "geoip.asn_file"];
+/// Settings that are an address to listen on.
+const LISTENERS: [&str; 2] = ["listen", "ops_listen"];
+
+/// A value that can be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Clean {
+    pub(super) text: String,
+    /// What the operator should know of it.
+    pub(super) warning: Option<&'static str>,
+}
+
+/// Cleans the text of a setting, or of one item of a list.
+///
+/// # Errors
+/// What is wrong with it, without the value.
+pub(super) fn clean(key: &str, text: &str) -> Result<Clean, String> {
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(format!("is longer than {MAX_TEXT_BYTES} bytes"));
+    }
+    if SECRETS.contains(&key) {
+        let text = without_line_end(text);
+        check_characters(text)?;
+        let is_padded = text.trim() != text;
+        let warning = is_padded.then_some("begins or ends with a blank, which is a part of the secret");
+        return Ok(Clean { text: text.to_owned(), warning });
+    }
+    // Some editors and spreadsheets add these two, which are no white space by Unicode.
+    let is_space = |letter: char| letter.is_whitespace() || matches!(letter, '\u{feff}' | '\u{200b}');
+    let trimmed = text.trim_matches(is_space);
+    check_characters(trimmed)?;
+    let warning = (trimmed != text).then_some("has white space around its value, which was cut off");
+    if PATHS.contains(&key) && (trimmed.contains("://") || trimmed.contains("-----BEGIN")) {
+        return Err("must be the path of a file, not a URL or a key".to_owned());
+    }
+    let text = if LISTENERS.contains(&key) { socket_address(trimmed)? } else { trimmed.to_owned() };
+    Ok(Clean { text, warning })
+}
+
+/// Returns whether a variable counts as not set.
+pub(super) fn is_blank(key: &str, text: &str) -> bool {
+    let is_line_end = |letter| matches!(letter, '\r' | '\n');
+    text.chars().all(|letter| is_line_end(letter) || (letter.is_whitespace() && !SECRETS.contains(&key)))
+}
+
+/// Cuts off the line end of the file that a secret was read from.
+fn without_line_end(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
+}
+
+fn check_characters(text: &str) -> Result<(), String> {
+    match text.chars().enumerate().find(|(_, letter)| letter.is_control()) {
+        Some((index, letter)) => {
+            Err(format!("holds a control character (U+{:04X}, character {})", u32::from(letter), index + 1))
+        }
+        None => Ok(()),
+    }
+}
+
+/// An address to listen on, with the short forms `:PORT`, `*:PORT` and `localhost:PORT`.
+fn socket_address(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.parse::<SocketAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let long = text.rsplit_once(':').and_then(|(host, port)| {
+        let host = match host {
+            "" | "*" => "0.0.0.0",
+            name if name.eq_ignore_ascii_case("localhost") => "127.0.0.1",
+            _ => return None,
+        };
+        let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+        is_port.then(|| format!("{host}:{port}"))
+    });
+    long.ok_or_else(|| {
+        "is not a socket address; write it as ADDRESS:PORT (127.0.0.1:8080, [::]:8080), or as :PORT, *:PORT or \
+         localhost:PORT"
+            .to_owned()
+    })
+}
+
+/// Reads a yes or a no.
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cleaned(key: &str, text: &str) -> Result<(String, bool), String> {
+        clean(key, text).map(|clean| (clean.text, clean.warning.is_some()))
+    }
+
+    #[test]
+    fn white_space_around_a_value_is_cut_off_with_a_warning() {
+        for padded in ["https://a.example\r", "https://a.example\r\n", " https://a.example", "\thttps://a.example\n\n"]
+        {
+            assert_eq!(cleaned("public_url", padded), Ok(("https://a.example".to_owned(), true)), "{padded:?}");
+        }
+        assert_eq!(cleaned("token.key_dir", "keys/\u{a0}"), Ok(("keys/".to_owned(), true)));
+        assert_eq!(cleaned("geoip.city_file", "\u{feff}city.mmdb"), Ok(("city.mmdb".to_owned(), true)));
+        assert_eq!(cleaned("token.key_dir", "my keys/"), Ok(("my keys/".to_owned(), false)));
+    }
+
+    #[test]
+    fn a_secret_loses_one_line_end_and_nothing_else() {
+        for key in SECRETS {
+            for (text, expected) in [
+                ("secret", Ok(("secret", false))),
+                ("secret\n", Ok(("secret", false))),
+                ("secret\r\n", Ok(("secret", false))),
+                ("secret\r", Ok(("secret", false))),
+                (" secret ", Ok((" secret ", true))),
+                ("secret\n\n", Err("U+000A, character 7")),
+                ("sec\nret", Err("U+000A, character 4")),
+                ("sec\0ret", Err("U+0000, character 4")),
+                ("\tsecret", Err("U+0009, character 1")),
+            ] {
+                match (cleaned(key, text), expected) {
+                    (Ok((text, warns)), Ok(expected)) => assert_eq!((text.as_str(), warns), expected),
+                    (Err(reason), Err(part)) => assert!(reason.contains(part) && !reason.contains("sec"), "{reason}"),
+                    (cleaned, _) => panic!("{text:?}: {cleaned:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn short_forms_of_a_listening_address_are_written_out() {
+        for key in LISTENERS {
+            for (text, address) in [
+                (":8080", "0.0.0.0:8080"),
+                ("*:8080", "0.0.0.0:8080"),
+                ("localhost:8080", "127.0.0.1:8080"),
+                ("LocalHost:0", "127.0.0.1:0"),
+                ("[::]:8080", "[::]:8080"),
+                ("[::1]:8080", "[::1]:8080"),
+                ("192.0.2.1:65535", "192.0.2.1:65535"),
+            ] {
+                assert_eq!(cleaned(key, text), Ok((address.to_owned(), false)));
+            }
+            for bad in
+                ["8080", ":", "*:", "localhost", "localhost:65536", ":+80", "db.example:80", "::1:80x", "http://:80"]
+            {
+                let reason = clean(key, bad).unwrap_err();
+                assert!(reason.contains("is not a socket address"), "{bad}: {reason}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_boolean_is_read_in_any_case() {
+        for (text, value) in [("TRUE", true), ("1", true), ("Yes", true), ("on ", true)] {
+            assert_eq!(boolean(text), Some(value));
+        }
+        for text in ["False", "0", "NO", "off"] {
+            assert_eq!(boolean(text), Some(false));
+        }
+        for text in ["", "y", "2", "enabled", "truefalse"] {
+            assert_eq!(boolean(text), None);
+        }
+    }
+
+    #[test]
+    fn a_key_or_a_url_is_not_taken_for_a_path() {
+        for key in PATHS {
+            for wrong in ["-----BEGIN PRIVATE KEY-----MC4CAQ", "https://id.example/jwks", "file:///keys"] {
+                assert!(clean(key, wrong).is_err(), "{wrong}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// Whatever comes in: no control character gets through, no padding, and no refusal quotes the value.
+        #[test]
+        fn a_clean_value_holds_no_control_character(text in "[ \\t\\r\\n\\x00-\\x1f\\x7f-\\x9fa-z:/@=]{0,12}", key in 0..8_usize) {
+            let keys = [&SECRETS[..], &PATHS[..], &["public_url", "token.issuer"]].concat();
+            match clean(keys[key], &text) {
+                Ok(clean) => {
+                    prop_assert!(!clean.text.chars().any(char::is_control));
+                    prop_assert!(text.contains(&clean.text));
+                    prop_assert!(SECRETS.contains(&keys[key]) || clean.text.trim() == clean.text);
+                    prop_assert!(SECRETS.contains(&keys[key]) || clean.warning.is_some() == (clean.text != text));
+                }
+                Err(reason) => prop_assert!(reason.is_ascii() && !reason.contains(char::is_control)),
+            }
+        }
+    }
+}
