@@ -251,6 +251,7 @@ async fn open_shared(
 ) -> Result<(Clock, Arc<dyn Store>, Arc<dyn Bus>), ServeError> {
     let (node, clock) = (NodeName::random(), Clock::shared());
     let postgres = Postgres::parse(settings.database_url.expose()).map_err(OpenError::UrlPart)?;
+    postgres.check_sessions().await.map_err(OpenError::UrlPart)?;
     let sends_hints = settings.bus_url.is_empty();
     let bus: Arc<dyn Bus> = if sends_hints {
         Arc::new(PostgresBus::new(postgres.clone(), node.clone(), metrics.clone()))

@@ -30,6 +30,7 @@ mod many_nodes;
 mod origins;
 mod outage;
 mod places;
+mod poolers;
 mod program;
 mod races;
 mod receipts;
