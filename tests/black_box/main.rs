@@ -36,6 +36,7 @@ mod races;
 mod receipts;
 mod refusals;
 mod secrecy;
+mod settings;
 mod signing_keys;
 mod stalls;
 mod stopping;
