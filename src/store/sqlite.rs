@@ -161,8 +161,10 @@ impl SqliteStore {
         let path = file_of(url)?;
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Open { path: path.clone(), source };
         create_private_file(&path).map_err(|error| failed(error.into()))?;
-        let held = Arc::new(Mutex::new(Some(DatabaseLock::take(&path).map_err(&failed)?)));
-        let open = || connect(&path).map_err(|error| failed(error.into()));
+        // SQLite puts its own files beside the file that links lead to. It takes no absolute path for a URI.
+        let file = path.canonicalize().map_err(|error| failed(error.into()))?;
+        let held = Arc::new(Mutex::new(Some(DatabaseLock::take(&file).map_err(&failed)?)));
+        let open = || connect(&file).map_err(|error| failed(error.into()));
 
         let mut connection = open()?;
         migrate(&mut connection).map_err(|error| failed(error.into()))?;
@@ -178,7 +180,7 @@ impl SqliteStore {
             housekeeper,
             written_since_checkpoint: AtomicBool::new(true),
             is_in_doubt: AtomicBool::new(false),
-            files: Arc::new(DatabaseFiles::of(&path).map_err(|error| failed(error.into()))?),
+            files: Arc::new(DatabaseFiles::of(&path, &file).map_err(|error| failed(error.into()))?),
             checking: Arc::default(),
             recent: Arc::default(),
             foreign: Mutex::new(ForeignScan { seen: data_version, of: data_version, after: 0 }),
@@ -340,16 +342,38 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
+/// The file that a URL names. A refusal quotes nothing of it: another store's may hold a password.
 fn file_of(url: &str) -> Result<PathBuf, OpenError> {
-    // Another store's may hold a password.
-    let refused = || OpenError::Url(url.split_once("://").map_or(url, |(scheme, _)| scheme).to_owned());
-    let file = url.strip_prefix("sqlite://").ok_or_else(refused)?;
-    // A database in memory would be another one for every connection.
-    if file.is_empty() || file.starts_with(":memory:") || file.contains('?') { Err(refused()) } else { Ok(file.into()) }
+    let Some(file) = url.strip_prefix("sqlite://") else {
+        let scheme = url.split_once("://").map_or("(no scheme)", |(scheme, _)| scheme);
+        return Err(OpenError::Url(scheme.to_owned()));
+    };
+    let is_escape = |text: &[u8]| text[0] == b'%' && text[1..].iter().all(u8::is_ascii_hexdigit);
+    let reason = if file.is_empty() {
+        "names no file; write sqlite://FILE, or sqlite:///DIRECTORY/FILE"
+    } else if file.starts_with(":memory:") {
+        "a database in memory would be another one for each connection, and would end with the server; name a file: \
+         sqlite://FILE"
+    } else if file.starts_with("file:") {
+        "SQLite's own URIs (file:…) are not read; write the path itself: sqlite://FILE. For a file whose name begins \
+         so, write sqlite://./file:…"
+    } else if file.contains('?') {
+        "sqlite:// takes no parameters, so the path may hold no '?'; write sqlite://FILE alone"
+    } else if file.as_bytes().windows(3).any(is_escape) {
+        "the path is percent-encoded; write each character of it as it is: sqlite://FILE"
+    } else if file.contains(char::is_control) {
+        "the path has a control character"
+    } else {
+        return Ok(file.into());
+    };
+    Err(OpenError::UrlPart(reason.to_owned()))
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(PATIENCE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
@@ -361,8 +385,12 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// The file holds names and addresses of people: nobody else on the machine need read it. (SQLite gives its `-wal`
-/// and `-shm` files the same mode.)
+/// and `-shm` files the same mode.) A file that is there is not opened: closing it would release the locks that SQLite
+/// holds on it for another store of this process.
 fn create_private_file(path: &Path) -> std::io::Result<()> {
+    if path.try_exists()? {
+        return if path.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) };
+    }
     let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]

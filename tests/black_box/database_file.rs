@@ -51,6 +51,107 @@ async fn a_second_server_on_the_same_file_is_refused_until_the_first_has_gone_ho
     assert_eq!(Program::serve(&dir, "info").terminate().0.code(), Some(0), "after one that stopped in order, too");
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_has_one_server_whatever_its_name() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let first = Program::serve(&dir, "info");
+    let session = first.generate().await;
+    let path = |name: &str| dir.path().join(name);
+    fs::create_dir(path("elsewhere")).unwrap();
+    fs::hard_link(path("qrlogin.db"), path("hard.db")).unwrap();
+    fs::hard_link(path("qrlogin.db"), path("elsewhere/hard.db")).unwrap();
+    symlink("hard.db", path("elsewhere/link.db")).unwrap();
+    symlink("qrlogin.db", path("link.db")).unwrap();
+    fs::copy(path("qrlogin.db"), path("copy.db")).unwrap();
+    let absolute = format!("sqlite://{}", path("qrlogin.db").display());
+    let by_process = format!("process {} has it", first.id());
+    for (url, part) in [
+        ("sqlite://hard.db", "by another path"),
+        ("sqlite://elsewhere/hard.db", "by another path"),
+        ("sqlite://elsewhere/link.db", "by another path"),
+        ("sqlite://link.db", &by_process),
+        ("sqlite://./qrlogin.db", &by_process),
+        ("sqlite://elsewhere/../qrlogin.db", &by_process),
+        (&absolute, &by_process),
+        ("sqlite://file:qrlogin.db", "SQLite's own URIs"),
+        ("sqlite://qrlogin%2Edb", "percent-encoded"),
+        ("sqlite://qrlogin.db?mode=rwc", "no parameters"),
+    ] {
+        let (status, _, stderr) = run(&mut qrlogin(dir.path(), &[&SERVE[..], &["--database-url", url]].concat()));
+        assert_eq!(status.code(), Some(1), "{url}: {stderr}");
+        for part in ["database_url", part] {
+            assert!(stderr.contains(part), "{url}: '{part}' is missing in: {stderr}");
+        }
+    }
+    assert_eq!(first.status(&session).await["status"], "pending");
+    // Another file is another database.
+    let other = Program::serve_with(&dir, "info", &[("QRLOGIN_DATABASE_URL", "sqlite://copy.db")]);
+    assert_eq!(other.terminate().0.code(), Some(0));
+    // The file can be used by its other name once the first server has gone.
+    assert_eq!(first.terminate().0.code(), Some(0));
+    let second = Program::serve_with(&dir, "info", &[("QRLOGIN_DATABASE_URL", "sqlite://elsewhere/link.db")]);
+    assert_eq!(second.status(&session).await["status"], "pending");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_file_that_leads_elsewhere_is_refused_and_nothing_is_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let lock = path("qrlogin.db-lock");
+    fs::write(path("precious"), "precious").unwrap();
+    let cases: [(&str, &dyn Fn(), &str); 4] = [
+        ("a symbolic link", &|| std::os::unix::fs::symlink("precious", &lock).unwrap(), "symbolic link"),
+        ("a dangling link", &|| std::os::unix::fs::symlink("missing", &lock).unwrap(), "symbolic link"),
+        ("a hard link", &|| fs::hard_link(path("precious"), &lock).unwrap(), "hard link"),
+        ("a directory", &|| fs::create_dir(&lock).unwrap(), "directory"),
+    ];
+    for (what, make, part) in cases {
+        make();
+        let (status, _, stderr) = run(&mut qrlogin(dir.path(), &SERVE));
+        assert_eq!(status.code(), Some(1), "{what}: {stderr}");
+        for part in ["database_url", "qrlogin.db-lock", part] {
+            assert!(stderr.contains(part), "{what}: '{part}' is missing in: {stderr}");
+        }
+        assert_eq!(fs::read_to_string(path("precious")).unwrap(), "precious", "{what}");
+        assert!(!path("missing").exists());
+        let removed = if lock.is_dir() { fs::remove_dir(&lock) } else { fs::remove_file(&lock) };
+        removed.unwrap();
+    }
+    assert_eq!(Program::serve(&dir, "info").terminate().0.code(), Some(0));
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_behind_a_link_that_is_deleted_is_noticed_and_so_is_a_link_that_leads_elsewhere() {
+    use std::os::unix::fs::symlink;
+    let remove = |file: &'static str| move |dir: &Path| fs::remove_file(dir.join(file)).unwrap();
+    let replace = |dir: &Path| {
+        fs::remove_file(dir.join("link.db")).unwrap();
+        fs::write(dir.join("link.db"), "").unwrap();
+    };
+    type Change = Box<dyn Fn(&Path)>;
+    let cases: [(Change, _, _); 4] = [
+        (Box::new(remove("real/real.db-wal")), "deleted", "real.db-wal"),
+        (Box::new(remove("real/real.db")), "deleted", "real.db"),
+        (Box::new(remove("link.db")), "deleted", "link.db"),
+        (Box::new(replace), "replaced", "link.db"),
+    ];
+    for (take, word, name) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("real")).unwrap();
+        symlink("real/real.db", dir.path().join("link.db")).unwrap();
+        let program = Program::serve_with(&dir, "info", &[("QRLOGIN_DATABASE_URL", "sqlite://link.db")]);
+        program.generate().await;
+        until_ready(&program, true).await;
+        take(dir.path());
+        let reason = until_ready(&program, false).await;
+        assert!(reason.contains(word) && reason.contains(name), "{reason}");
+    }
+}
+
 /// Until `/readyz` answers so.
 async fn until_ready(program: &Program, is_ready: bool) -> String {
     let until = now() + Duration::from_secs(5);
