@@ -73,3 +73,5 @@ pub mod secret;
 pub mod shutdown;
 #[forbid(unsafe_code)]
 pub mod telemetry;
+#[forbid(unsafe_code)]
+pub mod warnings;

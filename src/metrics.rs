@@ -202,7 +202,7 @@ impl Metrics {
         );
         registry.register(
             "bus_connected",
-            "Whether changes at other nodes are heard of at once (1), or only by looking (0)",
+            "Whether a message to this node has come back (1), or changes at other nodes are only found by looking (0)",
             metrics.bus_connected.clone(),
         );
         registry.register("hints", "Changes at other nodes that were heard of", metrics.hints.clone());

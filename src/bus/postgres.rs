@@ -5,7 +5,7 @@ use futures_util::StreamExt as _;
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::hearing::{self, Ears, Source, answer, until_ping};
+use super::hearing::{self, Ears, Source, answer, until_probe};
 use super::{Bus, Change, Listener, LocalBus};
 use crate::cause::explain;
 use crate::metrics::Metrics;
@@ -54,6 +54,8 @@ struct Channel {
 
 #[async_trait]
 impl Source for Channel {
+    const SETTING: &'static str = "database_url";
+
     async fn hear(&mut self, ears: &Ears) -> String {
         let (client, messages) = match answer(self.postgres.connect()).await {
             Ok(connection) => connection,
@@ -81,11 +83,14 @@ async fn keep(client: &Client, channel: &str, ears: &Ears) -> String {
     if let Err(why) = answer(client.batch_execute(&format!("LISTEN {channel}"))).await {
         return why;
     }
-    ears.open();
     loop {
-        until_ping().await;
+        let notify =
+            |text: String| async move { answer(client.batch_execute(&format!("NOTIFY {channel}, '{text}'"))).await };
+        ears.probe(notify).await;
+        // A connection that answers may still bring what other nodes say.
         if let Err(why) = answer(client.batch_execute("")).await {
             return why;
         }
+        until_probe().await;
     }
 }

@@ -3,13 +3,13 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
-use redis::{Client, Pipeline};
+use redis::{Client, ErrorKind, Pipeline, RedisError, ServerErrorKind};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use super::hearing::{self, Ears, Source, answer, pause, until_ping};
+use super::hearing::{self, Ears, Source, answer, pause, until_probe};
 use super::{Bus, Change, Listener, LocalBus};
 use crate::metrics::Metrics;
 use crate::node::{Hint, NodeName};
@@ -30,9 +30,23 @@ pub struct RedisBus {
     node: NodeName,
     client: Client,
     metrics: Arc<Metrics>,
-    queue: mpsc::Sender<(NodeName, Hint)>,
-    queued: Mutex<Option<mpsc::Receiver<(NodeName, Hint)>>>,
+    queue: mpsc::Sender<Outgoing>,
+    queued: Mutex<Option<mpsc::Receiver<Outgoing>>>,
     tasks: OnceLock<[AbortOnDropHandle<()>; 2]>,
+}
+
+/// A message that waits to be sent.
+enum Outgoing {
+    Hint(NodeName, Hint),
+    Probe(Probe),
+}
+
+/// A message to this node itself.
+struct Probe {
+    channel: String,
+    text: String,
+    /// Takes whether it was sent.
+    sent: oneshot::Sender<Result<(), String>>,
 }
 
 impl RedisBus {
@@ -62,7 +76,7 @@ impl RedisBus {
     }
 
     fn send(&self, to: &NodeName, hint: Hint) {
-        if self.queue.try_send((to.clone(), hint)).is_err() {
+        if self.queue.try_send(Outgoing::Hint(to.clone(), hint)).is_err() {
             debug!(event = "hint lost", session = %hint.key);
         }
     }
@@ -76,7 +90,8 @@ fn client(url: &str) -> Result<Client, BusUrlError> {
 impl Bus for RedisBus {
     fn listen(&self, listener: Weak<dyn Listener>) {
         self.tasks.get_or_init(|| {
-            let subscription = Subscription { client: self.client.clone(), channel: self.node.channel() };
+            let (client, channel, queue) = (self.client.clone(), self.node.channel(), self.queue.clone());
+            let subscription = Subscription { client, channel, queue };
             let queued = self.queued.lock().ok().and_then(|mut queued| queued.take());
             [
                 hearing::hear(&self.here, listener, &self.metrics, subscription),
@@ -101,10 +116,13 @@ impl Bus for RedisBus {
 struct Subscription {
     client: Client,
     channel: String,
+    queue: mpsc::Sender<Outgoing>,
 }
 
 #[async_trait]
 impl Source for Subscription {
+    const SETTING: &'static str = "bus_url";
+
     async fn hear(&mut self, ears: &Ears) -> String {
         let (sink, stream) = match answer(self.client.get_async_pubsub()).await {
             Ok(connection) => connection.split(),
@@ -112,7 +130,7 @@ impl Source for Subscription {
         };
         tokio::select! {
             why = pass_on(stream, ears) => why,
-            why = keep(sink, &self.channel, ears) => why,
+            why = keep(sink, &self.channel, &self.queue, ears) => why,
         }
     }
 }
@@ -124,35 +142,55 @@ async fn pass_on(mut stream: PubSubStream, ears: &Ears) -> String {
     "it hung up".to_owned()
 }
 
-async fn keep(mut sink: PubSubSink, channel: &str, ears: &Ears) -> String {
+async fn keep(mut sink: PubSubSink, channel: &str, queue: &mpsc::Sender<Outgoing>, ears: &Ears) -> String {
     if let Err(why) = answer(sink.subscribe(channel)).await {
         return why;
     }
-    ears.open();
     loop {
-        until_ping().await;
+        let publish = |text: String| async move {
+            let (sent, is_sent) = oneshot::channel();
+            let probe = Probe { channel: channel.to_owned(), text, sent };
+            // The receivers may have been dropped, as the server stops; the second then says so.
+            drop(queue.send(Outgoing::Probe(probe)).await);
+            is_sent.await.map_err(|error| error.to_string())?
+        };
+        ears.probe(publish).await;
+        // A connection that answers may still bring what other nodes say.
         if let Err(why) = answer(sink.ping::<redis::Value>()).await {
             return why;
         }
+        until_probe().await;
     }
 }
 
 /// Sends what is queued, in batches; what cannot be sent is lost.
-async fn speak(client: Client, queued: Option<mpsc::Receiver<(NodeName, Hint)>>) {
+async fn speak(client: Client, queued: Option<mpsc::Receiver<Outgoing>>) {
     let Some(mut queued) = queued else { return };
     let mut connection: Option<MultiplexedConnection> = None;
     let mut failures = 0;
     let mut batch = Vec::new();
     while queued.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let mut publish = Pipeline::with_capacity(batch.len());
-        for (node, hint) in batch.drain(..) {
-            publish.cmd("PUBLISH").arg(node.channel()).arg(hint.to_string()).ignore();
+        let mut probes = Vec::new();
+        for outgoing in batch.drain(..) {
+            let (channel, text) = match outgoing {
+                Outgoing::Hint(node, hint) => (node.channel(), hint.to_string()),
+                Outgoing::Probe(Probe { channel, text, sent }) => {
+                    probes.push(sent);
+                    (channel, text)
+                }
+            };
+            publish.cmd("PUBLISH").arg(channel).arg(text).ignore();
         }
         // A connection that was idle may have broken since; a new one is tried at once.
         let was_connected = connection.is_some();
         let mut sent = send(&client, &mut connection, &publish).await;
-        if sent.is_err() && was_connected {
+        if sent.is_err() && was_connected && connection.is_none() {
             sent = send(&client, &mut connection, &publish).await;
+        }
+        for probe in probes {
+            // The receiver may have been dropped; ignore the error.
+            let _ = probe.send(sent.clone());
         }
         match sent {
             Ok(()) => failures = 0,
@@ -165,6 +203,7 @@ async fn speak(client: Client, queued: Option<mpsc::Receiver<(NodeName, Hint)>>)
     }
 }
 
+/// Sends what is in the pipeline. A connection on which the server does not permit a command is kept.
 async fn send(
     client: &Client,
     connection: &mut Option<MultiplexedConnection>,
@@ -174,7 +213,20 @@ async fn send(
         Some(open) => open,
         None => answer(client.get_multiplexed_async_connection()).await?,
     };
-    answer(publish.query_async::<()>(&mut open)).await?;
+    let published = answer(async {
+        match publish.query_async::<()>(&mut open).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(Err(first_refusal(error))),
+            answered => answered.map(Ok),
+        }
+    });
+    let published = published.await?;
     *connection = Some(open);
-    Ok(())
+    published
+}
+
+/// The first of the refusals of a pipeline, which are all alike.
+fn first_refusal(error: RedisError) -> String {
+    let text = error.to_string();
+    let refusals = error.into_server_errors();
+    refusals.as_ref().and_then(|refusals| refusals.first()).map_or(text, |(_, refusal)| refusal.to_string())
 }

@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::harness::Server;
 
 /// Imports point downwards: `main → app → http → {login, hub} → {store, bus, token} → session`. A module may use those
-/// of lower layers, and itself. `random`, `cause` and `secret`, beside `session`, may be used by all but that.
-const LAYERS: [(&str, u8); 30] = [
+/// of lower layers, and itself. `random`, `cause`, `warnings` and `secret`, beside `session`, may be used by all but that.
+const LAYERS: [(&str, u8); 31] = [
     ("main", 9),
     ("cli", 8),
     ("app", 7),
@@ -42,6 +42,7 @@ const LAYERS: [(&str, u8); 30] = [
     ("secret", 0),
     ("shutdown", 2),
     ("telemetry", 2),
+    ("warnings", 1),
 ];
 
 fn layer(module: &str) -> u8 {

@@ -123,6 +123,18 @@ impl Program {
         self.child.id()
     }
 
+    /// What it has logged until now.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> String {
+        let text = self.http.get(format!("{}/metrics", self.ops)).send().await.unwrap().text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name}: {text}")).to_owned()
+    }
+
     /// Until this has been logged, for ten seconds at most.
     pub async fn until_logged(&self, text: &str) {
         for _ in 0..500 {

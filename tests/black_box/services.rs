@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use crate::real_time::sleep_millis;
+use crate::real_time::{sleep_millis, until};
 
 /// Runs a command in the shell, and ends it, by the signal named first, when the shell's input ends: when the test does,
 /// however it does.
@@ -178,9 +178,14 @@ impl Postgres {
 
     /// The URL of a new, empty database.
     pub async fn database(&self) -> String {
+        self.database_with("").await
+    }
+
+    /// As the last, made with these options of `CREATE DATABASE`.
+    pub async fn database_with(&self, options: &str) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let client = connect(&self.url_of("postgres")).await.unwrap();
-        client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        client.batch_execute(&format!("CREATE DATABASE {name} {options}")).await.unwrap();
         self.url_of(&name)
     }
 }
@@ -244,5 +249,16 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Gives a user, whose password is `swordfish`, these permissions (`ACL SETUSER`). Returns the URL for that user.
+    pub async fn permit(&self, user: &str, rules: &[&str]) -> String {
+        let client = redis::Client::open(self.url()).unwrap();
+        until("Redis answers", async || client.get_multiplexed_async_connection().await.is_ok()).await;
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg(user).arg("on").arg(">swordfish").arg(rules);
+        command.query_async::<()>(&mut connection).await.unwrap();
+        format!("redis://{user}:swordfish@127.0.0.1:{}", self.port)
     }
 }

@@ -1,0 +1,48 @@
+//! Warnings of faults that repeat: one a minute at most, with the number of failures.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Time between two warnings of one fault.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Counts the failures of one kind, and says when the next warning is due.
+#[derive(Debug, Default)]
+pub struct Warnings(Mutex<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    /// Number of failures since the last warning.
+    failures: u64,
+    warned_at: Option<Duration>,
+}
+
+impl Warnings {
+    /// Counts a failure at `now`, a reading of a monotonic clock. Returns the number of failures since the last warning,
+    /// this one included, if a warning is due.
+    pub fn count(&self, now: Duration) -> Option<u64> {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.failures += 1;
+        if counted.warned_at.is_some_and(|warned_at| now < warned_at + PAUSE) {
+            return None;
+        }
+        counted.warned_at = Some(now);
+        Some(std::mem::take(&mut counted.failures))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_warning_a_minute_is_due_and_has_the_number_of_failures() {
+        let warnings = Warnings::default();
+        let due = |seconds| warnings.count(Duration::from_secs(seconds));
+        assert_eq!(due(7), Some(1));
+        assert_eq!((due(8), due(66)), (None, None));
+        assert_eq!(due(67), Some(3));
+        assert_eq!(due(126), None);
+        assert_eq!(due(1000), Some(2));
+    }
+}
