@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use deadpool_postgres::{Object, Pool};
 use tokio::time::Instant;
 use tokio_postgres::Row as PostgresRow;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql};
 
 use super::committed::{Announcer, Changed, Committed, Stored, Transition, Which};
@@ -81,6 +82,7 @@ impl PostgresStore {
         let pool = postgres.pool(setup.max_connections).map_err(failed)?;
         let prepare = async {
             let mut connection = pool.get().await.map_err(|error| explain(&error))?;
+            check_encoding(&connection).await?;
             migrate(&mut connection).await.map_err(|error| explain(&error))
         };
         in_time(deadline(PATIENCE * 2), prepare)
@@ -113,7 +115,11 @@ impl PostgresStore {
             let statement = connection.prepare_cached(statement).await?;
             connection.query(&statement, params).await
         };
-        let answer = in_time(until, answer).await.ok_or_else(too_long).and_then(|rows| Ok(rows?));
+        let answer = match in_time(until, answer).await {
+            Some(Err(error)) if is_of_statement(&error) => return Err(error.into()),
+            Some(answer) => answer.map_err(StoreError::from),
+            None => Err(too_long()),
+        };
         let answer = answer.and_then(|rows| check(&rows).map(|()| rows));
         if answer.is_err() {
             // Nobody is to wait behind an answer that may never come, nor to ask a server again that only reads (any
@@ -165,6 +171,19 @@ impl PostgresStore {
         let now = Timestamp::from_millis(column_of(row, column)?);
         self.clock.follow(now, asked.elapsed());
         Ok(now)
+    }
+}
+
+/// Names and addresses are text in any script: another encoding has no place for some of it.
+async fn check_encoding(connection: &Object) -> Result<(), String> {
+    let row = connection.query_one("SELECT current_setting('server_encoding')", &[]).await;
+    let encoding: String = row.and_then(|row| row.try_get(0)).map_err(|error| explain(&error))?;
+    match encoding.as_str() {
+        "UTF8" => Ok(()),
+        other => Err(format!(
+            "the database's encoding is {other}, and must be UTF8; make one with CREATE DATABASE … ENCODING 'UTF8' \
+             TEMPLATE template0"
+        )),
     }
 }
 
@@ -511,6 +530,17 @@ fn session(row: &PostgresRow) -> Result<Session, StoreError> {
         },
     };
     row.session()
+}
+
+/// Whether an error belongs to a statement and its values, and leaves the connection as it was: data that cannot be stored
+/// (class 22), a constraint (23), a transaction that others held up (40), or a time limit of the session.
+fn is_of_statement(error: &tokio_postgres::Error) -> bool {
+    let of_statement = |code: &SqlState| {
+        code.code().get(..2).is_some_and(|class| ["22", "23", "40"].contains(&class))
+            || *code == SqlState::QUERY_CANCELED
+            || *code == SqlState::LOCK_NOT_AVAILABLE
+    };
+    error.code().is_some_and(of_statement)
 }
 
 /// Reads where a session's browser waits: the node, and behind it the number of the connection.

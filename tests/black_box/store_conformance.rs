@@ -574,9 +574,65 @@ async fn a_database_that_cannot_be_opened_is_refused_by_name() {
         (format!("sqlite://{}", dir.path().display()), "database_url"),
         (format!("sqlite://{}", nonsense.display()), "nonsense.db"),
         ("postgres://localhost/x".to_owned(), "sqlite://FILE"),
-        ("sqlite://:memory:".to_owned(), "sqlite://FILE"),
+        ("host=db user=u password=hunter2".to_owned(), "sqlite://FILE"),
+        ("sqlite://".to_owned(), "names no file"),
+        ("sqlite://:memory:".to_owned(), "a database in memory"),
+        ("sqlite://:memory:?cache=shared".to_owned(), "a database in memory"),
+        ("sqlite://file:q.db".to_owned(), "SQLite's own URIs"),
+        ("sqlite://file:q.db?mode=memory".to_owned(), "SQLite's own URIs"),
+        ("sqlite://q.db?key=hunter2".to_owned(), "no parameters"),
+        ("sqlite:///var/lib/a%20b/q.db".to_owned(), "percent-encoded"),
+        ("sqlite://q%2Edb".to_owned(), "percent-encoded"),
+        ("sqlite://q.db\r".to_owned(), "control character"),
+        ("sqlite://q\0.db".to_owned(), "control character"),
     ] {
         let error = SqliteStore::open(&url, Clock::system()).err().unwrap().to_string();
         assert!(error.starts_with("database_url: ") && error.contains(part), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn path_is_the_name_of_the_file_as_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["file:q.db", "100%.db", "a b.db", "a#b.db", "安.db", "%zz.db"] {
+        let file = dir.path().join(name);
+        let store = SqliteStore::open(&format!("sqlite://{}", file.display()), Clock::system()).unwrap();
+        store.ping().await.unwrap();
+        assert!(file.metadata().unwrap().len() > 0, "{name}");
+        store.close().await;
+    }
+    assert!(!dir.path().join("q.db").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn error_of_one_statement_does_not_cost_the_pooled_connection() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let setup =
+        PostgresSetup { node: NodeName::random(), clock: Clock::shared(), max_connections: 1, sends_hints: true };
+    let store = PostgresStore::open(&Postgres::parse(&url).unwrap(), setup).await.unwrap();
+    let admin = services::connect(&url).await.unwrap();
+    let connection = async || {
+        let of_store =
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'qrlogin' AND datname = current_database()";
+        admin.query(of_store, &[]).await.unwrap().iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>()
+    };
+    let before = connection().await;
+    assert_eq!(before.len(), 1);
+    let session = new_session();
+    store.insert(&session).await.unwrap();
+    let mut unstorable = new_session();
+    unstorable.client.client_info = Some("a\0b".into());
+    for refused in [&unstorable, &session] {
+        let error = store.insert(refused).await.unwrap_err().to_string();
+        assert!(error.contains("0x00") || error.contains("duplicate key"), "{error}");
+        assert_eq!(store.read(&[session.key]).await.unwrap().len(), 1);
+        assert_eq!(connection().await, before);
+    }
+    // A connection that ends is replaced.
+    admin.execute("SELECT pg_terminate_backend($1)", &[&before[0]]).await.unwrap();
+    until("it answers on another connection", async || store.read(&[session.key]).await.is_ok()).await;
+    assert_ne!(connection().await, before);
+    store.close().await;
 }
