@@ -457,9 +457,7 @@ async fn look_for_keys(logins: Arc<Logins>, clock: Clock) {
 async fn refresh_keys(logins: &Arc<Logins>) {
     let logins = logins.clone();
     // The directory may be a network's.
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || logins.minter.refresh_keys()).await {
-        warn!(event = "keys not read", %error);
-    }
+    drop(tokio::task::spawn_blocking(move || logins.minter.refresh_keys()).await);
 }
 
 /// Reads everything again that can change while the server runs, each time that it is asked to.

@@ -13,7 +13,9 @@ use serde::Deserialize;
 use thiserror::Error;
 use tracing::{info, warn};
 
+use crate::metrics::Stopwatch;
 use crate::protocol::{LocationView, NetworkView};
+use crate::warnings::Warnings;
 
 /// The databases that are set.
 #[derive(Default)]
@@ -52,6 +54,10 @@ struct Database {
     key: &'static str,
     path: PathBuf,
     current: RwLock<Current>,
+    /// Readings of the file that failed, and look-ups that failed.
+    not_read: Warnings,
+    not_found: Warnings,
+    opened: Stopwatch,
 }
 
 #[derive(Clone)]
@@ -81,8 +87,9 @@ impl Geo {
     /// Where an address is.
     #[must_use]
     pub fn location(&self, address: IpAddr) -> Option<LocationView> {
-        let reader = self.places.as_ref()?.reader();
-        let found: City<'_> = look_up(&reader, address)?;
+        let database = self.places.as_ref()?;
+        let reader = database.reader();
+        let found: City<'_> = database.look_up(&reader, address)?;
         let text = |text: Option<&str>| text.map(str::to_owned);
         let country = if found.country.iso_code.is_some() { &found.country } else { &found.registered_country };
         let view = LocationView {
@@ -97,8 +104,9 @@ impl Geo {
     /// In whose network an address is.
     #[must_use]
     pub fn network(&self, address: IpAddr) -> Option<NetworkView> {
-        let reader = self.networks.as_ref()?.reader();
-        let found: Asn<'_> = look_up(&reader, address)?;
+        let database = self.networks.as_ref()?;
+        let reader = database.reader();
+        let found: Asn<'_> = database.look_up(&reader, address)?;
         let organization = found.autonomous_system_organization.map(str::to_owned);
         let view = NetworkView { asn: found.autonomous_system_number, organization };
         (view != NetworkView::default()).then_some(view)
@@ -110,7 +118,7 @@ impl Geo {
             match database.refresh() {
                 Ok(true) => info!(event = "database read again", setting = database.key),
                 Ok(false) => {}
-                Err(error) => warn!(event = "database not read", %error),
+                Err(error) => database.warn_of(&error),
             }
         }
     }
@@ -119,7 +127,35 @@ impl Geo {
 impl Database {
     fn open(key: &'static str, path: &Path) -> Result<Self, GeoError> {
         let current = RwLock::new(Current::read(key, path)?);
-        Ok(Self { key, path: path.to_owned(), current })
+        let (not_read, not_found, opened) = (Warnings::default(), Warnings::default(), Stopwatch::start());
+        Ok(Self { key, path: path.to_owned(), current, not_read, not_found, opened })
+    }
+
+    fn warn_of(&self, error: &GeoError) {
+        if let Some(count) = self.not_read.count(self.opened.elapsed()) {
+            warn!(event = "database not read", %error, count, "places and networks are those of the file that was read before");
+        }
+    }
+
+    /// What the database says of an address. What cannot be read is not known: a login does not fail for it.
+    fn look_up<'a, T: Deserialize<'a>>(&self, reader: &'a Reader<Vec<u8>>, address: IpAddr) -> Option<T> {
+        match reader.lookup(address).and_then(|found| found.decode()) {
+            Ok(found) => found,
+            // A database of IPv4 alone.
+            Err(MaxMindDbError::InvalidInput { .. }) => None,
+            Err(error) => {
+                if let Some(count) = self.not_found.count(self.opened.elapsed()) {
+                    warn!(
+                        event = "address not looked up",
+                        setting = self.key,
+                        %error,
+                        count,
+                        "phones are not told where these browsers are"
+                    );
+                }
+                None
+            }
+        }
     }
 
     fn reader(&self) -> Arc<Reader<Vec<u8>>> {
@@ -154,9 +190,4 @@ impl Current {
 fn modified(path: &Path) -> io::Result<(SystemTime, u64)> {
     let file = fs::metadata(path)?;
     Ok((file.modified()?, file.len()))
-}
-
-/// What cannot be read is not known: a login does not fail for it.
-fn look_up<'a, T: Deserialize<'a>>(reader: &'a Reader<Vec<u8>>, address: IpAddr) -> Option<T> {
-    reader.lookup(address).ok()?.decode().ok()?
 }

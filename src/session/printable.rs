@@ -5,12 +5,25 @@
 ///
 /// Left out are control characters (Unicode category Cc), line and paragraph separators, and those of the format
 /// characters that override the direction of text (property `Bidi_Control`, UAX #9) or are invisible (byte order mark,
-/// deprecated and tag characters). The joiners stay: names in Arabic and Indic scripts need them.
+/// deprecated and tag characters). The joiners stay: names in Arabic and Indic scripts need them. Text of invisible
+/// characters alone is empty.
 #[must_use]
 pub fn printable(text: &str, max_chars: usize) -> String {
     let kept: String = text.chars().filter(|letter| !is_control(*letter)).collect();
     let cut: String = kept.trim().chars().take(max_chars).collect();
-    cut.trim_end().to_owned()
+    if cut.chars().all(is_invisible) { String::new() } else { cut.trim_end().to_owned() }
+}
+
+/// Whether a character alone shows nothing: white space, the characters that text layout ignores (property
+/// `Default_Ignorable_Code_Point`, DerivedCoreProperties.txt), and the blank pattern of Braille.
+fn is_invisible(letter: char) -> bool {
+    letter.is_whitespace()
+        || is_control(letter)
+        || matches!(letter,
+            '\u{00AD}' | '\u{034F}' | '\u{061C}' | '\u{115F}'..='\u{1160}' | '\u{17B4}'..='\u{17B5}'
+            | '\u{180B}'..='\u{180F}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}'
+            | '\u{2800}' | '\u{3164}' | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF0}'..='\u{FFF8}'
+            | '\u{1BCA0}'..='\u{1BCA3}' | '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}')
 }
 
 fn is_control(letter: char) -> bool {
@@ -36,6 +49,16 @@ mod tests {
             ("a\u{2028}b\u{2029}c\u{FEFF}d\u{E0041}e\u{206A}f\u{FFF9}g", "abcdefg"),
             ("  spaces inside  stay ", "spaces inside  stay"),
             ("\u{202E}", ""),
+            ("\u{200B}", ""),
+            ("\u{200D}\u{200C}", ""),
+            ("\u{2060}\u{2062}\u{00AD}", ""),
+            ("\u{3164}", ""),
+            ("\u{115F}\u{1160}\u{FFA0}", ""),
+            ("\u{2800}\u{2800}", ""),
+            ("\u{FE0F}\u{E0100}", ""),
+            ("\u{00A0}\u{3000}", ""),
+            ("\u{180E}", ""),
+            ("\u{200B}a", "\u{200B}a"),
         ] {
             assert_eq!(printable(text, 100), shown, "{text:?}");
         }

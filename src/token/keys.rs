@@ -1,8 +1,8 @@
 //! The keys that sign `web_token`: Ed25519, PKCS#8 PEM files in one directory that all nodes share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
@@ -19,12 +19,18 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::random;
 use crate::session::CodeSecret;
+use crate::warnings::Warnings;
 
 /// The file that the first start makes.
 const FIRST_KEY: &str = "web-token.pem";
 /// The file of the [`CodeSecret`].
 const CODE_SECRET: &str = "codes.key";
 
+/// The setting that names the directory.
+const SETTING: &str = "token.key_dir";
+/// Permissions to read and to write a file that its owner does not need.
+const OTHERS_READ: u32 = 0o044;
+const OTHERS_WRITE: u32 = 0o022;
 /// Shortest time between two readings of the directory that unknown key ids cause.
 const LOOK_TIME: Duration = Duration::from_secs(1);
 /// Time for which a key that is added is published before it signs. Nodes read the directory this often, so the other
@@ -39,6 +45,10 @@ pub struct KeyRing {
     keys: RwLock<Keys>,
     /// Steady time of the last reading of the directory that an unknown key id caused.
     looked_at: Mutex<Option<Duration>>,
+    /// Readings of the directory that failed.
+    failures: Warnings,
+    /// Files that others may read, and that the log has named.
+    exposed: Mutex<BTreeSet<PathBuf>>,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +61,8 @@ struct Keys {
 #[derive(Debug)]
 struct Key {
     pair: Ed25519KeyPair,
+    /// The file, if others may read it.
+    exposed: Option<PathBuf>,
     /// Position among the keys of the directory, from the oldest file to the newest.
     age_rank: usize,
     /// Steady time from which on the key may sign new decisions.
@@ -73,6 +85,22 @@ pub enum KeyError {
     NotAKey {
         /// The file.
         path: PathBuf,
+    },
+    /// A `.pem` file with more than one key, of which only the first would be used.
+    #[error("token.key_dir: {path}: holds {blocks} PEM blocks; write each signing key into a file of its own")]
+    SeveralKeys {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        blocks: usize,
+    },
+    /// Other users of the machine may write a secret.
+    #[error("token.key_dir: {path}: others may write it (mode {mode:03o}); make it private with chmod 600")]
+    Writable {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// The file of the codes' secret holds something else.
     #[error(
@@ -111,7 +139,20 @@ impl KeyRing {
         let now = clock.steady();
         let mut keys = Keys { by_id: read_keys(files, now)?, ..Keys::default() };
         keys.choose_signing(now);
-        Ok(Self { dir: dir.to_owned(), clock, keys: RwLock::new(keys), looked_at: Mutex::default() })
+        let ring = Self {
+            dir: dir.to_owned(),
+            clock,
+            keys: RwLock::new(keys),
+            looked_at: Mutex::default(),
+            failures: Warnings::default(),
+            exposed: Mutex::default(),
+        };
+        if others_may_write_dir(dir) {
+            let path = dir.display();
+            warn!(event = "key directory not private", setting = SETTING, %path, "others may add a key that then signs");
+        }
+        ring.warn_of_exposed();
+        Ok(ring)
     }
 
     /// Reads the directory again. A key that was added is published from now on. It signs from the first call that
@@ -135,7 +176,20 @@ impl KeyRing {
         }
         keys.by_id = by_id;
         keys.choose_signing(now);
+        drop(keys);
+        self.warn_of_exposed();
         Ok(())
+    }
+
+    /// Logs which keys others may read, each once.
+    fn warn_of_exposed(&self) {
+        let keys = self.read();
+        let mut named = self.exposed.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in keys.by_id.values().filter_map(|key| key.exposed.as_ref()) {
+            if named.insert(path.clone()) {
+                warn_of_exposed(path);
+            }
+        }
     }
 
     /// The id of the key that signs what is decided now.
@@ -152,10 +206,17 @@ impl KeyRing {
             return signed;
         }
         // Another node may have started with a key that we have not heard of.
-        if let Err(error) = self.refresh() {
-            warn!(event = "keys not read", %error);
-        }
+        self.refresh_or_warn();
         self.read().sign(kid, message)
+    }
+
+    /// As [`KeyRing::refresh`], and logs why the keys cannot be read.
+    pub fn refresh_or_warn(&self) {
+        if let Err(error) = self.refresh()
+            && let Some(count) = self.failures.count(self.clock.steady())
+        {
+            warn!(event = "keys not read", %error, count, "the keys stay as they were");
+        }
     }
 
     fn may_look(&self) -> bool {
@@ -196,8 +257,9 @@ impl Keys {
 fn read_keys(files: Vec<(SystemTime, PathBuf)>, signs_from: Duration) -> Result<BTreeMap<String, Key>, KeyError> {
     let mut by_id = BTreeMap::new();
     for (age_rank, (_, path)) in files.into_iter().enumerate() {
-        let pair = read_key(&path)?;
-        by_id.insert(thumbprint(&pair), Key { pair, age_rank, signs_from });
+        let (pair, is_exposed) = read_key(&path)?;
+        let exposed = is_exposed.then_some(path);
+        by_id.insert(thumbprint(&pair), Key { pair, exposed, age_rank, signs_from });
     }
     Ok(by_id)
 }
@@ -221,12 +283,55 @@ fn key_files(dir: &Path) -> Result<Vec<(SystemTime, PathBuf)>, KeyError> {
     Ok(files)
 }
 
-fn read_key(path: &Path) -> Result<Ed25519KeyPair, KeyError> {
-    let text = fs::read(path).map_err(|source| KeyError::Io { path: path.into(), source })?;
+/// The key in a file, and whether others may read it.
+fn read_key(path: &Path) -> Result<(Ed25519KeyPair, bool), KeyError> {
+    let (text, is_exposed) = read_private(path)?;
     let not_a_key = || KeyError::NotAKey { path: path.into() };
-    let document = pem::parse(text).map_err(|_| not_a_key())?;
+    let blocks = pem::parse_many(&text).map_err(|_| not_a_key())?;
+    let [block] = blocks.as_slice() else {
+        let blocks = blocks.len();
+        return Err(if blocks == 0 { not_a_key() } else { KeyError::SeveralKeys { path: path.into(), blocks } });
+    };
     // "Maybe unchecked": openssl writes PKCS#8 v1, which does not carry the public half to check against.
-    Ed25519KeyPair::from_pkcs8_maybe_unchecked(document.contents()).map_err(|_| not_a_key())
+    let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(block.contents()).map_err(|_| not_a_key())?;
+    Ok((pair, is_exposed))
+}
+
+/// Reads a file that holds a secret, and whether others may read it.
+///
+/// # Errors
+/// The file cannot be read, or others may write it: the secret may then be theirs.
+fn read_private(path: &Path) -> Result<(Zeroizing<Vec<u8>>, bool), KeyError> {
+    let failed = |source| KeyError::Io { path: path.into(), source };
+    let mut file = fs::File::open(path).map_err(failed)?;
+    let mode = mode_of(&file.metadata().map_err(failed)?);
+    if mode & OTHERS_WRITE != 0 {
+        return Err(KeyError::Writable { path: path.into(), mode });
+    }
+    let mut content = Zeroizing::new(Vec::new());
+    file.read_to_end(&mut content).map_err(failed)?;
+    Ok((content, mode & OTHERS_READ != 0))
+}
+
+fn warn_of_exposed(path: &Path) {
+    let path = path.display();
+    warn!(event = "key not private", setting = SETTING, %path, "others may read it; make it private with chmod 600");
+}
+
+/// Whether everybody may add files. (A directory that a group shares is common where several nodes mount it.)
+fn others_may_write_dir(dir: &Path) -> bool {
+    fs::metadata(dir).is_ok_and(|metadata| mode_of(&metadata) & 0o002 != 0)
+}
+
+/// The permissions of a file; none for others where the system has no such bits.
+#[cfg(unix)]
+fn mode_of(metadata: &fs::Metadata) -> u32 {
+    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777
+}
+
+#[cfg(not(unix))]
+const fn mode_of(_: &fs::Metadata) -> u32 {
+    0
 }
 
 /// Written beside, then linked into place: the link fails where a file of that name has come meanwhile, so of two
@@ -258,11 +363,14 @@ pub fn open_code_secret(dir: &Path) -> Result<CodeSecret, KeyError> {
 /// A file that cannot be read, or holds something else.
 pub fn read_code_secret(dir: &Path) -> Result<Option<CodeSecret>, KeyError> {
     let path = dir.join(CODE_SECRET);
-    let text = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => Zeroizing::new(text.map_err(|source| KeyError::Io { path: path.clone(), source })?),
+    let (text, is_exposed) = match read_private(&path) {
+        Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read?,
     };
-    let bytes = STANDARD.decode(text.trim()).map(Zeroizing::new).ok();
+    if is_exposed {
+        warn_of_exposed(&path);
+    }
+    let bytes = STANDARD.decode(text.trim_ascii()).map(Zeroizing::new).ok();
     let bytes = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
     bytes.map(CodeSecret::new).map(Some).ok_or(KeyError::NotACodeSecret { path })
 }
@@ -448,6 +556,55 @@ mod tests {
         fs::write(dir.path().join("notes.pem"), "hello").unwrap();
         let error = KeyRing::open(dir.path(), Clock::system()).unwrap_err().to_string();
         assert!(error.contains("token.key_dir") && error.contains("notes.pem"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn secret_that_others_may_write_is_refused_and_one_that_they_may_read_is_used() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let ring = KeyRing::open(dir.path(), Clock::system()).unwrap();
+        open_code_secret(dir.path()).unwrap();
+        for name in [FIRST_KEY, CODE_SECRET] {
+            for (mode, is_used) in [
+                (0o600, true),
+                (0o400, true),
+                (0o640, true),
+                (0o644, true),
+                (0o620, false),
+                (0o602, false),
+                (0o666, false),
+            ] {
+                fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+                let opened = KeyRing::open(dir.path(), Clock::system()).map(drop);
+                let opened = opened.and_then(|()| read_code_secret(dir.path()).map(drop));
+                assert_eq!(opened.is_ok(), is_used, "{name} {mode:o}");
+                if let Err(error) = opened {
+                    let text = error.to_string();
+                    for part in ["token.key_dir", name, &format!("mode {mode:o}"), "chmod 600"] {
+                        assert!(text.contains(part), "'{part}' is missing in: {text}");
+                    }
+                }
+                assert_eq!(ring.refresh().is_ok(), is_used || name == CODE_SECRET, "while the server runs");
+            }
+            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    }
+
+    #[test]
+    fn pem_file_with_a_second_key_is_refused_and_a_byte_order_mark_is_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let kid = KeyRing::open(dir.path(), Clock::system()).unwrap().signing();
+        let file = dir.path().join(FIRST_KEY);
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, format!("\u{FEFF}{text}")).unwrap();
+        assert_eq!(KeyRing::open(dir.path(), Clock::system()).unwrap().signing(), kid);
+        let public = pem::encode(&pem::Pem::new("PUBLIC KEY", *b"key"));
+        for second in [text.as_str(), &public] {
+            fs::write(&file, format!("{text}{second}")).unwrap();
+            let error = KeyRing::open(dir.path(), Clock::system()).unwrap_err().to_string();
+            assert!(error.contains(FIRST_KEY) && error.contains("2 PEM blocks"), "{error}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{AppUser, KeyError, KeyRing, WEB_TOKEN_TYPE};
+use super::{AppUser, KeyRing, WEB_TOKEN_TYPE};
 use crate::random;
 use crate::session::{Grant, Timestamp};
 
@@ -110,12 +110,9 @@ impl Minter {
         Ok(token)
     }
 
-    /// Looks for keys that have come or gone; see [`KeyRing::refresh`].
-    ///
-    /// # Errors
-    /// They cannot be read, and stay as they were.
-    pub fn refresh_keys(&self) -> Result<(), KeyError> {
-        self.keys.refresh()
+    /// Looks for keys that have come or gone; see [`KeyRing::refresh_or_warn`].
+    pub fn refresh_keys(&self) {
+        self.keys.refresh_or_warn();
     }
 
     /// The public keys, as a JWK Set.

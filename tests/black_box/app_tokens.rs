@@ -14,13 +14,13 @@ use futures_util::future::{Shared, join_all};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use qrlogin::clock::Clock;
 use qrlogin::config::{Secret, Settings};
-use qrlogin::token::KeyRing;
+use qrlogin::token::{AppAuth, AuthError, InvalidToken, KeyRing, sign_app_token};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use crate::harness::{Answer, Server, Session};
+use crate::harness::{Answer, SECRET, START, Server, Session};
 use crate::program::{Program, signal};
 use crate::real_time::until;
 
@@ -56,7 +56,7 @@ impl Source {
         (source, address)
     }
 
-    fn says(&self, what: Says) {
+    pub fn says(&self, what: Says) {
         *self.says.lock().unwrap() = what;
     }
 
@@ -77,6 +77,14 @@ impl Source {
 }
 
 async fn answer(State(source): State<Source>, headers: HeaderMap, body: String) -> axum::response::Response {
+    if body.starts_with("token=qrlogin-trial-") {
+        // The server asks this when it starts. The tests count what it asks for phones.
+        let says = source.says.lock().unwrap().clone();
+        return match says {
+            Says::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
+            _ => json!({ "active": false }).to_string().into_response(),
+        };
+    }
     source.asked.fetch_add(1, Ordering::SeqCst);
     *source.last.lock().unwrap() = (headers, body);
     let held = source.held.lock().unwrap().clone();
@@ -487,6 +495,10 @@ async fn a_jwk_set_is_fetched_again_at_sighup_and_a_key_that_is_skipped_is_named
     assert_eq!(scanned.status, 200);
     let (_, log) = program.terminate();
     assert_eq!(log.matches("future").count(), 1, "{log}");
+    let line = log.lines().find(|line| line.contains("future")).unwrap();
+    for part in ["\"WARN\"", "app_auth.jwks_url", "kty is not"] {
+        assert!(line.contains(part), "'{part}' is missing in {line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -500,4 +512,49 @@ async fn a_token_is_good_from_five_seconds_before_its_nbf() {
     assert_eq!(scan(&server, &session, &from(6)).await.refusal(), "401 invalid_token");
     assert_eq!(scan(&server, &session, &from(5)).await.status, 200);
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_characters_are_refused_in_the_users_id_and_left_out_of_what_is_only_shown() {
+    let address = "192.0.2.1".parse().unwrap();
+    let verified = async |auth: &AppAuth, claims: Value| {
+        let mut claims = claims;
+        claims["exp"] = json!(START.as_seconds() + 60);
+        let token = sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
+        auth.verify(&token, address, START).await
+    };
+    let mut cases = 0;
+    for control in (0..=0x10FFFF).filter_map(char::from_u32).filter(|letter| letter.is_control()) {
+        for text in [format!("{control}ann"), format!("an{control}n"), format!("ann{control}"), control.to_string()] {
+            for claim in ["sub", "uid"] {
+                let auth = AppAuth::hmac(SECRET.as_bytes()).with_user_claim(claim);
+                let refused = verified(&auth, json!({ claim: text })).await.unwrap_err();
+                assert_eq!(refused, AuthError::Invalid(InvalidToken::ControlCharacter(claim.to_owned())), "{text:?}");
+                assert!(refused.to_string().contains(&format!("'{claim}'")), "{refused}");
+                cases += 1;
+            }
+            let auth = AppAuth::hmac(SECRET.as_bytes());
+            let picture = format!("https://a.example/{text}");
+            let user = verified(&auth, json!({ "sub": "ann", "name": text, "picture": picture })).await.unwrap().user;
+            assert_eq!(user.name.unwrap_or_default(), text.replace(control, ""), "{text:?}");
+            assert_eq!(user.picture, None, "{text:?}");
+            cases += 1;
+        }
+    }
+    assert_eq!(cases, 65 * 4 * 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_with_nul_is_refused_or_stored_without_it_on_postgres() {
+    let (_postgres, nodes) = crate::many_nodes::nodes(1, None).await;
+    let server = &nodes[0];
+    let session = server.generate().await;
+    let mut browser = server.browser(&session).await;
+    browser.frame("pending").await;
+    let refused = scan(server, &session, &crate::harness::app_token(json!({ "sub": "a\0nn" }))).await;
+    assert_eq!(refused.refusal(), "401 invalid_token");
+    assert!(refused.body["detail"].as_str().unwrap().contains("'sub'"), "{}", refused.body);
+    let claims = json!({ "sub": "ann", "name": "An\0n", "picture": "https://a.example/\0" });
+    assert_eq!(scan(server, &session, &crate::harness::app_token(claims)).await.status, 200);
+    assert_eq!(browser.frame("scanned").await["user"], json!({ "name": "Ann" }));
 }

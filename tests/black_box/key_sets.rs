@@ -9,11 +9,12 @@ use aws_lc_rs::signature::{
     EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaEncoding,
 };
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use qrlogin::clock::Clock;
+use qrlogin::token::AppAuth;
 use serde_json::{Map, Value, json};
 
-use crate::app_tokens::{Source, by_key_set, scan};
+use crate::app_tokens::{Says, Source, by_key_set, scan};
 use crate::program::{Program, signal};
 
 /// A signing key of an identity provider.
@@ -316,4 +317,103 @@ async fn a_key_file_is_read_again_at_sighup_and_one_that_is_broken_changes_nothi
     signal(program.id(), "HUP");
     program.until_logged("\"key of app tokens read again\"").await;
     assert_eq!((by_first().await, by_second().await), (401, 200));
+}
+
+/// Other ways in which the value of a member is published: with padding, in the standard alphabet, broken into lines; of a
+/// number also with zeros before it, or without those that its length demands.
+fn spellings(value: &str, is_number: bool) -> Vec<String> {
+    let octets = URL_SAFE_NO_PAD.decode(value).unwrap();
+    let standard = STANDARD.encode(&octets);
+    let lines: Vec<_> = standard.as_bytes().chunks(16).map(|line| str::from_utf8(line).unwrap()).collect();
+    let mut all = vec![
+        value.to_owned(),
+        URL_SAFE.encode(&octets),
+        standard.clone(),
+        STANDARD_NO_PAD.encode(&octets),
+        lines.join("\r\n"),
+    ];
+    if is_number {
+        all.extend([1, 2, 5].map(|zeros| encoded(&[&vec![0; zeros][..], &octets].concat())));
+        let first = octets.iter().position(|octet| *octet != 0).unwrap();
+        all.push(encoded(&octets[first..]));
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_jwk_are_read_in_every_spelling() {
+    let now = crate::harness::START.as_seconds();
+    // A coordinate that begins with a zero: one key in 128.
+    let short = std::iter::repeat_with(|| Key::ec("P-256")).find(|key| {
+        let Key::Ec(_, pair) = key else { unreachable!() };
+        let point = pair.public_key().as_ref();
+        point[1] == 0 || point[33] == 0
+    });
+    let keys = [
+        (Key::rsa(), "RS256"),
+        (Key::ec("P-256"), "ES256"),
+        (short.unwrap(), "ES256"),
+        (Key::ec("P-384"), "ES384"),
+        (Key::ec("P-521"), "ES512"),
+        (Key::ed(), "EdDSA"),
+    ];
+    let (mut published, mut tokens) = (Vec::new(), Vec::new());
+    for (key, algorithm) in &keys {
+        let jwk = key.jwk(json!({}));
+        for member in ["n", "e", "x", "y"] {
+            let Some(value) = jwk[member].as_str() else { continue };
+            for spelling in spellings(value, jwk["kty"] != "OKP") {
+                let kid = published.len().to_string();
+                let mut spelled = jwk.clone();
+                spelled["kid"] = json!(kid);
+                spelled[member] = json!(spelling);
+                published.push(spelled);
+                let token = key.token(json!({ "alg": algorithm, "kid": kid }), now);
+                tokens.push((token, format!("{algorithm}, {member}: {spelling:?}")));
+            }
+        }
+    }
+    assert_eq!(tokens.len(), 5 * 2 * 9 + 5);
+    let (source, address) = Source::start().await;
+    source.says(Says::This(format!("\u{FEFF}{}", json!({ "keys": published }))));
+    let server = by_key_set(address, |_| {}).await;
+    for (token, what) in tokens {
+        let session = server.generate().await;
+        let answer = scan(&server, &session, &token).await;
+        assert_eq!(answer.status, 200, "{what}: {}", answer.body);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_key_of_a_key_file_is_used_and_a_block_that_is_none_is_refused() {
+    let keys = [(Key::ec("P-256"), "ES256"), (Key::rsa(), "RS256"), (Key::ec("P-256"), "ES256"), (Key::ed(), "EdDSA")];
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.pem");
+    let text: String = keys.iter().map(|(key, _)| key.pem()).collect();
+    std::fs::write(&file, format!("\u{FEFF}{text}")).unwrap();
+    let server = crate::harness::Server::start_with(|settings| {
+        settings.app_auth.hmac_secret = qrlogin::config::Secret::default();
+        settings.app_auth.public_key_file.clone_from(&file);
+    })
+    .await;
+    let now = crate::harness::START.as_seconds();
+    for (key, algorithm) in &keys {
+        let session = server.generate().await;
+        assert_eq!(scan(&server, &session, &key.token(json!({ "alg": algorithm }), now)).await.status, 200);
+    }
+    let session = server.generate().await;
+    let other = Key::ec("P-256").token(json!({ "alg": "ES256" }), now);
+    assert_eq!(scan(&server, &session, &other).await.status, 401);
+    server.stop().await;
+    let certificate = pem::encode(&pem::Pem::new("CERTIFICATE", *b"no key"));
+    for (text, part) in [
+        (format!("{text}{certificate}"), "block 5"),
+        (String::new(), "public key in PEM form"),
+        (keys[0].0.pem().repeat(17), "more than 16 keys"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let error = AppAuth::public_key_file(&file).err().unwrap().to_string();
+        assert!(error.contains("app_auth.public_key_file") && error.contains(part), "{error}");
+    }
 }

@@ -38,6 +38,7 @@ mod refusals;
 mod secrecy;
 mod settings;
 mod signing_keys;
+mod silent_faults;
 mod stalls;
 mod stopping;
 mod store_conformance;

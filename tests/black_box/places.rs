@@ -61,6 +61,11 @@ fn databases() -> (TempDir, PathBuf, PathBuf) {
     (dir, city, asn)
 }
 
+/// Writes a database with one place, which has no name.
+pub fn write_city_file(path: &Path) {
+    write(path, "GeoLite2-City", &[("192.0.2.0/24", json!({}))]);
+}
+
 async fn server(city: &PathBuf, asn: &PathBuf, change: impl FnOnce(&mut Settings)) -> Server {
     Server::start_with(|settings| {
         settings.geoip.city_file.clone_from(city);

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, StatusCode, redirect};
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 use url::Url;
 
@@ -11,6 +12,8 @@ use crate::cause::explain;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Longer answers are none.
 const MAX_BYTES: usize = 512 * 1024;
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// A source outside that is asked over HTTP.
 pub(super) struct Source {
@@ -82,4 +85,9 @@ impl Source {
         }
         Ok(body)
     }
+}
+
+/// Reads an answer as JSON. A byte order mark before it is skipped (RFC 8259 §8.1).
+pub(super) fn json_of<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    serde_json::from_slice(body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body)).ok()
 }

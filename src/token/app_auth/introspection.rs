@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use quick_cache::sync::Cache;
@@ -17,12 +17,18 @@ use tokio::sync::oneshot;
 use tracing::{Instrument as _, warn};
 use url::form_urlencoded;
 
-use super::fetch::Source;
+use super::fetch::{Source, json_of};
 use super::turns::Turns;
 use super::{AuthError, InvalidToken};
 use crate::clock::Clock;
+use crate::random;
 use crate::session::network_of;
+use crate::warnings::Warnings;
 
+/// The setting that names the endpoint.
+const SETTING: &str = "app_auth.introspection_url";
+/// Beginning of the token that the server asks about when it starts.
+const TRIAL: &str = "qrlogin-trial-";
 /// Time that an answer is kept: a phone scans and decides within it, and a revoked token is refused soon.
 const KEPT: Duration = Duration::from_secs(10);
 /// Maximum number of answers that are kept.
@@ -31,8 +37,8 @@ const MAX_KEPT: usize = 10_000;
 const TURN_SECONDS: u32 = 2;
 /// Time that a phone waits for an answer, in seconds: the turn, and the time that [`Source`] gives the endpoint.
 const ANSWER_SECONDS: u32 = 5;
-/// Time between two log lines about questions without an answer.
-const WARNING_PAUSE: Duration = Duration::from_secs(10);
+/// Time between two trials of an endpoint that has not answered since the start, in seconds.
+const TRIAL_PAUSE_SECONDS: u32 = 15;
 
 /// Asks the endpoint. Concurrent requests with the same token share one question and its answer.
 #[derive(Clone)]
@@ -47,15 +53,8 @@ struct Inner {
     /// Questions without an answer yet, by the SHA-256 of the token.
     waiting: Mutex<HashMap<[u8; 32], Question>>,
     turns: Turns,
-    failures: Mutex<Failures>,
-}
-
-/// Questions without an answer. A client can cause any number of them, so not each one is a line of the log.
-#[derive(Default)]
-struct Failures {
-    /// Number of failures since the last line.
-    count: u64,
-    logged_at: Option<Duration>,
+    /// Questions without an answer. A client can cause any number of them, so not each one is a line of the log.
+    failures: Warnings,
 }
 
 /// What the endpoint says of a token: its claims, or that it is not active. An error if there is no such answer.
@@ -81,8 +80,25 @@ impl Introspection {
             kept: Cache::new(MAX_KEPT),
             waiting: Mutex::default(),
             turns: Turns::default(),
-            failures: Mutex::default(),
+            failures: Warnings::default(),
         }))
+    }
+
+    /// Asks about a token that nobody has issued, until there is an answer: so the log names a wrong URL or client secret
+    /// at the start, and not only when a user logs in.
+    pub(super) async fn try_out(&self) {
+        loop {
+            let token = format!("{TRIAL}{}", URL_SAFE_NO_PAD.encode(random::bytes::<16>()));
+            match self.0.ask_source(&token).await {
+                Ok(None) => return,
+                Ok(Some(_)) => {
+                    warn!(event = "app tokens not verified", setting = SETTING, "the endpoint accepts any token");
+                    return;
+                }
+                Err(reason) => drop(self.0.unanswered(&reason)),
+            }
+            self.0.clock.sleep_seconds(TRIAL_PAUSE_SECONDS).await;
+        }
     }
 
     /// Returns the claims of this token, which a client at `address` sent.
@@ -160,13 +176,9 @@ impl Inner {
 
     /// Logs that a question has no answer.
     fn unanswered(&self, reason: &str) -> AuthError {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.count += 1;
-        let now = self.clock.steady();
-        if failures.logged_at.is_none_or(|logged_at| now >= logged_at + WARNING_PAUSE) {
-            let setting = "app_auth.introspection_url";
-            warn!(event = "app token not introspected", setting, count = failures.count, reason);
-            *failures = Failures { count: 0, logged_at: Some(now) };
+        if let Some(count) = self.failures.count(self.clock.steady()) {
+            let cost = "app tokens that it does not judge are answered with 503";
+            warn!(event = "app token not introspected", setting = SETTING, count, reason, "{cost}");
         }
         AuthError::Unavailable
     }
@@ -177,8 +189,7 @@ impl Inner {
             .append_pair("token_type_hint", "access_token")
             .finish();
         let body = self.source.post(form, self.authorization.as_ref()).await.map_err(|error| error.to_string())?;
-        let said: Map<String, Value> =
-            serde_json::from_slice(&body).map_err(|_| "its answer is no JSON object".to_owned())?;
+        let said: Map<String, Value> = json_of(&body).ok_or_else(|| "its answer is no JSON object".to_owned())?;
         match said.get("active") {
             Some(Value::Bool(true)) => Ok(Some(said)),
             Some(Value::Bool(false)) => Ok(None),

@@ -4,10 +4,14 @@
 use std::str::FromStr as _;
 
 use aws_lc_rs::hmac;
-use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, ParsedPublicKey,
+    VerificationAlgorithm,
+};
 use base64::Engine as _;
-use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
+use pem::Pem;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -49,9 +53,15 @@ pub(super) struct Key {
 
 enum Verifier {
     Secret(Box<hmac::Key>),
-    Library(DecodingKey),
-    /// What the library does not know.
-    Raw(&'static dyn VerificationAlgorithm, Vec<u8>),
+    Rsa(DecodingKey),
+    Curve(Box<ParsedPublicKey>),
+}
+
+impl Verifier {
+    /// A key on a curve: an uncompressed point, or the octets of an Ed25519 key. `None` if it is no point of the curve.
+    fn of_curve(algorithm: &'static dyn VerificationAlgorithm, key: &[u8]) -> Option<Self> {
+        ParsedPublicKey::new(algorithm, key).ok().map(Box::new).map(Self::Curve)
+    }
 }
 
 /// Why a published key is not used.
@@ -71,6 +81,8 @@ pub(super) enum Unusable {
     Algorithm,
     #[error("it has fewer than 2,048 bits, or more than 8,192")]
     Bits,
+    #[error("it is no point of its curve")]
+    NotOnCurve,
 }
 
 /// The members that are looked at (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
@@ -102,24 +114,16 @@ impl Key {
         if jwk.key_ops.as_ref().is_some_and(|operations| !operations.iter().any(|operation| operation == "verify")) {
             return Err(Unusable::Operations);
         }
-        let malformed = |_| Unusable::Malformed;
-        let library = |key: Result<DecodingKey, _>| key.map(Verifier::Library).map_err(malformed);
+        let on_curve = |algorithm: &'static dyn VerificationAlgorithm, key: &[u8]| {
+            Verifier::of_curve(algorithm, key).ok_or(Unusable::NotOnCurve)
+        };
         let (family, verifier) = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
-            ("RSA", _) => {
-                let (Some(length), Some(_)) = (bits(&jwk.n), bits(&jwk.e)) else { return Err(Unusable::Malformed) };
-                if !RSA_BITS.contains(&length) {
-                    return Err(Unusable::Bits);
-                }
-                (RSA, library(DecodingKey::from_rsa_components(&jwk.n, &jwk.e))?)
-            }
-            ("EC", Some("P-256")) => (P256, library(DecodingKey::from_ec_components(&jwk.x, &jwk.y))?),
-            ("EC", Some("P-384")) => (P384, library(DecodingKey::from_ec_components(&jwk.x, &jwk.y))?),
-            ("EC", Some("P-521")) => {
-                let (x, y) = (decoded(&jwk.x).ok_or(Unusable::Malformed)?, decoded(&jwk.y).ok_or(Unusable::Malformed)?);
-                (P521, Verifier::Raw(&ECDSA_P521_SHA512_FIXED, [&[0x04], &*x, &*y].concat()))
-            }
+            ("RSA", _) => (RSA, rsa(&jwk)?),
+            ("EC", Some("P-256")) => (P256, on_curve(&ECDSA_P256_SHA256_FIXED, &point(&jwk, 32)?)?),
+            ("EC", Some("P-384")) => (P384, on_curve(&ECDSA_P384_SHA384_FIXED, &point(&jwk, 48)?)?),
+            ("EC", Some("P-521")) => (P521, on_curve(&ECDSA_P521_SHA512_FIXED, &point(&jwk, 66)?)?),
             ("OKP", Some("Ed25519")) => {
-                (ED25519_NAMES, Verifier::Raw(&ED25519, decoded(&jwk.x).ok_or(Unusable::Malformed)?))
+                (ED25519_NAMES, on_curve(&ED25519, &decoded(&jwk.x).ok_or(Unusable::Malformed)?)?)
             }
             ("EC" | "OKP", _) => return Err(Unusable::Curve),
             _ => return Err(Unusable::Type),
@@ -137,26 +141,21 @@ impl Key {
         Ok(Self { id: jwk.kid, algorithms, verifier })
     }
 
-    /// The public key in a PEM file: RSA, P-256, P-384, P-521 or Ed25519.
-    pub(super) fn of_pem(text: &[u8]) -> Option<Self> {
+    /// The public key in a block of a PEM file: RSA, P-256, P-384, P-521 or Ed25519.
+    pub(super) fn of_pem(block: &Pem) -> Option<Self> {
         let with =
             |algorithms: &[&'static str], verifier| Some(Self { id: None, algorithms: algorithms.to_vec(), verifier });
-        if let Ok(key) = DecodingKey::from_rsa_pem(text) {
-            return with(RSA, Verifier::Library(key));
+        if let Ok(key) = DecodingKey::from_rsa_pem(pem::encode(block).as_bytes()) {
+            return with(RSA, Verifier::Rsa(key));
         }
-        let der = pem::parse(text).ok()?.into_contents();
-        let after = |prefix: &[u8]| der.strip_prefix(prefix).map(<[u8]>::to_vec);
-        let of_curve = |prefix| Some(Verifier::Library(DecodingKey::from_ec_der(&after(prefix)?)));
-        if let Some(verifier) = of_curve(SPKI_P256) {
-            return with(P256, verifier);
-        }
-        if let Some(verifier) = of_curve(SPKI_P384) {
-            return with(P384, verifier);
-        }
-        if let Some(point) = after(SPKI_P521) {
-            return with(P521, Verifier::Raw(&ECDSA_P521_SHA512_FIXED, point));
-        }
-        with(ED25519_NAMES, Verifier::Raw(&ED25519, after(SPKI_ED25519)?))
+        let der = block.contents();
+        let of = |names: &[&'static str], algorithm: &'static dyn VerificationAlgorithm, prefix: &[u8]| {
+            with(names, Verifier::of_curve(algorithm, der.strip_prefix(prefix)?)?)
+        };
+        of(P256, &ECDSA_P256_SHA256_FIXED, SPKI_P256)
+            .or_else(|| of(P384, &ECDSA_P384_SHA384_FIXED, SPKI_P384))
+            .or_else(|| of(P521, &ECDSA_P521_SHA512_FIXED, SPKI_P521))
+            .or_else(|| of(ED25519_NAMES, &ED25519, SPKI_ED25519))
     }
 
     /// The secret of tokens signed with HS256.
@@ -181,13 +180,11 @@ impl Key {
         let (signed, payload) = (decode(signature)?, decode(payload)?);
         let is_signed = match &self.verifier {
             Verifier::Secret(key) => hmac::verify(key, message.as_bytes(), &signed).is_ok(),
-            Verifier::Library(key) => {
+            Verifier::Rsa(key) => {
                 let algorithm = Algorithm::from_str(algorithm).map_err(|_| InvalidToken::Signature)?;
                 jsonwebtoken::crypto::verify(signature, message.as_bytes(), key, algorithm).unwrap_or(false)
             }
-            Verifier::Raw(algorithm, key) => {
-                UnparsedPublicKey::new(*algorithm, key).verify(message.as_bytes(), &signed).is_ok()
-            }
+            Verifier::Curve(key) => key.verify_sig(message.as_bytes(), &signed).is_ok(),
         };
         if !is_signed {
             return Err(InvalidToken::Signature);
@@ -200,16 +197,52 @@ fn decode(part: &str) -> Result<Vec<u8>, InvalidToken> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed)
 }
 
-/// Padding is not permitted (RFC 7515 §2), and met all the same.
-fn decoded(text: &str) -> Option<Vec<u8>> {
-    URL_SAFE_NO_PAD.decode(text).or_else(|_| URL_SAFE.decode(text)).ok().filter(|bytes| !bytes.is_empty())
+/// The modulus and the exponent of an RSA key (RFC 7518 §6.3.1). Octets of zero before a number do not change it.
+fn rsa(jwk: &Jwk) -> Result<Verifier, Unusable> {
+    let number = |text| {
+        let octets = decoded(text)?;
+        let first = octets.iter().position(|octet| *octet != 0)?;
+        Some(octets[first..].to_vec())
+    };
+    let (Some(n), Some(e)) = (number(&jwk.n), number(&jwk.e)) else { return Err(Unusable::Malformed) };
+    if !RSA_BITS.contains(&bits(&n)) {
+        return Err(Unusable::Bits);
+    }
+    let key = DecodingKey::from_rsa_components(&URL_SAFE_NO_PAD.encode(n), &URL_SAFE_NO_PAD.encode(e));
+    key.map(Verifier::Rsa).map_err(|_| Unusable::Malformed)
 }
 
-/// The length of a big-endian number.
-fn bits(number: &str) -> Option<usize> {
-    let bytes = decoded(number)?;
-    let first = bytes.iter().position(|byte| *byte != 0)?;
-    Some((bytes.len() - first) * 8 - bytes[first].leading_zeros() as usize)
+/// The point of a key on a curve, uncompressed. Its coordinates have `octets` octets (RFC 7518 §6.2.1.2); zeros that are
+/// missing before a number, or too many, do not change it.
+fn point(jwk: &Jwk, octets: usize) -> Result<Vec<u8>, Unusable> {
+    let mut point = vec![0x04];
+    for coordinate in [&jwk.x, &jwk.y] {
+        let number = decoded(coordinate).ok_or(Unusable::Malformed)?;
+        let surplus = number.len().saturating_sub(octets);
+        if number[..surplus].iter().any(|octet| *octet != 0) {
+            return Err(Unusable::NotOnCurve);
+        }
+        point.resize(point.len() + octets.saturating_sub(number.len()), 0);
+        point.extend(&number[surplus..]);
+    }
+    Ok(point)
+}
+
+/// Reads base64url (RFC 7515 §2). Padding, the standard alphabet and white space are not permitted there, and published
+/// all the same.
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let plain = |letter: char| match letter {
+        '+' => '-',
+        '/' => '_',
+        other => other,
+    };
+    let text: String = text.chars().filter(|letter| !letter.is_ascii_whitespace()).map(plain).collect();
+    URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok().filter(|bytes| !bytes.is_empty())
+}
+
+/// The length of a big-endian number, whose first octet is not zero.
+fn bits(number: &[u8]) -> usize {
+    number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
 }
 
 #[cfg(test)]
@@ -229,21 +262,22 @@ mod tests {
 
     #[test]
     fn a_key_has_the_bits_of_its_modulus_from_the_first_that_is_set() {
-        for (bytes, expected) in [
-            (&[0x01, 0x00, 0x01][..], Some(17)),
-            (&[0x80], Some(8)),
-            (&[0x00, 0x00, 0x7F, 0xFF], Some(15)),
-            (&[0x00], None),
-            (&[], None),
-        ] {
-            assert_eq!(bits(&URL_SAFE_NO_PAD.encode(bytes)), expected, "{bytes:?}");
+        for (number, expected) in [(&[0x01, 0x00, 0x01][..], 17), (&[0x80], 8), (&[0x7F, 0xFF], 15), (&[], 0)] {
+            assert_eq!(bits(number), expected, "{number:?}");
         }
-        assert_eq!(bits("?"), None);
+        let of_zeros = json!({ "kty": "RSA", "n": "AAAA", "e": "AQAB" });
+        assert_eq!(refused(of_zeros), Some(Unusable::Malformed));
+        let length = |octets: usize| {
+            let n = [&[0; 3][..], &vec![0x80; octets]].concat();
+            refused(json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode(n), "e": "AAEAAQ" }))
+        };
+        assert_eq!([255, 256, 1024, 1025].map(length), [Some(Unusable::Bits), None, None, Some(Unusable::Bits)]);
     }
 
     #[test]
     fn both_names_of_ed25519_pin_the_same_algorithm_and_none_of_another_type() {
-        let x = URL_SAFE_NO_PAD.encode([7; 32]);
+        // RFC 8037 §A.2.
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
         for alg in [json!("EdDSA"), json!("Ed25519"), json!(null)] {
             let key = Key::of_jwk(&json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "alg": alg })).unwrap();
             assert!(key.fits("EdDSA") && key.fits("Ed25519") && !key.fits("ES256"), "{alg}");
@@ -264,5 +298,11 @@ mod tests {
         assert_eq!(refused(json!({ "kty": "OKP", "crv": "X25519" })), Some(Unusable::Curve));
         assert_eq!(refused(json!({ "kty": "oct", "k": "AA" })), Some(Unusable::Type));
         assert_eq!(refused(json!({ "kty": "RSA", "n": modulus() })), Some(Unusable::Malformed));
+        let ones = URL_SAFE_NO_PAD.encode([1; 33]);
+        for crv in ["P-256", "P-384", "P-521"] {
+            let expected = Some(Unusable::NotOnCurve);
+            assert_eq!(refused(json!({ "kty": "EC", "crv": crv, "x": ones, "y": ones })), expected, "{crv}");
+        }
+        assert_eq!(refused(json!({ "kty": "OKP", "crv": "Ed25519", "x": ones })), Some(Unusable::NotOnCurve));
     }
 }

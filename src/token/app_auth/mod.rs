@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use pem::Pem;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -31,6 +32,8 @@ use key_set::KeySet;
 pub const MIN_HMAC_SECRET_BYTES: usize = 32;
 /// How far ahead of ours the clock of whoever made a token may be.
 const NOT_BEFORE_LEEWAY_SECONDS: i64 = 5;
+/// Maximum number of keys in a file.
+const MAX_FILE_KEYS: usize = 16;
 /// A user's id, in bytes.
 const MAX_ID_BYTES: usize = 256;
 /// A display name, in characters; a longer one is cut.
@@ -50,11 +53,11 @@ pub struct AppAuth {
 /// Who says whether a token is good.
 enum Judge {
     /// One key, of a secret.
-    Secret(Key),
-    /// One key, of a file.
-    KeyFile(PathBuf, RwLock<Arc<Key>>),
+    Secret(Arc<Key>),
+    /// The keys of a file.
+    KeyFile(PathBuf, RwLock<Vec<Arc<Key>>>),
     /// Keys that are published.
-    KeySet(KeySet),
+    KeySet(Box<KeySet>),
     /// Whoever gave it.
     Introspection(Introspection),
 }
@@ -95,6 +98,9 @@ pub enum InvalidToken {
     /// A claim that is needed is missing or of the wrong type.
     #[error("the app token has no usable '{0}' claim")]
     Claim(String),
+    /// A claim has a control character, which no identifier has and no database takes.
+    #[error("the app token's '{0}' claim has a control character")]
+    ControlCharacter(String),
     /// A token that was minted here for a browser.
     #[error("a web_token is not an app token")]
     WebToken,
@@ -137,7 +143,7 @@ impl InvalidToken {
             Self::NotYetValid => "not_yet_valid",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
-            Self::Claim(_) => "claim",
+            Self::Claim(_) | Self::ControlCharacter(_) => "claim",
             Self::WebToken => "web_token",
             Self::Critical => "critical",
             Self::UnknownKey => "unknown_key",
@@ -178,8 +184,19 @@ pub enum AppAuthError {
         reason: String,
     },
     /// The key file holds something else.
-    #[error("app_auth.public_key_file: {path}: not an RSA, P-256, P-384, P-521 or Ed25519 public key in PEM form")]
+    #[error(
+        "app_auth.public_key_file: {path}: not an RSA, P-256, P-384, P-521 or Ed25519 public key in PEM form (block \
+         {number})"
+    )]
     NotAKey {
+        /// The file.
+        path: PathBuf,
+        /// Which of its PEM blocks, from 1.
+        number: usize,
+    },
+    /// Each key of the file is tried on each token.
+    #[error("app_auth.public_key_file: {path}: more than {MAX_FILE_KEYS} keys")]
+    TooManyKeys {
         /// The file.
         path: PathBuf,
     },
@@ -189,17 +206,17 @@ impl AppAuth {
     /// Tokens signed with HS256 and this secret.
     #[must_use]
     pub fn hmac(secret: &[u8]) -> Self {
-        Self::judged_by(Judge::Secret(Key::of_secret(secret)))
+        Self::judged_by(Judge::Secret(Arc::new(Key::of_secret(secret))))
     }
 
-    /// Tokens signed with the private half of the key in this file, by an algorithm of the key's type: RS256 to RS512 and
+    /// Tokens signed with the private half of a key in this file, by an algorithm of the key's type: RS256 to RS512 and
     /// PS256 to PS512, ES256, ES384, ES512 or EdDSA.
     ///
     /// # Errors
     /// A file that cannot be read, or that holds no such key.
     pub fn public_key_file(path: &Path) -> Result<Self, AppAuthError> {
-        let key = read_key(path)?;
-        Ok(Self::judged_by(Judge::KeyFile(path.to_owned(), RwLock::new(Arc::new(key)))))
+        let keys = read_keys(path)?;
+        Ok(Self::judged_by(Judge::KeyFile(path.to_owned(), RwLock::new(keys))))
     }
 
     /// Tokens signed with a key of the JWK Set that is published here.
@@ -208,7 +225,7 @@ impl AppAuth {
     /// The system's trusted certificates cannot be used.
     pub fn key_set(url: Url, is_loopback: bool, clock: Clock) -> Result<Self, AppAuthError> {
         let source = source("app_auth.jwks_url", url, is_loopback)?;
-        Ok(Self::judged_by(Judge::KeySet(KeySet::new(source, clock))))
+        Ok(Self::judged_by(Judge::KeySet(Box::new(KeySet::new(source, clock)))))
     }
 
     /// Tokens of which this endpoint (RFC 7662) says that they are active; `client` is as whom it is asked, and with which
@@ -258,19 +275,22 @@ impl AppAuth {
         self
     }
 
-    /// Asks a source that is to be asked from time to time, for as long as the program runs.
+    /// Asks the source outside, if there is one: for its keys, from time to time and for as long as the program runs; or
+    /// for a first answer.
     pub async fn keep_fresh(&self) {
-        if let Judge::KeySet(keys) = &self.judge {
-            keys.keep_fresh().await;
+        match &self.judge {
+            Judge::KeySet(keys) => keys.keep_fresh().await,
+            Judge::Introspection(introspection) => introspection.try_out().await,
+            Judge::Secret(_) | Judge::KeyFile(..) => {}
         }
     }
 
     /// Reads the key's file again, or asks the source for its keys now. What cannot be had leaves what was.
     pub async fn refresh(&self) {
         match &self.judge {
-            Judge::KeyFile(path, known) => match read_key(path) {
-                Ok(key) => {
-                    *known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+            Judge::KeyFile(path, known) => match read_keys(path) {
+                Ok(keys) => {
+                    *known.write().unwrap_or_else(PoisonError::into_inner) = keys;
                     info!(event = "key of app tokens read again");
                 }
                 Err(error) => warn!(event = "key of app tokens not read", %error),
@@ -301,13 +321,11 @@ impl AppAuth {
                 }
                 let keys = match judge {
                     Judge::KeySet(keys) => keys.find(header.kid.as_deref(), &header.alg).await?,
-                    Judge::KeyFile(_, key) => vec![key.read().unwrap_or_else(PoisonError::into_inner).clone()],
-                    Judge::Secret(_) | Judge::Introspection(_) => Vec::new(),
+                    Judge::KeyFile(_, keys) => keys.read().unwrap_or_else(PoisonError::into_inner).clone(),
+                    Judge::Secret(key) => vec![Arc::clone(key)],
+                    Judge::Introspection(_) => Vec::new(),
                 };
-                let claims = match judge {
-                    Judge::Secret(key) => key.verify(token, &header.alg)?,
-                    _ => verify_with_any(&keys, token, &header.alg)?,
-                };
+                let claims = verify_with_any(&keys, token, &header.alg)?;
                 if !claims.contains_key("exp") {
                     return Err(InvalidToken::Claim("exp".to_owned()).into());
                 }
@@ -347,7 +365,13 @@ impl AppAuth {
             Some(Value::Number(id)) => id.to_string(),
             _ => String::new(),
         };
-        if (1..=MAX_ID_BYTES).contains(&id.len()) { Ok(id) } else { Err(InvalidToken::Claim(self.user_claim.clone())) }
+        if !(1..=MAX_ID_BYTES).contains(&id.len()) {
+            return Err(InvalidToken::Claim(self.user_claim.clone()));
+        }
+        if id.contains(char::is_control) {
+            return Err(InvalidToken::ControlCharacter(self.user_claim.clone()));
+        }
+        Ok(id)
     }
 }
 
@@ -355,9 +379,19 @@ fn source(key: &'static str, url: Url, is_loopback: bool) -> Result<Source, AppA
     Source::new(url, is_loopback).map_err(|error| AppAuthError::Source { key, reason: error.to_string() })
 }
 
-fn read_key(path: &Path) -> Result<Key, AppAuthError> {
+/// The keys of a file, each in a PEM block of its own.
+fn read_keys(path: &Path) -> Result<Vec<Arc<Key>>, AppAuthError> {
     let text = std::fs::read(path).map_err(|source| AppAuthError::Io { path: path.into(), source })?;
-    Key::of_pem(&text).ok_or_else(|| AppAuthError::NotAKey { path: path.into() })
+    let not_a_key = |number| AppAuthError::NotAKey { path: path.into(), number };
+    let blocks = pem::parse_many(&text).map_err(|_| not_a_key(1))?;
+    if blocks.is_empty() {
+        return Err(not_a_key(1));
+    }
+    if blocks.len() > MAX_FILE_KEYS {
+        return Err(AppAuthError::TooManyKeys { path: path.into() });
+    }
+    let key = |(number, block): (usize, &Pem)| Key::of_pem(block).map(Arc::new).ok_or_else(|| not_a_key(number));
+    (1..).zip(&blocks).map(key).collect()
 }
 
 /// The header of a JWT (RFC 7515 §4.1), as far as it is looked at.
@@ -378,14 +412,9 @@ impl JoseHeader {
 
 /// The claims of a token that one of these keys has signed.
 fn verify_with_any(keys: &[Arc<Key>], token: &str, algorithm: &str) -> Result<Map<String, Value>, InvalidToken> {
-    let mut refused = InvalidToken::Signature;
-    for key in keys {
-        match key.verify(token, algorithm) {
-            Ok(claims) => return Ok(claims),
-            Err(reason) => refused = reason,
-        }
-    }
-    Err(refused)
+    let signature = InvalidToken::Signature;
+    let said = keys.iter().map(|key| key.verify(token, algorithm)).find(|said| said.as_ref() != Err(&signature));
+    said.unwrap_or(Err(signature))
 }
 
 /// Whether a claim is this text, or a list in which it stands (RFC 7519 §4.1.3).
@@ -414,7 +443,8 @@ fn name(claims: &Map<String, Value>) -> Option<String> {
 fn picture(claims: &Map<String, Value>) -> Option<String> {
     let picture = claims.get("picture")?.as_str()?;
     let is_web = picture.starts_with("https://") || picture.starts_with("http://");
-    (is_web && picture.len() <= MAX_PICTURE_BYTES).then(|| picture.to_owned())
+    let is_kept = is_web && picture.len() <= MAX_PICTURE_BYTES && !picture.contains(char::is_control);
+    is_kept.then(|| picture.to_owned())
 }
 
 /// An app token for trying out: `claims`, signed with HS256 and `secret`. `None` if the claims cannot be written.
@@ -435,7 +465,15 @@ mod tests {
         let long = |bytes: usize| format!("{:a<bytes$}", "https://");
         assert!(kept("https://a.example/a.png".to_owned()) && kept("http://a.example/a.png".to_owned()));
         assert!(kept(long(MAX_PICTURE_BYTES)) && !kept(long(MAX_PICTURE_BYTES + 1)));
-        for bad in ["javascript:alert(1)", "data:image/png;base64,", "//a.example", ""] {
+        for bad in [
+            "javascript:alert(1)",
+            "data:image/png;base64,",
+            "//a.example",
+            "",
+            "https://a.example/\0.png",
+            "https://a.example/\n",
+            "https://a.example/\u{85}",
+        ] {
             assert!(!kept(bad.to_owned()), "{bad}");
         }
         assert_eq!(picture(json!({ "picture": 7 }).as_object().unwrap()), None);
