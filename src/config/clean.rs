@@ -190,7 +190,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
-        /// Whatever comes in: no control character gets through, no padding, and no refusal quotes the value.
+        /// A cleaned value has no control character and no padding, and a refusal does not quote the value.
         #[test]
         fn a_clean_value_holds_no_control_character(text in "[ \\t\\r\\n\\x00-\\x1f\\x7f-\\x9fa-z:/@=]{0,12}", key in 0..8_usize) {
             let keys = [&SECRETS[..], &PATHS[..], &["public_url", "token.issuer"]].concat();

@@ -318,7 +318,8 @@ fn warn_of_exposed(path: &Path) {
     warn!(event = "key not private", setting = SETTING, %path, "others may read it; make it private with chmod 600");
 }
 
-/// Whether everybody may add files. (A directory that a group shares is common where several nodes mount it.)
+/// Whether every user of the system may add files. (A directory that a group shares is common where several nodes mount
+/// it.)
 fn others_may_write_dir(dir: &Path) -> bool {
     fs::metadata(dir).is_ok_and(|metadata| mode_of(&metadata) & 0o002 != 0)
 }

@@ -84,8 +84,8 @@ impl Introspection {
         }))
     }
 
-    /// Asks about a token that nobody has issued, until there is an answer: so the log names a wrong URL or client secret
-    /// at the start, and not only when a user logs in.
+    /// Asks about a made-up token, until there is an answer: so the log names a wrong URL or client secret at the start,
+    /// and not only when a user logs in.
     pub(super) async fn try_out(&self) {
         loop {
             let token = format!("{TRIAL}{}", URL_SAFE_NO_PAD.encode(random::bytes::<16>()));
