@@ -1,23 +1,25 @@
-//! Who waits for which session: sharded by the session's key, no lock held across a wait.
+//! The registry: the waiting connections of this node, sharded by the session's key. No lock is held across an `await`.
 //!
-//! An entry costs what it holds, about ten bytes of index, and its share of a chunk. Chunks are of one size, and given
-//! back when they are empty, so the cost grows evenly and shrinks again.
+//! An entry costs its own size, about ten bytes of index, and its part of a chunk. Chunks have one size and are freed
+//! when they are empty, so memory grows evenly with the number of connections and shrinks with it.
 //!
-//! This file is compiled once more in `tests/registry_model.rs`, where `loom` runs it through every order in which
-//! threads can meet; so its locks come from the module above.
+//! `tests/registry_model.rs` compiles this file once more, and `loom` runs it through every interleaving of threads.
+//! Lock types therefore come from the parent module.
 
 use hashbrown::HashTable;
 
 use super::sync::{Mutex, MutexGuard};
 use crate::session::SessionKey;
 
-/// Enough that two threads seldom meet; keys are SHA-256, so any byte of them spreads evenly.
+/// Number of shards. Keys are SHA-256 digests, so any byte of them distributes entries evenly.
 const SHARDS: usize = 64;
-/// Entries in a chunk: as many as the bits of its map of those in use.
+/// Entries in a chunk, one for each bit of its `in_use`.
 const CHUNK: usize = u32::BITS as usize;
+/// Bits of a slot that hold the position within its shard.
 const SLOT_BITS: u32 = 24;
 
-/// Where an entry is, for as long as it is there: no later entry is ever found at the place of an earlier one.
+/// Names one entry. The generation numbers the entries of a shard and repeats only after 2^32 of them, so a stale slot
+/// finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place(u64);
 
@@ -26,54 +28,58 @@ impl Place {
         Self((shard as u64) << (SLOT_BITS + u32::BITS) | (slot as u64) << u32::BITS | generation as u64)
     }
 
-    /// As a number, for the system to give back.
-    #[expect(clippy::cast_possible_truncation, reason = "a server of a million sockets has 64 bits")]
+    /// Returns the slot as a number under which a socket is registered with epoll.
+    #[expect(clippy::cast_possible_truncation, reason = "the server runs on 64-bit systems")]
     pub(super) const fn to_token(self) -> usize {
         self.0 as usize
     }
 
+    /// Returns the slot of a number that [`Place::to_token`] returned.
     pub(super) const fn from_token(token: usize) -> Self {
         Self(token as u64)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the parts that were put together")]
+    /// Returns the shard, the position in it, and the generation.
+    #[expect(clippy::cast_possible_truncation, reason = "each part has the width it had in `Place::new`")]
     const fn parts(self) -> (usize, u32, u32) {
         let slot = (self.0 >> u32::BITS) as u32 & ((1 << SLOT_BITS) - 1);
         ((self.0 >> (SLOT_BITS + u32::BITS)) as usize, slot, self.0 as u32)
     }
 }
 
-/// What has a session's key.
+/// A value with a session's key.
 pub(super) trait Keyed {
     fn key(&self) -> &SessionKey;
 }
 
-/// What becomes of an entry after it was looked at.
+/// Whether an entry stays in the registry after a look at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Stays,
     Goes,
 }
 
-/// Nobody new is taken.
+/// The registry is closed to new connections.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closing;
 
+/// A table of values by session key, with several entries per key.
 pub(super) struct Registry<T, const N: usize = SHARDS> {
     shards: [Mutex<Shard<T>>; N],
 }
 
 struct Shard<T> {
     chunks: Vec<Chunk<T>>,
-    /// Before this chunk, none has a place that is free.
+    /// Index before which all chunks are full.
     first_with_room: usize,
-    /// Slots by key. Almost always one entry a key: more than one only while a newer takes over from an older.
+    /// Positions by key. A key has more than one entry only while a newer connection supersedes an older one.
     index: HashTable<u32>,
+    /// Generation of the newest entry.
     generation: u32,
     is_closing: bool,
 }
 
-/// What a shard holds, and how many entries one is looked for among, at most.
+/// Measurements of a shard. `looked_at` is the greatest number of candidates that a lookup in the index visits.
 #[cfg(test)]
 pub(super) struct Holdings {
     pub(super) entries: usize,
@@ -99,7 +105,7 @@ impl<T: Keyed, const N: usize> Default for Registry<T, N> {
 }
 
 impl<T: Keyed, const N: usize> Registry<T, N> {
-    /// Enters `value` under its key.
+    /// Adds `value` under its key.
     pub(super) fn enter(&self, value: T) -> Result<Place, Closing> {
         let number = shard_number::<N>(value.key());
         let mut shard = lock(&self.shards[number]);
@@ -110,14 +116,14 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
         Ok(Place::new(number, slot, generation))
     }
 
-    /// Looks at the entry at this place, if it is still there. One that goes is handed back, so that it is dropped
+    /// Calls `look` with the entry in this slot, if it still exists. A removed entry is returned so that it is dropped
     /// outside of the lock.
     pub(super) fn at(&self, place: Place, look: impl FnOnce(&mut T) -> Fate) -> Option<T> {
         self.at_among(place, |_| {}, look)
     }
 
-    /// As [`Registry::at`]. Before it looks at the entry, it shows `other` all other entries of the same key, under the
-    /// same lock: what `look` decides by them is still true when it acts.
+    /// Like [`Registry::at`], but first calls `other` with each other entry of the same key, under the same lock. What
+    /// `look` decides by them still holds when it acts.
     pub(super) fn at_among(
         &self,
         place: Place,
@@ -140,7 +146,7 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
         shard.remove(slot)
     }
 
-    /// Looks at all entries of this key.
+    /// Calls `look` with all entries of this key.
     pub(super) fn each_of(&self, key: &SessionKey, mut look: impl FnMut(Place, &T)) {
         let number = shard_number::<N>(key);
         let shard = lock(&self.shards[number]);
@@ -151,7 +157,7 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
         }
     }
 
-    /// Changes all entries of this key.
+    /// Calls `change` with all entries of this key.
     pub(super) fn each_of_mut(&self, key: &SessionKey, mut change: impl FnMut(&mut T)) {
         let mut shard = lock(&self.shards[shard_number::<N>(key)]);
         let slots: Vec<u32> = shard.index.iter_hash(hash(key)).copied().collect();
@@ -162,7 +168,7 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
         }
     }
 
-    /// From here on nobody is entered. The places of all who are there.
+    /// Closes the registry to new entries and returns the slots of the existing ones.
     pub(super) fn close(&self) -> Vec<Place> {
         for shard in &self.shards {
             lock(shard).is_closing = true;
@@ -170,7 +176,7 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
         self.places()
     }
 
-    /// Returns the places of all entries, one shard after the other.
+    /// Returns the slots of all entries. Each shard is locked in turn, so this is no snapshot of the whole.
     pub(super) fn places(&self) -> Vec<Place> {
         let mut places = Vec::new();
         for (number, shard) in self.shards.iter().enumerate() {
@@ -185,7 +191,7 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
         self.shards.iter().all(|shard| lock(shard).index.is_empty())
     }
 
-    /// What each shard holds.
+    /// Returns the measurements of each shard.
     #[cfg(test)]
     pub(super) fn holdings(&self) -> Vec<Holdings> {
         self.shards
@@ -203,7 +209,7 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
             .collect()
     }
 
-    /// Whether it holds no more memory than a new one, once everything that may be given back is.
+    /// Returns whether the registry holds no more memory than a new one, after all shards have been shrunk.
     #[cfg(test)]
     pub(super) fn has_given_all_back(&self) -> bool {
         self.shards.iter().all(|shard| {
@@ -221,7 +227,8 @@ impl<T> Default for Shard<T> {
 }
 
 impl<T: Keyed> Shard<T> {
-    /// The lowest free slot is taken, so that the highest chunks empty.
+    /// Adds a value and returns its position and generation. It takes the first free position, so that the last chunks
+    /// become empty.
     fn insert(&mut self, value: T) -> (u32, u32) {
         let number = (self.first_with_room..self.chunks.len())
             .find(|number| self.chunks[*number].in_use != u32::MAX)
@@ -285,18 +292,20 @@ fn hash_at<T: Keyed>(chunks: &[Chunk<T>], slot: u32) -> u64 {
     slots.and_then(|slots| slots[slot as usize % CHUNK].as_ref()).map_or(0, |entry| hash(entry.value.key()))
 }
 
-/// A key is a hash already.
+/// Returns the first eight bytes of a key. A key is a SHA-256 digest and need not be hashed again.
 fn hash(key: &SessionKey) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = key.0;
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// Of a byte that the hash leaves out: else all of one shard would share bits of their hash.
+/// Returns the shard of a key by a byte that `hash` does not use. Otherwise the hashes within a shard would have bits
+/// in common.
 fn shard_number<const N: usize>(key: &SessionKey) -> usize {
     usize::from(key.0[31]) % N
 }
 
-/// A panic under the lock cannot leave a shard half changed: nothing that can panic stands between its changes.
+/// Locks a shard, even if a thread has panicked while it held the lock. The closures that may panic are given an entry
+/// and never the shard's own fields, so these are consistent.
 fn lock<T>(shard: &Mutex<Shard<T>>) -> MutexGuard<'_, Shard<T>> {
     shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -25,7 +25,7 @@ fn names(registry: &Registry<Named>, key: SessionKey) -> Vec<u32> {
 }
 
 #[test]
-fn an_entry_is_found_by_its_key_and_at_its_place_until_it_goes_once() {
+fn entries_are_found_by_key_and_slot_until_they_are_removed() {
     let registry = Registry::<Named>::default();
     let older = registry.enter(Named(key(1), 10)).unwrap();
     let newer = registry.enter(Named(key(1), 11)).unwrap();
@@ -41,7 +41,7 @@ fn an_entry_is_found_by_its_key_and_at_its_place_until_it_goes_once() {
 }
 
 #[test]
-fn whoever_comes_later_is_never_found_at_an_earlier_place() {
+fn a_stale_slot_finds_no_later_entry() {
     let registry = Registry::<Named>::default();
     let first = registry.enter(Named(key(1), 1)).unwrap();
     registry.at(first, |_| Fate::Goes);
@@ -53,14 +53,15 @@ fn whoever_comes_later_is_never_found_at_an_earlier_place() {
 }
 
 #[test]
-fn thousands_come_and_go_in_any_order_and_nothing_is_left() {
+fn all_memory_is_freed_after_entries_are_removed_in_any_order() {
     let registry = Registry::<Named>::default();
     let mut places = Vec::new();
     for round in 0..3 {
         for number in 0..5_000 {
             places.push((number, registry.enter(Named(key(number), number)).unwrap()));
         }
-        // Every third stays for another round; of the others, the later ones go first.
+        // A third of the entries stays for another round. The others are removed in the reverse order of their
+        // insertion.
         let (stay, go): (Vec<_>, Vec<_>) = places.drain(..).partition(|(number, _)| round < 2 && number % 3 == round);
         for (number, place) in go.into_iter().rev() {
             assert_eq!(registry.at(place, |_| Fate::Goes).map(|named| named.1), Some(number));
@@ -74,11 +75,11 @@ fn thousands_come_and_go_in_any_order_and_nothing_is_left() {
 }
 
 #[test]
-fn entries_are_spread_evenly_packed_and_found_among_few() {
+fn entries_are_spread_evenly_over_shards_and_packed_into_chunks() {
     let registry = Registry::<Named>::default();
     let mut places: Vec<_> =
         (0..6400).map(|number| (number, registry.enter(Named(key(number), number)).unwrap())).collect();
-    // Every second goes, and as many come: they take the places that are free.
+    // Every second entry is replaced, so that the new ones take the free positions.
     for (number, place) in &mut places {
         if *number % 2 == 0 {
             registry.at(*place, |_| Fate::Goes);
@@ -107,7 +108,7 @@ fn the_index_shrinks_when_it_is_nearly_empty_and_not_before() {
 }
 
 #[test]
-fn a_registry_that_closes_names_all_who_are_there_and_takes_no_more() {
+fn close_returns_all_slots_and_refuses_new_entries() {
     let registry = Registry::<Named>::default();
     let mut entered: Vec<_> =
         (0..100).map(|number| registry.enter(Named(key(number), number)).unwrap().to_token()).collect();
