@@ -1,5 +1,5 @@
-//! The thread that watches the sockets of all who wait. It reads what browsers say, and writes what the system did not
-//! take when it was to be pushed; pushes themselves are written by the thread that has something to tell.
+//! The poller: the thread that waits for readiness of all sockets (epoll). It reads what browsers send, and writes what
+//! the system did not accept at once. A session change is first written by the thread that announces it.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -13,35 +13,37 @@ use super::registry::Place;
 use super::waiting::{Readiness, Share};
 use crate::shutdown::Vital;
 
-/// Wakes the thread; no place has this number.
+/// Token of the waker. No slot has this number.
 const WAKE: Token = Token(usize::MAX);
+/// Maximum number of events handled per call of epoll.
 const EVENTS: usize = 1024;
-/// What a turn reads at most: this many bytes, this often.
+/// Size of the read buffer, in bytes.
 const BUFFER_BYTES: usize = 16 * 1024;
+/// Maximum number of reads per turn.
 const READINGS: usize = 4;
 
-/// What others have for the thread.
+/// Requests of other threads to the poller.
 pub(super) struct Parking {
     waker: Waker,
-    /// The connections that have more to say than one turn's share.
+    /// Connections with more unread bytes than one turn's share.
     unfinished: Mutex<Vec<Place>>,
 }
 
 impl Parking {
-    /// What watches sockets, and what wakes it.
+    /// Creates the epoll instance and its waker.
     pub(super) fn prepare() -> io::Result<(Poll, Self)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
         Ok((poll, Self { waker, unfinished: Mutex::default() }))
     }
 
-    /// Lets the thread look at once.
+    /// Wakes the thread.
     pub(super) fn wake(&self) {
-        // It is awake if this fails: its counter is full.
+        // An error means that the waker's counter is full, so a wake-up is pending already.
         drop(self.waker.wake());
     }
 
-    /// Has the connection read on, after the others have had their turns.
+    /// Gives the connection another turn to read, after those of the events at hand.
     pub(super) fn read_on(&self, place: Place) {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(place);
         self.wake();
@@ -52,7 +54,7 @@ impl Parking {
     }
 }
 
-/// Watches until the hub is stopped.
+/// Starts the poller thread. It runs until the hub is stopped.
 pub(super) fn watch(hub: Arc<Hub>, mut poll: Poll, vital: Vital) -> io::Result<()> {
     let watching = move || {
         let _vital = vital;
@@ -61,16 +63,16 @@ pub(super) fn watch(hub: Arc<Hub>, mut poll: Poll, vital: Vital) -> io::Result<(
         while !hub.is_stopped.load(Ordering::Acquire) {
             match poll.poll(&mut events, None) {
                 Ok(()) => {}
-                // It comes with no events.
+                // `events` is empty after an error.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // (A system without memory: not in a loop without a pause.)
+                // The system may be out of memory. The pause keeps the loop from spinning.
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
             let mut turn = |place, readiness| {
                 let share = Share { buffer: &mut buffer, readings: READINGS };
                 hub.act(place, |waiting, turn| waiting.ready(readiness, share, turn));
             };
-            // (What is read on has no report of its own.)
+            // No event is reported for these sockets, because their bytes have been reported before.
             for place in hub.parking.take_unfinished() {
                 turn(place, Readiness { is_writable: false, is_last: true });
             }

@@ -1,4 +1,4 @@
-//! At a deadline: what the store says became of the sessions that are due.
+//! Readings of the store at the deadlines of connections.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use super::{Hearer, Hub};
 use crate::metrics::Stopwatch;
 use crate::session::{Session, SessionKey, Status, Timestamp};
 
-/// The connections whose rows are to be read.
+/// Connections whose rows must be read.
 #[derive(Default)]
 pub(super) struct Overdue {
     places: Mutex<Vec<Place>>,
@@ -32,7 +32,7 @@ impl Overdue {
     }
 }
 
-/// A connection whose deadline has come.
+/// A connection whose deadline has come and that still waits.
 struct Due {
     hearer: Hearer,
     key: SessionKey,
@@ -40,11 +40,12 @@ struct Due {
 }
 
 impl<S: Socket + Send + 'static> Hub<S> {
-    /// Reads the rows of all whose deadline has come since the last look, in one query, and tells what the store says.
+    /// Reads the rows of all connections whose deadline has come since the last reading, in one query, and delivers the
+    /// result. Never returns.
     pub(super) async fn settle(self: &Arc<Self>) {
         loop {
             self.overdue.came.notified().await;
-            // A tick that is under way is waited for: its rows are read together.
+            // Wait for the end of the current tick, so that all of its rows are read together.
             let ticking = self.ticking.lock().await;
             let places = self.overdue.take();
             drop(ticking);
@@ -59,7 +60,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
             }
             let failed: HashSet<_> = read.failed.into_iter().map(|(key, _)| key).collect();
             let (unread, read_here): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| failed.contains(&due.key));
-            // The other connections ask again by themselves.
+            // The other connections set a deadline for another attempt themselves.
             for Due { hearer, .. } in unread.iter().filter(|due| due.is_to_be_answered) {
                 self.act(hearer.place, Waiting::unavailable);
             }
@@ -67,6 +68,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
+    /// Returns what is needed of the connection in this slot, or `None` if it has ended or has been told the end.
     fn due_at(&self, place: Place) -> Option<Due> {
         let mut due = None;
         self.registry.at(place, |waiting| {
@@ -80,6 +82,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         due
     }
 
+    /// Delivers what the store has returned. A session that it does not have any more is delivered as expired.
     fn tell_settled(self: &Arc<Self>, due: &[Due], sessions: Vec<(Timestamp, Session)>) {
         let found: HashMap<_, _> = sessions.into_iter().map(|(now, session)| (session.key, (now, session))).collect();
         let expired = Message::expired();
@@ -91,25 +94,25 @@ impl<S: Socket + Send + 'static> Hub<S> {
                         self.answer_poll(place, session, *now);
                         continue;
                     }
-                    // The store's clock is behind ours, or session time has passed slower than steady time.
+                    // The store's clock is behind this node's, or session time has passed more slowly than steady time.
                     let expiry = self.epoch.session_tick_at(session.expires_at);
                     self.act(place, |waiting, turn| waiting.put_off(expiry, turn));
                 }
                 Some((now, session)) if !session.is_undecided() => {
                     self.tell(&[*hearer], session, *now, Some(Stopwatch::start()));
                 }
-                // Undecided and out of time ...
+                // The session is undecided and has expired.
                 Some((now, session)) if hearer.wants_view => {
                     let expired = Message::expired_view(&self.logins, session, *now);
                     self.deliver(place, |waiting, turn| waiting.tell(&expired, None, turn));
                 }
-                // ... or swept, which is long past it.
+                // The session is undecided and has expired, or its row was deleted, which happens long after the expiry.
                 Some(_) | None => self.deliver(place, |waiting, turn| waiting.tell(&expired, None, turn)),
             }
         }
     }
 
-    /// It has waited as long as it wanted to.
+    /// Answers a poll whose time is up with the session as it is.
     fn answer_poll(self: &Arc<Self>, place: Place, session: &Session, now: Timestamp) {
         let message = self.message(session, now, true);
         self.act(place, |waiting, turn| match &message {

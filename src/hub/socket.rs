@@ -1,5 +1,5 @@
-//! The socket of a waiting browser: the operations that a connection uses. Implemented by [`TcpStream`], and by the
-//! simulated socket of `waiting/simulation`.
+//! The operations of a socket that a waiting connection uses. Implemented by [`TcpStream`], and by the simulated
+//! sockets of the tests.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -8,32 +8,33 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 
-/// Readiness that is reported, each time that it comes anew (edge-triggered).
+/// Readiness to be reported, edge-triggered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watch {
-    /// Bytes to read. The first registration.
+    /// The socket is readable. Used for the first registration.
     Begin,
-    /// Bytes to read.
+    /// The socket is readable.
     Reads,
-    /// Bytes to read, and room to write.
+    /// The socket is readable or writable.
     ReadsAndRoom,
 }
 
 /// A non-blocking stream socket.
 pub trait Socket: Read + Write {
-    /// Reports readiness.
+    /// Where sockets are registered for reports of readiness.
     type Poll: Send + Sync;
 
-    /// Number of bytes that have been received and not read.
+    /// Returns the number of bytes that have been received and not read.
     fn unread_bytes(&self) -> io::Result<usize>;
 
-    /// Registers the socket under `token`, or changes what is reported. What is ready already is reported once more.
+    /// Registers the socket under `token`, or changes which readiness is reported. Readiness that exists already is
+    /// reported once more.
     fn watch(&mut self, poll: &Self::Poll, token: Token, watch: Watch) -> io::Result<()>;
 
-    /// Sends the end of the stream.
+    /// Shuts down the writing side.
     fn end_writing(&mut self);
 
-    /// Has the system discard what it has not sent once the socket is closed.
+    /// Makes the system discard unsent bytes when the socket is closed (`SO_LINGER` with a time of zero).
     fn discard_unsent(&mut self);
 }
 
@@ -46,7 +47,7 @@ impl Socket for TcpStream {
         Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
-    /// Not known there: what is read next counts as received later.
+    /// Not available on these systems. Bytes received before the token was written then count as received after it.
     #[cfg(not(unix))]
     fn unread_bytes(&self) -> io::Result<usize> {
         Ok(0)
@@ -61,12 +62,12 @@ impl Socket for TcpStream {
     }
 
     fn end_writing(&mut self) {
-        // It has ended already if this fails.
+        // An error means that the connection has ended already.
         drop(self.shutdown(Shutdown::Write));
     }
 
     fn discard_unsent(&mut self) {
-        // It is closed in order if this fails.
+        // After an error the system goes on sending its queue when the socket is closed.
         drop(socket2::SockRef::from(&*self).set_linger(Some(Duration::ZERO)));
     }
 }
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_come_and_was_not_read_is_counted() {
+    fn received_bytes_are_counted_until_they_are_read() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut browser = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();

@@ -1,5 +1,5 @@
-//! What is due when: expiries, heartbeats, and what else a browser is waited for. In ticks coarse enough that those of
-//! one tick are handled together; a tick costs what is due in it, not what waits.
+//! The deadlines: the queue of times at which a connection must be looked at. Deadlines are rounded up to ticks, and
+//! those of one tick are handled together. A tick costs time for what is due in it and not for all that waits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,10 +8,11 @@ use super::registry::Place;
 use crate::clock::Reading;
 use crate::session::Timestamp;
 
-/// Deadlines within one tick are due together, at its end: never early, and late by less than this.
+/// Length of a tick, in milliseconds. A deadline is handled at the end of its tick: never early, and late by less than
+/// a tick.
 const TICK_MILLIS: u64 = 100;
 
-/// A tenth of a second of steady time, counted from when the hub was made.
+/// A point in steady time, in tenths of a second since the hub was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(pub(super) u32);
 
@@ -22,22 +23,23 @@ impl Tick {
         self.plus_millis(u64::from(seconds) * 1000)
     }
 
-    /// Returns the tick of session time, as that stands now, in which this one ends.
+    /// Returns the last tick of session time at or before the instant of this one, by the current relation of session
+    /// time to steady time.
     pub(super) fn session(self, lag: Lag) -> SessionTick {
         let millis = i64::from(self.0) * TICK_MILLIS.cast_signed() - lag.0;
         SessionTick(Epoch::tick(u64::try_from(millis).unwrap_or(0) / TICK_MILLIS).0)
     }
 
-    /// Rounded up.
+    /// Adds a duration, rounded up to whole ticks.
     pub(super) fn plus_millis(self, millis: u64) -> Self {
         Self(u32::try_from(u64::from(self.0) + millis.div_ceil(TICK_MILLIS)).unwrap_or(u32::MAX))
     }
 }
 
-/// A tenth of a second of session time, counted from [`SESSION_LEAD_MILLIS`] before the hub was made.
+/// A point in session time, in tenths of a second since [`SESSION_LEAD_MILLIS`] before the hub was created.
 ///
-/// Session time may pass faster or slower than steady time, and a shared store's may be stepped. The [`Tick`] at which
-/// such an instant comes is therefore computed anew each time that it is needed.
+/// Session time may pass faster or slower than steady time, and that of a shared store may be stepped. So the
+/// corresponding [`Tick`] is computed each time that it is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SessionTick(pub(super) u32);
 
@@ -48,7 +50,7 @@ impl SessionTick {
         Self(Tick(self.0).plus_seconds(seconds).0)
     }
 
-    /// Returns the first tick at or after this one, as session time stands now.
+    /// Returns the first tick at or after this one, by the current relation of session time to steady time.
     pub(super) fn tick(self, lag: Lag) -> Tick {
         if self == Self::NEVER {
             return Tick::NEVER;
@@ -62,7 +64,8 @@ impl SessionTick {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lag(pub(super) i64);
 
-/// Sessions may have begun before the hub was made, and session time may be set back: a year is more than either.
+/// Time before the creation of the hub at which session ticks begin, in milliseconds. It exceeds the age of any session
+/// and any step of session time backwards: a year.
 const SESSION_LEAD_MILLIS: i64 = 365 * 86_400_000;
 
 /// The instants from which ticks are counted.
@@ -73,7 +76,7 @@ pub(super) struct Epoch {
 }
 
 impl Epoch {
-    /// Returns the epoch of a hub that is made at this instant.
+    /// Returns the epoch of a hub that is created at this instant.
     pub(super) fn at(now: Reading) -> Self {
         Self { steady: now.steady, session: now.session.plus_millis(-SESSION_LEAD_MILLIS) }
     }
@@ -93,12 +96,13 @@ impl Epoch {
         SessionTick(Self::tick(instant.millis_since(self.session).div_ceil(TICK_MILLIS)).0)
     }
 
-    /// Returns how session time stands to steady time.
+    /// Returns steady time minus session time, as of `now`.
     pub(super) fn lag(self, now: Reading) -> Lag {
         let session_millis = now.session.as_millis().saturating_sub(self.session.as_millis());
         Lag(i64::try_from(self.millis_since(now.steady)).unwrap_or(i64::MAX).saturating_sub(session_millis))
     }
 
+    /// Returns the instant of this tick in steady time.
     pub(super) fn instant_of(self, tick: Tick) -> Duration {
         self.steady + Duration::from_millis(u64::from(tick.0) * TICK_MILLIS)
     }
@@ -112,27 +116,27 @@ impl Epoch {
     }
 }
 
-/// Each entry is only the place of one who is to be looked at; what is due there, it knows itself. If it has gone, or
-/// was put off, nothing happens.
+/// The queue of deadlines. An entry is only the slot of a connection. The connection itself knows what is due, and
+/// ignores an entry that is out of date.
 #[derive(Default)]
 pub(super) struct Wheel {
     ticks: BTreeMap<Tick, Vec<Place>>,
 }
 
 impl Wheel {
-    /// Notes that `place` is to be looked at; whether that is now the next of all.
+    /// Adds a deadline for the connection in this slot. Returns whether it is before all others.
     pub(super) fn arm(&mut self, tick: Tick, place: Place) -> bool {
         let is_next = self.next().is_none_or(|next| tick < next);
         self.ticks.entry(tick).or_default().push(place);
         is_next
     }
 
-    /// The next tick at which there is anything to do.
+    /// Returns the first tick with an entry.
     pub(super) fn next(&self) -> Option<Tick> {
         self.ticks.first_key_value().map(|(tick, _)| *tick)
     }
 
-    /// Takes the first tick that is due by `now`.
+    /// Removes the first tick with an entry and returns it, if it is due by `now`.
     pub(super) fn take_due(&mut self, now: Tick) -> Option<(Tick, Vec<Place>)> {
         self.ticks.first_entry().filter(|first| *first.key() <= now).map(|first| first.remove_entry())
     }
@@ -147,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_belongs_to_the_tick_at_whose_end_it_has_passed() {
+    fn instants_are_rounded_to_the_tick_before_or_after() {
         let epoch = Epoch::at(reading(5_000, 0));
         let ticks = |millis| {
             let instant = Duration::from_millis(millis);
@@ -163,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_of_session_time_comes_at_the_tick_that_session_time_as_it_stands_now_gives() {
+    fn session_ticks_are_converted_by_the_current_lag_and_never_early() {
         let epoch = Epoch::at(reading(5_000, 1_000_000));
         let at = |millis| epoch.session_tick_at(Timestamp::from_millis(millis));
         let together = epoch.lag(reading(9_000, 1_004_000));
@@ -186,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_within_a_tick_comes_together_in_order_and_never_early() {
+    fn due_ticks_are_taken_whole_in_order_and_never_early() {
         let mut wheel = Wheel::default();
         let place = Place::from_token;
         assert!(wheel.arm(Tick(51), place(1)));
