@@ -1,4 +1,4 @@
-//! What a browser is told, as the bytes that tell it.
+//! Session states as bytes of the wire.
 
 use zeroize::Zeroizing;
 
@@ -9,21 +9,21 @@ use crate::session::{Cancellation, Session, Timestamp};
 use crate::token::MintError;
 use crate::websocket::{Opcode, close_payload, frame};
 
-/// What two frames without a payload of their own take at most, and a Close's code.
+/// Upper bound of the bytes of a text frame's head and a whole Close frame with a code and no reason.
 const MAX_FRAMING_BYTES: usize = 32;
 
-/// What follows from having been told.
+/// What becomes of a connection after a message has been delivered to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// Nothing: the browser waits on.
+    /// The connection waits on.
     Goes,
-    /// The browser has its token, once it says so.
+    /// The message carries the token. The browser's acknowledgement ends the connection.
     Token,
-    /// The end, under this reason.
+    /// The connection is closed with this reason.
     Closed(CloseReason),
 }
 
-/// A text, as the frames of a WebSocket: it, and the Close that may follow.
+/// A text as WebSocket frames: a text frame, followed by the Close that may end the connection.
 pub(super) struct Text {
     frames: Zeroizing<Vec<u8>>,
     text_bytes: usize,
@@ -33,7 +33,7 @@ pub(super) struct Text {
 impl Text {
     fn of(frame_of_wire: &Frame) -> Self {
         let text = Zeroizing::new(serde_json::to_vec(frame_of_wire).unwrap_or_default());
-        // As much as it takes: what grows leaves copies behind.
+        // Reserve all of the capacity: growing the buffer would leave a copy of the token in freed memory.
         let mut frames = Zeroizing::new(Vec::with_capacity(text.len() + MAX_FRAMING_BYTES));
         frame(&mut frames, Opcode::Text, &text);
         let frame_bytes = frames.len();
@@ -41,35 +41,41 @@ impl Text {
         Self { frames, text_bytes: text.len(), frame_bytes }
     }
 
-    /// The text itself.
+    /// Returns the text as JSON, without a frame.
     pub(super) fn json(&self) -> &[u8] {
         &self.frames[self.frame_bytes - self.text_bytes..self.frame_bytes]
     }
 
+    /// Returns the text frame without the Close.
     pub(super) fn frame(&self) -> &[u8] {
         &self.frames[..self.frame_bytes]
     }
 
-    /// To leave in one write.
+    /// Returns the text frame and the Close, for a single write.
     pub(super) fn frame_and_close(&self) -> &[u8] {
         &self.frames
     }
 }
 
-/// Made before any lock is taken: minting a token takes a while. Not to be printed: it may hold one.
+/// A session's state, ready to be written. It is made before a lock is taken because minting a token is slow. It has no
+/// `Debug` because it may hold a token.
 pub(super) struct Message {
-    /// Whoever has been told this version, or a later one, need not hear it.
+    /// Version of the session. A connection that has been told this version or a later one does not receive the
+    /// message.
     pub(super) version: u32,
-    /// For the log.
+    /// Status of the session, for the log.
     pub(super) status: &'static str,
+    /// What becomes of the connection.
     pub(super) ending: Ending,
+    /// The frame.
     pub(super) text: Text,
-    /// The whole of the session, for those who asked for it.
+    /// The whole view of the session as JSON, if a long poll is among the recipients.
     pub(super) view: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl Message {
-    /// How this session stood at `as_of`; the whole of it, too, if that `is_asked_for`.
+    /// Returns the session's state as of `as_of`, with the whole view if `is_asked_for`. Fails if the token cannot be
+    /// minted.
     pub(super) fn of(
         logins: &Logins,
         session: &Session,
@@ -81,16 +87,17 @@ impl Message {
         Ok(Self::new(told, session.version, asked_by))
     }
 
-    /// That the session is out of time.
+    /// Returns the message that the session has expired.
     pub(super) fn expired() -> Self {
         Self::new(Told::Expired, u32::MAX, None)
     }
 
-    /// As the last, for who asked for the whole of the session.
+    /// Returns the message that the session has expired, with the whole view.
     pub(super) fn expired_view(logins: &Logins, session: &Session, as_of: Timestamp) -> Self {
         Self::new(Told::Expired, u32::MAX, Some((logins, session, as_of)))
     }
 
+    /// Returns the message for a state. `asked_by` holds what the whole view is made of, if it is wanted.
     pub(super) fn new(told: Told, version: u32, asked_by: Option<(&Logins, &Session, Timestamp)>) -> Self {
         let (status, ending) = match &told {
             Told::Pending { .. } => ("pending", Ending::Goes),
@@ -112,17 +119,17 @@ impl Message {
     }
 }
 
-/// What shows a browser its next code.
+/// Returns the frame that carries the browser's next code.
 pub(super) fn rotated(code: CodeView) -> Text {
     Text::of(&Frame::Rotated(code))
 }
 
-/// The whole of a session, for a browser that asks.
+/// Returns the whole view of a session: the frame, and what status and long polls add to it.
 #[must_use]
 pub fn wire_view(told: Told, logins: &Logins, session: &Session, as_of: Timestamp) -> SessionView {
     let has_version = matches!(told, Told::Pending { .. } | Told::Scanned { .. });
     let has_expiry = matches!(told, Told::Pending { .. } | Told::Confirmed { .. });
-    // (Of a public_url that is too long for a picture there would be no session.)
+    // `shown` fails if `public_url` is too long for a QR code. No session can be created then.
     let code = if has_version { logins.codes.shown(session, as_of).ok() } else { None };
     let left_seconds = if has_version { session.expires_at.seconds_since(as_of) } else { 0 };
     SessionView {
@@ -136,7 +143,7 @@ pub fn wire_view(told: Told, logins: &Logins, session: &Session, as_of: Timestam
     }
 }
 
-/// The frame that tells a browser this.
+/// Returns the frame for this state.
 #[must_use]
 pub fn wire_frame(told: Told) -> Frame {
     match told {

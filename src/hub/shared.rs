@@ -1,4 +1,4 @@
-//! What records have in common: each of them has a pointer to it, and nothing more.
+//! State that many connections share. A connection stores one pointer to it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,21 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::limits::Sockets;
 use crate::metrics::Metrics;
 
-/// More kinds of answers than allowed origins make are not kept for sharing.
+/// Maximum number of sets of header fields kept for sharing. Polls of one allowed origin have the same set.
 const MAX_KINDS: usize = 1024;
 
-/// Where connections are counted, and what the answers to polls have in common.
+/// State shared by connections: metrics, quotas, and the header fields of an answer.
 pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) sockets: Option<Arc<Sockets>>,
-    /// The fields of the answer to a long poll, but for those that depend on what is answered.
+    /// Header fields of the answer to a long poll that do not depend on its body. Empty for other connections.
     pub(super) fields: Box<[u8]>,
 }
 
-/// All that is shared.
+/// The shared states of all connections.
 pub(super) struct Sharing {
+    /// State of connections other than polls.
     all: Arc<Shared>,
-    /// By their fields.
+    /// States of polls, by header fields.
     polls: Mutex<HashMap<Box<[u8]>, Arc<Shared>>>,
 }
 
@@ -29,12 +30,12 @@ impl Sharing {
         Self { all: Arc::new(Shared { metrics, sockets, fields: Box::default() }), polls: Mutex::default() }
     }
 
-    /// With all who are not answered in one go.
+    /// Returns the state of connections that are not polls.
     pub(super) fn with_all(&self) -> Arc<Shared> {
         self.all.clone()
     }
 
-    /// With the polls whose answers have these fields.
+    /// Returns the state of polls with these header fields.
     pub(super) fn with_polls(&self, fields: &[u8]) -> Arc<Shared> {
         let mut polls = self.polls.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = polls.get(fields) {
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn polls_of_the_same_fields_share_them_and_a_bounded_number_of_kinds_is_kept() {
+    fn polls_with_the_same_fields_share_them_up_to_a_maximum() {
         let sharing = Sharing::new(Arc::new(Metrics::new()), None);
         let kind = |number: usize| sharing.with_polls(number.to_string().as_bytes());
         for number in 0..MAX_KINDS + 10 {

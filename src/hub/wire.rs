@@ -1,5 +1,5 @@
-//! How browsers without a WebSocket are spoken to: by server-sent events (HTML Standard §9.2), or with one answer to the
-//! request that they have sent. As bytes; no input or output.
+//! The bytes of connections without a WebSocket: server-sent events (HTML Standard §9.2), and answers to long polls. No
+//! input or output.
 
 use http::StatusCode;
 use zeroize::Zeroizing;
@@ -9,43 +9,43 @@ use crate::http1::Answer;
 use crate::protocol::{CLOSE_EVENT, CloseView, EXPIRED_EVENT_ID, PROBLEM_MEDIA_TYPE, Problem, ProblemCode, close_code};
 use crate::session::Timestamp;
 
-/// A comment (HTML Standard §9.2.6): the heartbeat of an event stream, and the first bytes for a proxy that waits for
-/// some.
+/// A comment (HTML Standard §9.2.6): the heartbeat of an event stream. It also makes a proxy that waits for the first
+/// bytes pass the answer on.
 pub(super) const COMMENT: &[u8] = b":\n\n";
 /// A ping without payload (RFC 6455 §5.5.2).
 pub(super) const PING: &[u8] = &[0x89, 0];
-/// The heartbeat that a page sees: an empty binary message.
+/// The heartbeat that a page's script sees: an empty binary message.
 pub(super) const BEAT: &[u8] = &[0x82, 0];
-/// A ping and a heartbeat, in one write.
+/// A ping and a heartbeat, for a single write.
 pub(super) const PING_AND_BEAT: &[u8] = &[0x89, 0, 0x82, 0];
-/// What begins a reason that says when to come back.
+/// Prefix of a Close reason that names the delay before a reconnect, in milliseconds.
 pub(super) const RETRY_AFTER: &str = "retry_after_ms=";
 
 /// How a browser waits.
 #[derive(Debug, Clone)]
 pub enum Channel {
-    /// On a WebSocket.
+    /// A WebSocket.
     WebSocket {
-        /// It says itself when it has its token.
+        /// Whether the browser acknowledges the token with the message `ack` (subprotocol `qrlogin.ack`).
         acknowledges: bool,
     },
-    /// On a stream of events.
+    /// A stream of events.
     EventStream {
-        /// The version that it has been told already, if it says so.
+        /// Version that the browser has been told on an earlier connection (`Last-Event-ID`), or 0.
         told_version: u32,
     },
-    /// For the one answer to its request.
+    /// A long poll, which ends with one answer.
     Poll {
-        /// The version that it has been told.
+        /// Version that the browser has been told.
         version: u32,
-        /// It is answered after so long, though nothing has changed.
+        /// Time after which the poll is answered without a change, in seconds.
         wait_seconds: u32,
-        /// The fields of the answer, but for those that depend on what is answered.
+        /// Header fields of the answer that do not depend on its body.
         fields: Vec<u8>,
     },
 }
 
-/// As the record remembers it.
+/// The kind of a connection, without its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wire {
     WebSocket,
@@ -53,7 +53,7 @@ pub(super) enum Wire {
     Poll,
 }
 
-/// The event that carries this text. Whoever comes back says its id.
+/// Returns the event of a session's state. A browser returns its `id` in `Last-Event-ID`.
 pub(super) fn event(message: &Message) -> Zeroizing<Vec<u8>> {
     let id = if message.status == "expired" { EXPIRED_EVENT_ID.to_owned() } else { message.version.to_string() };
     let mut event = text_event(message.text.json(), 64);
@@ -61,13 +61,15 @@ pub(super) fn event(message: &Message) -> Zeroizing<Vec<u8>> {
     event
 }
 
-/// The event that carries this text, without an id: whoever comes back is to be told what it has been told anyway.
+/// Returns the event of a text that is no state of the session. It has no `id`, so the browser's `Last-Event-ID` keeps
+/// naming the last state.
 pub(super) fn passing_event(json: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut event = text_event(json, 1);
     event.push(b'\n');
     event
 }
 
+/// Returns the `data` line of an event, with a capacity for `more_bytes` more.
 fn text_event(json: &[u8], more_bytes: usize) -> Zeroizing<Vec<u8>> {
     let mut event = Zeroizing::new(Vec::with_capacity(json.len() + 8 + more_bytes));
     event.extend_from_slice(b"data: ");
@@ -76,19 +78,19 @@ fn text_event(json: &[u8], more_bytes: usize) -> Zeroizing<Vec<u8>> {
     event
 }
 
-/// The event that says what a WebSocket's Close would say.
+/// Returns the event that corresponds to a WebSocket's Close.
 pub(super) fn close_event(code: u16, why: &str) -> Vec<u8> {
     let data = serde_json::to_string(&CloseView { code, reason: why }).unwrap_or_default();
     let retry = retry_after_millis(why).map(|millis| format!("retry: {millis}\n")).unwrap_or_default();
     format!("{retry}event: {CLOSE_EVENT}\ndata: {data}\n\n").into_bytes()
 }
 
-/// The answer that carries this view; `fields` do not depend on what is answered.
+/// Returns the answer to a poll with this view. `fields` are the header fields that do not depend on the body.
 pub(super) fn answer(fields: &[u8], view: &[u8], now: Timestamp) -> Zeroizing<Vec<u8>> {
     Answer::new(StatusCode::OK, Some(now)).field("content-type", b"application/json").fields(fields).with_body(view)
 }
 
-/// The answer that says what a WebSocket's Close would say.
+/// Returns the answer to a poll that corresponds to a WebSocket's Close.
 pub(super) fn refusal(fields: &[u8], code: u16, why: &str, now: Timestamp) -> Zeroizing<Vec<u8>> {
     let problem = match code {
         close_code::REPLACED => ProblemCode::Replaced,
@@ -106,6 +108,7 @@ pub(super) fn refusal(fields: &[u8], code: u16, why: &str, now: Timestamp) -> Ze
     answer.with_body(&body)
 }
 
+/// Returns the delay that a Close reason names, in milliseconds.
 fn retry_after_millis(why: &str) -> Option<u32> {
     why.strip_prefix(RETRY_AFTER)?.parse().ok()
 }
@@ -115,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_says_what_a_close_would_say_and_when_to_come_back() {
+    fn close_codes_become_answers_and_events_with_their_delay() {
         let answer = |code, why: &str| {
             let answer = refusal(b"x-field: kept\r\n", code, why, Timestamp::from_millis(0));
             String::from_utf8(answer.to_vec()).unwrap()
