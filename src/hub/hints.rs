@@ -1,5 +1,5 @@
-//! What other nodes do. A hint says that a session is to be looked at; whatever no hint came of is found by looking
-//! into the store every few seconds.
+//! Changes at other nodes. A notification names a session that has changed. Changes whose notification was lost are
+//! found in the store (`Store::untold`), which is asked every [`LOOK_MILLIS`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,29 +16,34 @@ use crate::random;
 use crate::session::{Session, SessionKey};
 use crate::store::{StoreError, Untold};
 
-/// How often the store is asked what is untold here: a lost hint delays nothing by more than two seconds, the answer and
-/// a busy moment included. Nodes that start together do not ask together.
+/// Time between two queries for undelivered changes, in milliseconds. A lost notification delays a change by at most
+/// two seconds, including the query and a busy moment. The first query comes after a random part of it, so that nodes
+/// which start together do not ask together.
 const LOOK_MILLIS: u32 = 1500;
-/// Sessions read in one query.
+/// Maximum number of sessions read in one query.
 const MAX_BATCH: usize = 500;
-/// Portions read in one look, if each brings something new.
+/// Maximum number of queries for undelivered changes in a row, if each returns a change for a waiting connection.
 const MAX_PORTIONS: usize = 50;
 /// Maximum number of sessions that wait to be read again because the store did not answer.
 const MAX_TO_LOOK_AT: usize = 100_000;
-/// What has been told and not yet said to the store, at most; beyond, it is found once more.
+/// Maximum number of delivered changes that wait to be reported to the store. One beyond it is found once more.
 const MAX_TOLD: usize = 100_000;
 
+/// The queues of this module.
 #[derive(Default)]
 pub(super) struct Hints {
-    /// Sessions that are to be looked at.
+    /// Sessions to be read from the store.
     to_look_at: Mutex<Vec<Hint>>,
+    /// Notified when a session is added to `to_look_at`.
     came: Notify,
-    /// What the store need not keep any more.
+    /// Changes that are delivered or concern no connection. The store may forget them.
     told: Mutex<Vec<Hint>>,
+    /// Notified when the bus may have lost notifications.
     may_have_missed: Notify,
 }
 
 impl Hints {
+    /// Notes changes that the store may forget.
     fn told(&self, hints: impl IntoIterator<Item = Hint>) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.extend(hints);
@@ -48,7 +53,7 @@ impl Hints {
 
 impl<S: Socket + Send + 'static> Listener for Hub<S> {
     fn changed(self: Arc<Self>, session: &Arc<Session>, attachment: u32, since: Stopwatch) {
-        // The store says that the session's newest connection is at this node.
+        // According to the store, the session's newest connection is at this node.
         if attachment > 0 {
             self.registry.each_of_mut(&session.key, |waiting| waiting.adopt(attachment));
         }
@@ -73,7 +78,8 @@ impl<S: Socket + Send + 'static> Listener for Hub<S> {
 }
 
 impl<S: Socket + Send + 'static> Hub<S> {
-    /// Closes connections that others took over from; whether the session is to be looked at for somebody who waits.
+    /// Closes connections that a newer one at another node supersedes. Returns whether a connection waits for a later
+    /// version of the session.
     fn concerns(self: &Arc<Self>, hint: &Hint) -> bool {
         let mut places = Vec::new();
         self.registry.each_of(&hint.key, |place, _| places.push(place));
@@ -84,13 +90,14 @@ impl<S: Socket + Send + 'static> Hub<S> {
         concerns
     }
 
-    /// Has the session's row read, and its browser told.
+    /// Queues the session to be read and delivered.
     fn look_at(&self, hint: Hint) {
         self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner).push(hint);
         self.hints.came.notify_one();
     }
 
-    /// Reads the sessions that were hinted at, all that have come meanwhile in one query, and tells their browsers.
+    /// Reads the sessions that notifications have named, up to [`MAX_BATCH`] in one query, and delivers them. Never
+    /// returns.
     pub(super) async fn look_where_hinted(self: &Arc<Self>) {
         loop {
             self.hints.came.notified().await;
@@ -110,7 +117,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
                     Err(error) => {
                         warn!(event = "store unavailable", %error, "changes wait for the store");
                         let mut to_look_at = self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner);
-                        // Hints beyond this belong to sessions whose change the deadline finds.
+                        // A session that is left out here is read at its deadline.
                         if to_look_at.len() < MAX_TO_LOOK_AT {
                             to_look_at.extend_from_slice(some);
                         }
@@ -125,7 +132,8 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Every few seconds, asks the store for what is untold here, for as long as the program runs.
+    /// Asks the store for undelivered changes every [`LOOK_MILLIS`], and at once when the bus may have lost
+    /// notifications. Never returns.
     pub async fn look_for_untold(self: Arc<Self>) {
         let mut pause_millis = random::below(LOOK_MILLIS);
         let mut is_answered = true;
@@ -151,6 +159,8 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
+    /// Reports delivered changes to the store and handles undelivered ones, until a query returns none for a waiting
+    /// connection.
     async fn look_once(self: &Arc<Self>) -> Result<(), StoreError> {
         let store = &self.logins.store;
         for _ in 0..MAX_PORTIONS {
@@ -174,7 +184,8 @@ impl<S: Socket + Send + 'static> Hub<S> {
                 }
                 self.hints.told([hint]);
             }
-            // What somebody keeps locked is found again and again: not to be asked for without a pause.
+            // A row that another transaction has locked cannot be removed and is returned again. Ask for it only after
+            // a pause.
             if !is_new {
                 break;
             }
@@ -183,11 +194,12 @@ impl<S: Socket + Send + 'static> Hub<S> {
     }
 }
 
+/// Takes all entries of a queue.
 fn take(hints: &Mutex<Vec<Hint>>) -> Vec<Hint> {
     std::mem::take(&mut *hints.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Of several hints at one session, only how far they go together.
+/// Returns one hint for each session, with the greatest version and attachment of its hints.
 fn furthest(hints: &[Hint]) -> Vec<Hint> {
     let mut furthest: HashMap<SessionKey, Hint> = HashMap::new();
     for hint in hints {

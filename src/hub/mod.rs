@@ -1,11 +1,13 @@
-//! Who is waiting, and what they must hear.
+//! The hub: all waiting connections of this node, and delivery of session changes to them.
 //!
-//! A browser that waits is a small record (`registry.rs`); nothing runs for it. Its socket is parked (`parking.rs`)
-//! with a thread that watches all of them; its deadlines are a number in one wheel (`wheel.rs`); what it must hear is
-//! written straight to its socket by whoever has decided it. What happens to it is in `waiting/`.
+//! A waiting connection is a small record in the registry (`registry.rs`) without a task of its own. One thread, the
+//! poller (`parking.rs`), waits for readiness of all sockets. The next deadline of each connection is an entry in one
+//! queue (`wheel.rs`). A session change is written to the socket by the thread that announces it. `waiting/` holds the
+//! record and its state machine.
 //!
-//! Nothing asks the store while a browser waits. At its deadline, the rows of all sessions that are due are read
-//! again, in one query, before anybody is told `expired`.
+//! The store is not read for a connection between its opening and its deadline, unless a change is reported. At the
+//! deadline, the rows of all due sessions are read together (`settle.rs`). An undecided session is delivered as expired
+//! only after a reading that is ordered with the decisions (`Store::read_settled`).
 
 mod effects;
 mod hints;
@@ -59,25 +61,27 @@ pub use message::wire_view;
 pub use registry::Closing;
 pub use wire::Channel;
 
-/// What the registry locks with.
+/// Lock types of the registry. `tests/registry_model.rs` compiles the registry with those of `loom` instead.
 mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-/// Browsers that are sent away by a restart come back spread over this long.
+/// Bound of the random delay after which a client is asked to reconnect to another node, in milliseconds.
 const RECONNECT_SPREAD_MILLIS: u32 = 3000;
-/// So many are sent away at once, and then others after this pause: 10,000 a second, unless there are so many that ...
+/// Minimum number of connections closed per batch while draining: 10,000 a second.
 const SENT_AWAY_AT_ONCE: usize = 500;
+/// Pause between two batches while draining, in milliseconds.
 const SENDING_AWAY_MILLIS: u32 = 50;
-/// ... it would take longer than 20 seconds.
+/// Maximum number of batches while draining, which bounds the drain to 20 seconds. With more connections the batches
+/// are larger.
 const MAX_BATCHES_SENT_AWAY: usize = 400;
-/// How long a browser that comes back waits for the receipt of its own earlier connection, which may be in our socket's
-/// buffer already.
+/// Maximum time that a request waits for the acknowledgement of an earlier connection of its session, in milliseconds.
+/// The acknowledgement may already be in the socket's receive buffer.
 const RECEIPT_GRACE_MILLIS: u32 = 250;
-/// Turns of a tick after which others have theirs.
+/// Maximum number of due connections handled before yielding to other tasks.
 const TURNS_AT_ONCE: usize = 64;
 
-/// See the module.
+/// All waiting connections of this node. See the [module documentation](self).
 pub struct Hub<S: Socket = TcpStream> {
     clock: Clock,
     logins: Arc<Logins>,
@@ -86,29 +90,32 @@ pub struct Hub<S: Socket = TcpStream> {
     registry: Registry<Waiting<S>>,
     wheel: Mutex<Wheel>,
     epoch: Epoch,
-    /// Held while a tick's deadlines are handled.
+    /// Held while the due connections of one tick are handled.
     ticking: tokio::sync::Mutex<()>,
+    /// Connections whose session must be read from the store.
     overdue: Overdue,
-    /// A deadline has come that is earlier than all before.
+    /// Notified when an entry is queued that is due before all others.
     earlier: Notify,
-    /// A connection has ended.
+    /// Notified when a connection has ended.
     ended: Notify,
+    /// Number of the next connection in the order of registration.
     next_arrival: AtomicU32,
     is_closing: AtomicBool,
     poll: S::Poll,
     parking: Parking,
     is_stopped: AtomicBool,
+    /// Sessions to be read after notifications, and delivered changes to be reported to the store.
     hints: Hints,
-    /// Where receipts are stored.
+    /// Runtime on which acknowledgements are stored.
     runtime: Handle,
 }
 
 impl Hub {
-    /// A hub in which nobody waits, and its thread; connections are counted in `sockets`, too. To be called within the
-    /// runtime that it is to use.
+    /// Creates an empty hub and starts its poller thread. The quota of a connection that ends is returned to `sockets`.
+    /// Must be called within the runtime that the hub is to use.
     ///
     /// # Errors
-    /// The system gives us no thread, or nothing to watch sockets with.
+    /// Returns an error if the thread or the epoll instance cannot be created.
     pub fn start(logins: Arc<Logins>, sockets: Option<Arc<Sockets>>, vital: Vital) -> io::Result<Arc<Self>> {
         let (poll, parking) = Parking::prepare()?;
         let hub = Arc::new(Self::new(logins, sockets, poll.registry().try_clone()?, parking));
@@ -142,18 +149,19 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Enters a browser under its session's key, before its row is read: a change that comes between the two is not
-    /// missed.
+    /// Registers a connection. Call this before reading the session's row: a change that commits between the two is
+    /// then kept for the connection instead of missed.
     ///
     /// # Errors
-    /// The server is stopping.
+    /// Returns [`Closing`] if the hub is draining.
     pub fn register(self: &Arc<Self>, key: SessionKey) -> Result<Registration<S>, Closing> {
         let arrival = self.next_arrival.fetch_add(1, Ordering::Relaxed);
         let place = self.registry.enter(Waiting::arriving(key, arrival))?;
         Ok(Registration { hub: self.clone(), key, place, is_open: false })
     }
 
-    /// Whether a connection of this session may be about to say that it has its token.
+    /// Returns whether a connection of this session has been given the token, and its acknowledgement may already be
+    /// received or is being stored.
     #[must_use]
     pub fn awaits_receipt(&self, key: SessionKey) -> bool {
         let mut awaits = false;
@@ -161,8 +169,9 @@ impl<S: Socket + Send + 'static> Hub<S> {
         awaits
     }
 
-    /// Waits until no connection of this session awaits a receipt, for a moment at most. A browser that has sent its
-    /// receipt and asks at once again, on another connection, is not to overtake itself.
+    /// Waits until no connection of this session awaits an acknowledgement, for at most a quarter of a second. A
+    /// browser may send its acknowledgement and at once a request on another connection. The acknowledgement is then
+    /// handled first.
     pub async fn receipt_settled(&self, key: SessionKey) {
         let settled = self.until(|| !self.awaits_receipt(key));
         tokio::select! {
@@ -172,8 +181,9 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Takes no more browsers, and sends those who wait away, with 1012: not all in one instant, as they come back
-    /// elsewhere. Who has not been sent away yet is told what happens as before.
+    /// Stops accepting connections and closes the existing ones with code 1012 (Service Restart), in batches, so that
+    /// the other nodes do not receive all reconnects at once. A connection that is not closed yet still receives
+    /// session changes.
     pub async fn close(self: &Arc<Self>) {
         self.is_closing.store(true, Ordering::SeqCst);
         let places = self.registry.close();
@@ -188,22 +198,23 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Waits until nobody is left.
+    /// Waits until no connection is left in the registry.
     pub async fn emptied(&self) {
         self.until(|| self.registry.is_empty()).await;
     }
 
-    /// Ends the hub's thread.
+    /// Stops the poller thread.
     pub fn stop(&self) {
         self.is_stopped.store(true, Ordering::Release);
         self.parking.wake();
     }
 
-    /// Watches the deadlines, for as long as the program runs.
+    /// Runs the hub's tasks: deadlines, readings of the store, notifications, and steps of session time. Never returns.
     pub async fn run(self: Arc<Self>) {
         tokio::join!(self.turn_wheel(), self.settle(), self.look_where_hinted(), self.follow_steps());
     }
 
+    /// Handles deadlines as they come due. Never returns.
     async fn turn_wheel(self: &Arc<Self>) {
         loop {
             let earlier = self.earlier.notified();
@@ -227,7 +238,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Brings deadlines forward each time that session time has been stepped, for as long as the program runs.
+    /// Brings deadlines forward each time that session time has been stepped. Never returns.
     async fn follow_steps(self: &Arc<Self>) {
         loop {
             self.clock.stepped().await;
@@ -241,7 +252,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Pushes the browser the code of this period.
+    /// Sends the connection the code of this rotation period.
     fn show_code(self: &Arc<Self>, place: Place, key: &SessionKey, period: u16) {
         match self.logins.codes.shown_in(key, period) {
             Ok(code) => {
@@ -252,16 +263,19 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Lets the connection at this place have a turn, if it is still there, and performs the turn's effects.
+    /// Runs `what` on the connection in this slot, if it still exists, and performs the effects of the turn.
     fn act(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting<S>, &mut Turn<'_, S>)) {
         self.act_among(place, |_, _| {}, what);
     }
 
-    /// As [`Hub::act`], of a turn that delivers a session's state: it knows the session's other connections.
+    /// Like [`Hub::act`], for a turn that delivers a session's state. The turn also knows the other connections of the
+    /// session.
     fn deliver(self: &Arc<Self>, place: Place, what: impl FnOnce(&mut Waiting<S>, &mut Turn<'_, S>)) {
         self.act_among(place, Others::note, what);
     }
 
+    /// Runs a turn under the lock of the connection's shard and performs its effects after the lock is released. `note`
+    /// is called for each other connection of the session before `what` runs.
     fn act_among(
         self: &Arc<Self>,
         place: Place,
@@ -318,11 +332,11 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Stores the receipt; the connection stays until that is done.
+    /// Stores the acknowledgement. The connection stays registered until that is done.
     fn claim(self: &Arc<Self>, place: Place, key: SessionKey) {
         let hub = self.clone();
         self.runtime.spawn(async move {
-            // Without the receipt the token is good for another delivery, to this same browser only.
+            // A token whose acknowledgement is not stored can be delivered again, to a browser with the session id.
             if let Err(error) = hub.logins.claim(key).await {
                 warn!(event = "receipt lost", session = %key, %error);
             }
@@ -335,8 +349,8 @@ impl<S: Socket + Send + 'static> Hub<S> {
         self.act(place, |waiting, turn| waiting.leave(close_code::RESTARTING, &why, CloseReason::Shutdown, turn));
     }
 
-    /// The newest connection of a session is the one that is told, in the order of the requests: two handshakes may
-    /// finish in another.
+    /// Closes all open connections of the session but the newest, in the order of registration. Two handshakes may
+    /// finish in another order than that in which they were registered.
     fn let_older_give_way(self: &Arc<Self>, key: SessionKey) {
         let (mut active, mut attachment) = (Vec::new(), 0);
         self.registry.each_of(&key, |place, waiting| {
@@ -350,7 +364,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// What is said of this session at `as_of`, to whom it concerns.
+    /// Delivers the session's state as of `as_of` to these connections.
     fn tell(self: &Arc<Self>, places: &[Hearer], session: &Session, as_of: Timestamp, since: Option<Stopwatch>) {
         let message = self.message(session, as_of, places.iter().any(|hearer| hearer.wants_view));
         for Hearer { place, .. } in places {
@@ -361,14 +375,14 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Returns `None` if the token cannot be made.
+    /// Returns the message for the session's state, or `None` if the token cannot be minted.
     fn message(&self, session: &Session, as_of: Timestamp, wants_view: bool) -> Option<Message> {
         let message = Message::of(&self.logins, session, as_of, wants_view);
         message.inspect_err(|error| error!(event = "token not minted", session = %session.key, %error)).ok()
     }
 
     /// Delivers a session's state, as it has just been read or written, to its connections at this node. A connection
-    /// with a smaller attachment than `attachment` is closed: a newer one waits at another node.
+    /// with a smaller attachment than `attachment` is closed because a newer one waits at another node.
     fn tell_here(self: &Arc<Self>, session: &Arc<Session>, attachment: u32, since: Stopwatch) {
         let mut places = Vec::new();
         self.registry.each_of(&session.key, |place, _| places.push(place));
@@ -376,7 +390,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         let newest = Hint { key: session.key, version: session.version, attachment };
         for place in places {
             self.act(place, |waiting, turn| {
-                // How it waits is known once it is up.
+                // A connection that is still arriving keeps the change, and `Registration::open` delivers it.
                 let is_arriving = waiting.note_if_arriving(session, since);
                 if waiting.hinted(&newest, turn) && !is_arriving {
                     hearers.push(Hearer { place, wants_view: waiting.wants_view() });
@@ -388,15 +402,17 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
+    /// Delivers a changed session to these connections. `since` runs from the change on.
     fn tell_change(self: &Arc<Self>, hearers: &[Hearer], session: &Session, since: Stopwatch) {
-        // That an undecided session expired is for the store to say, at its deadline: a decision may be on its way. A
-        // scan is told as what it was when it was written.
+        // Only a reading of the store at the deadline may show that an undecided session has expired, because a
+        // decision may be about to commit. So a change to an undecided session is delivered as of an instant before the
+        // expiry.
         let now = self.clock.now();
         let as_of = if session.is_undecided() { now.min(session.expires_at.plus_millis(-1)) } else { now };
         self.tell(hearers, session, as_of, Some(since));
     }
 
-    /// The period of the code that the browser is to show, and when the next begins.
+    /// Returns the rotation period whose code the browser is to show, and the start of the next one.
     fn period(&self, session: &Session, now: Timestamp) -> (u16, SessionTick) {
         let period = self.rotation.period_at(session, now);
         if self.rotation.period_seconds == 0 || session.scanned_at.is_some() {
@@ -406,6 +422,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         (period, self.epoch.session_tick_at(next))
     }
 
+    /// Waits until `is_so` returns true. It is called again each time that a connection has ended.
     async fn until(&self, is_so: impl Fn() -> bool) {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
@@ -422,13 +439,15 @@ impl<S: Socket + Send + 'static> Hub<S> {
     }
 }
 
-/// Somewhere in the first interval, as the key has it: those who come together are not to be asked together ever after.
+/// Returns the time until the first heartbeat: a point of the first interval that depends on the key. Connections
+/// opened together then do not send their heartbeats together.
 fn millis_to_first_beat(key: &SessionKey, heartbeat_seconds: u32) -> u64 {
     let [a, b, c, d, ..] = key.0;
     u64::from(u32::from_le_bytes([a, b, c, d])) % (u64::from(heartbeat_seconds) * 1000) + 1
 }
 
-/// Whether a browser that was given the token of this session in time may not have acknowledged it yet.
+/// Returns whether a browser may still be about to acknowledge the token of this session, if it was delivered when the
+/// session was confirmed.
 fn is_just_confirmed(session: &Session, now: Timestamp) -> bool {
     match &session.state {
         State::Confirmed(confirmation) => {
@@ -438,6 +457,7 @@ fn is_just_confirmed(session: &Session, now: Timestamp) -> bool {
     }
 }
 
+/// Sleeps until this instant, or for ever if there is none.
 async fn sleep_until(clock: &Clock, instant: Option<Duration>) {
     match instant {
         Some(instant) => clock.sleep_until_steady(instant).await,
@@ -445,15 +465,16 @@ async fn sleep_until(clock: &Clock, instant: Option<Duration>) {
     }
 }
 
-/// Somebody who is to be told something.
+/// A connection to which a message is delivered.
 #[derive(Debug, Clone, Copy)]
 struct Hearer {
     place: Place,
-    /// The whole of the session, that is.
+    /// Whether it is sent the whole view of the session and not only the frame.
     wants_view: bool,
 }
 
-/// A browser's entry while its row is being read and its handshake answered: gone when this is dropped.
+/// A registered connection whose row is being read and whose handshake is not answered yet. Dropping it removes the
+/// connection from the registry, unless it has been opened.
 pub struct Registration<S: Socket + Send + 'static = TcpStream> {
     hub: Arc<Hub<S>>,
     key: SessionKey,
@@ -461,29 +482,29 @@ pub struct Registration<S: Socket + Send + 'static = TcpStream> {
     is_open: bool,
 }
 
-/// A connection on which a browser is about to wait.
+/// A connection that is ready to be opened.
 pub struct Connection<S = TcpStream> {
-    /// Nobody else's any more.
+    /// The socket, which nothing else reads or writes any more.
     pub socket: S,
-    /// The beginning of the answer, if it has not been written.
+    /// Beginning of the answer to the request. Empty if it has been written.
     pub answer: Vec<u8>,
-    /// What the browser said right behind its request.
+    /// Bytes that arrived after the request.
     pub early: Vec<u8>,
-    /// How the browser waits.
+    /// How the browser waits: WebSocket, event stream or long poll.
     pub channel: Channel,
-    /// Where it counts among those of its address, if there is a limit on them.
+    /// Share of the capacity that the connection takes, if connections are limited.
     pub seat: Option<Seat>,
 }
 
 impl<S: Socket + Send + 'static> Registration<S> {
-    /// The session this is for.
+    /// Returns the key of the session that the connection waits for.
     #[must_use]
     pub const fn key(&self) -> SessionKey {
         self.key
     }
 
-    /// The socket is up: from here on the connection counts, its deadlines run, and older ones of the same session
-    /// are closed. The browser is told how its session stood when it was read.
+    /// Opens the connection: counts it, starts its deadlines, sends the session's state as it was read, and closes
+    /// older connections of the session.
     pub fn open(mut self, mut connection: Connection<S>, found: &Arrival) {
         let (hub, place) = (self.hub.clone(), self.place);
         let Arrival { session, read_at, attachment, taken_over_from } = found;
@@ -491,10 +512,10 @@ impl<S: Socket + Send + 'static> Registration<S> {
             Channel::Poll { fields, .. } => (true, hub.sharing.with_polls(fields)),
             Channel::WebSocket { .. } | Channel::EventStream { .. } => (false, hub.sharing.with_all()),
         };
-        // What a poll is to be told at once, it has been told.
+        // A poll is opened only if the state that it has been told is current.
         let message = if wants_view { None } else { hub.message(session, *read_at, false) };
         let (period, next_rotation) = hub.period(session, *read_at);
-        // From here on the record ends like any other.
+        // The record is removed at the end of its connection from here on, and not by `Drop` of the registration.
         self.is_open = true;
         let mut missed = None;
         let may_await_ack_elsewhere = taken_over_from.is_some() && is_just_confirmed(session, *read_at);
@@ -516,14 +537,14 @@ impl<S: Socket + Send + 'static> Registration<S> {
             missed = waiting.open(opening, message.as_ref(), turn);
         });
         hub.let_older_give_way(session.key);
-        // The code that it was given is an old one.
+        // The code that the browser was given when the session was created belongs to an earlier period.
         if period > 0 && next_rotation != SessionTick::NEVER {
             hub.show_code(place, &session.key, period);
         }
         if let Some((session, since)) = missed {
             hub.tell_change(&[Hearer { place, wants_view }], &session, since);
         }
-        // Whoever closes all either finds the connection open, or is seen here.
+        // Either `Hub::close` finds the connection open, or this finds the hub closing.
         if hub.is_closing.load(Ordering::SeqCst) {
             hub.send_away(place);
         }
