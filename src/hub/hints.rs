@@ -1,5 +1,5 @@
 //! Changes at other nodes. A notification names a session that has changed. Changes whose notification was lost are
-//! found in the store (`Store::untold`), which is asked every [`LOOK_MILLIS`].
+//! found in the store (`Store::untold`), which is asked every 1.5 seconds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ const MAX_BATCH: usize = 500;
 const MAX_PORTIONS: usize = 50;
 /// Maximum number of sessions that wait to be read again because the store did not answer.
 const MAX_TO_LOOK_AT: usize = 100_000;
-/// Maximum number of delivered changes that wait to be reported to the store. One beyond it is found once more.
+/// Maximum number of delivered changes that wait to be reported to the store. Others are returned by the store again.
 const MAX_TOLD: usize = 100_000;
 
 /// The queues of this module.
@@ -132,8 +132,8 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Asks the store for undelivered changes every [`LOOK_MILLIS`], and at once when the bus may have lost
-    /// notifications. Never returns.
+    /// Asks the store for undelivered changes every 1.5 seconds, and at once when the bus may have lost notifications.
+    /// Never returns.
     pub async fn look_for_untold(self: Arc<Self>) {
         let mut pause_millis = random::below(LOOK_MILLIS);
         let mut is_answered = true;

@@ -106,7 +106,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
                     let expired = Message::expired_view(&self.logins, session, *now);
                     self.deliver(place, |waiting, turn| waiting.tell(&expired, None, turn));
                 }
-                // The session is undecided and has expired, or its row was deleted, which happens long after the expiry.
+                // The session is undecided and has expired, or its row has been deleted, which happens long after.
                 Some(_) | None => self.deliver(place, |waiting, turn| waiting.tell(&expired, None, turn)),
             }
         }
