@@ -1,4 +1,4 @@
-//! Deadlines: heartbeats, rotations, the end of a phase.
+//! Deadlines: heartbeats, code rotations, and the ends of phases.
 
 use tracing::info;
 
@@ -9,20 +9,20 @@ use crate::hub::wire::{self, Wire};
 use crate::metrics::CloseReason;
 use crate::protocol::close_code;
 
-/// Heartbeats in a row that may go unanswered.
+/// Maximum number of heartbeats in a row that may be unanswered.
 const MAX_UNANSWERED: u8 = 2;
-/// While the store does not answer, what is due is asked for again after this long ...
+/// Time between two attempts to read a due session while the store does not answer, in seconds.
 const RETRY_SECONDS: u32 = 1;
-/// ... for this long past its deadline; then the browser is sent away, to come back later.
+/// Time after the session's end at which the connection is closed if the store has not answered, in seconds.
 pub(super) const PATIENCE_SECONDS: u32 = 60;
 
 impl<S: Socket> Waiting<S> {
-    /// The tick that the wheel does not have yet.
+    /// Returns the next deadline if it must be queued because it is before the queued one.
     pub(in crate::hub) fn rearm(&mut self, lag: Lag) -> Option<Tick> {
         let beat = if self.is_waiting() { self.next_beat.min(self.next_rotation.tick(lag)) } else { Tick::NEVER };
         let write = self.aside.as_ref().and_then(|aside| aside.unsent_until).unwrap_or(Tick::NEVER);
         let next = self.phase_end.min(beat).min(write);
-        // A later one is armed when the earlier comes up.
+        // A later deadline is queued when the earlier one is handled.
         if next >= self.armed {
             return None;
         }
@@ -30,7 +30,7 @@ impl<S: Socket> Waiting<S> {
         Some(next)
     }
 
-    /// A deadline has come: `tick` of the wheel.
+    /// Handles the entry of this tick in the queue of deadlines.
     pub(in crate::hub) fn due(&mut self, tick: Tick, turn: &mut Turn<'_, S>) {
         if self.armed != tick {
             return;
@@ -79,7 +79,7 @@ impl<S: Socket> Waiting<S> {
                 if self.hold_back == HoldBack::Now {
                     self.hold_back = HoldBack::Over;
                 }
-                // Should the store not answer.
+                // Try again later if the store does not answer.
                 self.phase_end = turn.now.plus_seconds(RETRY_SECONDS);
                 turn.effects.asks_store = true;
             }
@@ -91,7 +91,7 @@ impl<S: Socket> Waiting<S> {
 
     fn beat(&mut self, turn: &mut Turn<'_, S>) {
         if self.wire == Wire::EventStream {
-            // Whether it arrives, the system finds out.
+            // The system notices if heartbeats are not acknowledged (`TCP_USER_TIMEOUT`).
             self.next_beat = turn.now.plus_seconds(turn.heartbeat_seconds);
             if !self.has_unsent() {
                 self.write(wire::COMMENT, turn);
@@ -105,14 +105,14 @@ impl<S: Socket> Waiting<S> {
         }
         self.unanswered += 1;
         self.next_beat = turn.now.plus_seconds(turn.heartbeat_seconds);
-        // A browser that has not taken what came before is counted slow, not silent.
+        // No ping is queued behind unsent bytes, which have a deadline of their own.
         if !self.has_unsent() {
             let beat = if self.acknowledges { wire::PING_AND_BEAT } else { wire::PING };
             self.write(beat, turn);
         }
     }
 
-    /// The session did not end after all, but ends at `expiry`, by the store's clock.
+    /// Moves the deadline to `expiry`: the session has not ended by the store's clock.
     pub(in crate::hub) fn put_off(&mut self, expiry: SessionTick, turn: &mut Turn<'_, S>) {
         if self.is_waiting() {
             self.expiry = expiry;
@@ -120,11 +120,11 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Session time has been stepped. If the session now ends earlier, brings its deadline forward. If it ends later, the
-    /// deadline's reading of the row finds that, and [`Waiting::put_off`] is called.
+    /// Moves the deadline after a step of session time, if the session ends earlier now. If it ends later, the row is
+    /// read at the old deadline, and [`Waiting::put_off`] moves it.
     pub(in crate::hub) fn session_time_stepped(&mut self, turn: &Turn<'_, S>) {
         if self.is_waiting() {
-            // The store is given its time from now on, if the session's end has passed.
+            // If the session's end has passed, the store has its full time to answer from now on.
             self.expiry = self.expiry.max(turn.now.session(turn.lag));
             self.phase_end = self.phase_end.min(self.expiry.tick(turn.lag));
         }

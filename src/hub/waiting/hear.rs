@@ -1,4 +1,4 @@
-//! What is read of a browser.
+//! Reading: what browsers send, and what follows from it.
 
 use std::io;
 
@@ -12,33 +12,33 @@ use crate::metrics::CloseReason;
 use crate::protocol::{ACK_MESSAGE, PING_MESSAGE, close_code};
 use crate::websocket::{Ear, Heard, Opcode, Violation, close_payload};
 
-/// The longest message of a browser.
+/// Maximum length of a browser's message, in bytes.
 pub(super) const MAX_MESSAGE_BYTES: u32 = 1024;
-/// What is read and discarded of a browser that broke the protocol, so that it reads the Close. (Closing a socket with
-/// unread bytes resets the connection.)
+/// Number of bytes that are read and discarded after a browser broke the protocol. Closing a socket with unread bytes
+/// resets the connection, and the browser may not receive the Close then.
 const LINGER_BYTES: usize = 4 * 1024 * 1024;
-/// The messages that an ear listens for, and their indices.
+/// The text messages that have a meaning. `ACK` and `PING` are indices of it.
 const WORDS: &[&str] = &[ACK_MESSAGE, PING_MESSAGE];
 const ACK: u8 = 0;
 const PING: u8 = 1;
 
-/// What is reported of a socket.
+/// Readiness of a socket, as reported by epoll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::hub) struct Readiness {
     pub(in crate::hub) is_writable: bool,
-    /// Nothing more is reported after this: read to the end of what is there.
+    /// No further readiness is reported. The socket must be read to its end now.
     pub(in crate::hub) is_last: bool,
 }
 
-/// How much one turn reads: a browser that has still more to say has another turn after the others had theirs.
+/// Bounds of what one turn reads. A connection with more unread bytes has another turn after the other connections.
 pub(in crate::hub) struct Share<'a> {
     pub(in crate::hub) buffer: &'a mut [u8],
-    /// How many times the buffer is filled.
+    /// Maximum number of reads.
     pub(in crate::hub) readings: usize,
 }
 
 impl<S: Socket> Waiting<S> {
-    /// The socket is ready to be read or written.
+    /// Handles readiness of the socket.
     pub(in crate::hub) fn ready(&mut self, readiness: Readiness, share: Share<'_>, turn: &mut Turn<'_, S>) {
         if readiness.is_writable {
             self.flush(turn);
@@ -46,8 +46,8 @@ impl<S: Socket> Waiting<S> {
         self.listen(readiness.is_last, share, turn);
     }
 
-    /// Reads what is there, up to the turn's share. A reading that does not fill the buffer has emptied the socket, and
-    /// what comes later is reported (epoll(7)); except after the last report.
+    /// Reads what has been received, up to the turn's share. A read that does not fill the buffer has emptied the
+    /// socket, and later bytes are reported (epoll(7)). After the last report it reads until the socket is empty.
     fn listen(&mut self, is_last: bool, Share { buffer, readings }: Share<'_>, turn: &mut Turn<'_, S>) {
         for _ in 0..readings {
             if self.has_ended() {
@@ -71,7 +71,7 @@ impl<S: Socket> Waiting<S> {
     }
 
     fn fail(&mut self, error: &io::Error, turn: &mut Turn<'_, S>) {
-        // The system has given up sending: see `http::park`.
+        // The system has not received acknowledgements of heartbeats in time: see `http::outgoing::notice_silence`.
         let is_silent = error.kind() == io::ErrorKind::TimedOut && self.wire == Wire::EventStream;
         if is_silent && self.is_waiting() {
             self.reason = CloseReason::Heartbeat;
@@ -79,7 +79,7 @@ impl<S: Socket> Waiting<S> {
         self.finish(turn);
     }
 
-    /// The browser has closed its side. Of a request, that is how it is given up.
+    /// Handles the end of the browser's stream. A client gives up a stream of events or a poll in this way.
     fn hang_up(&mut self, turn: &mut Turn<'_, S>) {
         if self.wire != Wire::WebSocket && self.is_waiting() {
             let active = self.active();
@@ -91,7 +91,7 @@ impl<S: Socket> Waiting<S> {
 
     pub(super) fn take_in(&mut self, bytes: &mut [u8], turn: &mut Turn<'_, S>) {
         if self.wire != Wire::WebSocket {
-            // Somebody who waits for an answer has nothing to say; a little is ignored.
+            // A client that waits for an answer need not send anything. Up to 1 KiB per read is ignored.
             if bytes.len() > MAX_MESSAGE_BYTES as usize && self.is_waiting() {
                 self.end(CloseReason::Protocol, turn);
             }
@@ -115,7 +115,7 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Takes in bytes that arrived after the token was written, if there is one (`is_late`), or before.
+    /// Handles received bytes. `is_late` is false if they arrived before the token was written.
     fn hear(&mut self, bytes: &mut [u8], is_late: bool, turn: &mut Turn<'_, S>) {
         let kept = self.aside.as_mut().and_then(|aside| aside.ear.take());
         let mut ear = kept.unwrap_or_else(|| Ear::new(MAX_MESSAGE_BYTES, WORDS));
@@ -138,7 +138,7 @@ impl<S: Socket> Waiting<S> {
 
     fn answer(&mut self, heard: &Heard, is_late: bool, turn: &mut Turn<'_, S>) {
         self.unanswered = 0;
-        // What was sent before the token had been written whole acknowledges nothing.
+        // Bytes that were received before the whole token was written acknowledge nothing.
         let is_token_unsent = self.aside.as_ref().is_some_and(|aside| aside.unsent_token_bytes > 0);
         let acknowledges = is_late && !is_token_unsent;
         match (self.phase, heard.close) {
@@ -161,8 +161,7 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Answers a ping with a pong, and the message `ping` with a heartbeat, unless the browser has not taken what came
-    /// before.
+    /// Answers a ping with a pong and the message `ping` with a heartbeat, unless earlier bytes are still unsent.
     fn reply(&mut self, heard: &Heard, turn: &mut Turn<'_, S>) {
         if let Some(payload) = heard.ping.as_ref().filter(|_| !self.has_unsent()) {
             self.send(Opcode::Pong, payload, turn);
@@ -178,13 +177,13 @@ impl<S: Socket> Waiting<S> {
         turn.effects.stores_receipt_of = Some(self.key);
     }
 
-    /// Returns the browser's Close.
+    /// Sends a Close with the code of the browser's Close.
     fn agree(&mut self, code: Option<u16>, turn: &mut Turn<'_, S>) {
         let payload = code.map_or_else(Vec::new, |code| close_payload(code, ""));
         self.send(Opcode::Close, &payload, turn);
     }
 
-    /// A broken protocol is answered with its close code.
+    /// Closes the connection with the close code of the violation.
     fn object(&mut self, violation: Violation, turn: &mut Turn<'_, S>) {
         let code = match violation {
             Violation::Protocol => close_code::PROTOCOL_ERROR,

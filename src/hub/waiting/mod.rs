@@ -1,15 +1,16 @@
-//! A waiting browser: its record, and the conversation with it.
+//! One waiting connection: its record and its state machine.
 //!
-//! The record is all there is: no task, buffer, channel or timer of its own. Whatever happens (bytes arrive, the session
-//! changes, a deadline passes) is a [`Turn`]: a method of [`Waiting`] under the registry's lock, which never waits and
-//! fills [`Effects`] with what is to be done outside of the lock. A turn that writes does not read first, and a turn
-//! that reads is bounded; so no browser delays what it is told, or what others are told.
+//! A connection has no task, buffer, channel or timer of its own, only its record. Whatever happens (bytes arrive, the
+//! session changes, a deadline passes) is a [`Turn`]: a method of [`Waiting`] that runs under the registry's lock. A
+//! turn never blocks. It sets [`Effects`] for what must be done outside of the lock. A turn that writes does not read
+//! first, and a turn that reads is bounded, so a client that floods its connection delays neither its own messages nor
+//! those of other connections.
 //!
-//! The record is also a guard: however it leaves the registry, its [`Drop`] closes the socket and counts the
-//! connection as closed, once.
+//! The record is also a guard. Its [`Drop`] closes the socket and counts the connection as closed, once, however it
+//! leaves the registry.
 //!
-//! This file has how a connection begins and ends; `say.rs` what is written, `hear.rs` what is read, `due.rs` the
-//! deadlines. `simulation` runs all of it on a simulated socket, in any order.
+//! This file holds the beginning and the end of a connection, `say.rs` what is written, `hear.rs` what is read, and
+//! `due.rs` the deadlines. `simulation` runs all of it on a simulated socket, in random order.
 
 mod due;
 mod hear;
@@ -41,103 +42,116 @@ use crate::websocket::Ear;
 pub(super) use hear::{Readiness, Share};
 pub(super) use say::RECEIPT_SECONDS;
 
-/// How long a closing handshake may take, in seconds.
+/// Maximum time of a closing handshake, in seconds.
 const CLOSE_SECONDS: u32 = 1;
 
-/// See the module.
+/// The record of a waiting connection. See the [module documentation](self).
 pub(super) struct Waiting<S: Socket = TcpStream> {
     key: SessionKey,
-    /// Set once the connection is up.
+    /// The socket, once the connection is open.
     socket: Option<S>,
-    /// Set while the connection counts.
+    /// Where the connection is counted, while it is open.
     counted: Option<Arc<Shared>>,
-    /// Where it counts among those of its address, if there is a limit on them.
+    /// Cells of the quota that the connection counts in, if connections are limited.
     cells: Option<Cells>,
-    /// The store's number of this connection among those of its session at all nodes: a newer one's is greater. 0 while
-    /// it is not known, and always with a store of one node.
+    /// Number that the store has given this connection among those of its session at all nodes. A newer connection has
+    /// a greater one. 0 until it is known, and always with a store that serves one node.
     attachment: u32,
-    /// Number of this connection among those that arrived at this node. It begins anew after 2^32: no connection waits
-    /// that long.
+    /// Number of this connection in the order of registration at this node. It wraps around after 2^32 connections.
     arrival: u32,
+    /// End of the session, in session time.
     expiry: SessionTick,
+    /// Time of the next heartbeat. For a poll, the time at which it is answered without a change.
     next_beat: Tick,
-    /// When the next code is to be shown, and which period's is.
+    /// Start of the next rotation period.
     next_rotation: SessionTick,
+    /// The rotation period whose code the browser shows.
     period: u16,
-    /// When the present phase is to end: while waiting, when the store is to be asked.
+    /// End of the present phase. While the connection waits, the time at which the session's row is read.
     phase_end: Tick,
-    /// The one entry in the wheel that counts; any other was put off.
+    /// The tick of the connection's one valid entry in the queue of deadlines. Entries of other ticks are out of date.
     armed: Tick,
+    /// Version of the session that the browser has been told.
     told_version: u32,
     phase: Phase,
+    /// Number of heartbeats in a row that have not been answered.
     unanswered: u8,
     wire: Wire,
+    /// Whether the browser acknowledges the token with the message `ack`.
     acknowledges: bool,
     hold_back: HoldBack,
+    /// Reason that is reported when the connection ends.
     reason: CloseReason,
+    /// State that is seldom needed.
     aside: Option<Box<Aside>>,
 }
 
-/// What is seldom needed.
+/// State that most connections need seldom and briefly.
 #[derive(Default)]
 struct Aside {
-    /// A change that came before the connection was up.
+    /// Change that was announced before the connection was open.
     missed: Option<(Arc<Session>, Stopwatch)>,
-    /// A newer connection elsewhere that was heard of before this one was up.
+    /// Greatest attachment of the session that was announced before the connection was open.
     newest_attachment: u32,
-    /// The browser has said half of something.
+    /// State of the decoder within a frame or message of the browser.
     ear: Option<Ear>,
-    /// What the system did not take at once, up to where it ends with a token if it does, until when it must be taken,
-    /// and how long it has been under way.
+    /// Bytes that the system has not accepted yet.
     unsent: Vec<u8>,
+    /// Number of unsent bytes up to the end of the token, or 0 if no token is among them.
     unsent_token_bytes: usize,
+    /// Time at which the connection is closed if bytes are still unsent.
     unsent_until: Option<Tick>,
+    /// Measures the time from a session change until it has been written whole.
     pushing: Option<Stopwatch>,
-    /// How much more is read of a browser that broke the protocol.
+    /// Number of bytes that are still read and discarded after the browser broke the protocol.
     linger_bytes: usize,
-    /// Number of unread bytes that had been received when the token was written: no receipt is among them.
+    /// Number of unread bytes that were received before the token was written. They contain no acknowledgement of it.
     early_bytes: usize,
 }
 
-/// Whether a token is held back, while another connection's acknowledgement of it may be on its way. It is once.
+/// Whether a token is held back while the acknowledgement of another connection may be on its way. A connection holds
+/// it back once at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HoldBack {
+    /// The token has not been held back.
     NotYet,
-    /// Until the end of the phase. Then the session is read again.
+    /// The token is held back until the end of the phase. Then the session is read again.
     Now,
+    /// The token has been held back and is delivered from now on.
     Over,
 }
 
+/// The phases of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The row is being read, the handshake not yet answered.
+    /// The session's row is being read, and the handshake is not answered yet.
     Arriving,
-    /// Nothing has been decided yet.
+    /// The connection is open and waits for the end of its session.
     Waiting,
-    /// The token has been written; the message `ack` is the receipt.
+    /// The token has been written. The message `ack` is the acknowledgement.
     AwaitingWord,
-    /// The token and our Close have been written; the browser's Close 1000 is the receipt.
+    /// The token and the server's Close have been written. The browser's Close 1000 is the acknowledgement.
     AwaitingReceipt,
-    /// The receipt is being stored; then, perhaps, we close.
+    /// The acknowledgement is being stored. Then the server closes if `then_close`, and otherwise the connection ends.
     Claiming { then_close: bool },
-    /// Our Close has been written; the browser's is awaited.
+    /// The server's Close has been written. The browser's Close is awaited.
     Closing,
-    /// The browser broke the protocol and has been told so; what it still sends is discarded.
+    /// The browser broke the protocol and has been sent a Close. Bytes that it still sends are discarded.
     Lingering,
-    /// The connection has ended; the record is dropped after this turn.
+    /// The connection has ended. The record is dropped after this turn.
     Ended,
 }
 
-/// The other connections of the same session, as they are during a turn.
+/// The other connections of the same session during a turn.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Others {
-    /// Arrival of the newest of those that are up at this node.
+    /// Greatest arrival of the open connections at this node.
     newest: Option<u32>,
-    /// Greatest attachment of those that are up at this node.
+    /// Greatest attachment of the connections at this node.
     attachment: u32,
-    /// A newer one is known to wait at another node.
+    /// Whether a newer connection is known to wait at another node.
     is_newer_elsewhere: bool,
-    /// One of them has been given the token, and its acknowledgement may be on its way.
+    /// Whether one of them has been given the token, and its acknowledgement may be on its way.
     awaits_ack: bool,
 }
 
@@ -159,8 +173,8 @@ thread_local! {
     static IS_BLIND: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Lets connections not know of the others of their session, on this thread, until the guard is dropped: the simulation
-/// must find it.
+/// Makes connections ignore the others of their session, on this thread, until the guard is dropped. The simulation
+/// must find this fault.
 #[cfg(test)]
 pub(super) fn blind_to_others() -> impl Drop {
     struct Blind;
@@ -173,32 +187,32 @@ pub(super) fn blind_to_others() -> impl Drop {
     Blind
 }
 
-/// One turn: what it may use, and the effects that it fills.
+/// One turn: what it may use, and the effects that it sets.
 pub(super) struct Turn<'a, S: Socket = TcpStream> {
     pub(super) place: Place,
-    /// The tick from which a wait that begins now is counted.
+    /// The tick from which a new duration is counted.
     pub(super) now: Tick,
-    /// How session time stands to steady time.
+    /// The difference of steady time and session time.
     pub(super) lag: Lag,
     pub(super) heartbeat_seconds: u32,
     pub(super) rotate_seconds: u32,
     pub(super) poll: &'a S::Poll,
     pub(super) clock: &'a Clock,
-    /// Known in turns that deliver a session's state.
+    /// The other connections of the session. Only set in turns that deliver a session's state.
     pub(super) others: Others,
     pub(super) effects: Effects,
 }
 
-/// How a connection comes up.
+/// What is needed to open a connection.
 pub(super) struct Opening<'a, S: Socket = TcpStream> {
     pub(super) socket: S,
-    /// The answer to the handshake, if it has not been written.
+    /// Beginning of the answer to the request. Empty if it has been written.
     pub(super) answer: Vec<u8>,
-    /// What the browser said right behind its request.
+    /// Bytes that arrived after the request.
     pub(super) early: &'a mut [u8],
     pub(super) channel: Channel,
     pub(super) attachment: u32,
-    /// Whether a connection of the session at another node may have been given the token just now.
+    /// Whether a connection of the session at another node may have been given the token a moment ago.
     pub(super) may_await_ack_elsewhere: bool,
     pub(super) expiry: SessionTick,
     pub(super) first_beat: Tick,
@@ -215,7 +229,7 @@ impl<S: Socket> Keyed for Waiting<S> {
 }
 
 impl<S: Socket> Waiting<S> {
-    /// A browser whose row is being read.
+    /// Returns the record of a connection whose session is being read.
     pub(super) const fn arriving(key: SessionKey, arrival: u32) -> Self {
         Self {
             key,
@@ -241,8 +255,8 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Returns the connection's number among those that arrived at this node, if it is up. One that has been superseded
-    /// itself supersedes no other.
+    /// Returns the connection's number in the order of registration, if it is open. A superseded connection does not
+    /// supersede others and has none.
     pub(super) fn active_arrival(&self) -> Option<u32> {
         (self.phase != Phase::Arriving && self.reason != CloseReason::Replaced).then_some(self.arrival)
     }
@@ -251,44 +265,45 @@ impl<S: Socket> Waiting<S> {
         self.attachment
     }
 
-    /// Takes the number of another connection of the session at this node, if that is greater: the store numbers
-    /// connections in the order in which it runs its statements, and two statements of a node may run in another order
-    /// than the requests arrived in. With a smaller number than the store's last one, the newest connection would be
-    /// taken for one that is superseded.
+    /// Raises the attachment to that of another connection of the session at this node. The store numbers connections
+    /// in the order of its statements, which may differ from the order of the requests. With a smaller number than the
+    /// store's last one, the newest connection would be taken for a superseded one.
     pub(super) fn adopt(&mut self, attachment: u32) {
         if self.phase != Phase::Arriving {
             self.attachment = self.attachment.max(attachment);
         }
     }
 
-    /// Whether its receipt may be in the socket's buffer, or is being stored. (A browser that says the word waits for
-    /// our Close, and so does not come back before.)
+    /// Returns whether an acknowledgement may be in the socket's receive buffer or is being stored. A browser that
+    /// sends `ack` waits for the server's Close before it opens another connection, so the wait for its `ack` does not
+    /// count.
     pub(super) fn awaits_receipt(&self) -> bool {
         matches!(self.phase, Phase::AwaitingReceipt | Phase::Claiming { .. })
     }
 
-    /// Whether the connection has been given the token, and its acknowledgement may be on its way or is being stored.
+    /// Returns whether the connection has been given the token, and its acknowledgement may be on its way or is being
+    /// stored.
     fn awaits_ack(&self) -> bool {
         self.awaits_receipt() || self.phase == Phase::AwaitingWord
     }
 
-    /// Whether it still waits to be told.
+    /// Returns whether the session's end has not been delivered yet.
     pub(super) fn is_waiting(&self) -> bool {
         self.phase == Phase::Waiting
     }
 
-    /// Whether it is to be told the whole of its session.
+    /// Returns whether the connection is sent the whole view of the session.
     pub(super) fn wants_view(&self) -> bool {
         self.wire == Wire::Poll
     }
 
-    /// Whether it is to be answered whatever the store says: its poll has waited as long as it wanted to.
+    /// Returns whether a poll's time is up, so that it is answered even if the session has not changed.
     pub(super) fn is_to_be_answered(&self) -> bool {
         self.wire == Wire::Poll && self.is_waiting() && self.next_beat == Tick::NEVER
     }
 
-    /// The connection is up; `message` says how its session stands, if that can be told. Returns the change that came
-    /// during the handshake, if one did.
+    /// Opens the connection. `message` is the session's state, or `None` if its token cannot be minted. Returns the
+    /// change that was announced during the handshake, if any.
     pub(super) fn open(
         &mut self,
         opening: Opening<'_, S>,
@@ -311,15 +326,16 @@ impl<S: Socket> Waiting<S> {
         let (missed, newest_attachment) =
             self.aside.take().map_or((None, 0), |aside| (aside.missed, aside.newest_attachment));
         self.take_up(opening.channel, turn);
-        // What arrives from here on is reported, and handled after this turn.
+        // Readiness from here on is reported, and handled after this turn.
         if self.watch(Watch::Begin, turn).is_err() {
             self.end(CloseReason::Network, turn);
             return None;
         }
-        // A connection that has been superseded before it is up is answered and closed. It is not given the token.
+        // A connection that has been superseded before it is open is answered and closed. It is not given the token.
         turn.others.is_newer_elsewhere = self.attachment < newest_attachment;
         turn.others.awaits_ack |= opening.may_await_ack_elsewhere;
-        // What was read is out of date if a change has come meanwhile. The change is delivered next.
+        // A change that was announced meanwhile makes the state that was read out of date. The caller delivers the
+        // change next.
         let is_overtaken =
             message.zip(missed.as_ref()).is_some_and(|(read, (missed, _))| read.version < missed.version);
         self.greet(opening.answer, opening.early, message, is_overtaken, turn);
@@ -336,14 +352,14 @@ impl<S: Socket> Waiting<S> {
             Channel::Poll { version, wait_seconds, .. } => {
                 self.wire = Wire::Poll;
                 self.told_version = version;
-                // A code that rotates is not another version, and is to be told all the same.
+                // A poll is also answered when the code rotates, which does not change the version.
                 self.next_beat = turn.now.plus_seconds(wait_seconds).min(self.next_rotation.tick(turn.lag));
                 self.next_rotation = SessionTick::NEVER;
             }
         }
     }
 
-    /// Keeps a change that comes while the handshake is under way; whether it is.
+    /// Keeps a change that is announced during the handshake. Returns whether the handshake is under way.
     pub(super) fn note_if_arriving(&mut self, session: &Arc<Session>, since: Stopwatch) -> bool {
         let is_arriving = self.phase == Phase::Arriving;
         if is_arriving {
@@ -355,8 +371,8 @@ impl<S: Socket> Waiting<S> {
         is_arriving
     }
 
-    /// Takes in a hint of another node: closes a connection that another took over from. Returns whether the session is
-    /// to be read.
+    /// Handles a notification. Closes the connection if the notification names a newer one. Returns whether the session
+    /// must be read for this connection.
     pub(super) fn hinted(&mut self, hint: &Hint, turn: &mut Turn<'_, S>) -> bool {
         if self.phase == Phase::Arriving {
             let newest = &mut self.aside.get_or_insert_default().newest_attachment;
@@ -370,7 +386,7 @@ impl<S: Socket> Waiting<S> {
         self.is_waiting() && self.told_version < hint.version
     }
 
-    /// The receipt has been stored, or could not be.
+    /// Continues after the acknowledgement has been stored or its storing has failed.
     pub(super) fn claimed(&mut self, turn: &mut Turn<'_, S>) {
         match self.phase {
             Phase::Claiming { then_close: true } => self.close(close_code::DONE, "", CloseReason::Decided, turn),
@@ -390,7 +406,7 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// For the log.
+    /// Returns the number of active connections, for the log.
     fn active(&self) -> i64 {
         self.counted.as_ref().map_or(0, |shared| shared.metrics.active_connections())
     }
@@ -404,7 +420,7 @@ impl<S: Socket> Waiting<S> {
         self.aside.as_ref().is_some_and(|aside| !aside.unsent.is_empty())
     }
 
-    /// Lets go of what is no longer needed.
+    /// Frees the seldom needed state if nothing in it is needed any more.
     fn tidy(&mut self) {
         let is_needed = |aside: &Aside| {
             aside.ear.is_some() || !aside.unsent.is_empty() || aside.linger_bytes > 0 || aside.early_bytes > 0
@@ -414,13 +430,13 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// The connection ends for this reason.
+    /// Ends the connection with this reason.
     fn end(&mut self, reason: CloseReason, turn: &mut Turn<'_, S>) {
         self.reason = reason;
         self.finish(turn);
     }
 
-    /// The connection ends, for the reason that is noted.
+    /// Ends the connection with the reason that is already set.
     fn finish(&mut self, turn: &mut Turn<'_, S>) {
         self.phase = Phase::Ended;
         turn.effects.ends = true;
@@ -435,7 +451,7 @@ impl<S: Socket> Drop for Waiting<S> {
     fn drop(&mut self) {
         let has_unsent = self.has_unsent();
         if let Some(socket) = self.socket.as_mut().filter(|_| has_unsent) {
-            // The browser has not taken it in its time. The system would keep its own queue for minutes.
+            // The browser did not read in time. Without this the system would keep its queue for minutes.
             socket.discard_unsent();
         }
         drop(self.socket.take());

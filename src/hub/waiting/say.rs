@@ -1,4 +1,4 @@
-//! What is written to a browser: the answer to its request, frames, the Close.
+//! Writing: the answer to the request, session states, heartbeats, and the Close.
 
 use std::borrow::Cow;
 use std::io;
@@ -14,27 +14,28 @@ use crate::metrics::{CloseReason, Stopwatch};
 use crate::protocol::close_code;
 use crate::websocket::{Opcode, close_payload, frame};
 
-/// A browser that does not take a frame in this time is disconnected.
+/// Maximum time for which bytes may be unsent, in seconds. Then the connection is closed.
 pub(super) const WRITE_SECONDS: u32 = 5;
-/// How long a receipt is awaited.
+/// Maximum time between the delivery of a token and its acknowledgement, in seconds.
 pub(in crate::hub) const RECEIPT_SECONDS: u32 = 5;
-/// Time that a token is held back while another connection's acknowledgement of it may be on its way.
+/// Time for which a token is held back while the acknowledgement of another connection may be on its way, in
+/// milliseconds.
 const ACK_GRACE_MILLIS: u64 = 250;
 
-/// Whether a message is delivered.
+/// Whether a message may be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hold {
-    /// It is delivered.
+    /// The message is delivered.
     No,
-    /// A newer connection is up.
+    /// A newer connection is open.
     Superseded,
     /// Another connection was given the token a moment ago.
     PutOff,
 }
 
 impl<S: Socket> Waiting<S> {
-    /// Writes the beginning of the answer, and how the session stands: in one write, if the browser has not said
-    /// anything yet.
+    /// Writes the beginning of the answer and the session's state, in one write if no bytes have arrived from the
+    /// browser.
     pub(super) fn greet(
         &mut self,
         mut answer: Vec<u8>,
@@ -44,9 +45,9 @@ impl<S: Socket> Waiting<S> {
         turn: &mut Turn<'_, S>,
     ) {
         match self.wire {
-            // A poll is answered only when the version changes.
+            // A poll is answered when the version changes.
             Wire::Poll => return self.supersede_if_older(turn),
-            // A proxy that waits for a beginning passes it on, and the browser knows that it has come through.
+            // The first comment makes a proxy pass the answer on, and shows the browser that the stream works.
             Wire::EventStream => answer.extend_from_slice(wire::COMMENT),
             Wire::WebSocket => {}
         }
@@ -58,7 +59,7 @@ impl<S: Socket> Waiting<S> {
         {
             return self.tell_after(answer, message, None, turn);
         }
-        // Sent before the token, if there is one: no receipt is among it.
+        // These bytes arrived before a token was written, so none of them acknowledges it.
         self.write(&answer, turn);
         self.take_in(early, turn);
         self.supersede_if_older(turn);
@@ -69,14 +70,14 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Closes the connection if a newer one of the same session is up.
+    /// Closes the connection if a newer one of the session is open.
     fn supersede_if_older(&mut self, turn: &mut Turn<'_, S>) {
         if self.is_superseded(turn) {
             self.give_way(turn);
         }
     }
 
-    /// Whether a newer connection of the session is up. Of those at this node that is the one that arrived later.
+    /// Returns whether a newer connection of the session is open. At this node it is the one with the greatest arrival.
     fn is_superseded(&self, turn: &Turn<'_, S>) -> bool {
         turn.others.newest > Some(self.arrival) || turn.others.is_newer_elsewhere
     }
@@ -89,7 +90,7 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Whether a message must not be delivered on this connection, or not yet.
+    /// Returns whether a message may be delivered on this connection now.
     fn hold(&self, message: &Message, turn: &Turn<'_, S>) -> Hold {
         if self.is_superseded(turn) {
             Hold::Superseded
@@ -103,9 +104,9 @@ impl<S: Socket> Waiting<S> {
     /// Delivers a session's state, unless this version or the session's end has been delivered. `since` runs from the
     /// change on.
     ///
-    /// Of several connections of a session only the newest is given its state; an older one is closed. A token that
-    /// another connection was given a moment ago is held back until the acknowledgement has had time to arrive. Then
-    /// the session is read again.
+    /// Only the newest connection of a session is given its state. An older one is closed. A token is held back for a
+    /// moment if another connection has just been given it, so that the acknowledgement can arrive. Then the session is
+    /// read again.
     pub(in crate::hub) fn tell(&mut self, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {
         if !self.is_waiting() || message.version <= self.told_version {
             return;
@@ -127,7 +128,7 @@ impl<S: Socket> Waiting<S> {
         }
         self.told_version = message.version;
         if message.status != "pending" {
-            // From the scan on nothing rotates.
+            // Codes do not rotate after the scan.
             self.next_rotation = SessionTick::NEVER;
         }
         let active = self.active();
@@ -166,7 +167,7 @@ impl<S: Socket> Waiting<S> {
                 self.write(&after(out, message.text.frame_and_close()), turn);
             }
             (Wire::EventStream, Ending::Goes) => self.write(&after(out, &wire::event(message)), turn),
-            // Its receipt comes on another connection.
+            // The acknowledgement of an event stream is a request of its own.
             (Wire::EventStream, Ending::Token | Ending::Closed(_)) => {
                 self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
                 let mut events = wire::event(message);
@@ -183,7 +184,7 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Answers a poll with how its session stands, changed or not.
+    /// Answers a poll with the session's state, whether or not it has changed.
     pub(in crate::hub) fn answer_poll(&mut self, message: &Message, turn: &mut Turn<'_, S>) {
         if self.is_waiting() {
             self.say(Vec::new(), message, turn);
@@ -194,9 +195,9 @@ impl<S: Socket> Waiting<S> {
         self.counted.as_ref().map_or(&[], |shared| &shared.fields)
     }
 
-    /// Shows the next code, unless none is to be shown any more.
+    /// Sends the code of a new rotation period, unless codes do not rotate any more.
     pub(in crate::hub) fn show_code(&mut self, code: &Text, turn: &mut Turn<'_, S>) {
-        // A browser that has not taken what came before gets a fresher one later.
+        // A browser that has not read earlier bytes is sent the code of a later period.
         let is_of_use = self.is_waiting() && self.next_rotation != SessionTick::NEVER && !self.has_unsent();
         match self.wire {
             Wire::WebSocket if is_of_use => self.write(code.frame(), turn),
@@ -205,8 +206,8 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Closes the connection because the token of its confirmed session cannot be made. The session stays as it is, and
-    /// the token is delivered when the browser comes back and the signing key is there again.
+    /// Closes the connection because the token cannot be minted. The session stays confirmed. The token is delivered
+    /// when the browser reconnects and the signing key exists again.
     pub(in crate::hub) fn token_not_made(&mut self, turn: &mut Turn<'_, S>) {
         self.leave(close_code::INTERNAL, "the token cannot be made", CloseReason::Internal, turn);
     }
@@ -216,19 +217,19 @@ impl<S: Socket> Waiting<S> {
         self.leave(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable, turn);
     }
 
-    /// A newer connection is the one that is told.
+    /// Closes the connection because a newer one supersedes it.
     pub(in crate::hub) fn give_way(&mut self, turn: &mut Turn<'_, S>) {
         self.leave(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced, turn);
     }
 
-    /// Sends the browser away, unless it has been told how its login ended.
+    /// Closes the connection with this code, unless the session's end has been delivered.
     pub(in crate::hub) fn leave(&mut self, code: u16, why: &str, reason: CloseReason, turn: &mut Turn<'_, S>) {
         if self.is_waiting() {
             self.close(code, why, reason, turn);
         }
     }
 
-    /// Closes from our side and awaits the browser's Close.
+    /// Sends a Close and awaits the browser's.
     pub(super) fn close(&mut self, code: u16, why: &str, reason: CloseReason, turn: &mut Turn<'_, S>) {
         self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
         self.reason = reason;
@@ -245,7 +246,7 @@ impl<S: Socket> Waiting<S> {
         self.write(&frames, turn);
     }
 
-    /// Writes at once what the system takes, and keeps the rest.
+    /// Writes what the system accepts at once and keeps the rest.
     pub(super) fn write(&mut self, bytes: &[u8], turn: &mut Turn<'_, S>) {
         if let Some(aside) = self.aside.as_mut().filter(|aside| !aside.unsent.is_empty()) {
             aside.unsent.extend_from_slice(bytes);
@@ -265,8 +266,8 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// As [`Waiting::write`], of bytes that end with a token: notes how much had been received before the last of them
-    /// was written.
+    /// Like [`Waiting::write`], for bytes that end with a token. Counts the unread bytes first: they contain no
+    /// acknowledgement of it.
     fn write_token(&mut self, bytes: &[u8], turn: &mut Turn<'_, S>) {
         let early_bytes = self.unread_bytes();
         self.write(bytes, turn);
@@ -277,8 +278,8 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// What began to arrive before the token was written acknowledges nothing: so many bytes that are still unread, and
-    /// what has been read in part.
+    /// Marks what was received before the token as no acknowledgement: `early_bytes` unread bytes, or the message that
+    /// has been read in part.
     fn discount_early(&mut self, early_bytes: usize) {
         if early_bytes > 0 {
             self.aside.get_or_insert_default().early_bytes = early_bytes;
@@ -287,7 +288,7 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Writes what could not be written at once.
+    /// Writes the bytes that the system did not accept before.
     pub(super) fn flush(&mut self, turn: &mut Turn<'_, S>) {
         let is_token_unsent = self.aside.as_ref().is_some_and(|aside| aside.unsent_token_bytes > 0);
         let early_bytes = if is_token_unsent { self.unread_bytes() } else { 0 };
@@ -320,7 +321,7 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Writes as much as the system takes at once.
+    /// Writes until the system accepts no more. Returns the number of bytes written.
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(socket) = &mut self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
         let mut written = 0;
@@ -337,11 +338,11 @@ impl<S: Socket> Waiting<S> {
     }
 
     fn unread_bytes(&self) -> usize {
-        // A socket that cannot say so has failed, and the next call finds out.
+        // An error means that the socket has failed, which the next call reports.
         self.socket.as_ref().and_then(|socket| socket.unread_bytes().ok()).unwrap_or(0)
     }
 
-    /// After the last byte of an answer: the browser sees its end, and hangs up.
+    /// Shuts down the writing side after the last byte of an answer, so that the browser sees its end.
     fn end_answer(&mut self) {
         if let (Phase::Closing, Wire::EventStream | Wire::Poll, Some(socket)) =
             (self.phase, self.wire, &mut self.socket)
@@ -351,7 +352,7 @@ impl<S: Socket> Waiting<S> {
     }
 }
 
-/// `bytes` behind `out`, to leave in one write.
+/// Returns `bytes` after `out`, for a single write.
 fn after(mut out: Vec<u8>, bytes: &[u8]) -> Cow<'_, [u8]> {
     if out.is_empty() {
         return bytes.into();
