@@ -1,71 +1,72 @@
-//! Frames (RFC 6455 §5), from bytes and to bytes. No input or output, and no allocation but for a control frame that
-//! arrives in pieces.
+//! Encoding and decoding of frames (RFC 6455 §5). No input or output. Decoding allocates memory only for a control
+//! frame that arrives in pieces.
 
-/// What a message is made of.
+/// Type of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// UTF-8, which has been checked.
+    /// A text message, whose UTF-8 is checked (§8.1).
     Text,
-    /// Bytes.
+    /// A binary message.
     Binary,
 }
 
-/// What arrived.
+/// A decoded part of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
-    /// A piece of a message: as much of it as was there. Pieces need not be those the sender made.
+    /// A piece of a message: the part of a frame's payload that was in the input.
     Data {
-        /// Of what message.
+        /// Type of the message.
         kind: Kind,
-        /// The piece. Of a text, it may end within a character.
+        /// Unmasked bytes of the piece. A piece of a text may end within a character.
         payload: &'a [u8],
-        /// The message ends with it.
+        /// Whether the message ends with this piece.
         is_last: bool,
     },
-    /// To be answered with a pong of the same payload (§5.5.2).
+    /// A ping, to be answered with a pong of the same payload (§5.5.2).
     Ping(&'a [u8]),
-    /// An answer, or a sign of life.
+    /// A pong (§5.5.3), which may be unsolicited.
     Pong(&'a [u8]),
-    /// The other end closes, with this code if it gave one (§5.5.1).
+    /// A Close, with its code if it has one (§5.5.1).
     Close(Option<u16>),
 }
 
-/// The types of frames that are sent (§5.2).
+/// Opcodes of the frames that the server sends (§5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
-    /// A whole text message.
+    /// Opcode of a whole text message.
     Text = 0x1,
-    /// A whole binary message.
+    /// Opcode of a whole binary message.
     Binary = 0x2,
-    /// The end.
+    /// Opcode of a Close.
     Close = 0x8,
-    /// Is anybody there?
+    /// Opcode of a ping.
     Ping = 0x9,
-    /// Yes.
+    /// Opcode of a pong.
     Pong = 0xA,
 }
 
-/// How the other end broke the protocol. Nothing more can be read then.
+/// A violation of the protocol by the client. The decoder cannot be used after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Violation {
-    /// A frame that must not be: close with 1002.
+    /// A frame that is not permitted. Close with 1002.
     Protocol,
-    /// A text that is not UTF-8: close with 1007.
+    /// A text or Close reason that is not UTF-8. Close with 1007.
     InvalidText,
-    /// A message longer than allowed: close with 1009.
+    /// A message longer than the maximum. Close with 1009.
     TooBig,
 }
 
-/// The longest payload of a control frame (§5.5).
+/// Maximum length of a control frame's payload, in bytes (§5.5).
 const MAX_CONTROL_BYTES: usize = 125;
-/// The longest head of a frame: two bytes, a length of eight, a mask.
+/// Maximum length of a frame's head, in bytes: two bytes, eight of the length, four of the mask.
 const MAX_HEAD_BYTES: usize = 14;
 
+/// Opcode of a frame that continues a message (§5.4).
 const CONTINUATION: u8 = 0x0;
 
-/// Reads frames off bytes as they come, in whatever pieces. Between two frames it holds nothing but whether a message
-/// goes on; within one, its head and what remains.
+/// Decodes frames from bytes that arrive in any pieces. Within a frame it stores the head and the number of remaining
+/// bytes.
 #[derive(Debug)]
 pub struct Decoder {
     max_message_bytes: u32,
@@ -73,7 +74,7 @@ pub struct Decoder {
     head_bytes: u8,
     frame: Option<FrameInProgress>,
     message: Option<MessageInProgress>,
-    /// Of a control frame that came in pieces.
+    /// Payload of a control frame that arrived in pieces. Kept until the next control frame.
     control: Vec<u8>,
 }
 
@@ -82,7 +83,7 @@ struct FrameInProgress {
     opcode: u8,
     is_final: bool,
     remaining_bytes: u32,
-    /// Turned so that its first byte is for the payload's next.
+    /// Mask of the remaining payload, rotated so that its first byte applies to the next byte.
     mask: [u8; 4],
 }
 
@@ -94,7 +95,7 @@ struct MessageInProgress {
 }
 
 impl Decoder {
-    /// Refuses messages (not only frames) longer than this.
+    /// Returns a decoder that refuses messages of more than `max_message_bytes`, over all of their frames.
     #[must_use]
     pub const fn new(max_message_bytes: u32) -> Self {
         Self {
@@ -107,13 +108,13 @@ impl Decoder {
         }
     }
 
-    /// Whether all that was read is used up, between two messages: a new decoder would go on as well as this one.
+    /// Returns whether no frame and no message is in progress. A new decoder can then replace this one.
     #[must_use]
     pub const fn is_at_rest(&self) -> bool {
         self.head_bytes == 0 && self.frame.is_none() && self.message.is_none()
     }
 
-    /// The opcode of the frame in progress, once its first byte has arrived.
+    /// Returns the opcode of the frame in progress, once its first byte has arrived.
     #[must_use]
     pub const fn opcode_in_progress(&self) -> Option<u8> {
         match &self.frame {
@@ -123,17 +124,18 @@ impl Decoder {
         }
     }
 
-    /// Whether a message has begun and not ended. (Of its first frame, once the head has arrived whole.)
+    /// Returns whether a message has begun and not ended. A message begins when the head of its first frame is
+    /// complete.
     #[must_use]
     pub const fn is_within_message(&self) -> bool {
         self.message.is_some()
     }
 
-    /// Takes the next thing off the front of `input`; `None` when all of it is used up. Payloads are unmasked in
-    /// place.
+    /// Decodes the next part at the front of `input` and removes it. Returns `None` when `input` is used up. Payloads
+    /// are unmasked in place.
     ///
     /// # Errors
-    /// The other end broke the protocol; nothing more can be read.
+    /// Returns the violation if the client broke the protocol. The decoder cannot be used after it.
     pub fn decode<'d, 'i: 'd>(&'d mut self, input: &mut &'i mut [u8]) -> Result<Option<Incoming<'d>>, Violation> {
         let Some(mut frame) = self.frame.take().map_or_else(|| self.read_head(input), |frame| Ok(Some(frame)))? else {
             return Ok(None);
@@ -155,7 +157,7 @@ impl Decoder {
         self.data(payload, is_whole && frame.is_final).map(Some)
     }
 
-    /// Collects a frame's head; checks all that can be said of it before its payload is there.
+    /// Collects the head of a frame. Returns it once it is complete.
     fn read_head(&mut self, input: &mut &mut [u8]) -> Result<Option<FrameInProgress>, Violation> {
         loop {
             let have = usize::from(self.head_bytes);
@@ -180,7 +182,7 @@ impl Decoder {
         }
     }
 
-    /// What is wrong with a frame's first two bytes is wrong whatever follows.
+    /// Checks the first two bytes of a head, before the rest arrives.
     fn check_first_bytes(&self) -> Result<(), Violation> {
         let [first, second] = [self.head[0], self.head[1]];
         let (opcode, is_final) = (first & 0x0F, first & 0x80 != 0);
@@ -241,7 +243,7 @@ impl Decoder {
             self.frame = Some(frame);
             return Ok(None);
         }
-        // Only where it came in pieces is there anything to put together; it is let go when the next frame begins.
+        // The payload is joined only if it arrived in pieces. The buffer is freed when the next control frame begins.
         if self.control.is_empty() {
             return incoming_control(frame.opcode, payload).map(Some);
         }
@@ -250,7 +252,7 @@ impl Decoder {
     }
 }
 
-/// How many bytes the head has of which these have come.
+/// Returns the length of a head that begins with these bytes, as far as it is known, in bytes.
 fn head_bytes(head: &[u8]) -> usize {
     let extended = match head.get(1).map(|second| second & 0x7F) {
         None => return 2,
@@ -261,7 +263,7 @@ fn head_bytes(head: &[u8]) -> usize {
     2 + extended + 4
 }
 
-/// The payload's length; it must be written in the shortest way (§5.2).
+/// Returns the length of the payload, which must have the shortest encoding (§5.2).
 fn payload_bytes(head: &[u8; MAX_HEAD_BYTES]) -> Result<u64, Violation> {
     let (length, least) = match head[1] & 0x7F {
         126 => (u64::from(u16::from_be_bytes([head[2], head[3]])), 126),
@@ -272,11 +274,11 @@ fn payload_bytes(head: &[u8; MAX_HEAD_BYTES]) -> Result<u64, Violation> {
         }
         short => (short.into(), 0),
     };
-    // The highest bit of a length of eight bytes must be 0.
+    // The highest bit of a length of eight bytes must be 0 (§5.2).
     if length >= least && length <= i64::MAX.cast_unsigned() { Ok(length) } else { Err(Violation::Protocol) }
 }
 
-/// XOR with the mask (§5.3), which is left turned for the byte after.
+/// Applies the mask (§5.3) and rotates it for the byte that follows.
 fn unmask(payload: &mut [u8], mask: &mut [u8; 4]) {
     let mut words = payload.chunks_exact_mut(4);
     for word in &mut words {
@@ -299,13 +301,13 @@ fn incoming_control(opcode: u8, payload: &[u8]) -> Result<Incoming<'_>, Violatio
     }
 }
 
-/// The code in a Close's payload: one that may be sent (§7.4), with a reason that is UTF-8.
+/// Returns the code in the payload of a Close. It must be a code that may be sent (§7.4), with a reason in UTF-8.
 fn close_code_of(payload: &[u8]) -> Result<Option<u16>, Violation> {
     let Some((code, reason)) = payload.split_first_chunk::<2>() else {
         return if payload.is_empty() { Ok(None) } else { Err(Violation::Protocol) };
     };
     let code = u16::from_be_bytes(*code);
-    // 1004 to 1006 and 1015 are never sent; the others below 3000 are not (yet) anybody's.
+    // 1004 is reserved, 1005, 1006 and 1015 are never sent, and the others below 3000 are not assigned.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(Violation::Protocol);
     }
@@ -313,7 +315,7 @@ fn close_code_of(payload: &[u8]) -> Result<Option<u16>, Violation> {
     Ok(Some(code))
 }
 
-/// The bytes of a character that is not complete yet: a text is checked piece by piece.
+/// The bytes of an incomplete character at the end of a piece of text.
 #[derive(Debug, Default)]
 struct Utf8Tail {
     bytes: [u8; 4],
@@ -347,12 +349,12 @@ impl Utf8Tail {
     }
 }
 
-/// Appends a whole frame: unmasked, as a server sends it. A control frame's payload is cut at 125 bytes.
+/// Appends a whole unmasked frame, as a server sends it. The payload of a control frame is cut at 125 bytes.
 pub fn frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     let is_control = opcode as u8 & 0x8 != 0;
     let payload = if is_control { &payload[..payload.len().min(MAX_CONTROL_BYTES)] } else { payload };
     out.push(0x80 | opcode as u8);
-    #[expect(clippy::cast_possible_truncation, reason = "each arm is of the length's range")]
+    #[expect(clippy::cast_possible_truncation, reason = "each arm has the range of its type")]
     match payload.len() {
         short @ 0..=125 => out.push(short as u8),
         medium @ 126..=0xFFFF => {
@@ -367,7 +369,7 @@ pub fn frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// The payload of a Close: a code and a reason, which is cut (between characters) to fit.
+/// Returns the payload of a Close. The reason is cut at a character boundary if it is too long.
 #[must_use]
 pub fn close_payload(code: u16, reason: &str) -> Vec<u8> {
     let fits = reason.floor_char_boundary(MAX_CONTROL_BYTES - 2);

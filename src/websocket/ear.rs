@@ -1,4 +1,4 @@
-//! The messages of a browser that matter: pings, the Close, and a few words. All others are ignored.
+//! Recognition of the messages that matter: pings, the Close, and a few text messages. All others are ignored.
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -6,10 +6,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::codec::{Decoder, Incoming, Kind, Opcode, Violation};
 
-/// Appended to the browser's key before hashing (§1.3).
+/// Appended to the browser's key before hashing (RFC 6455 §1.3).
 const HANDSHAKE_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The `Sec-WebSocket-Accept` that answers this `Sec-WebSocket-Key` (§4.2.2).
+/// Returns the `Sec-WebSocket-Accept` for this `Sec-WebSocket-Key` (RFC 6455 §4.2.2).
 #[must_use]
 pub fn accept_key(key: &[u8]) -> String {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
@@ -18,21 +18,21 @@ pub fn accept_key(key: &[u8]) -> String {
     STANDARD.encode(hash.finish())
 }
 
-/// Listens to one browser. An ear that [is at rest](Ear::is_at_rest) holds nothing: it may be dropped, and a new one
-/// goes on in its place.
+/// Recognizes the messages of one browser. While it [is at rest](Ear::is_at_rest) it holds no state, so it can be
+/// dropped and later replaced by a new one.
 #[derive(Debug)]
 pub struct Ear {
     decoder: Decoder,
     words: &'static [&'static str],
     message: Message,
-    /// The Close in progress began before [`Ear::discount`].
+    /// Whether the Close in progress began before [`Ear::discount`].
     is_close_discounted: bool,
 }
 
-/// The text message in progress: which of the words it may still be.
+/// The text message in progress, matched against the words.
 #[derive(Debug, Clone, Copy)]
 struct Message {
-    /// One bit for each word that begins with what has arrived.
+    /// One bit for each word that begins with the bytes that have arrived.
     candidates: u8,
     bytes: usize,
 }
@@ -42,21 +42,22 @@ impl Message {
     const NO_WORD: Self = Self { candidates: 0, bytes: 0 };
 }
 
-/// What some bytes said.
+/// Messages that were recognized in some bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// A pong is owed, with this payload: that of the latest ping, as is permitted (§5.5.3).
+    /// Payload of the latest ping. A pong to it answers all pings (RFC 6455 §5.5.3).
     pub ping: Option<Vec<u8>>,
+    /// One bit for each word that was received.
     words: u8,
-    /// The browser's Close, with its code if it gave one and the Close does not fall under [`Ear::discount`]. Bytes
-    /// behind it are ignored.
+    /// The browser's Close. It contains the code, if it has one and [`Ear::discount`] does not apply. Bytes after the
+    /// Close are ignored.
     pub close: Option<Option<u16>>,
-    /// How the browser broke the protocol, behind all else. Nothing more can be read then.
+    /// The violation of the protocol that follows the other messages. Bytes after it cannot be handled.
     pub violation: Option<Violation>,
 }
 
 impl Heard {
-    /// Whether the word of this index was said.
+    /// Returns whether the word with this index was received.
     #[must_use]
     pub const fn has_word(&self, index: u8) -> bool {
         self.words & 1 << index != 0
@@ -64,20 +65,20 @@ impl Heard {
 }
 
 impl Ear {
-    /// Refuses messages longer than `max_message_bytes`; listens for the text messages `words`, at most eight. All
-    /// other messages are ignored.
+    /// Returns a recognizer of the text messages `words`, at most eight. Messages of more than `max_message_bytes` are
+    /// violations. Other messages are ignored.
     #[must_use]
     pub const fn new(max_message_bytes: u32, words: &'static [&'static str]) -> Self {
         Self { decoder: Decoder::new(max_message_bytes), words, message: Message::NEW, is_close_discounted: false }
     }
 
-    /// Whether no frame and no message is in progress.
+    /// Returns whether no frame and no message is in progress.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
         self.decoder.is_at_rest()
     }
 
-    /// Discounts what is in progress: the message will be none of the words, and the Close will have no code.
+    /// Discounts what is in progress: a message is recognized as no word, and a Close is recognized without its code.
     pub fn discount(&mut self) {
         let opcode = self.decoder.opcode_in_progress();
         self.is_close_discounted |= opcode == Some(Opcode::Close as u8);
@@ -87,7 +88,7 @@ impl Ear {
         }
     }
 
-    /// Takes in what has arrived, unmasking it in place.
+    /// Handles received bytes, which are unmasked in place.
     pub fn hear(&mut self, mut bytes: &mut [u8]) -> Heard {
         let mut heard = Heard::default();
         loop {
@@ -130,7 +131,7 @@ impl Message {
         Self { candidates, bytes: self.bytes + payload.len() }
     }
 
-    /// The bit of the word that this message is, if it is one.
+    /// Returns the bit of the word that this whole message is, or 0.
     fn word(self, words: &[&str]) -> u8 {
         let is_whole = |index: usize| self.candidates & 1 << index != 0 && words[index].len() == self.bytes;
         (0..words.len()).filter(|index| is_whole(*index)).fold(0, |bits, index| bits | 1 << index)
@@ -143,11 +144,11 @@ mod tests {
     use crate::websocket::frame;
 
     #[test]
-    fn the_accept_key_is_that_of_rfc_6455_section_1_3() {
+    fn accept_key_matches_the_example_of_rfc_6455_section_1_3() {
         assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
-    /// What is heard of these messages, each cut into these fragments.
+    /// Returns what is recognized in these messages, each of which consists of these fragments.
     fn heard(messages: &[(Opcode, &[&str])]) -> Heard {
         let mut ear = Ear::new(100, &["ack", "ping"]);
         let mut bytes = Vec::new();
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_word_is_a_whole_text_message_and_nothing_else() {
+    fn a_word_is_a_whole_text_message() {
         for (messages, word) in [
             (&[(Opcode::Text, &["ack"][..])][..], true),
             (&[(Opcode::Text, &["a", "", "ck"])], true),
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn several_words_are_told_apart() {
+    fn several_words_are_distinguished() {
         let said = heard(&[(Opcode::Text, &["p", "ing"]), (Opcode::Text, &["ac"]), (Opcode::Text, &["pin"])]);
         assert!(said.has_word(1) && !said.has_word(0));
         let said = heard(&[(Opcode::Text, &["ping"]), (Opcode::Text, &["ack"])]);
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_before_the_protocol_was_broken_counts() {
+    fn a_word_before_a_violation_is_recognized() {
         let mut ear = Ear::new(100, &["ack"]);
         let mut bytes = [&[0x81, 0x83, 0, 0, 0, 0][..], b"ack", &[0xFF, 0xFF]].concat();
         let heard = ear.hear(&mut bytes);
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_began_before_it_was_discounted_does_not_count() {
+    fn messages_begun_before_discount_are_not_recognized() {
         let masked = |opcode: Opcode, payload: &[u8]| {
             let mut plain = Vec::new();
             frame(&mut plain, opcode, payload);
@@ -227,20 +228,20 @@ mod tests {
             assert_eq!(after([word.clone(), close(1000)].concat(), at).close, Some(Some(1000)), "a later Close counts");
         }
         assert!(after(word.clone(), 0).has_word(0));
-        // Of a ping that was cut there is nothing to discount.
+        // A ping in progress is not discounted.
         let ping = masked(Opcode::Ping, b"x");
         assert!(after([ping, word.clone()].concat(), 3).has_word(0));
         // Between two fragments.
         let fragments = [&[0x01, 0x81, 0, 0, 0, 0, b'a'][..], &[0x80, 0x82, 0, 0, 0, 0, b'c', b'k']].concat();
         assert!(!after(fragments.clone(), 7).has_word(0) && after(fragments, 0).has_word(0));
-        // A Close between two fragments, cut within the Close.
+        // Within a Close between two fragments.
         let fragment = [0x01, 0x81, 0, 0, 0, 0, b'a'];
         assert_eq!(after([&fragment[..], &close(1000)].concat(), fragment.len() + 3).close, Some(None));
         assert_eq!(after([&fragment[..], &close(1000)].concat(), fragment.len()).close, Some(Some(1000)));
     }
 
     #[test]
-    fn only_the_latest_ping_is_answered_and_nothing_after_a_close_is_heard() {
+    fn only_the_latest_ping_is_kept_and_bytes_after_a_close_are_ignored() {
         let said =
             heard(&[(Opcode::Ping, &["1"]), (Opcode::Ping, &["2"]), (Opcode::Close, &[""]), (Opcode::Ping, &["3"])]);
         assert_eq!(said, Heard { ping: Some(b"2".to_vec()), close: Some(None), ..Heard::default() });

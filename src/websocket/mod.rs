@@ -1,7 +1,7 @@
-//! WebSocket (RFC 6455), server side: the frames, and what is heard of them. No input or output.
+//! WebSocket (RFC 6455), server side: the frames, and the messages of browsers that matter. No input or output.
 //!
-//! The one protocol that we write ourselves: a waiting browser must cost next to nothing, and a general library keeps
-//! buffers for what a browser that waits never sends.
+//! A general library keeps buffers for each connection, for messages that a waiting browser never sends. Between
+//! messages, this implementation keeps no state for a connection.
 
 mod codec;
 mod ear;

@@ -1,4 +1,4 @@
-//! Against another implementation of the protocol, in every way of cutting the bytes into pieces.
+//! Comparison with another implementation of the protocol, with the bytes cut into pieces in all ways.
 
 use proptest::prelude::*;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
@@ -9,7 +9,7 @@ use super::*;
 
 const MAX: u32 = 1000;
 
-/// A message, or what ended them, put together from its pieces.
+/// A message joined from its pieces, or the violation that ended the input.
 #[derive(Debug, Clone, PartialEq)]
 enum Seen {
     Text(String),
@@ -20,7 +20,7 @@ enum Seen {
     Broken(Violation),
 }
 
-/// All that the decoder makes of these bytes, given in pieces of these sizes (the last again and again).
+/// Returns all that is decoded from these bytes, in pieces of these sizes, of which the last is repeated.
 fn decoded(bytes: &[u8], pieces: &[usize]) -> Vec<Seen> {
     let mut decoder = Decoder::new(MAX);
     let mut seen = Vec::new();
@@ -61,7 +61,7 @@ fn decoded(bytes: &[u8], pieces: &[usize]) -> Vec<Seen> {
     seen
 }
 
-/// What the reference makes of the same bytes.
+/// Returns what the reference implementation reads from the same bytes.
 fn reference(bytes: &[u8]) -> Vec<Seen> {
     struct Bytes<'a>(&'a [u8]);
     impl std::io::Read for Bytes<'_> {
@@ -103,7 +103,7 @@ fn reference(bytes: &[u8]) -> Vec<Seen> {
     }
 }
 
-/// A frame as a browser sends it, by the reference's own writer.
+/// Returns a frame as a browser sends it, encoded by the reference implementation.
 fn masked(opcode: OpCode, is_final: bool, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     let header = FrameHeader { is_final, opcode, mask: Some(mask), ..FrameHeader::default() };
     let frame = Frame::from_payload(header, payload.to_vec().into());
@@ -121,12 +121,12 @@ fn control() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// A message in fragments, with control frames between them.
+/// Generates a message in fragments, with control frames between them.
 fn message() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         "\\PC{0,60}".prop_map(|text| (Data::Text, text.into_bytes())),
         prop::collection::vec(any::<u8>(), 0..400).prop_map(|bytes| (Data::Binary, bytes)),
-        // Texts that are none, now and then.
+        // Some texts are not UTF-8.
         prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| (Data::Text, bytes)),
     ];
     let cuts = prop::collection::vec((any::<prop::sample::Index>(), prop::option::of(control())), 0..4);
@@ -160,7 +160,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn what_browsers_send_is_read_as_the_reference_reads_it_however_it_is_cut(
+    fn messages_in_any_pieces_are_decoded_as_the_reference_decodes_them(
         messages in prop::collection::vec(prop_oneof![control(), message()], 0..6),
         close in prop::option::of(close()),
         pieces in prop::collection::vec(1_usize..50, 1..8),
@@ -173,13 +173,13 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_at_all_are_read_the_same_however_they_are_cut(
+    fn arbitrary_bytes_are_decoded_the_same_in_any_pieces(
         mut bytes in prop::collection::vec(any::<u8>(), 0..200),
         pieces in prop::collection::vec(1_usize..20, 1..8),
         plausible in any::<bool>(),
     ) {
         if plausible && bytes.len() > 1 {
-            // Likely to be a frame, so that more than the first two bytes is looked at.
+            // Such bytes are likely to be a frame, so that more than the first two bytes are checked.
             bytes[0] &= 0x8F;
             bytes[1] |= 0x80;
         }
@@ -188,7 +188,7 @@ proptest! {
     }
 
     #[test]
-    fn what_we_send_is_read_by_the_reference(text in "\\PC{0,300}", long in 0_usize..70_000, code in 3000_u16..5000) {
+    fn encoded_frames_agree_with_the_reference(text in "\\PC{0,300}", long in 0_usize..70_000, code in 3000_u16..5000) {
         let mut bytes = Vec::new();
         frame(&mut bytes, Opcode::Text, text.as_bytes());
         frame(&mut bytes, Opcode::Binary, &vec![7; long]);
@@ -207,22 +207,22 @@ proptest! {
 }
 
 #[test]
-fn what_must_not_be_is_refused_as_the_rfc_says() {
+fn violations_are_refused_as_rfc_6455_demands() {
     let cases: [(&[u8], Violation); 14] = [
         (&[0x81, 0x02, b'h', b'i'], Violation::Protocol), // not masked
         (&[0xC1, 0x80, 0, 0, 0, 0], Violation::Protocol), // a reserved bit
-        (&[0x83, 0x80, 0, 0, 0, 0], Violation::Protocol), // opcodes of nobody
+        (&[0x83, 0x80, 0, 0, 0, 0], Violation::Protocol), // reserved opcodes
         (&[0x8B, 0x80, 0, 0, 0, 0], Violation::Protocol),
-        (&[0x80, 0x80, 0, 0, 0, 0], Violation::Protocol), // goes on with nothing
-        (&[0x01, 0x80, 0, 0, 0, 0, 0x81, 0x80], Violation::Protocol), // begins within another
+        (&[0x80, 0x80, 0, 0, 0, 0], Violation::Protocol), // continues no message
+        (&[0x01, 0x80, 0, 0, 0, 0, 0x81, 0x80], Violation::Protocol), // begins within another message
         (&[0x09, 0x80, 0, 0, 0, 0], Violation::Protocol), // a control frame in fragments
         (&[0x89, 0xFE, 0, 126], Violation::Protocol),     // a control frame too long
-        (&[0x82, 0xFE, 0, 125, 0, 0, 0, 0], Violation::Protocol), // lengths not written the shortest way
+        (&[0x82, 0xFE, 0, 125, 0, 0, 0, 0], Violation::Protocol), // lengths not in the shortest encoding
         (&[0x82, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0, 0, 0, 0], Violation::Protocol),
         (&[0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], Violation::Protocol), // the highest bit
         (&[0x82, 0xFE, 0x03, 0xE9, 0, 0, 0, 0], Violation::TooBig),                  // 1001 bytes
         (&[0x88, 0x81, 0, 0, 0, 0, 3], Violation::Protocol),                         // half a close code
-        (&[0x88, 0x83, 0, 0, 0, 0, 3, 0xE8, 0xFF], Violation::InvalidText),          // a reason that is no text
+        (&[0x88, 0x83, 0, 0, 0, 0, 3, 0xE8, 0xFF], Violation::InvalidText),          // a reason that is not UTF-8
     ];
     for (bytes, violation) in cases {
         for pieces in [&[][..], &[1]] {
@@ -236,8 +236,8 @@ fn what_must_not_be_is_refused_as_the_rfc_says() {
 }
 
 #[test]
-fn text_is_refused_at_the_first_byte_that_cannot_be() {
-    // The first bytes of a character of four, the last of which never comes.
+fn text_is_refused_at_the_first_byte_that_is_not_utf8() {
+    // The first bytes of a character of four, whose last byte never comes.
     let begun = masked(OpCode::Data(Data::Text), false, &[0xF0, 0x9F], [5; 4]);
     assert_eq!(decoded(&begun, &[]), []);
     let wrong = masked(OpCode::Data(Data::Continue), false, b"(", [5; 4]);
@@ -247,7 +247,7 @@ fn text_is_refused_at_the_first_byte_that_cannot_be() {
 }
 
 #[test]
-fn a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
+fn a_message_of_the_maximum_length_is_accepted_and_a_longer_one_refused() {
     for (first, second) in [(MAX, 0), (MAX - 1, 1), (0, MAX), (400, 600)] {
         let of = |second: u32| {
             let fragment = |opcode, is_final, bytes: u32| masked(opcode, is_final, &vec![b'a'; bytes as usize], [1; 4]);
@@ -260,7 +260,7 @@ fn a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
 }
 
 #[test]
-fn fragments_that_are_too_long_together_are_refused_at_the_head_of_the_one_too_many() {
+fn fragments_above_the_maximum_are_refused_at_the_head_of_the_last() {
     let first = masked(OpCode::Data(Data::Binary), false, &[7; 600], [5; 4]);
     let second = masked(OpCode::Data(Data::Continue), true, &[7; 401], [5; 4]);
     let bytes = [&first[..], &second[..8]].concat();
