@@ -1,4 +1,4 @@
-//! The simulated socket: both ends of a connection, and a system that delivers, takes and fails as it is told to.
+//! The simulated socket: both ends of a connection, and a system that delivers, accepts and fails as a run demands.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -8,37 +8,40 @@ use mio::Token;
 
 use crate::hub::socket::{Socket, Watch};
 
-/// Both ends of a connection, and what the system has of it.
+/// Both ends of a connection, and the buffers of the system.
 #[derive(Default)]
 pub(super) struct Line {
-    /// Sent by the browser and not yet arrived; arrived and not yet read.
+    /// Bytes that the browser has sent and that have not arrived.
     pub(super) under_way: Vec<u8>,
+    /// Bytes that have arrived and have not been read.
     pub(super) unread: Vec<u8>,
     pub(super) arrived_bytes: usize,
     pub(super) has_hung_up: bool,
-    /// What all calls fail with.
+    /// Error with which all calls fail.
     pub(super) failure: Option<io::ErrorKind>,
-    /// Accepted from the server.
+    /// Bytes that the system has accepted from the server.
     pub(super) written: Vec<u8>,
+    /// Number of bytes that the system still accepts.
     pub(super) room_bytes: usize,
-    /// A write has been accepted whole since this was last cleared.
+    /// Whether a write has been accepted whole since this was last cleared.
     pub(super) has_caught_up: bool,
     pub(super) has_ended_writing: bool,
-    /// The token (of a plain WebSocket with the Close behind it), and how much had arrived when it had been written
-    /// whole.
+    /// The token, on a plain WebSocket with the Close after it.
     pub(super) token: Vec<u8>,
+    /// Number of bytes that had arrived when the token had been written whole.
     pub(super) arrived_before_token: Option<usize>,
     pub(super) watch: Option<Watch>,
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
-    /// How the next system call goes: as it should, if there is none.
+    /// Disturbances of the next system calls. Without one, a call succeeds.
     pub(super) hiccups: Vec<Hiccup>,
 }
 
+/// A disturbance of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hiccup {
     Interrupted,
-    /// It handles one byte; the rest comes a moment later.
+    /// The call handles one byte.
     Short,
 }
 
@@ -70,7 +73,7 @@ impl Read for Simulated {
             Some(Hiccup::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
             Some(Hiccup::Short) if count > 1 => {
                 count = 1;
-                // As if the rest had arrived after this reading.
+                // The rest counts as arriving after this read.
                 line.is_readable = true;
             }
             _ => {}

@@ -1,11 +1,12 @@
-//! The connection's state machine on a simulated socket, in any order: whatever the choices of [`proptest`] make
-//! happen, nothing that is told is lost, doubled or reordered, no receipt is taken that is none, every byte is read, and
-//! the connection ends once.
+//! The state machine of a connection on a simulated socket, with events in random order ([`proptest`]). A run checks
+//! that no message is lost, repeated or reordered, that no other bytes are taken for an acknowledgement, that every
+//! byte is read, and that the connection ends once.
 //!
-//! One run is a list of bytes, each of which chooses what happens next: the browser sends something, some of it arrives,
-//! the session changes, a push is delivered (late, twice, out of order), a deadline comes, an effect of an earlier turn is
-//! performed, there is room to write or none, a system call fails. Then everything that is under way is completed, and
-//! what the browser was told is compared with what it was to be told; then time passes until the connection has ended.
+//! A run is a list of bytes. The first four choose how the connection begins, and each further pair chooses an event:
+//! the browser sends something, some of it arrives, the session changes, a change is delivered (late, twice, out of
+//! order), a deadline comes, an effect of an earlier turn is performed, the system accepts more bytes or none, a system
+//! call fails. Then everything under way is completed, and the messages that the browser received are compared with the
+//! expected ones. At last time passes until the connection has ended.
 
 mod line;
 mod scenes;
@@ -38,28 +39,31 @@ use crate::websocket::{Opcode, close_payload, frame};
 use line::{Hiccup, Simulated};
 use told::{WasTold, answer, events, frames};
 
-/// Runs of each of the four kinds of connection: a million in all. Another number by `SIMULATION_RUNS`.
+/// Runs for each of the four kinds of connection: a million in total. The variable `SIMULATION_RUNS` overrides it.
 const RUNS: u32 = 250_000;
-/// Runs within which a fault that is put in must be found.
+/// Runs within which an injected fault must be found.
 const RUNS_TO_FIND: u32 = 20_000;
+/// Exclusive bound of the number of bytes in a run.
 const MAX_CHOICES: usize = 72;
-/// Deadlines that are handled at once.
+/// Maximum number of deadlines handled at once.
 const MAX_DUE: usize = 1000;
 
 const KEY: SessionKey = SessionKey([7; 32]);
 const EXPIRY: SessionTick = SessionTick(3000);
 const HEARTBEAT_SECONDS: u32 = 30;
 const ROTATE_SECONDS: u32 = 60;
-/// A turn's share: small, so that a few frames exceed it.
+/// Size of a turn's buffer, in bytes. It is small, so that a few frames exceed a turn's share.
 const BUFFER_BYTES: usize = 12;
 const READINGS: usize = 2;
-/// Versions: pending, scanned, decided.
+/// Version of a pending session.
 const PENDING: u32 = 1;
+/// Version of a scanned session.
 const SCANNED: u32 = 2;
+/// Version of a decided session.
 const DECIDED: u32 = 3;
 const EXPIRED: u32 = u32::MAX;
 
-/// How the browser of a run waits.
+/// The kinds of connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Plain,
@@ -68,7 +72,7 @@ enum Kind {
     Poll,
 }
 
-/// An effect that the simulation is to drop, as the hub must not.
+/// The effect that the simulation drops, as a faulty hub would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dropped {
     Nothing,
@@ -79,36 +83,36 @@ enum Dropped {
     Ends,
 }
 
-/// What may make a connection stop waiting before its session's end.
+/// Causes for which a connection may stop waiting before the end of its session.
 #[derive(Debug, Default)]
 struct Causes {
-    /// The browser: a Close, a broken protocol, its end of the connection.
+    /// The browser sent a Close, broke the protocol or closed the connection.
     browser: bool,
-    /// The network failed, or took nothing for too long.
+    /// The network failed or accepted nothing for too long.
     network: bool,
-    /// It was sent away, or replaced.
+    /// The server closed the connection because it stops or a newer connection supersedes it.
     server: bool,
-    /// Time passed since a heartbeat was not answered.
+    /// Time passed, so that a heartbeat may be unanswered.
     time: bool,
 }
 
-/// A message of the browser, at this offset of all that it sends.
+/// A message of the browser that matters to the result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
     Ack,
     Close(u16),
-    /// What breaks the protocol.
+    /// Bytes that break the protocol.
     Nonsense,
 }
 
 impl Said {
-    /// Nothing is heard after it.
+    /// Returns whether bytes after this message are ignored.
     fn is_last(self) -> bool {
         self != Self::Ack
     }
 }
 
-/// The messages that sessions are told of with.
+/// Messages by status.
 struct Messages(BTreeMap<&'static str, Message>);
 
 impl Messages {
@@ -127,7 +131,7 @@ impl Messages {
     }
 }
 
-/// What all runs share.
+/// State that all runs share.
 struct Fixture {
     messages: Messages,
     sharing: Sharing,
@@ -154,6 +158,7 @@ impl Fixture {
     }
 }
 
+/// A run: the connection, its socket, and what is expected of them.
 struct World<'a> {
     fixture: &'a Fixture,
     kind: Kind,
@@ -163,26 +168,28 @@ struct World<'a> {
     now: Tick,
     lag: Lag,
     wheel: Vec<Tick>,
-    /// Effects that have not been performed.
+    /// Numbers of effects that have not been performed.
     reads_on: u32,
     asks: u32,
     codes: u32,
     receipts: u32,
     receipts_in_all: u32,
-    /// How the session stands, as the store has it; and changes that were announced and not yet delivered.
+    /// Status of the session in the store.
     status: &'static str,
+    /// Changes that have been announced and not been delivered.
     announced: Vec<&'static str>,
-    /// What the browser is to be told, in order.
+    /// Statuses that the browser must receive, in order.
     expected: Vec<&'static str>,
+    /// Messages of the browser, with their offsets in what it sends.
     said: Vec<(usize, Said)>,
     sent_bytes: usize,
     causes: Causes,
     has_time_passed: bool,
-    /// The system has not taken something at once: then a code may be left out.
+    /// Whether the system has not accepted all bytes at once. A code may be left out then.
     was_stuck: bool,
-    /// Since when it has not taken something.
+    /// Time since which bytes have been unsent.
     stuck_since: Option<Tick>,
-    /// Why the connection has ended.
+    /// Reason for which the connection has ended.
     ended_by: Option<CloseReason>,
     codes_expected: u32,
 }
@@ -218,7 +225,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A turn, as the hub gives one: every effect is noted, to be performed at some later moment.
+    /// Runs a turn as the hub does, but notes the effects, which are performed later.
     fn act(&mut self, what: impl FnOnce(&mut Waiting<Simulated>, &mut Turn<'_, Simulated>)) {
         let Some(record) = &mut self.record else { return };
         self.line.0.borrow_mut().has_caught_up = false;
@@ -235,12 +242,12 @@ impl<'a> World<'a> {
         };
         what(record, &mut turn);
         self.was_stuck |= record.has_unsent();
-        // Within one turn it may have taken everything, and then not all of what was written next.
+        // Within one turn the system may accept all unsent bytes, and then not all of the next ones.
         let stuck_since = self.stuck_since.filter(|_| !self.line.0.borrow().has_caught_up);
         self.stuck_since = record.has_unsent().then(|| stuck_since.unwrap_or(self.now));
         let Effects { ends, reads_on, asks_store, shows_code_of, stores_receipt_of } = turn.effects;
         if ends && self.dropped != Dropped::Ends {
-            // It took nothing for too long, or failed.
+            // The system accepted nothing for too long, or a call failed.
             self.causes.network |= record.has_unsent();
             self.ended_by = Some(record.reason);
             self.record = None;
@@ -283,16 +290,16 @@ impl<'a> World<'a> {
             cells: None,
         };
         let message = self.fixture.message(status);
-        // A poll whose version has changed is answered at once, and does not come here.
+        // The server answers a poll for an old version at once, without opening a connection.
         let message = (self.kind != Kind::Poll).then_some(message);
-        // What has been said already is heard first.
+        // The browser's early bytes are handled first.
         if message.is_some() && !self.said.iter().any(|(_, said)| said.is_last()) {
             self.expect(status);
         }
         self.act(|waiting, turn| drop(waiting.open(opening, message, turn)));
     }
 
-    /// Notes what the browser is to be told next; before it is.
+    /// Notes the next status that the browser must receive. Must be called before it is delivered.
     fn expect(&mut self, status: &'static str) {
         self.expected.push(status);
         if status == "confirmed" {
@@ -326,7 +333,7 @@ impl<'a> World<'a> {
         self.line.0.borrow_mut().under_way.extend_from_slice(bytes);
     }
 
-    /// One of what browsers send.
+    /// Sends one of the messages that browsers send.
     fn browser_sends(&mut self, choice: u8) {
         let bytes = match choice % 12 {
             0..=2 => masked(0x8A, b"pong"),
@@ -335,7 +342,7 @@ impl<'a> World<'a> {
             5 => masked(0x82, b""),
             6 => masked(0x81, b"ping"),
             7 => {
-                // Empty fragments, with a pong between them.
+                // Empty fragments with a pong between them.
                 [masked(0x01, b""), masked(0x00, b""), masked(0x8A, b""), masked(0x80, b"")].concat()
             }
             8 => (0..6).flat_map(|_| masked(0x8A, b"a longer pong")).collect(),
@@ -355,7 +362,7 @@ impl<'a> World<'a> {
         self.send(&masked(0x88, &close_payload(code, "")), Some(Said::Close(code)));
     }
 
-    /// What a well-behaved browser does when it has read what was written: it acknowledges, and returns the Close.
+    /// Does what a correct browser does after reading: acknowledges the token and returns the Close.
     fn browser_reads(&mut self) -> Result<(), String> {
         let told = self.told()?;
         let has_closed = self.said.iter().any(|(_, said)| matches!(said, Said::Close(_)));
@@ -368,7 +375,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// The session changes, if it may, and the change is announced.
+    /// Changes the session, if its state permits, and announces the change.
     fn change(&mut self, choice: u8) {
         if self.now >= EXPIRY.tick(self.lag) {
             return;
@@ -382,7 +389,7 @@ impl<'a> World<'a> {
         self.announced.push(self.status);
     }
 
-    /// The parking thread takes up a report.
+    /// Handles a report of readiness, as the poller does.
     fn report(&mut self) {
         let mut line = self.line.0.borrow_mut();
         let is_writable = std::mem::take(&mut line.is_writable);
@@ -400,7 +407,7 @@ impl<'a> World<'a> {
         self.act(|waiting, turn| waiting.ready(readiness, share, turn));
     }
 
-    /// Performs one of the effects that are due; whether there was one.
+    /// Performs a noted effect. Returns whether there was one.
     fn perform(&mut self, choice: u8) -> bool {
         let due = [self.reads_on, self.asks, self.codes, self.receipts];
         let Some(index) = (0..4).map(|offset| (usize::from(choice) + offset) % 4).find(|index| due[*index] > 0) else {
@@ -428,7 +435,7 @@ impl<'a> World<'a> {
         true
     }
 
-    /// The store has been read at a deadline.
+    /// Handles the result of reading the store at a deadline.
     fn settle(&mut self) {
         let is_undecided = matches!(self.status, "pending" | "scanned");
         if is_undecided && self.now < EXPIRY.tick(self.lag) {
@@ -445,10 +452,10 @@ impl<'a> World<'a> {
     fn pass_time(&mut self, ticks: u32) {
         self.has_time_passed |= ticks > 0;
         self.causes.time |= ticks > 0;
-        // A store that does not answer for long has its browsers sent away.
+        // A store that does not answer for long makes the server close the connection.
         self.causes.server |= ticks > 0 && self.asks > 0;
         self.now = Tick(self.now.0 + ticks);
-        // (A record that is kept though it has ended is due for ever.)
+        // The bound matters when an ended record is kept as an injected fault: its deadlines never end.
         for _ in 0..MAX_DUE {
             let Some(index) = self.first_due() else { return };
             let tick = self.wheel.swap_remove(index);
@@ -456,7 +463,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The clock of a shared store is set, at most two minutes forward or back of where it was.
+    /// Sets the clock of a shared store to at most two minutes before or after the original time.
     fn step_session_time(&mut self, choice: u8) {
         self.causes.time = true;
         self.lag = Lag((i64::from(choice % 25) - 12) * 10_000);
@@ -477,7 +484,7 @@ impl<'a> World<'a> {
             7 => {
                 if !self.announced.is_empty() {
                     let index = usize::from(choice / 2) % self.announced.len();
-                    // Hints are repeated, too.
+                    // A notification may be repeated.
                     let status =
                         if choice.is_multiple_of(2) { self.announced.remove(index) } else { self.announced[index] };
                     self.tell(status);
@@ -489,7 +496,8 @@ impl<'a> World<'a> {
             }
             10 => self.pass_time(u32::from(choice % 64) * if choice >= 224 { 40 } else { 1 }),
             11 => {
-                // Often exactly what is needed: then the next write is the first that is not taken.
+                // Often the system accepts exactly what is unsent. Then the next write is the first that it does not
+                // accept.
                 let bytes = if choice < 192 { choice.into() } else { self.unsent_bytes() };
                 self.line.0.borrow_mut().grow_room(bytes);
             }
@@ -555,7 +563,7 @@ impl<'a> World<'a> {
         self.check_told()
     }
 
-    /// What holds after every step.
+    /// Checks what must hold after every step.
     fn check(&self) -> Result<(), String> {
         if self.receipts_in_all > u32::from(self.may_have_receipt()) {
             return Err(format!("{} receipts were taken, of {:?}", self.receipts_in_all, self.said));
@@ -578,7 +586,8 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Whether the browser has acknowledged its token, by what began to arrive after the token had been written whole.
+    /// Returns whether the browser has acknowledged its token with a message that began to arrive after the token had
+    /// been written whole.
     fn may_have_receipt(&self) -> bool {
         let line = self.line.0.borrow();
         let Some(arrived) = line.arrived_before_token.filter(|_| self.expected.contains(&"confirmed")) else {
@@ -590,7 +599,7 @@ impl<'a> World<'a> {
         self.said.iter().take(last).any(|(at, said)| *at >= arrived && (is_ack(*said) || is_close(*said)))
     }
 
-    /// What holds when nothing is under way any more.
+    /// Checks what must hold when nothing is under way any more.
     fn check_told(&self) -> Result<(), String> {
         let line = self.line.0.borrow();
         if self.record.is_some() && !line.unread.is_empty() {
@@ -604,7 +613,8 @@ impl<'a> World<'a> {
         let told = self.told()?;
         let is_in_order = told.statuses.len() <= self.expected.len()
             && told.statuses.iter().zip(&self.expected).all(|(told, expected)| told == expected);
-        // What was written when the connection failed may be lost; and a browser may take nothing for too long.
+        // Bytes that were written when the connection failed may be lost. The browser may also have accepted nothing
+        // for too long.
         let is_complete = told.statuses.len() == self.expected.len();
         let may_lack = has_failed || self.record.is_none() && (self.causes.time || self.causes.browser);
         if !is_in_order || !is_complete && !may_lack {
@@ -629,7 +639,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Time passes until long after the session's end, while the browser answers every heartbeat.
+    /// Lets time pass until long after the session's end, while the browser answers every heartbeat.
     fn end(&mut self) -> Result<(), String> {
         for _ in 0..200 {
             if self.record.is_none() {
@@ -642,7 +652,8 @@ impl<'a> World<'a> {
         Err("it never ends".to_owned())
     }
 
-    /// A browser that did nothing to end the connection was told how its session ended, or that its heart stood still.
+    /// Checks that the browser received the session's end or close code 4408, unless something else ended the
+    /// connection.
     fn check_end(&self) -> Result<(), String> {
         let told = self.told()?;
         let has_end = told.statuses.last().is_some_and(|status| !matches!(&**status, "pending" | "scanned"));
@@ -664,7 +675,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// A browser's frame: masked, with a mask of zeros.
+/// Returns a frame as a browser sends it, with a mask of zeros.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     frame(&mut plain, Opcode::Text, payload);
@@ -676,7 +687,7 @@ fn run(fixture: &Fixture, kind: Kind, dropped: Dropped, choices: &[u8]) -> Resul
     let (begin, rest) = choices.split_at(4.min(choices.len()));
     let [early, room, changes, first] = [0, 1, 2, 3].map(|index| begin.get(index).copied().unwrap_or_default());
     for change in 0..changes % 4 {
-        // A browser comes when its session has changed already; a poll then is answered at once.
+        // The session may change before the browser opens the connection. A poll would then be answered at once.
         if kind != Kind::Poll {
             world.change(change);
         }
@@ -727,23 +738,23 @@ fn nothing_is_lost_doubled_or_reordered_on_a_plain_websocket() {
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_reordered_on_one_that_acknowledges() {
+fn nothing_is_lost_doubled_or_reordered_on_an_acknowledging_websocket() {
     holds(Kind::Acknowledging);
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_reordered_on_a_stream_of_events() {
+fn nothing_is_lost_doubled_or_reordered_on_an_event_stream() {
     holds(Kind::Events);
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_reordered_by_long_poll() {
+fn nothing_is_lost_doubled_or_reordered_on_a_long_poll() {
     holds(Kind::Poll);
 }
 
-/// The simulation is not blind: an effect that is dropped is found.
+/// The simulation finds each effect that is dropped.
 #[test]
-fn every_effect_that_is_dropped_is_found() {
+fn each_dropped_effect_is_found() {
     for dropped in [Dropped::ReadsOn, Dropped::AsksStore, Dropped::ShowsCode, Dropped::StoresReceipt, Dropped::Ends] {
         let found = explore(Kind::Plain, dropped, RUNS_TO_FIND);
         assert!(found.is_err(), "that {dropped:?} is dropped was not found");

@@ -1,4 +1,4 @@
-//! Scenes whose order is given: what a random run reaches seldom, or what it cannot see.
+//! Cases with a given order of events, which a random run reaches seldom or cannot check.
 
 use std::io;
 use std::sync::Arc;
@@ -13,18 +13,19 @@ use crate::metrics::{CloseReason, Stopwatch};
 use crate::session::{Client, Session, State, Timestamp};
 use crate::websocket::close_payload;
 
-/// A connection that is up, and has been told `pending`.
+/// Returns an open connection on which `pending` has been delivered, unless it is a poll.
 fn waiting(fixture: &Fixture, kind: Kind) -> World<'_> {
     let mut world = World::new(fixture, kind, Dropped::Nothing);
     world.open(&mut [], 1 << 16);
     world
 }
 
-/// What the server has written since.
+/// Returns what the server has written since the last call.
 fn written(world: &World<'_>) -> Vec<u8> {
     std::mem::take(&mut world.line.0.borrow_mut().written)
 }
 
+/// Delivers bytes of the browser and handles all readiness that follows.
 fn hears(world: &mut World<'_>, bytes: &[u8]) {
     world.send(bytes, None);
     world.line.0.borrow_mut().arrive(usize::MAX);
@@ -37,7 +38,7 @@ fn hears(world: &mut World<'_>, bytes: &[u8]) {
 }
 
 #[test]
-fn a_stream_whose_system_gives_up_sending_ends_by_heartbeat_and_all_else_that_fails_by_network() {
+fn a_timed_out_event_stream_ends_by_heartbeat_and_other_failures_end_by_network() {
     let fixture = Fixture::new();
     for (kind, failure, reason) in [
         (Kind::Events, io::ErrorKind::TimedOut, CloseReason::Heartbeat),
@@ -53,7 +54,7 @@ fn a_stream_whose_system_gives_up_sending_ends_by_heartbeat_and_all_else_that_fa
 }
 
 #[test]
-fn a_session_that_a_step_of_session_time_ends_is_asked_for_with_the_whole_patience() {
+fn a_session_ended_by_a_step_of_session_time_leaves_the_store_its_full_time() {
     let fixture = Fixture::new();
     let mut world = waiting(&fixture, Kind::Acknowledging);
     world.now = Tick(2000);
@@ -65,14 +66,14 @@ fn a_session_that_a_step_of_session_time_ends_is_asked_for_with_the_whole_patien
     let ended_by = |world: &World<'_>| world.record.as_ref().filter(|it| !it.is_waiting()).map(|it| it.reason);
     world.pass_time(10 * PATIENCE_SECONDS - 20);
     assert_eq!(ended_by(&world), None);
-    // (A retry is a second after the one before.)
+    // An attempt follows one second after the one before.
     world.pass_time(20);
     world.pass_time(20);
     assert_eq!(ended_by(&world), Some(CloseReason::Unavailable));
 }
 
 #[test]
-fn whoever_broke_the_protocol_is_read_on_so_far_and_no_further() {
+fn bytes_after_a_violation_are_discarded_up_to_a_maximum() {
     let fixture = Fixture::new();
     let mut world = waiting(&fixture, Kind::Plain);
     hears(&mut world, &[0xFF, 0xFF]);
@@ -83,7 +84,7 @@ fn whoever_broke_the_protocol_is_read_on_so_far_and_no_further() {
     world.act(|record, turn| record.take_in(&mut [0], turn));
     assert_eq!(world.ended_by, Some(CloseReason::Protocol));
 
-    // Also if the Close was not taken at once.
+    // The same holds if the Close was not accepted at once.
     let mut world = waiting(&fixture, Kind::Plain);
     world.line.0.borrow_mut().room_bytes = 0;
     hears(&mut world, &[0xFF, 0xFF]);
@@ -94,7 +95,7 @@ fn whoever_broke_the_protocol_is_read_on_so_far_and_no_further() {
 }
 
 #[test]
-fn whoever_waits_for_an_answer_may_say_a_little_and_not_more() {
+fn event_streams_and_polls_end_at_a_read_above_the_maximum_message_length() {
     let fixture = Fixture::new();
     for kind in [Kind::Events, Kind::Poll] {
         let mut world = waiting(&fixture, kind);
@@ -106,7 +107,7 @@ fn whoever_waits_for_an_answer_may_say_a_little_and_not_more() {
 }
 
 #[test]
-fn the_message_ping_is_answered_at_once_or_not_at_all() {
+fn the_message_ping_is_answered_unless_bytes_are_unsent() {
     let fixture = Fixture::new();
     let mut world = waiting(&fixture, Kind::Acknowledging);
     written(&world);
@@ -121,7 +122,7 @@ fn the_message_ping_is_answered_at_once_or_not_at_all() {
 }
 
 #[test]
-fn whoever_breaks_the_protocol_after_its_token_is_told_so_and_after_its_ack_is_done() {
+fn a_violation_after_the_token_closes_with_1002_and_after_the_ack_with_1000() {
     let fixture = Fixture::new();
     let mut world = waiting(&fixture, Kind::Acknowledging);
     world.tell("confirmed");
@@ -140,7 +141,7 @@ fn whoever_breaks_the_protocol_after_its_token_is_told_so_and_after_its_ack_is_d
 }
 
 #[test]
-fn an_ack_that_had_begun_before_the_token_was_written_is_none() {
+fn an_ack_begun_before_the_token_is_no_acknowledgement() {
     let fixture = Fixture::new();
     let ack = masked(0x81, b"ack");
     for begun in 1..ack.len() {
@@ -155,7 +156,7 @@ fn an_ack_that_had_begun_before_the_token_was_written_is_none() {
 }
 
 #[test]
-fn a_close_that_comes_in_two_pieces_is_returned_with_its_code_whatever_is_written_between_them() {
+fn a_close_in_two_pieces_is_returned_with_its_code() {
     let fixture = Fixture::new();
     let mut world = waiting(&fixture, Kind::Plain);
     let close = masked(0x88, &close_payload(1001, ""));
@@ -171,13 +172,13 @@ fn a_close_that_comes_in_two_pieces_is_returned_with_its_code_whatever_is_writte
 }
 
 #[test]
-fn whoever_takes_everything_and_then_not_the_next_is_slow_only_from_then_on() {
+fn the_write_deadline_starts_anew_after_all_bytes_were_accepted() {
     let fixture = Fixture::new();
     let mut world = waiting(&fixture, Kind::Plain);
     world.line.0.borrow_mut().room_bytes = 0;
     world.tell("scanned");
     world.pass_time(21);
-    // In one turn: the message is taken whole, and the pong is not.
+    // In one turn the message is accepted whole and the pong is not.
     let missing = world.unsent_bytes();
     world.line.0.borrow_mut().grow_room(missing);
     hears(&mut world, &masked(0x89, b"ping"));
@@ -200,7 +201,7 @@ fn a_push_that_cannot_be_written_ends_the_connection() {
 }
 
 #[test]
-fn a_push_counts_as_one_when_its_last_byte_is_written() {
+fn a_push_is_counted_when_its_last_byte_is_written() {
     let fixture = Fixture::new();
     let pushes = || {
         let metrics = fixture.metrics.render();
@@ -220,7 +221,7 @@ fn a_push_counts_as_one_when_its_last_byte_is_written() {
     world.line.0.borrow_mut().grow_room(1 << 16);
     world.report();
     assert_eq!(pushes(), 2);
-    // In the midst of a frame of the browser's.
+    // The change is delivered while a frame of the browser is incomplete.
     let mut world = waiting(&fixture, Kind::Plain);
     hears(&mut world, &masked(0x8A, b"pong")[..3]);
     push(&mut world, "scanned");
@@ -228,7 +229,7 @@ fn a_push_counts_as_one_when_its_last_byte_is_written() {
 }
 
 #[test]
-fn of_changes_that_come_while_a_browser_arrives_the_latest_is_kept_whatever_their_order() {
+fn the_latest_change_during_the_handshake_is_kept_in_any_order() {
     let at = |version: u32| {
         Arc::new(Session {
             key: KEY,

@@ -1,6 +1,6 @@
-//! What a server has said, read as a browser of each kind reads it.
+//! Parsing of what a server has written, as each kind of browser parses it.
 
-/// What a browser has been told.
+/// The messages that a browser has received.
 #[derive(Debug, Default)]
 pub(super) struct WasTold {
     pub(super) statuses: Vec<String>,
@@ -21,7 +21,7 @@ impl WasTold {
     }
 }
 
-/// The frames of a server, which are short and unmasked; the last may not have been written whole.
+/// Parses the frames of a server, which are short and unmasked. The last one may not have been written whole.
 pub(super) fn frames(mut bytes: &[u8]) -> Result<WasTold, String> {
     let mut told = WasTold::default();
     while let [first, length, rest @ ..] = bytes {
