@@ -1,18 +1,21 @@
-//! Simulated histories of logins: the real hub, the real use-cases and the real queue of the store, with phones that
-//! give up and ask again, browsers that come twice, are cut and come back, and a database that is locked by another
-//! process, is slow, fails, and is restarted, and a wall clock that is set forward and back.
+//! Simulated histories of sessions: the real hub, use-cases and queue of the store's jobs, on simulated sockets, time
+//! and a model of the database. Phones give up and ask again. Browsers open several connections, lose them and
+//! reconnect. The database is locked by another process, is slow, and fails. The server is restarted. The wall clock is
+//! set forward and back.
 //!
-//! A history follows from its seed: a failure prints it, and `HISTORY_SEED=N cargo test --lib history` runs it again.
+//! A history is determined by its seed. A failure prints it, and `HISTORY_SEED=N cargo test --lib history` runs it
+//! again.
 //!
-//! What holds in each:
+//! In each history the following holds:
 //!
-//! - A browser whose login was confirmed, by a phone that was told 200, has its token, if it is there or comes back in
+//! - If a phone was answered 200 to `confirm`, a browser has the token, provided that one is connected or reconnects in
 //!   time.
-//! - No browser is told `expired` whose session the store has as confirmed.
-//! - Of several connections of a session one is given the token, and no older one while a newer is open. Another
+//! - The state `expired` is not delivered for a session that is confirmed in the store.
+//! - Of several connections of a session one is given the token, and no older one while a newer one is open. Another
 //!   connection is given it again only if it has not been acknowledged.
-//! - A call that failed while the database was locked from its beginning to its end changes nothing, also not later.
-//! - The count of active connections is that of the connections that are open, and 0 at the end.
+//! - A call that failed while the database was locked from the call's beginning to its end changes nothing, then or
+//!   later.
+//! - The count of active connections is 0 at the end.
 
 mod model;
 
@@ -45,29 +48,29 @@ use crate::token::{AppUser, KeyRing, Minter};
 use crate::websocket::{Opcode, close_payload, frame};
 use model::{Foreign, Machine, ModelStore};
 
-/// Histories in one test run. Another number by `HISTORIES`.
+/// Histories in one test run. The variable `HISTORIES` overrides it.
 const HISTORIES: u64 = 200_000;
-/// Histories within which a fault that is put in must be found.
+/// Histories within which an injected fault must be found.
 const HISTORIES_TO_FIND: u64 = 20_000;
 const STEPS: u32 = 48;
 const TTL_SECONDS: u32 = 30;
 const CLAIM_SECONDS: u32 = 60;
 const START: Timestamp = Timestamp::from_millis(1_893_456_000_000);
 
-/// What the program did before, and is to be found.
+/// Faults of earlier versions, which the histories must find.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Fault {
     #[default]
     None,
-    /// A change that is committed after its caller has gone is announced to nobody, and neither is one that is found.
+    /// A change that commits after its caller has gone is not announced, and neither is a state that was found.
     LateCommitIsSilent,
     /// A transaction that SQLite rolled back in the middle of a batch is taken for one that is still open.
     RollbackUnnoticed,
-    /// A connection does not know of the other connections of its session.
+    /// A connection does not know the other connections of its session.
     BlindToOthers,
 }
 
-/// Numbers that follow from a seed (splitmix64).
+/// Pseudorandom numbers of a seed (splitmix64).
 struct Dice(u64);
 
 impl Dice {
@@ -96,7 +99,7 @@ struct Pipe {
     is_let_go: bool,
 }
 
-/// The server's end.
+/// The server's end of a connection.
 struct End(Arc<Mutex<Pipe>>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -193,13 +196,14 @@ struct Tab {
     pipe: Arc<Mutex<Pipe>>,
     place: Option<Place>,
     opening: JoinHandle<()>,
-    /// What it has read, of so many bytes.
+    /// What the browser has read, and the number of bytes that this was parsed from.
     heard: (usize, Heard),
-    /// The browser is gone: it reads nothing more.
+    /// Whether the browser has lost the connection and reads nothing more.
     is_cut: bool,
     has_acknowledged: bool,
-    /// The event after which it was seen to be open, and to have its token.
+    /// Number of the event after which the connection was seen to be open.
     open_at: Option<u32>,
+    /// Number of the event after which the connection was seen to have its token.
     token_at: Option<u32>,
 }
 
@@ -216,24 +220,25 @@ impl Tab {
 /// One call of a phone.
 struct Call {
     login: usize,
-    /// Names the call in the row that it writes.
+    /// Number of the call, which names it in the row that it writes.
     number: u32,
     is_yes: bool,
     task: JoinHandle<Result<(), LoginError>>,
-    /// The database has been locked from the call's beginning on.
+    /// Whether the database has been locked since the call's beginning.
     was_locked: bool,
 }
 
+/// A session, and what phones and browsers have achieved with it.
 struct Login {
     key: SessionKey,
     code: crate::session::Code,
-    /// A phone was told 200 on a yes.
+    /// Whether a phone was answered 200 to a confirmation.
     is_confirmed: bool,
-    /// An acknowledgement was stored, as of the event before.
+    /// Whether an acknowledgement was stored as of the previous event.
     was_claimed: bool,
 }
 
-/// A server, until it is restarted.
+/// A server, until its next restart.
 struct Node {
     store: Arc<ModelStore>,
     logins: Arc<Logins>,
@@ -272,7 +277,7 @@ impl Node {
         Self { store, logins, hub, metrics, runtime }
     }
 
-    /// Lets all tasks go on as far as they can.
+    /// Runs all tasks as far as they can.
     fn run_tasks(&self) {
         self.runtime.block_on(async {
             for _ in 0..5 {
@@ -300,13 +305,13 @@ struct World<'a> {
     hands: Hands,
     machine: Arc<Machine>,
     node: Node,
-    /// The store's thread, while it waits for the disk.
+    /// The store's thread while it waits for the disk.
     slow: Option<std::thread::JoinHandle<Progress>>,
     logins: Vec<Login>,
     tabs: Vec<Tab>,
     calls: Vec<Call>,
     next_call: u32,
-    /// Calls that must not have changed anything.
+    /// Calls that must not have changed anything: the index of the session and the number of the call.
     undone: Vec<(usize, u32)>,
     events: u32,
     trace: Vec<String>,
@@ -398,7 +403,7 @@ impl<'a> World<'a> {
         self.calls.push(Call { login, number, is_yes, task, was_locked });
     }
 
-    /// Takes in what phones have been answered.
+    /// Takes the answers to phones.
     fn take_answers(&mut self) -> Result<(), String> {
         let is_locked = self.machine.disk().foreign != Foreign::Nothing;
         let mut index = 0;
@@ -425,7 +430,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// What a browser does: it reads, acknowledges, returns the Close.
+    /// Does what a browser does: reads, acknowledges, and returns the Close.
     fn read(&mut self, index: usize) {
         let tab = &mut self.tabs[index];
         if tab.is_cut {
@@ -468,7 +473,7 @@ impl<'a> World<'a> {
         self.report(index);
     }
 
-    /// The store's thread works off the queue; on a thread of its own, which waits, while the disk is slow.
+    /// Runs one step of the store's queue, unless its thread waits for the disk.
     fn step_store(&mut self) {
         if self.slow.is_none() {
             self.node.store.step();
@@ -481,7 +486,7 @@ impl<'a> World<'a> {
         }
         self.machine.be_slow(true);
         let store = self.node.store.clone();
-        // What is in the queue is run, and waits in its commit.
+        // The jobs in the queue are run and wait for their commit.
         self.slow = Some(std::thread::spawn(move || store.step()));
         while !self.slow.as_ref().is_some_and(std::thread::JoinHandle::is_finished) && !self.machine.holds_commit() {
             std::thread::yield_now();
@@ -500,7 +505,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The process is killed and starts again; what is committed is there.
+    /// Kills the process and starts it again. Committed changes survive.
     fn restart(&mut self) {
         self.be_fast();
         for tab in &mut self.tabs {
@@ -522,7 +527,7 @@ impl<'a> World<'a> {
         self.node.run_tasks();
         self.take_answers()?;
         self.check()?;
-        // While a commit waits for the disk, it is not known what is stored.
+        // While a commit waits for the disk, the stored state is unknown.
         if self.slow.is_some() {
             return Ok(());
         }
@@ -563,7 +568,7 @@ impl<'a> World<'a> {
             24 | 25 => self.machine.disk().foreign = Foreign::Nothing,
             26 => {
                 self.be_slow();
-                // Long enough for those who wait to give up.
+                // This is long enough for waiting callers to give up.
                 if self.slow.is_some() && self.dice.below(2) == 0 {
                     return self.pass(5_200);
                 }
@@ -595,7 +600,7 @@ impl<'a> World<'a> {
         self.settle()
     }
 
-    /// Everything is in order again: phones ask until they are answered, browsers come back.
+    /// Removes all faults and lets phones ask until they are answered, and browsers reconnect.
     fn recover(&mut self) -> Result<(), String> {
         self.be_fast();
         {
@@ -612,7 +617,7 @@ impl<'a> World<'a> {
             }
             self.settle()?;
         }
-        // A phone asks again whose call was answered with an error.
+        // A phone asks again if its call was answered with an error.
         let unanswered: Vec<_> = (0..self.logins.len())
             .filter(|login| {
                 let row = &self.machine.disk().rows[&self.logins[*login].key];
@@ -628,7 +633,7 @@ impl<'a> World<'a> {
             }
             self.pass(100)?;
         }
-        // A browser without an open connection comes back, unless it has been told the end.
+        // A browser without an open connection reconnects, unless the session's end was delivered to it.
         for login in 0..self.logins.len() {
             let of_login = self.tabs.iter_mut().filter(|tab| tab.login == login);
             let has_end = of_login.filter(|tab| !tab.is_cut).any(|tab| {
@@ -651,7 +656,7 @@ impl<'a> World<'a> {
         self.check_end()
     }
 
-    /// What holds at any time.
+    /// Checks what must hold at any time.
     fn check(&mut self) -> Result<(), String> {
         for index in 0..self.tabs.len() {
             let heard = self.tabs[index].heard().clone();
@@ -669,7 +674,7 @@ impl<'a> World<'a> {
             if heard != Heard::default() && self.tabs[index].open_at.is_none() {
                 self.tabs[index].open_at = Some(self.events);
             }
-            // (One that has come up in this same moment may have found that the token had been given.)
+            // A connection that was opened in this event may have found that the token had been given already.
             let is_open = |tab: &Tab| {
                 let is_up = tab.open_at.is_some_and(|at| at < self.events) && !tab.is_cut;
                 is_up && tab.token_at.is_none() && tab.heard.1.close.is_none()
@@ -737,7 +742,7 @@ fn run(seed: u64, fault: Fault, keys: &std::path::Path) -> Result<(), String> {
     lived.map_err(|reason| format!("{reason}\nseed {seed} of {fault:?}, which did\n{}", world.trace.join("\n")))
 }
 
-/// Runs histories from this seed on; the first that fails.
+/// Runs histories from these seeds. Returns the first failure.
 fn explore(fault: Fault, seeds: impl Iterator<Item = u64>) -> Result<(), String> {
     let keys = tempfile::tempdir().unwrap();
     for seed in seeds {
@@ -747,13 +752,13 @@ fn explore(fault: Fault, seeds: impl Iterator<Item = u64>) -> Result<(), String>
 }
 
 #[test]
-fn a_login_that_was_confirmed_is_delivered_once_whatever_the_store_does() {
+fn a_confirmed_session_is_delivered_once_whatever_the_store_does() {
     let number = |name: &str| std::env::var(name).ok().map(|number| number.parse::<u64>().expect("a number"));
     let seeds = match number("HISTORY_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("HISTORIES").unwrap_or(HISTORIES),
     };
-    // Panics that are part of a history are not printed.
+    // Panics that a history injects are not printed.
     let explored = quietly(|| {
         std::thread::scope(|scope| {
             let threads = [0, 1].map(|half| {
@@ -771,14 +776,14 @@ fn a_login_that_was_confirmed_is_delivered_once_whatever_the_store_does() {
 }
 
 #[test]
-fn what_the_program_did_before_is_found() {
+fn faults_of_earlier_versions_are_found() {
     for fault in [Fault::LateCommitIsSilent, Fault::RollbackUnnoticed, Fault::BlindToOthers] {
         let found = quietly(|| explore(fault, 0..HISTORIES_TO_FIND));
         assert!(found.is_err(), "{fault:?} was not found");
     }
 }
 
-/// Runs `what` without the output of the panics that histories want.
+/// Runs `what` without the output of injected panics.
 fn quietly<T>(what: impl FnOnce() -> T) -> T {
     static HOOK: std::sync::Once = std::sync::Once::new();
     HOOK.call_once(|| {

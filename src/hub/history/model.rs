@@ -1,5 +1,5 @@
 //! The store of the simulated histories: the real [`Writer`] and the real change of a session, on a model of a database
-//! that stalls and fails as the history wants it to.
+//! that stalls and fails as the history demands.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,10 +17,10 @@ use crate::store::{
     Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Untold, Which,
 };
 
-/// The message of a statement that panics.
+/// Message of an injected panic of a statement.
 pub(super) const WANTED_PANIC: &str = "a statement panics, as the history wants it";
 
-/// A lock that another process holds.
+/// A lock of the database that another process holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Foreign {
     #[default]
@@ -29,25 +29,25 @@ pub(super) enum Foreign {
     Everything,
 }
 
-/// What survives a restart, and what goes wrong next.
+/// The state that survives a restart, and the next faults.
 #[derive(Default)]
 pub(super) struct Disk {
     pub(super) rows: HashMap<SessionKey, Row>,
     pub(super) foreign: Foreign,
-    /// The next commit fails.
+    /// Whether the next commit fails.
     pub(super) fails_commit: bool,
-    /// The next statement fails, and with it the transaction that it is part of.
+    /// Whether the next statement fails, and its transaction with it.
     pub(super) fails_statement: bool,
-    /// The next statement panics.
+    /// Whether the next statement panics.
     pub(super) panics: bool,
-    /// A process that is not this server has committed since the last look.
+    /// Whether another process has committed since the last query for undelivered changes.
     pub(super) has_foreign_commits: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) session: Session,
-    /// Counts the session's connections, where the store numbers them.
+    /// Number of the session's connections, if the store numbers them.
     attachment: u32,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Machine {
 #[derive(Default)]
 struct Gate {
     is_slow: bool,
-    /// A commit waits.
+    /// Whether a commit waits at the gate.
     is_waiting: bool,
 }
 
@@ -76,7 +76,7 @@ impl Machine {
         self.changed.notify_all();
     }
 
-    /// Whether a commit waits for the disk.
+    /// Returns whether a commit waits for the disk.
     pub(super) fn holds_commit(&self) -> bool {
         self.gate().is_waiting
     }
@@ -98,7 +98,7 @@ impl Machine {
 /// The connection to the database.
 pub(super) struct Model {
     machine: Arc<Machine>,
-    /// The rows before the transaction that is open.
+    /// The rows as they were before the open transaction.
     before: Option<HashMap<SessionKey, Row>>,
     fault: Fault,
 }
@@ -128,7 +128,7 @@ impl Model {
         Ok(())
     }
 
-    /// A statement outside of a transaction commits by itself.
+    /// Commits a statement outside of a transaction, which waits while the disk is slow.
     fn commit_statement(&self) {
         if self.before.is_none() {
             self.machine.wait_until_fast();
@@ -163,8 +163,8 @@ impl Database for Model {
     }
 
     fn is_in_transaction(&self) -> bool {
-        // As the queue did before it looked: what follows commits by itself, and the end of the batch as if nothing
-        // had been undone.
+        // With this fault the queue does not notice a rollback. Later statements commit by themselves, and the batch
+        // ends as if nothing had been rolled back.
         self.before.is_some() || self.fault == Fault::RollbackUnnoticed
     }
 }
@@ -193,26 +193,28 @@ impl Table for Model {
     }
 }
 
-/// An announcer for a caller that announces by itself, as callers did before: what no caller waits for is silent.
+/// An announcer that does nothing. With the injected fault, only a caller that still waits announces its change.
 struct Mute;
 
 impl Announcer for Mute {
     fn announce(&self, _: &Stored) {}
 }
 
-/// The store.
+/// A store on the model of a database.
 pub(super) struct ModelStore {
     pub(super) machine: Arc<Machine>,
     pub(super) writer: Writer<Model>,
     clock: Clock,
     fault: Fault,
-    /// Whether connections have numbers, as with several nodes.
+    /// Whether the store numbers connections, as with several nodes.
     is_numbered: bool,
     node: NodeName,
     recent: Arc<Mutex<Vec<Hint>>>,
-    /// Whether the reading of a row for a connection that arrives is held back, before and after it, and those that are.
+    /// Whether attaching waits before it reads the rows.
     pub(super) holds_questions: Mutex<bool>,
+    /// Whether attaching waits after it has read the rows.
     pub(super) holds_answers: Mutex<bool>,
+    /// Releases of the waiting calls.
     held: Mutex<Vec<oneshot::Sender<()>>>,
 }
 
@@ -237,18 +239,18 @@ impl ModelStore {
         self.machine.disk().rows.insert(session.key, Row { session, attachment: 0 });
     }
 
-    /// Waits to be let go, if this is held back.
+    /// Waits to be released, if calls are held at this point.
     async fn hold(&self, holds: &Mutex<bool>) -> Result<(), StoreError> {
         if !*holds.lock().unwrap() {
             return Ok(());
         }
         let (release, released) = oneshot::channel();
         self.held.lock().unwrap().push(release);
-        // (At a restart it never is.)
+        // A call that waits at a restart is never released.
         released.await.map_err(|_| StoreError::Unavailable("gone".into()))
     }
 
-    /// Lets one answer go that is held back, the one of this number modulo their count; whether there was one.
+    /// Releases the waiting call with this number modulo their count. Returns whether there was one.
     pub(super) fn release(&self, number: usize) -> bool {
         let mut held = self.held.lock().unwrap();
         if held.is_empty() {
@@ -259,7 +261,7 @@ impl ModelStore {
         true
     }
 
-    /// One step of the thread that works off the queue.
+    /// Runs one step of the queue.
     pub(super) fn step(&self) -> Progress {
         self.writer.step()
     }
@@ -338,7 +340,8 @@ impl Store for ModelStore {
         };
         let (changed, written) = self.writer.ask(Access::Write, work, finish).await?;
         if let Some(session) = written {
-            // Only who waited for it says so, and nothing is said of what was found.
+            // With this fault, a caller that still waits announces its own change, and no state that was found is
+            // announced.
             before.announce(&Stored { session, waits: None, is_new: true, since: crate::metrics::Stopwatch::start() });
         }
         Ok(changed)
@@ -380,7 +383,7 @@ impl Store for ModelStore {
     async fn close(&self) {}
 }
 
-/// Adds where the session's browser waits, as a store of several nodes knows it.
+/// Adds the session's node and attachment to an announcement, as a store of several nodes does.
 struct Numbered {
     announcer: Arc<dyn Announcer>,
     machine: Arc<Machine>,
