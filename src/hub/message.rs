@@ -60,8 +60,7 @@ impl Text {
 /// A session's state, ready to be written. It is made before a lock is taken because minting a token is slow. It has no
 /// `Debug` because it may hold a token.
 pub(super) struct Message {
-    /// Version of the session. A connection that has been told this version or a later one does not receive the
-    /// message.
+    /// Version of the session. The message is not delivered after this version or a later one.
     pub(super) version: u32,
     /// Status of the session, for the log.
     pub(super) status: &'static str,

@@ -512,7 +512,7 @@ impl<S: Socket + Send + 'static> Registration<S> {
             Channel::Poll { fields, .. } => (true, hub.sharing.with_polls(fields)),
             Channel::WebSocket { .. } | Channel::EventStream { .. } => (false, hub.sharing.with_all()),
         };
-        // A poll is opened only if the state that it has been told is current.
+        // A poll is opened only if the version that its browser knows is current.
         let message = if wants_view { None } else { hub.message(session, *read_at, false) };
         let (period, next_rotation) = hub.period(session, *read_at);
         // The record is removed at the end of its connection from here on, and not by `Drop` of the registration.

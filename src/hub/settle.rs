@@ -68,7 +68,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Returns what is needed of the connection in this slot, or `None` if it has ended or has been told the end.
+    /// Returns what is needed of the connection in this slot, or `None` if it does not wait any more.
     fn due_at(&self, place: Place) -> Option<Due> {
         let mut due = None;
         self.registry.at(place, |waiting| {

@@ -31,12 +31,12 @@ pub enum Channel {
     },
     /// A stream of events.
     EventStream {
-        /// Version that the browser has been told on an earlier connection (`Last-Event-ID`), or 0.
+        /// Version that was delivered on an earlier connection (`Last-Event-ID`), or 0.
         told_version: u32,
     },
     /// A long poll, which ends with one answer.
     Poll {
-        /// Version that the browser has been told.
+        /// Version of the session that the browser knows.
         version: u32,
         /// Time after which the poll is answered without a change, in seconds.
         wait_seconds: u32,

@@ -71,7 +71,7 @@ pub(super) struct Waiting<S: Socket = TcpStream> {
     phase_end: Tick,
     /// The tick of the connection's one valid entry in the queue of deadlines. Entries of other ticks are out of date.
     armed: Tick,
-    /// Version of the session that the browser has been told.
+    /// Greatest version of the session that has been delivered, or that the browser knew already.
     told_version: u32,
     phase: Phase,
     /// Number of heartbeats in a row that have not been answered.
