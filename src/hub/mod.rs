@@ -404,9 +404,8 @@ impl<S: Socket + Send + 'static> Hub<S> {
 
     /// Delivers a changed session to these connections. `since` runs from the change on.
     fn tell_change(self: &Arc<Self>, hearers: &[Hearer], session: &Session, since: Stopwatch) {
-        // Only a reading of the store at the deadline may show that an undecided session has expired, because a
-        // decision may be about to commit. So a change to an undecided session is delivered as of an instant before the
-        // expiry.
+        // An undecided session is delivered as of an instant before its expiry, because a decision may be about to
+        // commit. Only the reading of the store at the deadline shows whether the session has expired.
         let now = self.clock.now();
         let as_of = if session.is_undecided() { now.min(session.expires_at.plus_millis(-1)) } else { now };
         self.tell(hearers, session, as_of, Some(since));
@@ -422,7 +421,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         (period, self.epoch.session_tick_at(next))
     }
 
-    /// Waits until `is_so` returns true. It is called again each time that a connection has ended.
+    /// Waits until `is_so` returns true. `is_so` is called again each time that a connection has ended.
     async fn until(&self, is_so: impl Fn() -> bool) {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
@@ -469,7 +468,7 @@ async fn sleep_until(clock: &Clock, instant: Option<Duration>) {
 #[derive(Debug, Clone, Copy)]
 struct Hearer {
     place: Place,
-    /// Whether it is sent the whole view of the session and not only the frame.
+    /// Whether the connection is sent the whole view of the session instead of the frame only.
     wants_view: bool,
 }
 
