@@ -39,7 +39,7 @@ impl Parking {
 
     /// Wakes the thread.
     pub(super) fn wake(&self) {
-        // An error means that the waker's counter is full, so a wake-up is pending already.
+        // No error is expected: mio resets a full counter of the waker and tries again.
         drop(self.waker.wake());
     }
 
