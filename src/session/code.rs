@@ -28,7 +28,8 @@ const LEAST_NUMBER: u64 = 10;
 /// Largest number for number matching.
 const MOST_NUMBER: u64 = 99;
 
-/// The code that the QR code carries. A phone scans and decides with it; it never authorizes a token.
+/// The code that the QR code carries. A phone scans and decides with it. It gives no access to the
+/// token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Code([u8; CODE_BYTES]);
 
