@@ -65,8 +65,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Changed, StoreError>;
 
     /// Returns the number of sessions that are pending at `now`, and up to `limit` of the oldest ones of the network
-    /// that has most. If several networks have equally many, their sessions are combined. If no network has enough to
-    /// matter, the oldest of all sessions are returned. Reads all rows, so call it only when there are too many
+    /// that has the most. If several networks have equally many, their sessions are combined. If no network has enough
+    /// to matter, the oldest of all sessions are returned. Reads all rows, so call it only when there are too many
     /// sessions.
     async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError>;
 
@@ -103,7 +103,7 @@ pub struct Attached {
     pub taken_over_from: Option<NodeName>,
 }
 
-/// The network with most pending sessions.
+/// The network with the most pending sessions.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Heaviest {
     /// Number of pending sessions of all networks.
@@ -133,7 +133,7 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Returns how a session has ended that is not changed any more.
+    /// Returns how a session ended that will not change any more.
     #[must_use]
     pub fn of(session: &Session) -> Self {
         match session.status(Timestamp::from_millis(i64::MAX)) {
