@@ -112,7 +112,7 @@ impl Counts {
 
 impl Logins {
     /// Counts a new session. If more sessions are pending than the limit, cancels the oldest ones of the client that
-    /// has most, so that a flood evicts its own sessions.
+    /// has the most, so that a flood evicts its own sessions.
     pub(super) async fn make_room_after(self: &Arc<Self>, made_at: Timestamp) -> Result<(), LoginError> {
         if !self.pending.made(made_at) {
             return Ok(());

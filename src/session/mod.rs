@@ -1,7 +1,7 @@
 //! The session: its states, the events that move it from one state to the next, and who may cause them until when.
 //!
 //! ```text
-//! pending ──scan──▶ scanned ──confirm──▶ confirmed ──receipt──▶ claimed
+//! pending ──scan──▶ scanned ──confirm──▶ confirmed ──ack──▶ claimed
 //!    │                 │ └─reject, wrong number─▶ rejected
 //!    └──confirm/reject─┘
 //!    pending, scanned ──cancel──▶ cancelled
