@@ -1,4 +1,4 @@
-//! The servers that share a store: how they are called, and what they say to each other.
+//! The nodes that share a store: their names, and the notifications that they exchange.
 
 use std::fmt;
 
@@ -8,30 +8,32 @@ use base64::engine::general_purpose::STANDARD;
 use crate::random;
 use crate::session::SessionKey;
 
-/// One run of one server. A server that starts again is another node: whoever waited at the one before waits no more.
+/// The name of a node. It is chosen at each start, so a server that restarts is another node: connections of the
+/// earlier run are gone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NodeName(String);
 
 impl NodeName {
-    /// A name that no other node has.
+    /// Makes a random name of 64 bits, which no other node has.
     #[must_use]
     pub fn random() -> Self {
         Self(format!("{:016x}", u64::from_le_bytes(random::bytes())))
     }
 
-    /// A name, as it was stored.
+    /// Makes a name from its stored form.
     #[must_use]
     pub const fn from_stored(name: String) -> Self {
         Self(name)
     }
 
-    /// As it is stored.
+    /// Returns the stored form.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The one channel that this node listens on. (The Postgres store's statements spell it, too.)
+    /// Returns the name of the channel on which this node receives notifications. The statements of the Postgres store
+    /// build the same name.
     #[must_use]
     pub fn channel(&self) -> String {
         format!("qrlogin_{}", self.0)
@@ -44,29 +46,30 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// Where a session's browser waits.
+/// The connection where the browser of a session waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waits {
-    /// The node it came to last.
+    /// Node of the newest connection.
     pub node: NodeName,
-    /// Counts the connections of the session, over all nodes, from 1.
+    /// Attachment number of the newest connection. It counts the connections of a session over all nodes, from 1.
     pub attachment: u32,
 }
 
-/// "Look at this session": it has come at least this far. Holds no secret; may be lost, repeated, and overtaken by
-/// another.
+/// A notification that a session has reached at least this version and attachment number. It holds no secret. It may be
+/// lost, repeated and reordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Hint {
-    /// Which session.
+    /// Key of the session.
     pub key: SessionKey,
-    /// Its version.
+    /// Version of the session.
     pub version: u32,
-    /// Its newest connection. Those with a smaller number are no longer told.
+    /// Attachment number of its newest connection. Connections with a smaller number are superseded.
     pub attachment: u32,
 }
 
 impl Hint {
-    /// Reads what [`Hint`]'s `Display` has written (or the Postgres store's statements, which spell it, too).
+    /// Parses the output of the `Display` implementation. The statements of the Postgres store write the same format.
+    /// Returns `None` if `text` is malformed.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
@@ -91,13 +94,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hint_is_read_as_it_was_written() {
+    fn notification_parses_from_its_display_output() {
         let hint = Hint { key: SessionKey([0xa7; 32]), version: 3, attachment: 12 };
         assert_eq!(Hint::parse(&hint.to_string()), Some(hint));
     }
 
     #[test]
-    fn what_is_no_hint_is_not_taken_for_one() {
+    fn malformed_notification_is_not_parsed() {
         let good = Hint { key: SessionKey([1; 32]), version: 2, attachment: 1 }.to_string();
         for bad in ["", "::", &good[1..], &good[..good.len() - 1], &format!("{good}:1"), &good.replace('=', "ä")] {
             assert_eq!(Hint::parse(bad), None, "{bad}");

@@ -1,4 +1,4 @@
-//! How Postgres is reached: for the store, and for the bus.
+//! Connections to Postgres, for the store and for the bus.
 
 use std::fmt;
 use std::future::ready;
@@ -19,17 +19,17 @@ use zeroize::Zeroizing;
 use crate::cause::explain;
 use crate::secret::{HIDDEN, shown_address};
 
-/// A server that has not answered a new connection after this long is said not to.
+/// Time after which an attempt to connect fails, in seconds.
 const CONNECT_SECONDS: u64 = 3;
-/// Silence on a connection after which the network is asked whether the other end is still there.
+/// Time without traffic after which TCP keepalive probes a connection, and between two probes, in seconds.
 const KEEPALIVE_SECONDS: u64 = 10;
-/// What our statements rely on, whatever the server or the role is set up with. They find single rows by their keys; a
-/// plan that was made while a table was empty must never read it whole when it is full.
+/// Settings of each pooled connection, which override those of the server and the role. All statements find single rows
+/// by their keys. Without these settings, a plan made while a table was empty could scan it whole when it is full.
 const SESSION_SETTINGS: &str = "SET default_transaction_isolation = 'read committed';
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off;
     SET statement_timeout = '5s'; SET lock_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'";
 
-/// Parameters of a URL that the driver reads.
+/// URL parameters that the driver reads.
 const PARAMETERS: [&str; 19] = [
     "user",
     "password",
@@ -51,7 +51,7 @@ const PARAMETERS: [&str; 19] = [
     "channel_binding",
     "load_balance_hosts",
 ];
-/// Parameters that only libpq reads.
+/// URL parameters that libpq reads and the driver does not.
 const LIBPQ_PARAMETERS: [&str; 12] = [
     "sslcert",
     "sslkey",
@@ -66,37 +66,40 @@ const LIBPQ_PARAMETERS: [&str; 12] = [
     "service",
     "client_encoding",
 ];
-/// Which session a statement runs in. A process id alone may be used again, or by another server behind one address.
+/// Statement that returns an identifier of the Postgres session in which it runs. A process id alone is not enough,
+/// because it can be reused, or used on another server behind the same address.
 const SESSION_OF_STATEMENT: &str = "SELECT concat(pg_backend_pid(), ' ', \
     (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()))";
 
-/// Where a Postgres server is, and how it is spoken to. Prints without the password.
+/// The address of a Postgres server and how to connect to it. Prints without the password.
 #[derive(Clone)]
 pub struct Postgres {
     config: Config,
     tls: Option<MakeRustlsConnect>,
-    /// Whether the URL can be read in one way only, so that what is taken for a host is no part of a password.
+    /// Whether the host can be printed. It cannot if the URL is ambiguous, so that what parses as a host may be part of
+    /// the password.
     is_plain: bool,
 }
 
-/// What a connection says besides its answers. To be polled for anything to go on; ends with the connection.
+/// The asynchronous messages of a connection. Poll it: it drives the connection, and ends with it.
 pub type Messages = BoxStream<'static, Result<AsyncMessage, tokio_postgres::Error>>;
 
 impl Postgres {
-    /// Whether this is a URL of Postgres (and not of another store).
+    /// Returns whether a URL has a scheme of Postgres.
     #[must_use]
     pub fn is_url(url: &str) -> bool {
         url.starts_with("postgres://") || url.starts_with("postgresql://")
     }
 
-    /// Reads a URL as libpq has it (`postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=require`).
+    /// Parses a connection URL as libpq does (`postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=require`).
     ///
-    /// The network is not trusted: TLS, where it is used, always verifies the server's certificate against those that
-    /// the system trusts, and its name. It is used where `sslmode` says `require` or `verify-full`, which are the same
-    /// here, or says nothing and the server offers it; not within one machine, unless it is required.
+    /// TLS, where it is used, always verifies the certificate of the server against the certificates that the system
+    /// trusts, and its name. TLS is used if `sslmode` is `require` or `verify-full`, which mean the same here. It is
+    /// also used without `sslmode`, or with `prefer`, if the server offers it and a host of the URL is not this
+    /// machine.
     ///
     /// # Errors
-    /// What is wrong with it, or that the system trusts no certificates.
+    /// The URL is wrong, or the certificates that the system trusts cannot be loaded.
     pub fn parse(url: &str) -> Result<Self, String> {
         let mut config = check_url(url)?;
         config.application_name("qrlogin");
@@ -117,10 +120,10 @@ impl Postgres {
         Ok(Self { config, tls, is_plain: shown_address(url) != HIDDEN })
     }
 
-    /// Opens one connection, set up as our statements need it.
+    /// Opens one connection, outside of any pool and without the session settings of a pooled one.
     ///
     /// # Errors
-    /// The server does not answer, or does not let us in.
+    /// The server does not answer, or refuses the connection.
     pub async fn connect(&self) -> Result<(Client, Messages), tokio_postgres::Error> {
         let (client, messages) = match self.tls.clone() {
             Some(tls) => connect(&self.config, tls).await?,
@@ -129,14 +132,14 @@ impl Postgres {
         Ok((client, messages))
     }
 
-    /// Checks that each connection has a session of its own, by the sessions of two connections in turn. Our statements
-    /// are prepared, and `LISTEN` and the settings of a session last as long as the session.
+    /// Checks that each connection has its own Postgres session, by querying the sessions of two connections in turn.
+    /// Prepared statements, `LISTEN` and session settings depend on that.
     ///
     /// # Errors
-    /// A pooler gives each transaction another session.
+    /// A pooler runs the statements of one connection in different sessions.
     pub async fn check_sessions(&self) -> Result<(), String> {
         let (Ok(one), Ok(other)) = (self.connect().await, self.connect().await) else {
-            // The store connects next, and reports why that fails.
+            // The store connects next and reports the error.
             return Ok(());
         };
         let [(one, _polled), (other, _other_polled)] = [one, other]
@@ -149,7 +152,7 @@ impl Postgres {
                 session_of(&other).await?,
             ])
         };
-        // A server that does not answer is reported by the store too.
+        // The store reports a server that does not answer.
         let Some([first, second, first_again, second_again]) = in_time(sessions).await else { return Ok(()) };
         if first == first_again && second == second_again && first != second {
             return Ok(());
@@ -160,12 +163,12 @@ impl Postgres {
             .to_owned())
     }
 
-    /// Connections for statements, opened when they are needed, at most this many.
+    /// Makes a pool of at most this many connections, which are opened when needed.
     ///
     /// # Errors
     /// None that a URL can cause.
     pub fn pool(&self, max_connections: usize) -> Result<Pool, String> {
-        // What is broken is seen at once: its task has ended.
+        // `Fast` is enough: the task of a broken connection has ended, which the pool checks.
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = match self.tls.clone() {
             Some(tls) => Manager::from_config(self.config.clone(), tls, recycling),
@@ -183,10 +186,10 @@ impl Postgres {
     }
 }
 
-/// Reads a URL without asking anything of the system.
+/// Parses a connection URL without using the network or the file system.
 ///
 /// # Errors
-/// What is wrong with it, without quoting it.
+/// The URL is wrong. The text does not quote it.
 pub fn check_url(url: &str) -> Result<Config, String> {
     let credentials =
         url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).map(|(credentials, _)| credentials);
@@ -198,16 +201,17 @@ pub fn check_url(url: &str) -> Result<Config, String> {
     if config.get_hosts().is_empty() {
         return Err("names no host".to_owned());
     }
-    // Only the first @ ends the password, for libpq too. The rest of it would be looked up as a host.
+    // The password ends at the first @, for libpq too. What follows it would be looked up as a host.
     if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
         return Err("has more than one @; in a user or a password, write it as %40".to_owned());
     }
     Ok(config)
 }
 
-/// A URL as the driver takes it, which does not know all that libpq does.
+/// Returns the URL without parameters that libpq knows and the driver does not, or an error for those that cannot be
+/// left out.
 fn for_driver(url: &str) -> Result<Zeroizing<String>, String> {
-    // As the driver does: credentials end at the first @, and the parameters begin at the first ? after them.
+    // The driver ends the credentials at the first @, and begins the parameters at the first ? after it.
     let hosts_at = url.find('@').map_or(0, |at| at + 1);
     let Some(query_at) = url[hosts_at..].find('?').map(|at| hosts_at + at) else {
         return Ok(Zeroizing::new(url.to_owned()));
@@ -227,7 +231,7 @@ fn for_driver(url: &str) -> Result<Zeroizing<String>, String> {
             }
             ("sslmode", "disable" | "prefer" | "require") => value,
             ("sslmode", _) => return Err("sslmode is none of disable, prefer, require, verify-full".to_owned()),
-            // What is always done.
+            // TLS always uses the certificates that the system trusts.
             ("sslrootcert", "system") => continue,
             ("sslrootcert", _) => {
                 return Err(
@@ -240,7 +244,7 @@ fn for_driver(url: &str) -> Result<Zeroizing<String>, String> {
                 return Err(format!("{name} is not supported; leave it out"));
             }
             (name, value) if PARAMETERS.contains(&name) => value,
-            // It is not named: it may be the rest of a password.
+            // The parameter is not quoted, because it may be the rest of a password.
             _ => {
                 return Err("has an unknown parameter; in a password, write & as %26, ? as %3F and # as %23".to_owned());
             }
@@ -254,6 +258,7 @@ fn for_driver(url: &str) -> Result<Zeroizing<String>, String> {
     Ok(rewritten)
 }
 
+/// Returns the identifier of the Postgres session, or `None` after an error.
 async fn session_of(client: &Client) -> Option<String> {
     let messages = client.simple_query(SESSION_OF_STATEMENT).await.ok()?;
     messages.iter().find_map(|message| match message {
@@ -262,7 +267,8 @@ async fn session_of(client: &Client) -> Option<String> {
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "nothing a test would want to move")]
+/// Returns the output of `work`, or `None` after [`CONNECT_SECONDS`].
+#[expect(clippy::disallowed_methods, reason = "waits by the machine's clock, which tests do not move")]
 async fn in_time<T>(work: impl Future<Output = Option<T>>) -> Option<T> {
     tokio::time::timeout(Duration::from_secs(CONNECT_SECONDS), work).await.ok().flatten()
 }
@@ -276,6 +282,7 @@ where
     Ok((client, poll_fn(move |context| connection.poll_message(context)).boxed()))
 }
 
+/// Returns whether a host is a Unix socket or a loopback address.
 fn is_this_machine(host: &Host) -> bool {
     match host {
         #[cfg(unix)]
@@ -315,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sslmode_is_read_as_libpq_has_it_or_refused_by_name() {
+    fn sslmode_is_parsed_as_in_libpq_or_refused_by_name() {
         let mode = |parameters: &str| {
             check_url(&format!("postgres://u:p@h/d{parameters}")).map(|config| config.get_ssl_mode())
         };
@@ -346,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_shown_only_if_it_cannot_be_a_part_of_the_password() {
+    fn host_is_hidden_if_it_may_be_part_of_the_password() {
         for (url, shown) in [
             ("postgres://u:hunter2@db,db2:5433/d", "Postgres at db,db2:5432,5433"),
             ("postgres://u:hun/ter2#x@db/d", "not shown"),

@@ -1,4 +1,4 @@
-//! Hearing what other nodes say, over a connection that may break at any time.
+//! Receives notifications from other nodes over a connection that is restored whenever it breaks.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -19,32 +19,33 @@ use crate::warnings::Warnings;
 const PROBE_PAUSE_SECONDS: u64 = 5;
 /// Time in which a probe must come back, in seconds.
 const PROBE_SECONDS: u64 = 5;
-/// An answer that has not come after this long never will.
+/// Time after which a request to the server of the bus fails, in seconds.
 const PATIENCE_SECONDS: u64 = 3;
-/// Attempts to connect are this far apart at most, and in the mean half as far: nodes that lost it together are not to
-/// come back together.
+/// Maximum time between two attempts to connect, in milliseconds. The actual time is random, half of it on average, so
+/// that the nodes do not reconnect at the same moment.
 const MAX_PAUSE_MILLIS: u32 = 2000;
+/// Maximum time between the first two attempts to connect, in milliseconds. It doubles with each failure.
 const FIRST_PAUSE_MILLIS: u32 = 100;
-/// Beginning of a probe's text. A [`Hint`] never begins so.
+/// Prefix of a probe, which no notification begins with.
 const PROBE: &str = "probe:";
 
-/// A connection over which this node hears.
+/// A connection over which this node receives notifications.
 #[async_trait]
 pub(super) trait Source: Send + 'static {
-    /// The setting that names the server.
+    /// Name of the setting that holds the URL of the server.
     const SETTING: &'static str;
 
-    /// Connects, passes on what it hears, and probes the bus ([`Ears::probe`]), for as long as that goes well. Returns
-    /// why the connection has ended.
+    /// Connects, passes messages to [`Ears::heard`], and probes the bus ([`Ears::probe`]) until the connection ends.
+    /// Returns why it ended.
     async fn hear(&mut self, ears: &Ears) -> String;
 }
 
-/// Where what is heard is passed on to.
+/// Handles received messages, and keeps track of whether the bus is connected.
 pub(super) struct Ears {
     here: Arc<LocalBus>,
     metrics: Arc<Metrics>,
     setting: &'static str,
-    /// The number of the probe that came back last.
+    /// Number of the last probe that came back.
     returned: watch::Sender<u64>,
     started: Stopwatch,
     faults: Warnings,
@@ -52,8 +53,9 @@ pub(super) struct Ears {
 }
 
 impl Ears {
-    /// Sends a message to this node itself, in the way in which hints are sent, and waits until it comes back: only that
-    /// shows that this node may send, that it may listen, and that both reach the same server. Notes whether it did.
+    /// Sends a message to this node itself in the way in which notifications are sent, and waits until it comes back.
+    /// Records whether the bus is connected. Only a round trip shows that this node may publish, that it may subscribe,
+    /// and that both happen on the same server.
     pub(super) async fn probe<F: Future<Output = Result<(), String>>>(&self, send: impl FnOnce(String) -> F) {
         let number = u64::from_le_bytes(random::bytes());
         let mut returned = self.returned.subscribe();
@@ -68,6 +70,7 @@ impl Ears {
         }
     }
 
+    /// Records that the bus is connected. If it was not, notifications may have been lost.
     fn connected(&self) {
         if self.metrics.is_bus_connected() {
             return;
@@ -79,6 +82,7 @@ impl Ears {
         }
     }
 
+    /// Records that the bus is not connected.
     fn not_connected(&self, why: &str) {
         self.metrics.bus_connected(false);
         let setting = self.setting;
@@ -91,7 +95,7 @@ impl Ears {
         }
     }
 
-    /// This has been said to this node.
+    /// Handles a message: a probe that came back, or a notification.
     pub(super) fn heard(&self, text: &str) {
         if let Some(number) = text.strip_prefix(PROBE).and_then(|number| number.parse().ok()) {
             self.returned.send_replace(number);
@@ -109,7 +113,8 @@ impl Ears {
     }
 }
 
-/// Lets `listener` hear over `source`, connecting again and again; ends when the handle is dropped.
+/// Starts a task that receives from `source` for `listener` and reconnects whenever the connection ends. The task ends
+/// when the returned handle is dropped.
 pub(super) fn hear<S: Source>(
     here: &Arc<LocalBus>,
     listener: Weak<dyn Listener>,
@@ -141,20 +146,20 @@ pub(super) fn hear<S: Source>(
     }))
 }
 
-/// Waits before the next attempt, the longer the more have failed.
-#[expect(clippy::disallowed_methods, reason = "nothing a test would want to move")]
+/// Waits before the next attempt. The time is random, and its maximum grows with the number of failures.
+#[expect(clippy::disallowed_methods, reason = "waits by the machine's clock, which tests do not move")]
 pub(super) async fn pause(failures: u32) {
     let most = FIRST_PAUSE_MILLIS.saturating_mul(1 << failures.min(8)).min(MAX_PAUSE_MILLIS);
     tokio::time::sleep(Duration::from_millis(random::below(most).into())).await;
 }
 
-/// Waits for the time of the next probe.
-#[expect(clippy::disallowed_methods, reason = "nothing a test would want to move")]
+/// Waits until the next probe is due.
+#[expect(clippy::disallowed_methods, reason = "waits by the machine's clock, which tests do not move")]
 pub(super) async fn until_probe() {
     tokio::time::sleep(Duration::from_secs(PROBE_PAUSE_SECONDS)).await;
 }
 
-/// An answer, or why there is none.
+/// Returns the answer to a request, or the reason for which there is none.
 pub(super) async fn answer<T, E: std::error::Error + 'static>(
     asked: impl Future<Output = Result<T, E>>,
 ) -> Result<T, String> {
@@ -164,7 +169,8 @@ pub(super) async fn answer<T, E: std::error::Error + 'static>(
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "nothing a test would want to move")]
+/// Returns the output of a future, or `None` after this time.
+#[expect(clippy::disallowed_methods, reason = "waits by the machine's clock, which tests do not move")]
 async fn within_seconds<F: Future>(seconds: u64, future: F) -> Option<F::Output> {
     tokio::time::timeout(Duration::from_secs(seconds), future).await.ok()
 }

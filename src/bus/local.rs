@@ -3,11 +3,13 @@ use std::sync::{Arc, OnceLock, Weak};
 use super::{Bus, Change, Listener};
 use crate::node::{Hint, NodeName};
 
-/// The bus of a single process: a function call, which also spares the listener a reading of the store.
+/// The bus of a single process. It calls the listener directly and passes the session along, so the listener need not
+/// read the store.
 #[derive(Default)]
 pub struct LocalBus(OnceLock<Weak<dyn Listener>>);
 
 impl LocalBus {
+    /// Returns the listener, unless none was set or it was dropped.
     pub(super) fn listener(&self) -> Option<Arc<dyn Listener>> {
         self.0.get().and_then(Weak::upgrade)
     }
@@ -25,6 +27,6 @@ impl Bus for LocalBus {
         }
     }
 
-    /// There is no other node.
+    /// Does nothing, because there is no other node.
     fn take_over(&self, _before: &NodeName, _hint: Hint) {}
 }

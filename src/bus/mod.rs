@@ -1,5 +1,7 @@
-//! How a change gets from where it was decided to where the browser waits. A hint, never the truth: what a node has
-//! missed it finds in the store (`Store::untold`), a little later.
+//! Carries session changes between nodes: from the node that wrote a change to the node where the browser waits.
+//!
+//! Notifications are not reliable. A node that missed one finds the change in the store, at its next call of
+//! [`Store::untold`](crate::store::Store::untold).
 
 mod hearing;
 mod local;
@@ -16,45 +18,45 @@ pub use local::LocalBus;
 pub use postgres::PostgresBus;
 pub use redis::{BusUrlError, RedisBus};
 
-/// Someone who wants to hear of changes. Nothing here may block.
+/// Receives the session changes that concern this node. The methods must not block.
 pub trait Listener: Send + Sync + 'static {
-    /// This session has just been written by this very node; `since` runs from the write on. `attachment` is its newest
-    /// connection's, or 0 where there is only one node.
+    /// Called when this node has written or found a session whose browser may wait here. `attachment` is the attachment
+    /// number of its newest connection, or 0 with a single node. `since` runs from the write or the read.
     fn changed(self: Arc<Self>, session: &Arc<Session>, attachment: u32, since: Stopwatch);
 
-    /// Another node has done something that concerns this one.
+    /// Called for each notification from another node.
     fn hinted(self: Arc<Self>, hint: Hint);
 
-    /// There was a time in which nothing could be heard, and now it is over.
+    /// Called when the bus becomes connected. Notifications may have been lost before.
     fn may_have_missed(self: Arc<Self>);
 }
 
-/// A change that has just been written.
+/// A session that was written, or found in the store, and that its browser may not have.
 pub struct Change {
-    /// As it was written.
+    /// Session, as it is stored.
     pub session: Arc<Session>,
-    /// Where its browser waits, if the store knows.
+    /// Node and connection where the browser waits, if the store knows them.
     pub waits: Option<Waits>,
-    /// Runs from the write on.
+    /// Time since the write or the read.
     pub since: Stopwatch,
 }
 
-/// What every bus does; `tests/black_box/bus_conformance.rs` says how it must behave. It may lose, repeat and reorder
-/// what is said, and it never holds up who says it.
+/// A bus. `tests/black_box/bus_conformance.rs` tests what every implementation must do. A bus may lose, repeat and
+/// reorder notifications. Its methods do not block.
 pub trait Bus: Send + Sync + 'static {
-    /// Lets `listener` hear what concerns this node from here on. There is one; a second is not heard. To be called
-    /// within the runtime that the bus is to use.
+    /// Starts to pass changes that concern this node to `listener`. Only the first call has an effect. Must be called
+    /// within the runtime on which the bus is to run.
     fn listen(&self, listener: Weak<dyn Listener>);
 
-    /// Says that a session has changed, to the node where its browser waits.
+    /// Passes a change to the node where the browser waits.
     fn announce(&self, change: &Change);
 
-    /// Says to the node `before` that a browser which waited there has come here.
+    /// Notifies the node `before` that a connection at this node supersedes its connection.
     fn take_over(&self, before: &NodeName, hint: Hint);
 }
 
 impl Change {
-    /// What is said of it to another node.
+    /// Returns the notification of this change for another node.
     fn hint(&self, waits: &Waits) -> Hint {
         Hint { key: self.session.key, version: self.session.version, attachment: waits.attachment }
     }

@@ -12,8 +12,9 @@ use crate::metrics::Metrics;
 use crate::node::{Hint, NodeName};
 use crate::postgres::{Messages, Postgres};
 
-/// `LISTEN` and `NOTIFY`, on the Postgres that is there anyway. This is the hearing half: what is said goes out in the
-/// transaction that it is about (`PostgresStore`), so neither without the other.
+/// A bus over `LISTEN` and `NOTIFY` of the Postgres that is the store. It only receives. The statements of
+/// [`PostgresStore`](crate::store::PostgresStore) send the notifications, in the transaction of the change, so this bus
+/// must be used together with that store.
 pub struct PostgresBus {
     here: Arc<LocalBus>,
     node: NodeName,
@@ -23,7 +24,7 @@ pub struct PostgresBus {
 }
 
 impl PostgresBus {
-    /// A bus for this node, whose store sends the hints.
+    /// Makes a bus for this node. Its store must be set up to send notifications.
     #[must_use]
     pub fn new(postgres: Postgres, node: NodeName, metrics: Arc<Metrics>) -> Self {
         Self { here: Arc::default(), node, postgres, metrics, hearing: OnceLock::new() }
@@ -36,17 +37,19 @@ impl Bus for PostgresBus {
         self.hearing.get_or_init(|| hearing::hear(&self.here, listener, &self.metrics, source));
     }
 
-    /// What concerns another node is on its way already.
+    /// Passes changes that concern this node to its listener. Postgres has sent the notification of any other change
+    /// with its transaction.
     fn announce(&self, change: &Change) {
         if change.waits.as_ref().is_some_and(|waits| waits.node == self.node) {
             self.here.announce(change);
         }
     }
 
-    /// That is on its way already.
+    /// Does nothing, because the statement that attached the connection has sent the notification.
     fn take_over(&self, _before: &NodeName, _hint: Hint) {}
 }
 
+/// The channel of this node.
 struct Channel {
     postgres: Postgres,
     name: String,
@@ -68,6 +71,8 @@ impl Source for Channel {
     }
 }
 
+/// Passes notifications on until the connection ends. Returns why it ended. Polling `messages` also drives the
+/// connection.
 async fn pass_on(mut messages: Messages, ears: &Ears) -> String {
     loop {
         match messages.next().await {
@@ -79,6 +84,7 @@ async fn pass_on(mut messages: Messages, ears: &Ears) -> String {
     }
 }
 
+/// Subscribes to the channel, and probes it until the connection fails. Returns why it failed.
 async fn keep(client: &Client, channel: &str, ears: &Ears) -> String {
     if let Err(why) = answer(client.batch_execute(&format!("LISTEN {channel}"))).await {
         return why;
@@ -87,7 +93,8 @@ async fn keep(client: &Client, channel: &str, ears: &Ears) -> String {
         let notify =
             |text: String| async move { answer(client.batch_execute(&format!("NOTIFY {channel}, '{text}'"))).await };
         ears.probe(notify).await;
-        // A connection that answers may still bring what other nodes say.
+        // A failed probe alone does not end the connection: if the server answers, notifications from other nodes may
+        // still arrive.
         if let Err(why) = answer(client.batch_execute("")).await {
             return why;
         }

@@ -14,17 +14,18 @@ use super::{Bus, Change, Listener, LocalBus};
 use crate::metrics::Metrics;
 use crate::node::{Hint, NodeName};
 
-/// Hints that wait to be sent. Those beyond are lost, and found by looking.
+/// Maximum number of queued messages. Notifications beyond it are lost, and the other node finds the change in the
+/// store.
 const QUEUE: usize = 16 * 1024;
-/// Hints sent in one go.
+/// Maximum number of messages per pipeline.
 const MAX_BATCH: usize = 256;
 
-/// Not a URL of Redis.
+/// The setting `bus_url` is not a URL of Redis.
 #[derive(Debug, Error)]
 #[error("bus_url: {0}; write it as redis://USER:PASSWORD@HOST:PORT, or rediss:// for TLS")]
 pub struct BusUrlError(String);
 
-/// Redis or Valkey, publish and subscribe.
+/// A bus over publish and subscribe of Redis or Valkey.
 pub struct RedisBus {
     here: Arc<LocalBus>,
     node: NodeName,
@@ -35,25 +36,25 @@ pub struct RedisBus {
     tasks: OnceLock<[AbortOnDropHandle<()>; 2]>,
 }
 
-/// A message that waits to be sent.
+/// A queued message.
 enum Outgoing {
     Hint(NodeName, Hint),
     Probe(Probe),
 }
 
-/// A message to this node itself.
+/// A message from this node to itself, see [`Ears::probe`].
 struct Probe {
     channel: String,
     text: String,
-    /// Takes whether it was sent.
+    /// Receives whether the message was sent.
     sent: oneshot::Sender<Result<(), String>>,
 }
 
 impl RedisBus {
-    /// A bus for this node, on the server at this URL.
+    /// Makes a bus for this node, on the server at this URL. It connects when a listener is set.
     ///
     /// # Errors
-    /// It is no such URL.
+    /// The URL is not one of Redis.
     pub fn new(url: &str, node: NodeName, metrics: Arc<Metrics>) -> Result<Self, BusUrlError> {
         let (queue, queued) = mpsc::channel(QUEUE);
         Ok(Self {
@@ -67,14 +68,15 @@ impl RedisBus {
         })
     }
 
-    /// Whether this is a URL that [`RedisBus::new`] takes.
+    /// Checks that [`RedisBus::new`] accepts a URL.
     ///
     /// # Errors
-    /// It is not.
+    /// The URL is not one of Redis.
     pub fn check_url(url: &str) -> Result<(), BusUrlError> {
         client(url).map(drop)
     }
 
+    /// Queues a notification, or drops it if the queue is full.
     fn send(&self, to: &NodeName, hint: Hint) {
         if self.queue.try_send(Outgoing::Hint(to.clone(), hint)).is_err() {
             debug!(event = "hint lost", session = %hint.key);
@@ -83,7 +85,7 @@ impl RedisBus {
 }
 
 fn client(url: &str) -> Result<Client, BusUrlError> {
-    // What the library says may quote the password.
+    // The error text of the library may quote the password.
     Client::open(url).map_err(|error| BusUrlError(format!("not a URL of Redis ({:?})", error.kind())))
 }
 
@@ -113,6 +115,7 @@ impl Bus for RedisBus {
     }
 }
 
+/// The subscription to the channel of this node.
 struct Subscription {
     client: Client,
     channel: String,
@@ -135,6 +138,7 @@ impl Source for Subscription {
     }
 }
 
+/// Passes messages on until the connection ends. Returns why it ended.
 async fn pass_on(mut stream: PubSubStream, ears: &Ears) -> String {
     while let Some(message) = stream.next().await {
         ears.heard(&String::from_utf8_lossy(message.get_payload_bytes()));
@@ -142,6 +146,7 @@ async fn pass_on(mut stream: PubSubStream, ears: &Ears) -> String {
     "it hung up".to_owned()
 }
 
+/// Subscribes to the channel, and probes it until the connection fails. Returns why it failed.
 async fn keep(mut sink: PubSubSink, channel: &str, queue: &mpsc::Sender<Outgoing>, ears: &Ears) -> String {
     if let Err(why) = answer(sink.subscribe(channel)).await {
         return why;
@@ -150,12 +155,13 @@ async fn keep(mut sink: PubSubSink, channel: &str, queue: &mpsc::Sender<Outgoing
         let publish = |text: String| async move {
             let (sent, is_sent) = oneshot::channel();
             let probe = Probe { channel: channel.to_owned(), text, sent };
-            // The receivers may have been dropped, as the server stops; the second then says so.
+            // While the server stops, either receiver may have been dropped. Then `is_sent` returns an error.
             drop(queue.send(Outgoing::Probe(probe)).await);
             is_sent.await.map_err(|error| error.to_string())?
         };
         ears.probe(publish).await;
-        // A connection that answers may still bring what other nodes say.
+        // A failed probe alone does not end the connection: if the server answers, notifications from other nodes may
+        // still arrive.
         if let Err(why) = answer(sink.ping::<redis::Value>()).await {
             return why;
         }
@@ -163,7 +169,7 @@ async fn keep(mut sink: PubSubSink, channel: &str, queue: &mpsc::Sender<Outgoing
     }
 }
 
-/// Sends what is queued, in batches; what cannot be sent is lost.
+/// Publishes queued messages in batches. Messages that cannot be sent are dropped.
 async fn speak(client: Client, queued: Option<mpsc::Receiver<Outgoing>>) {
     let Some(mut queued) = queued else { return };
     let mut connection: Option<MultiplexedConnection> = None;
@@ -182,7 +188,7 @@ async fn speak(client: Client, queued: Option<mpsc::Receiver<Outgoing>>) {
             };
             publish.cmd("PUBLISH").arg(channel).arg(text).ignore();
         }
-        // A connection that was idle may have broken since; a new one is tried at once.
+        // An idle connection may have been closed by the server, so retry at once on a new one.
         let was_connected = connection.is_some();
         let mut sent = send(&client, &mut connection, &publish).await;
         if sent.is_err() && was_connected && connection.is_none() {
@@ -203,7 +209,7 @@ async fn speak(client: Client, queued: Option<mpsc::Receiver<Outgoing>>) {
     }
 }
 
-/// Sends what is in the pipeline. A connection on which the server does not permit a command is kept.
+/// Runs a pipeline. The connection is kept if the server answers that a command is not permitted.
 async fn send(
     client: &Client,
     connection: &mut Option<MultiplexedConnection>,
@@ -224,7 +230,7 @@ async fn send(
     published
 }
 
-/// The first of the refusals of a pipeline, which are all alike.
+/// Returns the first error of a pipeline. All commands are alike, so their errors are too.
 fn first_refusal(error: RedisError) -> String {
     let text = error.to_string();
     let refusals = error.into_server_errors();

@@ -5,7 +5,8 @@ use crate::session::SessionKey;
 use crate::store::Which;
 
 impl Logins {
-    /// The browser gives up; a phone that is looking at the login learns so when it decides.
+    /// Cancels a session for its browser. A phone that has scanned it gets
+    /// [`Refusal::Cancelled`](crate::session::Refusal) when it decides.
     ///
     /// # Errors
     /// See [`LoginError`].

@@ -5,7 +5,7 @@ use crate::session::SessionKey;
 use crate::store::Which;
 
 impl Logins {
-    /// The browser's receipt: it has its token, which is not given again.
+    /// Stores the acknowledgement of the browser. After that the token is not delivered again.
     ///
     /// # Errors
     /// See [`LoginError`].

@@ -2,48 +2,48 @@ use crate::protocol::CodeView;
 use crate::qr::{Picture, TooLong};
 use crate::session::{CODE_PATH, Code, CodeSecret, Presented, Rotation, Session, SessionKey, Timestamp};
 
-/// The codes that browsers show, and the numbers beside them.
+/// Makes and checks the codes that browsers show, and the numbers for number matching.
 pub struct Codes {
-    /// What makes them.
+    /// Key of the MACs in codes.
     pub secret: CodeSecret,
-    /// How they rotate.
+    /// Rotation of codes.
     pub rotation: Rotation,
-    /// Whether the phone's owner must pick the number that the browser shows.
+    /// Whether number matching is on: to confirm, the phone user must pick the number that the browser shows.
     pub compares_numbers: bool,
-    /// What their URLs begin with.
+    /// URL of the server, the beginning of the URL in a QR code.
     pub public_base: String,
 }
 
 impl Codes {
-    /// The code that this session's browser is to show at `now`.
+    /// Returns the code of this session at `now`.
     ///
     /// # Errors
-    /// The base of the URL is too long for a QR code.
+    /// The URL is too long for a QR code.
     pub fn shown(&self, session: &Session, now: Timestamp) -> Result<CodeView, TooLong> {
         self.shown_in(&session.key, self.rotation.period_at(session, now))
     }
 
-    /// The code that this session's browser is to show in this period.
+    /// Returns the code of this session for a period.
     ///
     /// # Errors
-    /// The base of the URL is too long for a QR code.
+    /// The URL is too long for a QR code.
     pub fn shown_in(&self, session: &SessionKey, period: u16) -> Result<CodeView, TooLong> {
         let code = self.secret.code(session, period).to_string();
         let qr_url = format!("{}{CODE_PATH}{code}", self.public_base);
         Ok(CodeView { qr_image: Picture::of(&qr_url)?.data_url(), code, qr_url })
     }
 
-    /// The number that this session's browser shows once it has been scanned.
+    /// Returns the number that the browser shows after the scan, or `None` without number matching.
     pub(super) fn number(&self, session: &SessionKey) -> Option<String> {
         self.compares_numbers.then(|| self.secret.numbers(session).number)
     }
 
-    /// The numbers among which the phone's owner picks.
+    /// Returns the numbers among which the phone user picks, or `None` without number matching.
     pub(super) fn choice(&self, session: &SessionKey) -> Option<[String; 3]> {
         self.compares_numbers.then(|| self.secret.numbers(session).choice)
     }
 
-    /// What a phone has; `None` if it is no code of ours.
+    /// Verifies a code that a phone sent. Returns `None` if its MAC is wrong.
     pub(super) fn presented(&self, code: &Code) -> Option<Presented> {
         Some(Presented { period: self.secret.period_of(code)?, rotation: self.rotation })
     }

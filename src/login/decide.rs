@@ -5,17 +5,20 @@ use crate::session::{Client, Code, Decision, Refusal, State};
 use crate::store::Which;
 use crate::token::AppUser;
 
-/// What the phone's owner says.
+/// The decision of the phone user, as the phone sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Yes; with the number that was picked, where numbers are compared.
+    /// Confirms, with the number that the user picked, for number matching.
     Confirm(Option<String>),
-    /// No.
+    /// Rejects.
     Reject,
 }
 
 impl Logins {
-    /// The phone's owner decides; the browser is told, and on a yes, which must be `is_safe`, given its token.
+    /// Stores the decision of a phone user and delivers it to the browser: the token if the user confirms.
+    ///
+    /// `is_safe` is the risk policy. If it returns false for the browser, a confirmation is refused with
+    /// [`Refusal::Risk`].
     ///
     /// # Errors
     /// See [`LoginError`].

@@ -4,17 +4,17 @@ use super::{LoginError, Logins};
 use crate::random;
 use crate::session::{Client, Session, SessionId, State};
 
-/// A new session, with the secret that only the browser is given.
+/// A new session and its session id.
 #[derive(Debug)]
 pub struct Generated {
-    /// The browser's secret.
+    /// Session id. Only the browser is given it.
     pub id: SessionId,
-    /// The session as it is stored.
+    /// Session, as it was stored.
     pub session: Session,
 }
 
 impl Logins {
-    /// A browser asks for a code.
+    /// Makes a session for a browser and stores it.
     ///
     /// # Errors
     /// The store failed.

@@ -1,5 +1,5 @@
-//! The use-cases of a login, one file each. Each has the store find a session and apply a transition of
-//! [`crate::session`] to it. The store announces what it has committed, through [`Announcer`].
+//! The use-cases of a login, one per file. Each has the store find a session and apply a transition of
+//! [`crate::session`] to it. The store passes committed changes to [`Announcer`], which is implemented here.
 
 mod cancel;
 mod claim;
@@ -34,73 +34,73 @@ pub use overload::Pending;
 pub use scan::Scan;
 pub use tell::Told;
 
-/// The version that a session has after its first change. From then on it no longer waits to be scanned.
+/// Version of a session after its first change. From this version on the session is not pending.
 const FIRST_CHANGE: u32 = 2;
 
-/// How long a session, and the claim of a confirmed one, last.
+/// Durations of sessions and their heartbeats.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// From generating to expiry.
+    /// Time from the creation of a session to its expiry, in seconds.
     pub ttl_seconds: u32,
-    /// From the decision to the last moment at which the token may be fetched.
+    /// Time from a confirmation to the last moment at which the browser may fetch its token, in seconds.
     pub claim_seconds: u32,
-    /// Between two heartbeats to a waiting browser.
+    /// Time between two heartbeats on a waiting connection, in seconds.
     pub heartbeat_seconds: u32,
 }
 
-/// All use-cases, with what they need.
+/// The use-cases and their dependencies.
 pub struct Logins {
-    /// Where sessions are kept.
+    /// Store of sessions.
     pub store: Arc<dyn Store>,
-    /// Where the rows of those who come and ask are read.
+    /// Reader that combines concurrent reads of single sessions into one query.
     pub reader: BatchingReader,
-    /// Where changes are announced.
+    /// Bus that carries changes to the node where the browser waits.
     pub bus: Arc<dyn Bus>,
-    /// Where the time comes from.
+    /// Source of time.
     pub clock: Clock,
-    /// What mints tokens.
+    /// Minter of tokens.
     pub minter: Minter,
-    /// What makes codes.
+    /// Codes and numbers of sessions.
     pub codes: Codes,
-    /// How long things last.
+    /// Durations.
     pub policy: Policy,
-    /// How many sessions wait to be scanned.
+    /// Estimated number of pending sessions.
     pub pending: Pending,
-    /// What is counted.
+    /// Metrics that the use-cases count.
     pub metrics: Arc<Metrics>,
-    /// The changes under way.
+    /// Changes that run as tasks, for the shutdown to await.
     pub changes: TaskTracker,
 }
 
-/// A browser's session, when it has come to wait for it.
+/// The session of a browser that has connected to wait for it.
 #[derive(Debug)]
 pub struct Arrival {
-    /// How it stood ...
+    /// Session, as it was read.
     pub session: Session,
-    /// ... at this instant.
+    /// Time of the read.
     pub read_at: Timestamp,
-    /// Which of the session's connections this is; see [`Attached`].
+    /// Attachment number of the connection, see [`Attached`].
     pub attachment: u32,
-    /// The other node at which the session's browser waited before.
+    /// Other node at which the browser waited before.
     pub taken_over_from: Option<NodeName>,
 }
 
-/// Why a use-case did nothing.
+/// The reason for which a use-case failed.
 #[derive(Debug, Error)]
 pub enum LoginError {
-    /// There is no such session, or no longer.
+    /// The store has no such session, or has none any more.
     #[error("no such session")]
     NotFound,
-    /// The session's state does not permit it.
+    /// The state of the session does not permit the event.
     #[error("refused: {0:?}")]
     Refused(Refusal),
-    /// The store failed; nothing is known.
+    /// The store failed. The change may be stored or not.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store failed for all who asked together; nothing is known.
+    /// A query that was shared by several callers failed.
     #[error(transparent)]
     Read(#[from] Arc<StoreError>),
-    /// Others changed the session again and again.
+    /// Other writers changed the session too often, and the change was not written.
     #[error("the session kept changing")]
     Contended,
     /// The token could not be minted.
@@ -115,26 +115,27 @@ impl From<Refusal> for LoginError {
 }
 
 impl Logins {
-    /// The session as it is now.
+    /// Returns the session and the time of the read.
     ///
     /// # Errors
-    /// There is none, or the store failed.
+    /// The session does not exist, or the store failed.
     pub async fn current(&self, key: SessionKey) -> Result<(Session, Timestamp), LoginError> {
         let session = self.reader.read(key).await?.ok_or(LoginError::NotFound)?;
         let now = self.clock.now();
         if session.is_undecided() && now >= session.expires_at {
-            // A decision taken in time may be on its way to the disk: ask again in order with it, so that nobody is
-            // told "expired" of a login that the phone is told is confirmed.
+            // A decision that was made in time may not be committed yet. Read again behind it, so that `expired` is not
+            // delivered for a session whose confirmation was answered with 200.
             let (now, mut settled) = self.store.read_settled(&[key]).await?;
             return Ok((settled.pop().ok_or(LoginError::NotFound)?, now));
         }
         Ok((session, now))
     }
 
-    /// Browsers have come to this node to wait: their sessions as they are now, as [`Logins::current`] has it; those
-    /// that are not there are left out. The nodes at which they were before are told.
+    /// Attaches connections to their sessions at this node and returns the sessions. A session that the store does not
+    /// have is left out. An undecided session past its expiry is read again, as in [`Logins::current`]. The nodes at
+    /// which the browsers waited before are notified.
     ///
-    /// A row that cannot be read fails its own browser only.
+    /// A row that cannot be read fails its own connection only.
     pub async fn attach(&self, keys: &[SessionKey]) -> HashMap<SessionKey, Result<Arrival, Arc<StoreError>>> {
         let query = |keys: Vec<_>| {
             let store = self.store.clone();
@@ -160,7 +161,7 @@ impl Logins {
         arrivals
     }
 
-    /// Reads sessions again in order with the decisions: a decision taken in time may be on its way.
+    /// Reads expired undecided sessions again, behind all decisions that were made in time. Updates `arrivals`.
     async fn settle(&self, keys: &[SessionKey], arrivals: &mut HashMap<SessionKey, Result<Arrival, Arc<StoreError>>>) {
         let settled = self.read_settled(keys).await;
         let mut found: HashMap<_, _> =
@@ -176,7 +177,8 @@ impl Logins {
         }
     }
 
-    /// Reads sessions in order with the decisions, each with the instant as of which it was read.
+    /// Reads sessions behind all decisions that were made before the read, each with the time of its read. See
+    /// [`Store::read_settled`].
     pub async fn read_settled(&self, keys: &[SessionKey]) -> Apart<(Timestamp, Session)> {
         let query = |keys: Vec<_>| {
             let store = self.store.clone();
@@ -188,8 +190,8 @@ impl Logins {
         read_apart(keys, query).await
     }
 
-    /// What `code` is good for. A forged code is looked for like any other, so that the time of the answer reveals
-    /// nothing.
+    /// Verifies a code. For a forged code it also queries the store, so that the time of the answer does not reveal
+    /// whether the MAC was correct.
     async fn presented(&self, code: &Code) -> Result<Presented, LoginError> {
         if let Some(presented) = self.codes.presented(code) {
             return Ok(presented);
@@ -198,10 +200,11 @@ impl Logins {
         Err(LoginError::NotFound)
     }
 
-    /// Applies a transition to a session, and returns the session as it is stored then. The browser is told before this
-    /// returns.
+    /// Applies a transition to a session and returns the session as stored. The change has been passed to the bus when
+    /// this returns.
     ///
-    /// If it takes a while, it runs as a task of its own: a phone that hangs up does not undo what it asked for.
+    /// If the store does not finish at once, the change runs as a task, so that it is not cancelled when the phone
+    /// disconnects.
     async fn change(
         self: &Arc<Self>,
         which: Which,
@@ -212,7 +215,7 @@ impl Logins {
             let announcer: Arc<dyn Announcer> = logins.clone();
             logins.store.change(which, Arc::new(transition), announcer).await
         });
-        // A store that need not be waited for has done it at once, and no other thread is woken for it.
+        // SQLite usually completes the change in this poll, which spares a task and a thread switch.
         let changed = match change.as_mut().now_or_never() {
             Some(changed) => changed,
             None => match self.changes.spawn(change).await {
@@ -231,6 +234,7 @@ impl Logins {
         }
     }
 
+    /// Logs an event of a session, and counts its end.
     fn note(&self, session: &Session) {
         let (event, outcome) = match &session.state {
             State::Pending => ("generated", None),
@@ -249,8 +253,8 @@ impl Logins {
 }
 
 impl Announcer for Logins {
-    /// Counts and logs a new change, and passes it on to the browser. A state that was found is passed on only: the
-    /// call that wrote it may have failed to.
+    /// Counts and logs a new change, and passes it to the bus. A session that was found unchanged is passed to the bus
+    /// as well, because the call that wrote it may have failed to do so.
     fn announce(&self, stored: &Stored) {
         let Stored { session, waits, is_new, since } = stored;
         if *is_new && session.version == FIRST_CHANGE {

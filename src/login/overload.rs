@@ -8,39 +8,44 @@ use super::{LoginError, Logins};
 use crate::session::{Session, SessionKey, Timestamp};
 use crate::store::Which;
 
-/// Of the limit, so many are given up together: to find the heaviest takes a look at all rows.
+/// Sessions cancelled per round, as a divisor of the limit. They are cancelled in batches because finding the heaviest
+/// client reads all rows.
 const SHARE: u64 = 100;
+/// Maximum number of sessions cancelled per round.
 const MOST_AT_ONCE: u64 = 5000;
-/// Sessions that are given up side by side.
+/// Maximum number of cancellations that run concurrently.
 const SIDE_BY_SIDE: usize = 16;
 
-/// How many sessions wait to be scanned, of those that this node has made. A number for each second in which any were
-/// made, so that nothing has to be kept of each; what other nodes do is only guessed at, and set right by the store when it
-/// matters.
+/// Number of sessions that wait to be scanned (pending sessions), estimated.
+///
+/// The estimate takes one number for each second in which sessions were made, and nothing per session. It counts the
+/// sessions that this node has made and subtracts those whose first change this node has written. With several nodes
+/// these are not the same sessions, so the number is corrected by the store before sessions are cancelled.
 pub struct Pending {
     limit: u64,
     ttl_seconds: i64,
     counts: Mutex<Counts>,
-    /// Held by whoever makes room.
+    /// Held while sessions are cancelled, so that one task at a time does it.
     making_room: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct Counts {
-    /// By the second in which they were made, in order.
+    /// Number of pending sessions by the second in which they were made, in ascending order.
     seconds: VecDeque<(i64, u64)>,
+    /// Sum of the numbers in `seconds`.
     total: u64,
 }
 
 impl Pending {
-    /// None yet, of sessions that live for so long; at most `limit`, or any number where that is 0.
+    /// Makes a count of no sessions. Sessions expire after `ttl_seconds`. A `limit` of 0 means no limit.
     #[must_use]
     pub fn new(limit: u32, ttl_seconds: u32) -> Self {
         let (counts, making_room) = (Mutex::default(), tokio::sync::Mutex::default());
         Self { limit: limit.into(), ttl_seconds: ttl_seconds.into(), counts, making_room }
     }
 
-    /// One more; whether those are too many.
+    /// Counts a new session. Returns whether there are more than the limit.
     fn made(&self, at: Timestamp) -> bool {
         if self.limit == 0 {
             return false;
@@ -51,18 +56,20 @@ impl Pending {
         counts.total > self.limit
     }
 
-    /// One that was made then waits no longer.
+    /// Subtracts a session that was made at this time and has been scanned, decided or cancelled.
     pub(super) fn left(&self, made_at: Timestamp) {
         self.counts().remove(made_at.as_seconds());
     }
 
+    /// Returns whether there are more pending sessions than the limit.
     fn is_full(&self, now: Timestamp) -> bool {
         let mut counts = self.counts();
         counts.forget_until(now.as_seconds() - self.ttl_seconds);
         counts.total > self.limit
     }
 
-    /// The store has counted.
+    /// Replaces the estimate by the count from the store. All sessions are counted as made now, so they leave the
+    /// estimate too late rather than too early.
     fn recount(&self, now: Timestamp, total: u64) {
         let mut counts = self.counts();
         *counts = Counts::default();
@@ -78,12 +85,14 @@ impl Counts {
     fn add(&mut self, second: i64, count: u64) {
         self.total += count;
         match self.seconds.back_mut() {
-            // (A clock that is set back makes no second second.)
+            // Session time that was set back is counted in the last second, which keeps the seconds in order.
             Some((last, of_last)) if *last >= second => *of_last += count,
             _ => self.seconds.push_back((second, count)),
         }
     }
 
+    /// Subtracts a session that was made in this second. If the second has no entry, as after a recount, the next later
+    /// entry is reduced.
     fn remove(&mut self, second: i64) {
         let index = self.seconds.partition_point(|(at, _)| *at < second);
         if let Some((_, count)) = self.seconds.get_mut(index).filter(|(_, count)| *count > 0) {
@@ -92,6 +101,7 @@ impl Counts {
         }
     }
 
+    /// Discards the seconds before this one, whose sessions have expired.
     fn forget_until(&mut self, second: i64) {
         while let Some((_, count)) = self.seconds.front().copied().filter(|(at, _)| *at < second) {
             self.total -= count;
@@ -101,8 +111,8 @@ impl Counts {
 }
 
 impl Logins {
-    /// A session has been made. If too many wait to be scanned now, the oldest of whoever has most of them are given up:
-    /// a flood drives out itself.
+    /// Counts a new session. If more sessions are pending than the limit, cancels the oldest ones of the client that
+    /// has the most, so that a flood evicts its own sessions.
     pub(super) async fn make_room_after(self: &Arc<Self>, made_at: Timestamp) -> Result<(), LoginError> {
         if !self.pending.made(made_at) {
             return Ok(());
@@ -123,7 +133,7 @@ impl Logins {
         Ok(())
     }
 
-    /// Whether it still may is looked at again in the write.
+    /// Cancels a session. The write checks again that it is still pending.
     async fn give_way(self: &Arc<Self>, session: Session) {
         let key: SessionKey = session.key;
         if let Err(error) = self.change(Which::Key(key), |session, now| session.give_way(now)).await {
@@ -137,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_is_what_was_made_and_has_neither_left_nor_run_out() {
+    fn pending_counts_sessions_that_are_neither_changed_nor_expired() {
         let at = |second: i64| Timestamp::from_millis(second * 1000);
         let pending = Pending::new(3, 300);
         assert!((0..3).all(|_| !pending.made(at(10))));

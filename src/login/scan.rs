@@ -4,21 +4,23 @@ use super::{LoginError, Logins};
 use crate::session::{Client, Code, PhoneUser, Refusal, Timestamp};
 use crate::store::Which;
 
-/// What the phone's owner is shown.
+/// The answer to a scan, for the phone user.
 #[derive(Debug)]
 pub struct Scan {
-    /// Who is asking.
+    /// Browser that made the session.
     pub client: Client,
-    /// When it asked.
+    /// Time at which the session was made.
     pub asked_at: Timestamp,
-    /// How long there is to decide.
+    /// Time until the session expires, in seconds.
     pub expires_in_seconds: u64,
-    /// The numbers of which one must be picked, if they are compared.
+    /// Numbers among which the user picks. `None` without number matching.
     pub numbers: Option<[String; 3]>,
 }
 
 impl Logins {
-    /// A phone scans a code and learns who is asking, if that `is_safe`; the browser is told.
+    /// Stores a scan, delivers it to the browser, and returns what the phone user is shown.
+    ///
+    /// `is_safe` is the risk policy. If it returns false for the browser, the scan is refused with [`Refusal::Risk`].
     ///
     /// # Errors
     /// See [`LoginError`].

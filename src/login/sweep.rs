@@ -4,16 +4,16 @@ use super::{LoginError, Logins};
 use crate::metrics::Outcome;
 use crate::store::Ended;
 
-/// How long the row of an ended session is kept, so that whoever comes late is told how it ended.
+/// Time for which the row of an ended session is kept, in seconds, so that a late request still gets the outcome.
 const KEEP_SECONDS: u32 = 600;
-/// Rows deleted in one go; few enough that a decision behind it does not notice.
+/// Maximum number of rows per delete. It keeps each delete short, because decisions wait for it.
 const BATCH: u32 = 500;
 
 impl Logins {
-    /// Deletes the rows of sessions that ended long ago, in batches.
+    /// Deletes the rows of sessions that ended at least ten minutes ago, in batches.
     ///
     /// # Errors
-    /// The store failed; what was deleted before stays deleted.
+    /// The store failed. Batches that were deleted before stay deleted.
     pub async fn sweep(&self) -> Result<(), LoginError> {
         let kept_millis = 1000 * (i64::from(self.policy.claim_seconds) + i64::from(KEEP_SECONDS));
         let expired_before = self.clock.now().plus_millis(-kept_millis);

@@ -4,45 +4,46 @@ use super::Logins;
 use crate::session::{Cancellation, PhoneUser, Session, State, Status, Timestamp};
 use crate::token::MintError;
 
-/// What a browser is told of its session. Not to be printed: it may hold a token.
+/// The state of a session, as it is delivered to the browser. It does not implement `Debug`, because it may hold a
+/// token.
 pub enum Told {
-    /// Waiting for a phone.
+    /// No phone has scanned the code.
     Pending {
-        /// The session's version.
+        /// Version of the session.
         version: u32,
-        /// Until expiry.
+        /// Time until the session expires, in seconds.
         expires_in_seconds: u64,
     },
-    /// A phone is looking at it.
+    /// A phone has scanned the code.
     Scanned {
-        /// The session's version.
+        /// Version of the session.
         version: u32,
-        /// Whose.
+        /// User of the phone.
         user: PhoneUser,
-        /// What the phone's owner must pick, if numbers are compared.
+        /// Number that the browser shows. `None` without number matching.
         number: Option<String>,
     },
-    /// Logged in.
+    /// The phone user has confirmed.
     Confirmed {
-        /// The token; a secret.
+        /// The token, which is a secret.
         web_token: Zeroizing<String>,
-        /// Until the token's end.
+        /// Time until the token expires, in seconds.
         expires_in_seconds: u64,
-        /// Who.
+        /// User that confirmed.
         user: PhoneUser,
     },
-    /// Logged in, and the token was received before.
+    /// The browser has acknowledged the token before.
     Claimed,
-    /// The phone's owner said no.
+    /// The phone user has rejected.
     Rejected,
-    /// Out of time.
+    /// The session has expired.
     Expired,
-    /// It was given up.
+    /// The browser or the server has cancelled the session.
     Cancelled(Cancellation),
 }
 
 impl Logins {
-    /// What the browser of this session is told at `now`.
+    /// Returns the state of a session at `now`, as it is delivered to the browser.
     ///
     /// # Errors
     /// The token cannot be minted.

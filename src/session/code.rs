@@ -1,8 +1,8 @@
-//! The code in the QR picture: public, rotating, and not to be made by anybody but us.
+//! The code that the QR code carries: public, rotating, and authenticated.
 //!
-//! A code is a session's public id, the number of the period in which it is shown, and a keyed MAC over both. So the row
-//! of a code is found without anything being written when it rotates, and a code that was not shown is none. All nodes
-//! share the [`CodeSecret`].
+//! A code is the session's public id, the number of the period in which it is shown, and a MAC (HMAC-SHA-256,
+//! truncated) over both. The public id finds the session's row, so a rotation writes nothing to the store. The MAC
+//! rejects codes that the server did not make. All nodes share the [`CodeSecret`].
 
 use std::fmt;
 
@@ -14,34 +14,40 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::secrets::{CodeKey, SessionKey, decode, sha256};
 use super::{Session, Timestamp};
 
-/// Bytes of the public id: enough that no two of the sessions that live at a time have the same.
+/// Length of the public id, in bytes. 64 bits make a collision among the sessions that live at the same time
+/// improbable.
 const ID_BYTES: usize = 8;
+/// Length of the period number, in bytes.
 const PERIOD_BYTES: usize = 2;
-/// Bytes of the MAC: 88 bits that nobody can guess, of which 80 would do.
+/// Length of the truncated MAC, in bytes. A MAC of 88 bits cannot be guessed in online attempts.
 const MAC_BYTES: usize = 11;
+/// Length of a code, in bytes; 28 characters of base64url.
 const CODE_BYTES: usize = ID_BYTES + PERIOD_BYTES + MAC_BYTES;
-/// Numbers have two digits, and no zero before the other.
+/// Smallest number for number matching. All numbers have two digits and no leading zero.
 const LEAST_NUMBER: u64 = 10;
+/// Largest number for number matching.
 const MOST_NUMBER: u64 = 99;
 
-/// What the QR picture holds: can be scanned, can never claim a token.
+/// The code that the QR code carries. A phone scans and decides with it. It gives no access to the
+/// token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Code([u8; CODE_BYTES]);
 
-/// Path of the URL in a QR picture, up to the code.
+/// Path of the URL in a QR code, up to the code.
 pub const CODE_PATH: &str = "/q/";
 
 impl Code {
-    /// Reads a code as the server spells it; `None` if it does not have a code's form.
+    /// Parses a code as the server formats it. Returns `None` if `text` does not have the form of a code.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         decode(text).map(Self)
     }
 
-    /// Reads a code as a phone sends it: the code itself, or the URL that the QR picture holds, as a scanner returned it,
-    /// with blanks, line ends or other invisible characters around it.
+    /// Parses a code as a phone sends it. `text` is the code or the URL from the QR code, as a scanner returned it, and
+    /// may be surrounded by blanks, line ends or other invisible characters.
     ///
-    /// The URL's origin is not compared: a server can have several names, and the code's MAC is what is checked.
+    /// The origin of the URL is not compared, because a server can have several names. The MAC is what authenticates a
+    /// code.
     #[must_use]
     pub fn from_scan(text: &str) -> Option<Self> {
         let text = text.trim_matches(is_invisible);
@@ -49,8 +55,8 @@ impl Code {
         Self::parse(path.rsplit_once(CODE_PATH).map_or(text, |(_, code)| code.trim_end_matches('/')))
     }
 
-    /// The key under which the session of this code is found, if there is one: whether the code is good is for
-    /// [`CodeSecret::period_of`] to say.
+    /// Returns the key of the session that this code names. Neither the session nor the code is verified: see
+    /// [`CodeSecret::period_of`].
     #[must_use]
     pub fn key(&self) -> CodeKey {
         CodeKey(sha256(&self.0[..ID_BYTES]))
@@ -58,7 +64,7 @@ impl Code {
 }
 
 fn is_invisible(letter: char) -> bool {
-    // A byte order mark and the zero-width characters are not white space in Unicode.
+    // The byte order mark and the zero-width characters are not white space in Unicode.
     letter.is_whitespace() || letter.is_control() || matches!(letter, '\u{feff}' | '\u{200b}'..='\u{200f}')
 }
 
@@ -75,18 +81,20 @@ impl fmt::Debug for Code {
 }
 
 impl SessionKey {
-    /// The key under which the session of this one's codes is found.
+    /// Returns the key under which codes of this session find it.
     #[must_use]
     pub fn code_key(&self) -> CodeKey {
         CodeKey(sha256(self.public_id()))
     }
 
+    /// Returns the public id, the first bytes of the key, which is the hash of the session id.
     fn public_id(&self) -> &[u8] {
         &self.0[..ID_BYTES]
     }
 }
 
-/// The key of the MACs: who has it can make codes of sessions that it knows of. Wiped when dropped.
+/// The key of the MACs. Its holder can make valid codes for any session whose public id it knows. Wiped from memory
+/// when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct CodeSecret([u8; 32]);
 
@@ -97,13 +105,13 @@ impl fmt::Debug for CodeSecret {
 }
 
 impl CodeSecret {
-    /// A secret of random bytes.
+    /// Makes a secret from random bytes.
     #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The code that this session's browser shows in this period.
+    /// Returns the code of this session for a period.
     #[must_use]
     pub fn code(&self, session: &SessionKey, period: u16) -> Code {
         let mut bytes = [0; CODE_BYTES];
@@ -114,7 +122,8 @@ impl CodeSecret {
         Code(bytes)
     }
 
-    /// The period in which this code is shown; `None` if it is none of ours.
+    /// Returns the period in which this code is shown, or `None` if its MAC is wrong. The MAC is compared in constant
+    /// time.
     #[must_use]
     pub fn period_of(&self, code: &Code) -> Option<u16> {
         let (shown, mac) = code.0.split_at(ID_BYTES + PERIOD_BYTES);
@@ -123,7 +132,8 @@ impl CodeSecret {
         Some(u16::from_be_bytes([shown[ID_BYTES], shown[ID_BYTES + 1]]))
     }
 
-    /// The number that this session's browser shows, and the choice that its phone is given; the same at every call.
+    /// Returns the number that the browser shows and the choice that the phone is given. They depend on the session
+    /// only, so each call returns the same.
     #[must_use]
     pub fn numbers(&self, session: &SessionKey) -> Numbers {
         let mac = self.mac(b"numbers", &session.0);
@@ -134,7 +144,7 @@ impl CodeSecret {
             let index = draw(left.len() as u64);
             left.swap_remove(usize::try_from(index).unwrap_or_default()).to_string()
         });
-        // The first of them is the one; where it stands among the others is drawn, too.
+        // The number is the first that was drawn. Its position among the others is drawn as well.
         let number = choice[0].clone();
         choice.swap(0, usize::try_from(draw(3)).unwrap_or_default());
         Numbers { number, choice }
@@ -142,7 +152,7 @@ impl CodeSecret {
 
     fn mac(&self, purpose: &[u8], message: &[u8]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
-        // Of a fixed set, none the beginning of another.
+        // Domain separation: the purposes are constants, and none is a prefix of another.
         context.update(purpose);
         context.update(message);
         let mut mac = [0; 32];
@@ -151,27 +161,27 @@ impl CodeSecret {
     }
 }
 
-/// Two-digit numbers of one session.
+/// The numbers of one session for number matching.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Numbers {
-    /// What its browser shows.
+    /// The number that the browser shows.
     pub number: String,
-    /// Among which the phone's owner picks.
+    /// The numbers among which the phone user picks, in random order. One of them is `number`.
     pub choice: [String; 3],
 }
 
-/// How codes rotate.
+/// The rotation of codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rotation {
-    /// How long a code is shown; 0: for the session's whole life.
+    /// Time for which a code is shown, in seconds. 0 means that the code does not change.
     pub period_seconds: u32,
 }
 
 impl Rotation {
-    /// Codes that stay.
+    /// No rotation: a session has one code.
     pub const NONE: Self = Self { period_seconds: 0 };
 
-    /// The period of the code that this session's browser shows at `now`. From the scan on it stays.
+    /// Returns the period of the code that is shown at `now`. After the scan it is the period of the scan.
     #[must_use]
     pub fn period_at(self, session: &Session, now: Timestamp) -> u16 {
         if self.period_seconds == 0 {
@@ -182,10 +192,11 @@ impl Rotation {
         u16::try_from(periods).unwrap_or(u16::MAX)
     }
 
-    /// Whether a code of this period can be used at `now`: the one that is shown, or the one before.
+    /// Returns whether a code of this period is accepted at `now`. The current code, the one before, and later ones
+    /// are.
     #[must_use]
     pub fn admits(self, session: &Session, period: u16, now: Timestamp) -> bool {
-        // (One that is shown later was shown by a node whose clock is ahead.)
+        // A later code was shown by a node whose clock is ahead.
         self.period_seconds == 0 || period.saturating_add(1) >= self.period_at(session, now)
     }
 }
@@ -221,8 +232,8 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_taken_out_of_what_a_scanner_returns() {
-        // All characters of base64url, in two codes.
+    fn code_is_extracted_from_scanner_output() {
+        // The first two codes contain the characters in which base64url differs from base64: `-` and `_`.
         for code in [Code([0xff; CODE_BYTES]), Code([0xfb; CODE_BYTES]), CodeSecret::new([1; 32]).code(&key(7), 3)] {
             for scanned in scans_of(&code.to_string()) {
                 assert!(Code::from_scan(&scanned) == Some(code.clone()), "{scanned:?}");
@@ -267,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn three_different_numbers_of_two_digits_in_any_order() {
+    fn choice_has_three_distinct_two_digit_numbers_in_random_order() {
         let secret = CodeSecret::new([1; 32]);
         let mut places = [0; 3];
         for byte in 0..=255 {

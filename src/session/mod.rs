@@ -1,7 +1,7 @@
-//! One login, as values: its states, who may move it from one to the next, and when.
+//! The session: its states, the events that move it from one state to the next, and who may cause them until when.
 //!
 //! ```text
-//! pending ──scan──▶ scanned ──confirm──▶ confirmed ──receipt──▶ claimed
+//! pending ──scan──▶ scanned ──confirm──▶ confirmed ──ack──▶ claimed
 //!    │                 │ └─reject, wrong number─▶ rejected
 //!    └──confirm/reject─┘
 //!    pending, scanned ──cancel──▶ cancelled
@@ -9,8 +9,8 @@
 //!    confirmed, unclaimed past `claimable_until` ──▶ reads as expired
 //! ```
 //!
-//! Everything here is a pure function of values and `now`: no clock, randomness, store or socket.
-//! A transition returns the session as it would be; whoever called decides whether that gets written.
+//! All functions are pure: they depend on their arguments and `now`, and use no clock, randomness, store or socket.
+//! A transition returns the next session as a value. The caller writes it to the store.
 
 mod code;
 mod printable;
@@ -29,52 +29,54 @@ pub use printable::printable;
 pub use secrets::{CodeKey, SessionId, SessionKey};
 pub use timestamp::Timestamp;
 
-/// One login attempt: a row in the store, a QR code on a page.
+/// One login attempt: a row in the store, for which a page shows a QR code.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Session {
-    /// SHA-256 of the browser's secret; the row's key.
+    /// SHA-256 of the session id. Primary key of the row.
     pub key: SessionKey,
-    /// What its codes are found under.
+    /// Key under which codes of this session find it.
     pub code: CodeKey,
-    /// Counts the transitions, from 1. Orders events, drops duplicates, and is what a write is compared against.
+    /// Number of the version, which counts transitions from 1. It orders notifications, discards duplicates, and is
+    /// compared when a change is written.
     pub version: u32,
-    /// When the browser asked. All instants of a session are in session time (PROTOCOL.md, Time).
+    /// Time of creation. All times of a session are session time (PROTOCOL.md, Time).
     pub created_at: Timestamp,
-    /// From this instant on an undecided session is expired.
+    /// Time from which the session is expired if it is undecided.
     pub expires_at: Timestamp,
-    /// Who is asking, as the server saw it.
+    /// The browser, as the server saw it.
     pub client: Client,
-    /// When a phone first scanned or decided: from here on its codes do not rotate.
+    /// Time of the first scan or decision, from which the codes do not rotate.
     pub scanned_at: Option<Timestamp>,
-    /// Where the login stands.
+    /// State of the session, without regard to the time.
     pub state: State,
 }
 
-/// What the server knows of the browser that asks; shown to the phone's owner.
+/// The browser of a session, as the phone user sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Client {
-    /// The address the request came from.
+    /// IP address of the request.
     pub ip: String,
-    /// From the user agent, such as `Chrome 140`.
+    /// Name and version of the browser by its user agent, such as `Chrome 140`.
     pub browser: Option<String>,
-    /// From the user agent, such as `Windows 10`.
+    /// Operating system by the user agent, such as `Windows 10`.
     pub os: Option<String>,
-    /// The page's origin, as the browser sent it.
+    /// Origin of the page, as the browser sent it.
     pub origin: Option<String>,
-    /// The browser's own unverified word.
+    /// Free text that the page sent about itself. It is not verified.
     pub client_info: Option<String>,
 }
 
 impl Client {
-    /// What counts as one client; see [`network_of`].
+    /// Returns the network that counts as one client, see [`network_of`]. Returns `ip` unchanged if it is not an IP
+    /// address.
     #[must_use]
     pub fn network(&self) -> String {
         self.ip.parse().map_or_else(|_| self.ip.clone(), |address| network_of(address).to_string())
     }
 }
 
-/// What counts as one client: an address; of IPv6 the network of 64 bits, of which one household has all addresses
-/// (RFC 6177).
+/// Returns the network that counts as one client: an IPv4 address itself, or the /64 network of an IPv6 address,
+/// because an end site is assigned at least a /64 (RFC 6177).
 #[must_use]
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -83,10 +85,10 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A user of the integrator's own system, as the app token named them.
+/// A user of the system that qrlogin is integrated into, as the app token describes the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PhoneUser {
-    /// The stable id; the only field that is ever compared.
+    /// Stable id of the user. The other fields are never compared.
     pub id: String,
     /// Display name (OpenID Connect Core §5.1, `name`).
     pub name: Option<String>,
@@ -94,147 +96,148 @@ pub struct PhoneUser {
     pub picture: Option<String>,
 }
 
-/// What is in the `web_token`, fixed by the decision so that every delivery is the same token.
+/// The claims of the `web_token` and the key that signs it. The decision fixes them, so every delivery carries the same
+/// token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Grant {
-    /// The signing key, by its id.
+    /// Id of the signing key.
     pub kid: String,
-    /// The token's own id.
+    /// Id of the token (RFC 7519, section 4.1.7).
     pub jti: String,
-    /// Who signs.
+    /// Issuer of the token.
     pub iss: String,
-    /// The user's id.
+    /// Id of the user.
     pub sub: String,
-    /// For whom the token is.
+    /// Audience of the token.
     pub aud: String,
-    /// Date of the decision by the wall clock, in seconds since the epoch.
+    /// Time of the decision by the wall clock, in seconds since the Unix epoch.
     pub iat: i64,
-    /// Date of the token's end by the wall clock, in seconds since the epoch.
+    /// Time of expiry of the token by the wall clock, in seconds since the Unix epoch.
     pub exp: i64,
-    /// Claims of the app token that are passed on.
+    /// Claims of the app token that are copied to the `web_token`.
     pub claims: Map<String, Value>,
 }
 
-/// Where a login stands, before `now` is looked at; see [`Session::status`].
+/// The state of a session, without regard to the time. See [`Session::status`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
-    /// Waiting for a phone.
+    /// No phone has scanned the code.
     Pending,
-    /// This user's phone is looking at it.
+    /// The phone of this user has scanned the code.
     Scanned(PhoneUser),
-    /// The user said yes.
+    /// The user has confirmed.
     Confirmed(Confirmation),
-    /// The user said no.
+    /// The user has rejected, or has picked a wrong number.
     Rejected(PhoneUser),
-    /// It was given up.
+    /// The browser or the server has cancelled the session.
     Cancelled(Cancellation),
 }
 
-/// Who gave a session up.
+/// The party that cancelled a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancellation {
-    /// The browser.
+    /// The browser cancelled it.
     Browser,
-    /// The server, which had too many that waited to be scanned.
+    /// The server cancelled it, because too many sessions were pending.
     Overload,
 }
 
-/// A yes, and what follows from it.
+/// A confirmation and what it allows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Confirmation {
-    /// Who said yes.
+    /// The user that confirmed.
     pub by: PhoneUser,
-    /// When.
+    /// Time of the decision.
     pub decided_at: Timestamp,
-    /// Until when the browser may fetch its token.
+    /// Time until which the browser may fetch its token.
     pub claimable_until: Timestamp,
-    /// What the token says.
+    /// Claims of the token.
     pub grant: Grant,
-    /// The browser's receipt is in; the token is not given again.
+    /// Whether the browser has acknowledged its token. After that the token is not delivered again.
     pub claimed: bool,
 }
 
-/// How a session reads at an instant.
+/// The status of a session at a point in time, see [`Session::status`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Waiting for a phone.
+    /// No phone has scanned the code.
     Pending,
-    /// A phone has scanned.
+    /// A phone has scanned the code.
     Scanned,
-    /// Confirmed, and the token may be fetched.
+    /// Confirmed; the token has not been acknowledged and can be fetched.
     Confirmed,
-    /// Confirmed, and the token has been received.
+    /// Confirmed; the browser has acknowledged the token.
     Claimed,
-    /// Rejected by the phone's owner.
+    /// Rejected by the phone user.
     Rejected,
     /// Cancelled, by the browser or by the server.
     Cancelled,
-    /// Out of time, undecided or unclaimed.
+    /// Expired: undecided at `expires_at`, or unacknowledged at `claimable_until`.
     Expired,
 }
 
-/// What a permitted event does.
+/// The result of a permitted event.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "taken apart at once, never kept")]
+#[expect(clippy::large_enum_variant, reason = "the value is matched at once and not stored")]
 pub enum Step {
-    /// The session as it is to be written, one version on.
+    /// The session to write, with the next version.
     To(Session),
-    /// The same user did the same before: nothing to write, the same answer again.
+    /// The same event was applied before. There is nothing to write, and the caller gets the same answer again.
     Repeated,
 }
 
-/// Why an event is not permitted.
+/// The reason for which an event is not permitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The session is out of time.
+    /// The session has expired.
     Expired,
-    /// It was cancelled.
+    /// The session was cancelled.
     Cancelled,
-    /// The code is older than the one before that which is shown.
+    /// The code has rotated out: it is older than the one before the current one.
     OldCode,
-    /// Numbers are compared, and the phone has not scanned.
+    /// The phone has not scanned the code, which number matching requires.
     NotScanned,
-    /// The number is not the one that the browser shows; the session is rejected for good.
+    /// The number is not the one that the browser shows. The session is rejected.
     WrongNumber,
-    /// Another user scanned, and only that user may decide.
+    /// Another user has scanned the code, and only that user may decide.
     WrongUser,
-    /// Another user scanned first.
+    /// Another user has scanned the code.
     AlreadyScanned,
-    /// It has been decided otherwise, or by someone else.
+    /// The session has been decided, in another way or by another user.
     AlreadyDecided,
-    /// There is nothing to acknowledge yet.
+    /// There is no token to acknowledge yet.
     NotDecided,
-    /// The phone and the browser are in different places, and the policy forbids that.
+    /// The phone and the browser are in different locations, which the risk policy forbids.
     Risk,
 }
 
-/// What the phone's owner decides.
+/// The decision of the phone user.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// Yes; the browser is given what `grant` says, until `claimable_until`.
+    /// Confirms. The browser may fetch the token until `claimable_until`.
     Confirm {
-        /// What the token says.
+        /// Claims of the token.
         grant: Grant,
-        /// Until when the browser may fetch it.
+        /// Time until which the browser may fetch the token.
         claimable_until: Timestamp,
-        /// Whether the phone's owner picked the number that the browser shows; `None` if numbers are not compared.
+        /// Whether the phone user picked the number that the browser shows. `None` without number matching.
         number_matches: Option<bool>,
     },
-    /// No.
+    /// Rejects.
     Reject,
 }
 
-/// The code that a phone has, in time.
+/// The period of a code that a phone presented, with the rotation by which its age is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Presented {
-    /// The period in which it is shown.
+    /// Period in which the code is shown.
     pub period: u16,
-    /// How codes rotate.
+    /// Rotation of codes.
     pub rotation: Rotation,
 }
 
 impl Session {
-    /// How this session reads at `now`.
+    /// Returns the status of the session at `now`.
     #[must_use]
     pub fn status(&self, now: Timestamp) -> Status {
         match &self.state {
@@ -249,13 +252,13 @@ impl Session {
         }
     }
 
-    /// Whether nobody has decided: such a session expires at `expires_at`.
+    /// Returns whether the session is pending or scanned. Such a session expires at `expires_at`.
     #[must_use]
     pub fn is_undecided(&self) -> bool {
         matches!(self.state, State::Pending | State::Scanned(_))
     }
 
-    /// The phone user who scanned or decided.
+    /// Returns the phone user that scanned or decided.
     #[must_use]
     pub fn user(&self) -> Option<&PhoneUser> {
         match &self.state {
@@ -265,7 +268,7 @@ impl Session {
         }
     }
 
-    /// A phone scans. Whoever scanned first keeps the session.
+    /// Returns the session as scanned by this user. The first user that scans keeps the session.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -280,9 +283,10 @@ impl Session {
         }
     }
 
-    /// The phone's owner decides, having scanned or (in one step, where numbers are not compared) without.
+    /// Returns the session with the decision of this user. The user need not have scanned before, unless numbers are
+    /// matched: then only a rejection is possible without a scan.
     ///
-    /// A yes with a wrong number is a no: it steps to [`State::Rejected`].
+    /// A confirmation with a wrong number steps to [`State::Rejected`].
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -318,10 +322,10 @@ impl Session {
         }
     }
 
-    /// The server gives a session up that nobody has scanned, as it has too many.
+    /// Returns the session as cancelled by the server, because too many sessions are pending.
     ///
     /// # Errors
-    /// Somebody has scanned it, or it has ended.
+    /// The session has been scanned, or it has ended.
     pub fn give_way(&self, now: Timestamp) -> Result<Step, Refusal> {
         self.refuse_ended(now)?;
         match self.state {
@@ -330,7 +334,7 @@ impl Session {
         }
     }
 
-    /// The browser gives up.
+    /// Returns the session as cancelled by the browser.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -343,7 +347,7 @@ impl Session {
         }
     }
 
-    /// The browser's receipt: from here on the token is not given again.
+    /// Returns the session with its token acknowledged. After that the token is not delivered again.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -360,8 +364,8 @@ impl Session {
         }
     }
 
-    /// The instant from which this version may no longer be written: a decision (as a scan or a cancellation) before
-    /// the session's end, a receipt before the claim's.
+    /// Returns the time from which this version must not be written any more: `claimable_until` for an acknowledgement,
+    /// `expires_at` for every other change.
     #[must_use]
     pub fn writable_until(&self) -> Timestamp {
         match &self.state {
@@ -370,7 +374,8 @@ impl Session {
         }
     }
 
-    /// What nobody can do anything to any more. A decided session is not among them: its decider may ask again.
+    /// Refuses events on a cancelled or expired session. A decided session passes, because the same user may repeat the
+    /// decision.
     fn refuse_ended(&self, now: Timestamp) -> Result<(), Refusal> {
         match self.state {
             State::Cancelled(_) => Err(Refusal::Cancelled),
@@ -379,15 +384,18 @@ impl Session {
         }
     }
 
+    /// Refuses a code that has rotated out.
     fn refuse_old(&self, code: Presented, now: Timestamp) -> Result<(), Refusal> {
         if code.rotation.admits(self, code.period, now) { Ok(()) } else { Err(Refusal::OldCode) }
     }
 
+    /// Returns the next version in this state. The first event of a phone sets `scanned_at`.
     fn step_by_phone(&self, state: State, now: Timestamp) -> Step {
         let scanned_at = self.scanned_at.or(Some(now));
         Step::To(Session { version: self.version + 1, state, scanned_at, ..self.clone() })
     }
 
+    /// Returns the next version in this state.
     fn step(&self, state: State) -> Step {
         Step::To(Session { version: self.version + 1, state, ..self.clone() })
     }

@@ -1,12 +1,15 @@
-//! Text of others that is shown to people.
+//! Text from clients and tokens, made safe to show to people.
 
-/// `text` without characters that control how other text is shown, its white space trimmed, cut after `max_chars`
+/// Returns `text` without characters that change how the text around it is shown, trimmed, and cut after `max_chars`
 /// characters.
 ///
-/// Left out are control characters (Unicode category Cc), line and paragraph separators, and those of the format
-/// characters that override the direction of text (property `Bidi_Control`, UAX #9) or are invisible (byte order mark,
-/// deprecated and tag characters). The joiners stay: names in Arabic and Indic scripts need them. Text of invisible
-/// characters alone is empty.
+/// Removed are:
+/// - control characters (Unicode category Cc), and line and paragraph separators;
+/// - format characters that override the direction of text (property `Bidi_Control`, UAX #9);
+/// - invisible format characters: the byte order mark, deprecated format characters, interlinear annotations and tags.
+///
+/// The zero-width joiners stay, because names in Arabic and Indic scripts need them. A text that consists of invisible
+/// characters only becomes empty.
 #[must_use]
 pub fn printable(text: &str, max_chars: usize) -> String {
     let kept: String = text.chars().filter(|letter| !is_control(*letter)).collect();
@@ -14,7 +17,7 @@ pub fn printable(text: &str, max_chars: usize) -> String {
     if cut.chars().all(is_invisible) { String::new() } else { cut.trim_end().to_owned() }
 }
 
-/// Whether a character alone shows nothing: white space, the characters that text layout ignores (property
+/// Returns whether a character shows nothing by itself: white space, the characters that text layout ignores (property
 /// `Default_Ignorable_Code_Point`, DerivedCoreProperties.txt), and the blank pattern of Braille.
 fn is_invisible(letter: char) -> bool {
     letter.is_whitespace()
@@ -26,6 +29,7 @@ fn is_invisible(letter: char) -> bool {
             | '\u{1BCA0}'..='\u{1BCA3}' | '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}')
 }
 
+/// Returns whether [`printable`] removes a character.
 fn is_control(letter: char) -> bool {
     letter.is_control()
         || matches!(letter,

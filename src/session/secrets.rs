@@ -1,6 +1,7 @@
-//! The browser's secret name of a session, and what it is stored under.
+//! The session id, and the keys under which the store keeps a session.
 //!
-//! The secret itself is not stored. The store's keys are hashes, so a copy of the database opens nothing.
+//! The session id is not stored. The keys in the store are hashes, so a copy of the database gives access to no
+//! session.
 
 use std::fmt;
 
@@ -9,35 +10,35 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// Bytes of a [`SessionId`].
+/// Length of a [`SessionId`], in bytes.
 const ID_BYTES: usize = 32;
 
-/// The browser's secret: whoever holds it is given the token. 256 random bits, base64url.
+/// The secret with which the browser waits and is given the token: 256 random bits, written as base64url.
 ///
-/// Prints as `SessionId(…)`; only [`SessionId::expose`] gives it away. Wiped from memory when dropped.
+/// Its `Debug` output is `SessionId(…)`; only [`SessionId::expose`] reveals it. Wiped from memory when dropped.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct SessionId([u8; ID_BYTES]);
 
 impl SessionId {
-    /// Makes an id of random bytes.
+    /// Makes a session id from random bytes.
     #[must_use]
     pub const fn from_random(bytes: [u8; ID_BYTES]) -> Self {
         Self(bytes)
     }
 
-    /// Reads an id as the browser sends it; `None` if it does not have an id's form.
+    /// Parses a session id as the browser sends it. Returns `None` if `text` does not have the form of one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         decode(text).map(Self)
     }
 
-    /// The secret itself, for the one answer that hands it out.
+    /// Returns the secret as base64url, for the response that hands it to the browser.
     #[must_use]
     pub fn expose(&self) -> Zeroizing<String> {
         Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0))
     }
 
-    /// The key under which the session is stored and waited for.
+    /// Returns the key under which the session is stored and its connections are registered.
     #[must_use]
     pub fn key(&self) -> SessionKey {
         SessionKey(sha256(&self.0))
@@ -50,7 +51,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// SHA-256 of a [`SessionId`]. Prints as the session's short public id: its first 12 hexadecimal digits, for logs.
+/// SHA-256 of a [`SessionId`]. Prints as the short public id of the session, for logs: its first 12 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionKey(pub [u8; 32]);
 
@@ -72,7 +73,7 @@ impl fmt::Debug for SessionKey {
     }
 }
 
-/// SHA-256 of the public part of a session's codes: the same for all of them.
+/// SHA-256 of the public id in a session's codes. It is the same for all codes of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CodeKey(pub [u8; 32]);
 
@@ -88,7 +89,7 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
-/// Strict base64url of exactly `N` bytes: one spelling per value, so that one secret has one key.
+/// Decodes base64url of exactly `N` bytes, strictly: each value has one spelling, so one secret has one key.
 pub(super) fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
     bytes.as_slice().try_into().ok()
@@ -99,14 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_survives_its_own_spelling_and_no_other() {
+    fn session_id_has_exactly_one_spelling() {
         let id = SessionId::from_random([7; 32]);
         let text = id.expose();
         assert_eq!(text.len(), 43);
         assert_eq!(SessionId::parse(&text), Some(id.clone()));
         assert_eq!(SessionId::parse(&format!("{}=", *text)), None);
         assert_eq!(SessionId::parse(&text[..42]), None);
-        // The last character has two bits to spare: another spelling of the same bytes is no id.
+        // The last character encodes 4 bits of the id; its other 2 bits must be zero.
         assert!(text.ends_with('c'));
         assert_eq!(SessionId::parse(&format!("{}d", &text[..42])), None);
     }

@@ -1,4 +1,4 @@
-//! Every state × event × user, and what no sequence of events may reach.
+//! Tests of the transitions: every combination of state, event and user, and properties of event sequences.
 
 use proptest::prelude::*;
 
@@ -9,11 +9,11 @@ const EXPIRES: Timestamp = CREATED.plus_seconds(300);
 const DECIDED: Timestamp = EXPIRES.plus_millis(-1000);
 const CLAIMABLE_UNTIL: Timestamp = DECIDED.plus_seconds(60);
 
-/// While undecided sessions live.
+/// Before `expires_at`.
 const EARLY: Timestamp = CREATED.plus_seconds(10);
-/// After `expires_at`, within the claim.
+/// From `expires_at` on, before `claimable_until`.
 const LATE: Timestamp = EXPIRES;
-/// After the claim's end.
+/// From `claimable_until` on.
 const AFTERWARDS: Timestamp = CLAIMABLE_UNTIL;
 
 fn user(id: &str) -> PhoneUser {
@@ -66,7 +66,7 @@ enum Event {
     Claim,
 }
 
-/// A code that never gets old.
+/// A code that does not rotate.
 const CODE: Presented = Presented { period: 0, rotation: Rotation::NONE };
 
 fn apply(session: &Session, event: Event, now: Timestamp) -> Result<Step, Refusal> {
@@ -83,7 +83,7 @@ fn yes(by: &str, now: Timestamp, number_matches: Option<bool>) -> Decision {
     Decision::Confirm { grant: grant_to(by), claimable_until: now.plus_seconds(60), number_matches }
 }
 
-/// What an event did, in a word.
+/// Returns the name of the outcome of an event.
 fn outcome(state: &State, event: Event, now: Timestamp) -> &'static str {
     let before = session(state.clone());
     named(&before, apply(&before, event, now))
@@ -117,7 +117,7 @@ fn named(before: &Session, step: Result<Step, Refusal>) -> &'static str {
 }
 
 #[test]
-fn every_state_answers_every_event_of_every_user() {
+fn every_state_has_an_outcome_for_every_event_and_user() {
     use Event::{Cancel, Claim, Confirm, Reject, Scan};
     let events =
         [Scan("ann"), Scan("bob"), Confirm("ann"), Confirm("bob"), Reject("ann"), Reject("bob"), Cancel, Claim];
@@ -161,7 +161,7 @@ fn every_state_answers_every_event_of_every_user() {
 }
 
 #[test]
-fn where_numbers_are_compared_a_yes_needs_a_scan_and_the_right_one_and_a_wrong_one_is_a_no() {
+fn number_matching_requires_a_scan_and_a_wrong_number_rejects() {
     let answer = |state: &State, by: &str, is_right: bool| {
         let before = session(state.clone());
         named(&before, before.decide(&user(by), CODE, yes(by, EARLY, Some(is_right)), EARLY))
@@ -183,7 +183,7 @@ fn where_numbers_are_compared_a_yes_needs_a_scan_and_the_right_one_and_a_wrong_o
 }
 
 #[test]
-fn a_code_works_while_it_is_shown_and_for_one_period_more_and_one_that_was_scanned_for_good() {
+fn code_is_accepted_for_one_more_period_and_does_not_age_after_the_scan() {
     let rotation = Rotation { period_seconds: 20 };
     let at = |seconds| CREATED.plus_seconds(seconds);
     let scan = |session: &Session, by: &str, period, now| {
@@ -210,7 +210,7 @@ fn a_code_works_while_it_is_shown_and_for_one_period_more_and_one_that_was_scann
 }
 
 #[test]
-fn what_nobody_has_scanned_gives_way_and_nothing_else() {
+fn only_pending_sessions_are_cancelled_for_overload() {
     let give_way = |state: State, now| {
         let before = session(state);
         named(&before, before.give_way(now))
@@ -222,7 +222,7 @@ fn what_nobody_has_scanned_gives_way_and_nothing_else() {
 }
 
 #[test]
-fn an_ipv6_network_of_64_bits_is_one_client() {
+fn ipv6_addresses_of_one_64_bit_network_are_one_client() {
     let network = |ip: &str| Client { ip: ip.to_owned(), ..Client::default() }.network();
     assert_eq!(network("192.0.2.7"), "192.0.2.7");
     assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
@@ -230,7 +230,7 @@ fn an_ipv6_network_of_64_bits_is_one_client() {
 }
 
 #[test]
-fn a_session_reads_as_what_it_is_at_each_instant() {
+fn status_depends_on_state_and_time() {
     let reads = |state: State, now| session(state).status(now);
     let last = |end: Timestamp| end.plus_millis(-1);
     assert_eq!(reads(State::Pending, last(EXPIRES)), Status::Pending);
@@ -257,7 +257,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #[test]
-    fn no_sequence_of_events_decides_twice_or_too_late_or_for_two_users(
+    fn no_event_sequence_decides_twice_or_late_or_for_two_users(
         events in prop::collection::vec((any_event(), 0_u32..200), 1..30),
     ) {
         let mut current = session(State::Pending);

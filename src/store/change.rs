@@ -1,5 +1,5 @@
-//! One change of a session on a database of one node: find, decide, write. What is committed becomes a [`Changed`],
-//! which announces.
+//! A change of a session in a database of one node: find the session, apply the transition, write the result. A
+//! committed change becomes a [`Changed`].
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use crate::metrics::Stopwatch;
 use crate::node::Hint;
 use crate::session::{Refusal, Session, Step};
 
-/// Attempts to write a change over rows that another process changes.
+/// Maximum number of attempts to write a change while another process changes the same row.
 const MAX_ATTEMPTS: usize = 8;
 
-/// The sessions, as a job of the [`Writer`](super::writer::Writer) sees them.
+/// The table of sessions, as a job of the [`Writer`](super::writer::Writer) uses it.
 pub(crate) trait Table {
-    /// Names a row.
+    /// Identifies a row.
     type Row;
 
-    /// Finds a session.
+    /// Returns a session and its row.
     fn find(&mut self, which: Which) -> Result<Option<(Self::Row, Session)>, Failure>;
 
-    /// Writes `next` over the row, if the row still has the version before. Returns whether it did.
+    /// Writes `next` to the row if the row has the version before `next`. Returns whether it did.
     fn update(&mut self, row: Self::Row, next: &Session) -> Result<bool, Failure>;
 }
 
-/// What a job made of a session; not yet committed.
+/// The result of a job that changes a session, before the commit.
 pub(crate) enum Change {
     Written(Session),
     Found(Session),
@@ -34,7 +34,7 @@ pub(crate) enum Change {
     Contended,
 }
 
-/// Finds the session, decides, and writes the decision.
+/// Finds the session, applies the transition, and writes the result.
 pub(crate) fn change<T: Table>(
     table: &mut T,
     which: Which,
@@ -43,7 +43,7 @@ pub(crate) fn change<T: Table>(
 ) -> Result<Change, Failure> {
     for _ in 0..MAX_ATTEMPTS {
         let Some((row, found)) = table.find(which)? else { return Ok(Change::Missing) };
-        // Taken only now: a change is judged at the instant at which it is written, however long the job was queued.
+        // Read after the job has waited in the queue: a change is checked against the time of its write.
         let now = clock.now();
         let next = match transition(&found, now) {
             Ok(Step::To(next)) if now < next.writable_until() => next,
@@ -59,13 +59,13 @@ pub(crate) fn change<T: Table>(
 }
 
 impl Change {
-    /// The hint at what was written, if anything was.
+    /// Returns the notification of the written version, if one was written.
     pub(crate) fn hint(&self) -> Option<Hint> {
         let Self::Written(session) = self else { return None };
         Some(Hint { key: session.key, version: session.version, attachment: 0 })
     }
 
-    /// The outcome, once it is committed.
+    /// Converts the result to the outcome. Call this after the commit.
     pub(crate) fn committed(self, announcer: Arc<dyn Announcer>) -> Changed {
         let committed = |session: Session, is_new| {
             let stored = Stored { session: Arc::new(session), waits: None, is_new, since: Stopwatch::start() };

@@ -1,4 +1,4 @@
-//! The result of a change, and its announcement, which cannot be left out.
+//! The outcome of a change, and the guarantee that every committed state is passed to the announcer.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::metrics::Stopwatch;
 use crate::node::Waits;
 use crate::session::{CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
 
-/// Names the session to change.
+/// Identifies the session to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
     /// The session with this key.
@@ -15,14 +15,14 @@ pub enum Which {
     Code(CodeKey),
 }
 
-/// Decides what an event makes of a session at an instant. A pure function: a store calls it again when another change
-/// was written first, or when a transaction was rolled back.
+/// A transition: returns the session that an event leads to at a given time. It must be pure, because a store calls it
+/// again if another change was written first or a transaction was rolled back.
 pub type Transition = Arc<dyn Fn(&Session, Timestamp) -> Result<Step, Refusal> + Send + Sync>;
 
-/// Receives the stored state of sessions. Every change that a store commits reaches it, whether or not the caller of
-/// [`super::Store::change`] still waits for the result.
+/// Receives sessions as they are stored. Every change that a store commits is passed to it, whether or not the caller
+/// of [`super::Store::change`] still awaits the outcome.
 pub trait Announcer: Send + Sync + 'static {
-    /// Passes `stored` on to the browser. Must not block.
+    /// Passes `stored` to the connections of its session. Must not block.
     fn announce(&self, stored: &Stored);
 }
 
@@ -31,16 +31,16 @@ pub trait Announcer: Send + Sync + 'static {
 pub struct Stored {
     /// The session.
     pub session: Arc<Session>,
-    /// The node at which the session's browser waits, if the store knows it.
+    /// Node and connection where the browser of the session waits, if the store knows them.
     pub waits: Option<Waits>,
-    /// Whether this call wrote the session's version. Otherwise an earlier one did.
+    /// Whether this call wrote this version. Otherwise an earlier call did.
     pub is_new: bool,
-    /// Runs from the commit on (or from the reading).
+    /// Time since the commit, or since the read if nothing was written.
     pub since: Stopwatch,
 }
 
-/// A stored session that has not been announced yet. It is announced when this value is dropped, at the latest: also
-/// when the caller timed out, hung up or panicked.
+/// A committed session that has not been passed to the announcer yet. Dropping this value passes it, so no caller that
+/// times out, disconnects or panics can leave it out.
 #[must_use = "the caller announces it before it answers"]
 pub struct Committed {
     stored: Option<Stored>,
@@ -48,12 +48,12 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// To be called once `stored` is committed, or has been read as committed.
+    /// Wraps a session that is committed, or was read as committed.
     pub fn new(stored: Stored, announcer: Arc<dyn Announcer>) -> Self {
         Self { stored: Some(stored), announcer }
     }
 
-    /// Announces the session and returns it.
+    /// Passes the session to the announcer and returns it.
     #[must_use]
     pub fn announce(mut self) -> Option<Arc<Session>> {
         let stored = self.stored.take()?;
@@ -72,13 +72,13 @@ impl Drop for Committed {
 
 /// The outcome of [`super::Store::change`].
 pub enum Changed {
-    /// The change is stored, or the same change was stored before ([`Step::Repeated`]).
+    /// The change is stored. It was written by this call, or found ([`Step::Repeated`]).
     Done(Committed),
-    /// The session's state does not permit the change. The state that was found is announced too: it may be a change
-    /// that reached no browser.
+    /// The state of the session does not permit the change. The state that was found is passed to the announcer too,
+    /// because an earlier call that wrote it may have failed to do so.
     Refused(Refusal, Committed),
     /// The store has no such session.
     Missing,
-    /// Other writers changed the session again and again.
+    /// Other writers changed the session too often, and the change was not written.
     Contended,
 }

@@ -1,4 +1,5 @@
-//! The file of an SQLite database: held by one process, and still the file that was opened.
+//! The file of an SQLite database: the lock that gives it to one process, and checks that it is still the file that was
+//! opened.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -6,21 +7,22 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Behind the database's name: the file that is locked, which holds the id of the process that has it.
+/// Suffix of the lock file, which holds the id of the process that has the lock.
 const LOCK_SUFFIX: &str = "-lock";
-/// Behind the database's name: SQLite's own files.
+/// Suffixes of the files of the database, of which the first is the database itself.
 const OWN_SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
-/// A lock on the database, which ends with the process that has it (flock(2)): on the lock's file, and where the system
-/// permits on the database itself, so that a second name of the file (a hard link) is no way around it.
+/// An exclusive lock on the database, which the system releases when the process ends (flock(2)). It locks the lock
+/// file, and where possible the database itself, which another path to the same file (a hard link) cannot circumvent.
 #[derive(Debug)]
 pub(super) struct DatabaseLock {
     file: File,
-    /// Closed after SQLite has closed the database: closing any handle releases SQLite's own locks.
+    /// Must be closed after SQLite has closed the database, because closing any descriptor of a file releases SQLite's
+    /// locks on it (fcntl(2)).
     _database: Option<File>,
 }
 
-/// Another process has the database.
+/// The lock is held by another process.
 #[derive(Debug, Error)]
 pub(super) enum InUse {
     #[error("process {0} has it; an SQLite database has one server at a time (for several, use Postgres)")]
@@ -32,7 +34,7 @@ pub(super) enum InUse {
     ByAnotherPath,
 }
 
-/// What has happened to a file that is open.
+/// The reason for which an open database is not usable any more.
 #[derive(Debug, Error)]
 pub(super) enum Lost {
     #[error("the database file '{0}' has been deleted; what is stored now is lost when the server ends")]
@@ -58,19 +60,19 @@ pub(super) struct DatabaseFiles {
 #[derive(Debug)]
 struct Known {
     path: PathBuf,
-    /// The path, as messages name it.
+    /// Path for messages.
     shown: PathBuf,
     identity: Identity,
 }
 
-/// The device and inode of a file; nothing where the system has none.
+/// Device and inode of a file. `None` on systems without them.
 type Identity = Option<(u64, u64)>;
 
 impl DatabaseLock {
-    /// Locks the database at this path, which exists and leads through no symbolic link.
+    /// Locks the database at this path, which must exist and contain no symbolic link.
     ///
     /// # Errors
-    /// Another process has it ([`InUse`]), or the lock's file cannot be made.
+    /// Another process has the lock ([`InUse`]), or the lock file cannot be created.
     pub(super) fn take(database: &Path) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let path = with_suffix(database, LOCK_SUFFIX);
         let mut file = open_lock_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -78,7 +80,7 @@ impl DatabaseLock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut process = String::new();
-                // (It may be writing just now.)
+                // Empty if the other process has not written its id yet.
                 drop(file.read_to_string(&mut process));
                 let process = if process.is_empty() { "(unknown)".to_owned() } else { process.trim().to_owned() };
                 return Err(InUse::ByProcess(process).into());
@@ -92,17 +94,17 @@ impl DatabaseLock {
         Ok(lock)
     }
 
-    /// Writes down whose it is, again: whether the system still writes where the database is.
+    /// Writes the process id to the lock file. This also tests whether the file system of the database can be written.
     ///
     /// # Errors
-    /// It does not.
+    /// The write failed.
     pub(super) fn renew(&mut self) -> io::Result<()> {
         self.file.rewind()?;
         self.file.write_all(format!("{}\n", std::process::id()).as_bytes())
     }
 }
 
-/// Opens the lock's file, or makes it. Its content is overwritten, so a link to another file is refused.
+/// Opens or creates the lock file. Its content is overwritten, so a link to another file is refused.
 fn open_lock_file(path: &Path) -> Result<File, Box<dyn std::error::Error + Send + Sync>> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -125,11 +127,12 @@ fn open_lock_file(path: &Path) -> Result<File, Box<dyn std::error::Error + Send 
     Ok(file)
 }
 
-/// Locks the database itself, by its device and inode. `None` where that would be in the way of SQLite, which locks ranges
-/// of bytes: Linux keeps the two kinds of locks apart, but for network file systems.
+/// Locks the database file itself, by its inode. Returns `None` where that is not possible: on network file systems,
+/// where flock(2) conflicts with the byte-range locks of SQLite, and on file systems without flock(2). On local file
+/// systems Linux keeps the two kinds of locks apart.
 #[cfg(target_os = "linux")]
 fn lock_inode(database: &Path) -> Result<Option<File>, Box<dyn std::error::Error + Send + Sync>> {
-    /// `statfs(2)`: NFS, CIFS, SMB and SMB2, AFS, 9P.
+    /// Magic numbers of statfs(2) for NFS, CIFS, SMB, SMB2, AFS and 9P.
     const NETWORK: [u32; 6] = [0x6969, 0xFF53_4D42, 0x517B, 0xFE53_4D42, 0x5346_414F, 0x0102_1997];
     let file = OpenOptions::new().read(true).write(true).open(database)?;
     let kind = rustix::fs::fstatfs(&file)?.f_type;
@@ -139,7 +142,7 @@ fn lock_inode(database: &Path) -> Result<Option<File>, Box<dyn std::error::Error
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Err(InUse::ByAnotherPath.into()),
-        // A file system without such locks.
+        // The file system does not support flock(2).
         Err(TryLockError::Error(_)) => Ok(None),
     }
 }
@@ -150,13 +153,13 @@ fn lock_inode(_: &Path) -> Result<Option<File>, Box<dyn std::error::Error + Send
 }
 
 impl DatabaseFiles {
-    /// The files of an open database: `given` is the path in the settings, and `database` that to which links lead from
-    /// there.
+    /// Records the files of an open database. `given` is the path from the settings, and `database` is that path with
+    /// symbolic links resolved.
     ///
     /// # Errors
-    /// The system does not say what they are.
+    /// The metadata of a file cannot be read.
     pub(super) fn of(given: &Path, database: &Path) -> io::Result<Self> {
-        // Messages name the files as the settings do, unless a link leads elsewhere.
+        // Messages show the path from the settings, unless it contains a symbolic link.
         let is_link = std::path::absolute(given)? != database;
         let shown = if is_link { database } else { given };
         let mut known = Vec::new();
@@ -166,20 +169,20 @@ impl DatabaseFiles {
                 Ok(metadata) => {
                     known.push(Known { path, shown: with_suffix(shown, suffix), identity: identity(&metadata) })
                 }
-                // Not in use.
+                // The database does not use this file.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => {}
                 Err(error) => return Err(error),
             }
         }
         if is_link {
-            // A link that leads elsewhere now: the next start would use another file.
+            // If the link is changed, the next start would open another file.
             let identity = identity(&std::fs::metadata(given)?);
             known.push(Known { path: given.to_owned(), shown: given.to_owned(), identity });
         }
         Ok(Self { database: shown.to_owned(), known })
     }
 
-    /// Whether they are still there, the same, and may be written by their mode. (Not whether the system writes them.)
+    /// Checks that the files exist, are the same, and are not read-only by their mode.
     pub(super) fn check(&self) -> Result<(), Lost> {
         for Known { path, shown, identity: known } in &self.known {
             let metadata = match std::fs::metadata(path) {
@@ -197,12 +200,13 @@ impl DatabaseFiles {
         Ok(())
     }
 
-    /// A write has failed with this.
+    /// Returns the error for a failed write.
     pub(super) fn unwritable(&self, error: Box<dyn std::error::Error + Send + Sync>) -> Lost {
         Lost::Unwritable(self.database.clone(), error)
     }
 }
 
+/// Appends a suffix to the file name.
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -210,7 +214,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 #[cfg(unix)]
-#[expect(clippy::unnecessary_wraps, reason = "elsewhere there is none")]
+#[expect(clippy::unnecessary_wraps, reason = "other systems have no inodes, so the type is optional")]
 fn identity(metadata: &Metadata) -> Identity {
     use std::os::unix::fs::MetadataExt as _;
     Some((metadata.dev(), metadata.ino()))
@@ -221,7 +225,7 @@ const fn identity(_: &Metadata) -> Identity {
     None
 }
 
-/// How many names a file has.
+/// Returns the number of hard links of a file.
 #[cfg(unix)]
 fn links(metadata: &Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::nlink(metadata)

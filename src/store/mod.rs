@@ -1,4 +1,4 @@
-//! Where sessions are kept. The store is the truth; all else (the hub, the bus) is a hint.
+//! Storage of sessions. The store is authoritative: the hub and the bus only make the delivery of changes faster.
 
 pub(crate) mod change;
 mod committed;
@@ -23,40 +23,40 @@ pub use postgres::{PostgresSetup, PostgresStore};
 pub use reader::{Apart, BatchingReader, read_apart};
 pub use sqlite::SqliteStore;
 
-/// What every store does; `tests/black_box/store_conformance.rs` says how it must behave.
+/// A store of sessions. `tests/black_box/store_conformance.rs` tests what every implementation must do.
 ///
-/// A store may be shared by several nodes. Then each row names the node at which its browser waits, and what that node
-/// has still to look at is kept with it; see [`Store::attach`] and [`Store::untold`].
+/// Several nodes may share a store. Then each row names the node where the browser of the session waits, and the store
+/// keeps a list of changes that each node has not delivered yet. See [`Store::attach`] and [`Store::untold`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Whether other nodes use it, too.
+    /// Returns whether other nodes may use the store too.
     fn is_shared(&self) -> bool;
 
-    /// Adds a new session.
+    /// Inserts a new session.
     async fn insert(&self, session: &Session) -> Result<(), StoreError>;
 
-    /// The sessions of these keys, in any order, as some recent instant left them; those that are not there are
+    /// Returns the sessions with these keys, in any order, as of a recent point in time. Keys without a session are
     /// left out.
     async fn read(&self, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError>;
 
-    /// As [`Store::read`], of sessions whose browsers have come to wait at this node: from here on, what becomes of them
-    /// is said to this node. Whoever writes at the same time is either seen here, or knows of this node.
+    /// As [`Store::read`], for sessions whose browsers have connected to this node. From here on, this node is notified
+    /// of their changes. A concurrent change is either contained in the result or finds this node in the row.
     async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError>;
 
-    /// The session of this code.
+    /// Returns the session that a code names.
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<Session>, StoreError>;
 
-    /// As [`Store::read`], for telling that a session has expired: every write of the sessions that was taken before
-    /// the returned instant is seen, and one that comes after it is judged at a later instant. So a session that is
-    /// undecided here and expired at that instant stays undecided.
+    /// As [`Store::read`], with the time of the read, to decide whether sessions have expired. Every change that was
+    /// accepted before the returned time is contained in the result. Every other change is checked against a later
+    /// time. So a session that is undecided here and expired at the returned time stays undecided.
     async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<Session>), StoreError>;
 
     /// Finds a session, applies `transition` to it, and writes the result over the version that was found, unless
-    /// [`Session::writable_until`] has come by the time of the write. Every state that is committed or found is
-    /// announced: see [`Committed`]. A written state is also in [`Store::untold`] of the node where the browser waits
-    /// (with several nodes, except for an acknowledgement, which no connection waits for).
+    /// [`Session::writable_until`] has been reached by then. Every state that is committed or found is passed to
+    /// `announcer`, see [`Committed`]. A written state is also in [`Store::untold`] of the node where the browser
+    /// waits. With several nodes, acknowledgements are excepted, because no connection waits for them.
     ///
-    /// After an error nothing is known: the change may be stored. A caller that tries again gets the same answer.
+    /// After an error the change may be stored or not. A caller that repeats it gets the same answer.
     async fn change(
         &self,
         which: Which,
@@ -64,73 +64,76 @@ pub trait Store: Send + Sync + 'static {
         announcer: Arc<dyn Announcer>,
     ) -> Result<Changed, StoreError>;
 
-    /// How many sessions wait to be scanned at `now`, and of the network that has most of them up to `limit` of the oldest
-    /// (of several that have equally many; of all, if those are too few to matter). Looks at all rows: for when there are
-    /// too many.
+    /// Returns the number of sessions that are pending at `now`, and up to `limit` of the oldest ones of the network
+    /// that has the most. If several networks have equally many, their sessions are combined. If no network has enough
+    /// to matter, the oldest of all sessions are returned. Reads all rows, so call it only when there are too many
+    /// sessions.
     async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError>;
 
-    /// What this node has still to look at: changes of sessions whose browsers may wait here, whichever process wrote
-    /// them, and connections that others have taken over from; some of it, if there is much.
+    /// Returns changes that this node may not have delivered: changes of sessions whose browsers may wait here,
+    /// whichever process wrote them, and connections that were superseded at other nodes. Returns a part of them if
+    /// there are many.
     async fn untold(&self) -> Result<Vec<Untold>, StoreError>;
 
-    /// This node has looked at these, each as far as the hint goes.
+    /// Records that this node has handled these changes, each up to the version and attachment number of the
+    /// notification.
     async fn told(&self, hints: &[Hint]) -> Result<(), StoreError>;
 
-    /// Deletes up to `limit` sessions that expired before this instant; says how they ended.
+    /// Deletes up to `limit` sessions whose `expires_at` is before this time. Returns how they ended.
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError>;
 
-    /// Housekeeping that must not hold up a decision; called every second.
+    /// Does housekeeping that must not delay decisions. Called every second.
     async fn tidy(&self) -> Result<(), StoreError>;
 
-    /// Whether the store answers, and keeps what it is given.
+    /// Checks that the store answers and can be written.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Lets go of the store, in order.
+    /// Closes the store.
     async fn close(&self);
 }
 
-/// A session that a browser has come to wait for.
+/// A session whose browser has connected.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attached {
-    /// As it is now.
+    /// Session, as it is stored.
     pub session: Session,
-    /// The number of the connection, from 1; 0 in a store that nobody shares.
+    /// Attachment number of the connection, from 1. 0 in a store that serves one node.
     pub attachment: u32,
-    /// The other node at which the session's browser was last, which is to let go of it.
+    /// Other node at which the browser waited before, whose connection is superseded.
     pub taken_over_from: Option<NodeName>,
 }
 
-/// Who has most of the sessions that wait to be scanned.
+/// The network with the most pending sessions.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Heaviest {
-    /// How many there are, of all.
+    /// Number of pending sessions of all networks.
     pub pending: u64,
-    /// The oldest of those.
+    /// The oldest pending sessions of this network, see [`Store::heaviest`].
     pub oldest: Vec<Session>,
 }
 
-/// Something that this node has still to look at.
+/// A change that this node may not have delivered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Untold {
-    /// How far.
+    /// Version and attachment number that the session has reached.
     pub hint: Hint,
-    /// The session as it is now. `None` if it is no longer there or was not read.
+    /// Session, as it is stored. `None` if it does not exist any more, or was not read.
     pub session: Option<Session>,
 }
 
-/// How a session that was swept had ended.
+/// How a swept session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ended {
-    /// Nobody decided in time.
+    /// Undecided at its expiry.
     Expired,
-    /// Confirmed, and the browser never acknowledged its token.
+    /// Confirmed, and not acknowledged by the browser.
     Unclaimed,
-    /// Decided, and (if confirmed) delivered.
+    /// Rejected, cancelled, or confirmed and acknowledged.
     Settled,
 }
 
 impl Ended {
-    /// How this session ended, seen from long after.
+    /// Returns how a session ended that will not change any more.
     #[must_use]
     pub fn of(session: &Session) -> Self {
         match session.status(Timestamp::from_millis(i64::MAX)) {
@@ -141,40 +144,40 @@ impl Ended {
     }
 }
 
-/// Why a store cannot be used. Every text names the setting.
+/// The reason for which a store cannot be opened. Each text names the setting.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// Not a URL of a store.
+    /// The setting is not a URL of a store. Holds the scheme.
     #[error("database_url: is not of the form sqlite://FILE or postgres://USER:PASSWORD@HOST/DATABASE")]
     Url(String),
-    /// As the last, with a reason.
+    /// The setting is a URL of a store with a wrong part.
     #[error("database_url: {0}")]
     UrlPart(String),
-    /// The file cannot be opened or made, or is no database.
+    /// The file cannot be opened or created, or is not a database.
     #[error("database_url: cannot open '{path}': {source}")]
     Open {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system or SQLite said.
+        /// Error of the system or of SQLite.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Postgres cannot be reached, or its schema not be made.
+    /// Postgres cannot be reached, or its schema cannot be migrated.
     #[error("database_url: cannot use {server}: {reason}")]
     Postgres {
-        /// Where it is said to be, without the password.
+        /// Address of the server, without the password.
         server: String,
-        /// What the system or Postgres said.
+        /// Error of the system or of Postgres.
         reason: String,
     },
 }
 
-/// The store did not do what was asked. Nothing is known of the session then; least of all that it expired.
+/// The reason for which an operation failed. It says nothing about the session: in particular not that it has expired.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// It cannot be reached, or does not answer in time.
+    /// The store cannot be reached, does not answer in time, or has failed.
     #[error("the store does not answer: {0}")]
     Unavailable(Box<dyn std::error::Error + Send + Sync>),
-    /// A row makes no sense.
+    /// A row cannot be read as a session.
     #[error("the store holds a session that cannot be read: {0}")]
     Corrupt(String),
 }

@@ -1,13 +1,13 @@
 //! Sessions in Postgres, shared by many nodes.
 //!
-//! Every operation is one statement, and so one transaction that no node can leave half done: one that is killed or
-//! frozen holds no lock.
+//! Each write is one statement, and so one transaction that begins and ends within Postgres. A node that is killed or
+//! suspended holds no lock.
 //!
-//! Times are judged on Postgres's own clock, read once the row's lock is held. That is what makes `expired` and a
-//! decision exclude each other, whatever the nodes' clocks show (see [`Store::read_settled`]). The nodes' [`Clock`]
-//! follows it.
+//! Expiry is checked against the clock of Postgres, read while the row is locked. So `expired` and a decision exclude
+//! each other, whatever the clocks of the nodes show (see [`Store::read_settled`]). The [`Clock`] of each node follows
+//! that of Postgres.
 //!
-//! Whoever locks more than one row does so in the order of their ids, or skips what is locked.
+//! To avoid deadlocks, a statement that locks several sessions does so in the order of their ids, or skips locked rows.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -29,28 +29,29 @@ use crate::node::{Hint, NodeName, Waits};
 use crate::postgres::Postgres;
 use crate::session::{Client, CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
 
-/// Each brings the schema one step on. Those that were released never change.
+/// Migrations of the schema, in order. A released migration never changes.
 const MIGRATIONS: [&str; 2] = [
     include_str!("../../migrations/postgres/0001_sessions.sql"),
     include_str!("../../migrations/postgres/0002_hostile_web.sql"),
 ];
-/// Held by the one node that migrates.
+/// Key of the advisory lock that a node holds while it migrates.
 const MIGRATION_LOCK: i64 = 0x7172_6c6f_6769_6e00;
-/// A store that has not answered after this long is said not to.
+/// Time after which a statement fails with [`StoreError::Unavailable`].
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time after which Postgres does not attach a connection any more, in seconds. Shorter than [`PATIENCE`], so that no caller
-/// has given up before.
+/// Time after which Postgres does not attach a connection any more, in seconds. It is shorter than [`PATIENCE`], so
+/// that no caller has given up before.
 const ATTACH_SECONDS: u32 = 4;
-/// As the last, for whoever only asks whether it answers.
+/// Time after which a ping fails.
 const PING_PATIENCE: Duration = Duration::from_secs(2);
-/// Attempts to write a change over rows that other nodes change. A session changes four times at most.
+/// Maximum number of attempts to write a change while other nodes change the same row. A session changes three times at
+/// most.
 const MAX_ATTEMPTS: usize = 8;
-/// What is untold is read in portions.
+/// Maximum number of undelivered changes per read.
 const MAX_UNTOLD: i64 = 1000;
-/// What a node has not looked at after this long it never will: the session has gone, too.
+/// Time after which an entry of the table `untold` is deleted, in milliseconds. Its session has been swept by then.
 const UNTOLD_MILLIS: i64 = 2 * 3_600_000;
 
-/// See the module.
+/// A store in Postgres, for many nodes.
 pub struct PostgresStore {
     pool: Pool,
     node: NodeName,
@@ -58,25 +59,25 @@ pub struct PostgresStore {
     sends_hints: bool,
 }
 
-/// How a node uses the store that it shares.
+/// The settings of a node for a [`PostgresStore`].
 pub struct PostgresSetup {
-    /// The node.
+    /// Name of the node.
     pub node: NodeName,
-    /// What is to follow Postgres's clock.
+    /// Clock of the node, which is made to follow that of Postgres.
     pub clock: Clock,
-    /// Connections that this node opens at most.
+    /// Maximum number of connections that this node opens.
     pub max_connections: usize,
-    /// Hints go out with the transaction that they are about (`NOTIFY`); else they are sent by another bus.
+    /// Whether statements send notifications (`NOTIFY`) with their transaction. If not, another bus sends them.
     pub sends_hints: bool,
 }
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl PostgresStore {
-    /// Connects, bringing the schema up to date where needed.
+    /// Connects, and migrates the schema where needed.
     ///
     /// # Errors
-    /// Postgres does not answer or does not let us, or the schema cannot be made.
+    /// Postgres does not answer or refuses the connection, its encoding is not UTF8, or the schema cannot be migrated.
     pub async fn open(postgres: &Postgres, setup: PostgresSetup) -> Result<Self, OpenError> {
         let failed = |reason| OpenError::Postgres { server: postgres.to_string(), reason };
         let pool = postgres.pool(setup.max_connections).map_err(failed)?;
@@ -95,11 +96,12 @@ impl PostgresStore {
         Ok(store)
     }
 
+    /// Runs a statement within [`PATIENCE`].
     async fn query(&self, statement: &str, params: Params<'_>) -> Result<Vec<PostgresRow>, StoreError> {
         self.query_within(PATIENCE, statement, params, |_| Ok(())).await
     }
 
-    /// An answer that `check` does not accept is an error like any other.
+    /// Runs a statement within `patience`. Rows that `check` does not accept are an error.
     async fn query_within(
         &self,
         patience: Duration,
@@ -122,15 +124,15 @@ impl PostgresStore {
         };
         let answer = answer.and_then(|rows| check(&rows).map(|()| rows));
         if answer.is_err() {
-            // Nobody is to wait behind an answer that may never come, nor to ask a server again that only reads (any
-            // more): a new connection finds the one that writes.
+            // Close the connection: it may still wait for an answer that never arrives, or its server may have become
+            // read-only. A new connection may reach the server that accepts writes.
             drop(Object::take(connection));
         }
         answer
     }
 
-    /// Writes `next` over the version before it, and returns where the browser waits. `None` if nothing was written:
-    /// the session has changed, gone or run out of time meanwhile.
+    /// Writes `next` over the version before it and returns where the browser waits. Returns `None` if nothing was
+    /// written, because the session was changed, deleted or has expired meanwhile.
     async fn replace(&self, next: &Session) -> Result<Option<Option<Waits>>, StoreError> {
         let (state, changed) = StateColumns::of(next)?;
         let rows = self
@@ -157,6 +159,7 @@ impl PostgresStore {
         rows.first().map(|row| waits(row, 0)).transpose()
     }
 
+    /// Returns a session, and where its browser waits.
     async fn find_to_change(&self, which: &Which) -> Result<Option<(Session, Option<Waits>)>, StoreError> {
         let (statement, id): (&str, _) = match which {
             Which::Key(key) => (&FIND_BY_KEY, &key.0[..]),
@@ -166,7 +169,8 @@ impl PostgresStore {
         rows.first().map(|row| Ok((session(row)?, waits(row, AFTER)?))).transpose()
     }
 
-    /// The clock follows Postgres's, which showed this while an answer was waited for.
+    /// Adjusts the clock of the node to the time of Postgres in this column, which was read at some point since
+    /// `asked`. Returns that time.
     fn follow(&self, asked: Stopwatch, row: &PostgresRow, column: usize) -> Result<Timestamp, StoreError> {
         let now = Timestamp::from_millis(column_of(row, column)?);
         self.clock.follow(now, asked.elapsed());
@@ -174,7 +178,7 @@ impl PostgresStore {
     }
 }
 
-/// Names and addresses are text in any script: another encoding has no place for some of it.
+/// Checks that the encoding of the database is UTF8, because names and addresses are text in any script.
 async fn check_encoding(connection: &Object) -> Result<(), String> {
     let row = connection.query_one("SELECT current_setting('server_encoding')", &[]).await;
     let encoding: String = row.and_then(|row| row.try_get(0)).map_err(|error| explain(&error))?;
@@ -187,9 +191,10 @@ async fn check_encoding(connection: &Object) -> Result<(), String> {
     }
 }
 
-/// A newer version's migrations only add: this one still runs against them.
+/// Applies the missing migrations. A database that a newer release has migrated is accepted, because migrations only
+/// add to the schema.
 async fn migrate(connection: &mut Object) -> Result<(), tokio_postgres::Error> {
-    // (to_regclass may remember what was so before the lock was waited for.)
+    // `to_regclass` is not used, because it may return a result that was cached before the wait for the lock.
     let is_begun = "SELECT EXISTS (SELECT FROM pg_catalog.pg_tables
                     WHERE schemaname = 'qrlogin' AND tablename = 'migrations')";
     let done = async |client: &tokio_postgres::Transaction<'_>| -> Result<i32, tokio_postgres::Error> {
@@ -203,10 +208,10 @@ async fn migrate(connection: &mut Object) -> Result<(), tokio_postgres::Error> {
         return transaction.commit().await;
     }
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
-    // Another node may have been first.
+    // Another node may have migrated while this one waited for the lock.
     let done = done(&transaction).await?;
     if done == 0 {
-        // Whoever must not make schemas uses one that was made for them.
+        // Create the schema only if it is missing: a role that may not create schemas uses one that was created for it.
         let has_schema = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'qrlogin')";
         if !transaction.query_one(has_schema, &[]).await?.get::<_, bool>(0) {
             transaction.batch_execute("CREATE SCHEMA qrlogin").await?;
@@ -232,17 +237,18 @@ const INSERT: &str = "INSERT INTO qrlogin.sessions (id, code, version, state, cr
 static READ: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {COLUMNS} FROM qrlogin.sessions WHERE id = ANY($1::bytea[])"));
 
-/// A session, and where its browser waits.
+/// Statement that selects a session and where its browser waits.
 static FIND_BY_KEY: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {COLUMNS}, node, attachment FROM qrlogin.sessions WHERE id = $1"));
 
 static FIND_BY_CODE: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {COLUMNS}, node, attachment FROM qrlogin.sessions WHERE code = $1"));
 
-/// Whoever decides meanwhile waits for these rows or is waited for: it either sees the node, or is seen.
+/// Statement that attaches connections. It locks the rows, so a concurrent decision either finds this node in the row
+/// or is contained in the result.
 ///
-/// It does nothing after its deadline: a caller that has given up holds no connection with the number that it would take,
-/// and a connection that the browser has opened since would be closed for having a smaller one.
+/// It attaches no session after the deadline `$4`. The caller has given up by then, so no connection would hold the new
+/// attachment number, and a connection that the browser has opened since would be superseded by it.
 static ATTACH: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH found AS MATERIALIZED (
@@ -269,7 +275,8 @@ static ATTACH: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The time is taken when all locks are held, so after everything that was decided before.
+/// Statement that reads sessions and then the time. The time is read while all rows are locked, so it is later than
+/// every decision in them.
 static READ_SETTLED: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH locked AS MATERIALIZED (
@@ -281,7 +288,8 @@ static READ_SETTLED: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The time is taken when the lock is held, however long that was waited for.
+/// Statement that writes a change. The time is read while the row is locked, so the wait for the lock does not prolong
+/// the session.
 const REPLACE: &str = "WITH locked AS MATERIALIZED (
          SELECT id AS locked_id FROM qrlogin.sessions WHERE id = $1 AND version = $2 FOR NO KEY UPDATE
      ), timed AS MATERIALIZED (
@@ -314,7 +322,8 @@ static SWEEP: LazyLock<String> = LazyLock::new(|| {
 
 static HEAVIEST: LazyLock<String> = LazyLock::new(|| row::heaviest("qrlogin.sessions"));
 
-/// The time, and whether the server only reads: a standby, or one whose disk is nearly full.
+/// Statement that selects the time, and whether the server is read-only. A standby is, and a managed server may be when
+/// its disk is nearly full.
 const PING: &str = "SELECT qrlogin.now_millis(), current_setting('transaction_read_only') = 'on'";
 
 const SWEEP_UNTOLD: &str = "DELETE FROM qrlogin.untold WHERE since < $1";
@@ -329,7 +338,8 @@ static UNTOLD: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// What somebody is writing at this moment is left for the next time.
+/// Statement that deletes delivered changes. It skips entries that another transaction has locked; the next read finds
+/// them again.
 const TOLD: &str = "DELETE FROM qrlogin.untold WHERE (node, id) IN (
          SELECT node, id FROM qrlogin.untold JOIN
              unnest($2::bytea[], $3::bigint[], $4::bigint[]) AS told (told_id, told_version, told_attachment)
@@ -417,7 +427,7 @@ impl Store for PostgresStore {
             let Some((mut found, waits)) = self.find_to_change(&which).await? else { return Ok(Changed::Missing) };
             let mut step = transition(&found, self.clock.now());
             if step == Err(Refusal::Expired) && found.is_undecided() {
-                // A change that was taken in time may be on its way: the store says in order with it.
+                // A change that was accepted in time may not be committed yet. Read again behind it.
                 let (now, mut settled) = self.read_settled(&[found.key]).await?;
                 let Some(settled) = settled.pop() else { return Ok(Changed::Missing) };
                 found = settled;
@@ -428,7 +438,7 @@ impl Store for PostgresStore {
                     if let Some(waits) = self.replace(&next).await? {
                         return Ok(Changed::Done(committed(next, waits, true)));
                     }
-                    // Another change was first, or the session is out of time by Postgres's clock.
+                    // Another change was written first, or the session has expired by the clock of Postgres.
                     let (now, mut settled) = self.read_settled(&[found.key]).await?;
                     let Some(settled) = settled.pop() else { return Ok(Changed::Missing) };
                     if settled.version == found.version && now >= next.writable_until() {
@@ -483,7 +493,7 @@ impl Store for PostgresStore {
         Ok(rows.iter().filter_map(|row| session(row).ok()).map(|session| Ended::of(&session)).collect())
     }
 
-    /// Postgres does that by itself.
+    /// Does nothing, because Postgres does its own housekeeping.
     async fn tidy(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -499,10 +509,10 @@ impl Store for PostgresStore {
     }
 }
 
-/// The first column after those of [`COLUMNS`].
+/// Index of the first column after those of [`COLUMNS`].
 const AFTER: usize = 19;
 
-/// Reads a row of [`COLUMNS`].
+/// Converts a row that begins with [`COLUMNS`].
 fn session(row: &PostgresRow) -> Result<Session, StoreError> {
     let row = Row {
         id: hash(column_of(row, 0)?)?,
@@ -532,8 +542,9 @@ fn session(row: &PostgresRow) -> Result<Session, StoreError> {
     row.session()
 }
 
-/// Whether an error belongs to a statement and its values, and leaves the connection as it was: data that cannot be stored
-/// (class 22), a constraint (23), a transaction that others held up (40), or a time limit of the session.
+/// Returns whether an error is one of the statement and leaves the connection usable: data that cannot be stored (class
+/// 22), a violated constraint (23), a transaction rollback such as a deadlock (40), or a timeout of the statement or of
+/// a lock.
 fn is_of_statement(error: &tokio_postgres::Error) -> bool {
     let of_statement = |code: &SqlState| {
         code.code().get(..2).is_some_and(|class| ["22", "23", "40"].contains(&class))
@@ -543,13 +554,13 @@ fn is_of_statement(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(of_statement)
 }
 
-/// Reads where a session's browser waits: the node, and behind it the number of the connection.
+/// Reads where the browser of a session waits: the node in this column, and the attachment number in the next.
 fn waits(row: &PostgresRow, column: usize) -> Result<Option<Waits>, StoreError> {
     let Some(node) = column_of::<Option<String>>(row, column)? else { return Ok(None) };
     Ok(Some(Waits { node: NodeName::from_stored(node), attachment: number(row, column + 1)? }))
 }
 
-/// Whether the server that answered [`PING`] can be written to.
+/// Checks the answer to [`PING`].
 fn can_be_written(rows: &[PostgresRow]) -> Result<(), StoreError> {
     match rows.first() {
         Some(row) if column_of(row, 1)? => Err(StoreError::Unavailable("it is read-only".into())),
@@ -557,19 +568,22 @@ fn can_be_written(rows: &[PostgresRow]) -> Result<(), StoreError> {
     }
 }
 
-/// Whether a row that was joined to others is one of [`COLUMNS`] at all.
+/// Returns whether an outer join has found a session for this row.
 fn is_there(row: &PostgresRow) -> bool {
     row.try_get::<_, Option<&[u8]>>(0).is_ok_and(|id| id.is_some())
 }
 
+/// Reads a column as a version or an attachment number.
 fn number(row: &PostgresRow, column: usize) -> Result<u32, StoreError> {
     u32::try_from(column_of::<i64>(row, column)?).map_err(corrupt)
 }
 
+/// Reads a column.
 fn column_of<'a, T: FromSql<'a>>(row: &'a PostgresRow, column: usize) -> Result<T, StoreError> {
     row.try_get(column).map_err(|error| corrupt(explain(&error)))
 }
 
+/// Returns the keys as parameters of a statement.
 fn ids(keys: &[SessionKey]) -> Vec<&[u8]> {
     keys.iter().map(|key| &key.0[..]).collect()
 }
@@ -580,7 +594,7 @@ impl From<tokio_postgres::Error> for StoreError {
     }
 }
 
-/// A store that does not answer is a matter of the machine's own clock: nothing a test would want to move.
+/// Returns the output of a future, or `None` at this time. It uses the clock of the machine, which tests do not move.
 async fn in_time<F: Future>(until: Instant, future: F) -> Option<F::Output> {
     tokio::time::timeout_at(until, future).await.ok()
 }

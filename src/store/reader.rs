@@ -1,4 +1,4 @@
-//! Reading one row each for many who ask at once, in one query.
+//! Combines concurrent reads of single sessions into one query.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use crate::metrics::Stopwatch;
 use crate::session::{Session, SessionKey};
 use crate::shutdown::Vital;
 
-/// Rows in one query.
+/// Maximum number of rows per query.
 const MAX_BATCH: usize = 500;
-/// Who asks beyond this many waits for a place before it asks.
+/// Maximum number of queued reads. Callers beyond it wait before they enter the queue.
 const QUEUE: usize = 4096;
 
 type Reply = oneshot::Sender<Result<Option<Session>, Arc<StoreError>>>;
 
-/// Where one asks for a row. While a query runs, those who come meanwhile are gathered for the next: alone, one asks
-/// alone and at once; in a storm of returning browsers, hundreds share a query.
+/// Reads single sessions. While a query runs, further reads are queued and share the next query. A read that finds the
+/// reader idle is not delayed.
 #[derive(Clone)]
 pub struct BatchingReader(mpsc::Sender<(SessionKey, Reply)>);
 
 impl BatchingReader {
-    /// A reader of this store. It reads until the last clone is gone.
+    /// Makes a reader of a store. Its task ends when the last clone is dropped.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, vital: Vital) -> Self {
         let (asks, queue) = mpsc::channel(QUEUE);
@@ -33,10 +33,10 @@ impl BatchingReader {
         Self(asks)
     }
 
-    /// The session of this key.
+    /// Returns the session with this key.
     ///
     /// # Errors
-    /// The store failed, for all who shared the query.
+    /// The store failed, for all reads that share the query.
     pub async fn read(&self, key: SessionKey) -> Result<Option<Session>, Arc<StoreError>> {
         let (reply, answer) = oneshot::channel();
         let gone = || Arc::new(StoreError::Unavailable("its reader is gone".into()));
@@ -45,6 +45,7 @@ impl BatchingReader {
     }
 }
 
+/// Runs the queries until all senders are dropped.
 async fn serve(store: Arc<dyn Store>, mut queue: mpsc::Receiver<(SessionKey, Reply)>) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
@@ -68,17 +69,18 @@ async fn serve(store: Arc<dyn Store>, mut queue: mpsc::Receiver<(SessionKey, Rep
 
 /// The result of [`read_apart`].
 pub struct Apart<T> {
-    /// What was read.
+    /// Results for the sessions that were read.
     pub found: Vec<T>,
-    /// The sessions that could not be read.
+    /// Keys of the sessions that could not be read, with the error.
     pub failed: Vec<(SessionKey, Arc<StoreError>)>,
 }
 
-/// Time within which a failed query was not a timeout, and is tried once more.
+/// Time within which a failure cannot be a timeout. Such a query is repeated once, because the connection may have been
+/// closed while it was idle.
 const FAILED_AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Runs a query for many sessions, so that one failure does not become the failure of all: a connection that broke is
-/// replaced and the query tried once more; a row that cannot be read fails alone.
+/// Runs a query for many sessions and limits the effect of a failure. If the store fails at once, the query is repeated
+/// on a new connection. If a row cannot be read, each session is queried on its own, so that only this row fails.
 pub async fn read_apart<T, F>(keys: &[SessionKey], query: impl Fn(Vec<SessionKey>) -> F) -> Apart<T>
 where
     F: Future<Output = Result<Vec<T>, StoreError>>,

@@ -1,17 +1,18 @@
-//! A session as a row, and back. Every store's rows have the same columns; how they are read is the driver's.
+//! Conversion between sessions and rows. The rows of all stores have the same columns; the drivers read them.
 
 use super::StoreError;
 use crate::session::{Cancellation, Client, CodeKey, Confirmation, PhoneUser, Session, SessionKey, State, Timestamp};
 
-/// What a [`Row`] is read from, in the order of its fields.
+/// Columns of a [`Row`], in the order of its fields.
 pub(super) const COLUMNS: &str = "id, code, version, state, created_at, expires_at, \
     client_ip, client_browser, client_os, client_origin, client_info, \
     user_id, user_name, user_picture, decided_at, claimable_until, token_grant, scanned_at, reason";
 
-/// How many sessions of this table wait to be scanned at `$1`, and of the networks that have most of them up to `$2` of the
-/// oldest. Of networks that have equally many, some; and where none has enough to matter, of all.
+/// Returns the statement that selects the number of sessions in `table` that are pending at `$1`, and up to `$2` of the
+/// oldest ones of the networks that have most. It considers at most [`TIED`] networks that have equally many. If so
+/// many networks have less than `$2` sessions together, it selects the oldest of all pending sessions.
 ///
-/// Reads the whole table, once, and then as far as it must; joins and sorts nothing of that size.
+/// It scans the table once, and a second time by expiry as far as needed. It neither joins nor sorts the whole table.
 pub(super) fn heaviest(table: &str) -> String {
     let pending = "state = 'pending' AND expires_at > $1";
     format!(
@@ -28,7 +29,7 @@ pub(super) fn heaviest(table: &str) -> String {
     )
 }
 
-/// A row, as it is stored.
+/// A row of the table of sessions.
 pub(super) struct Row<'a> {
     pub(super) id: [u8; 32],
     pub(super) code: [u8; 32],
@@ -40,7 +41,7 @@ pub(super) struct Row<'a> {
     pub(super) changed: StateColumns,
 }
 
-/// Those columns of a row that change besides `version` and `state`.
+/// The columns that a transition changes, except `version` and `state`.
 #[derive(Default)]
 pub(super) struct StateColumns {
     pub(super) user_id: Option<String>,
@@ -53,13 +54,13 @@ pub(super) struct StateColumns {
     pub(super) reason: Option<String>,
 }
 
-/// How many networks are looked at together that have equally many sessions.
+/// Maximum number of networks with equally many sessions that are considered together.
 const TIED: u32 = 16;
-/// Why the server cancelled a session.
+/// Value of `reason` in a session that the server cancelled because too many were pending.
 const OVERLOAD: &str = "overload";
 
 impl StateColumns {
-    /// What a session's state is stored as: its name, and these.
+    /// Returns the name of the session's state and the other columns that depend on it.
     pub(super) fn of(session: &Session) -> Result<(&'static str, Self), StoreError> {
         let (name, changed) = Self::of_state(&session.state)?;
         Ok((name, Self { scanned_at: session.scanned_at.map(Timestamp::as_millis), ..changed }))
@@ -99,7 +100,7 @@ impl StateColumns {
 }
 
 impl Row<'_> {
-    /// The session that this is.
+    /// Converts the row to a session.
     pub(super) fn session(self) -> Result<Session, StoreError> {
         let Self { state: name, changed: mut by, .. } = self;
         let scanned_at = by.scanned_at.map(Timestamp::from_millis);
@@ -137,7 +138,7 @@ impl Row<'_> {
     }
 }
 
-/// A hash, of a driver that does not know its length.
+/// Converts a hash column to an array, for a driver that does not check its length.
 pub(super) fn hash(bytes: &[u8]) -> Result<[u8; 32], StoreError> {
     bytes.try_into().map_err(|_| corrupt(format!("a hash of {} bytes", bytes.len())))
 }

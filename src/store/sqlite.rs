@@ -1,12 +1,13 @@
-//! Sessions in an SQLite file: the embedded default, for one node.
+//! Sessions in an SQLite file, the embedded default, for one node.
 //!
-//! WAL with `synchronous=NORMAL`: a killed process loses nothing; a power cut may undo the last commits.
+//! The file is in WAL mode with `synchronous=NORMAL`. A process that is killed loses no commit; a power failure may
+//! undo the last commits.
 //!
-//! All sessions are read and written through one connection, by the jobs of a [`Writer`]. A decision takes its time
-//! there, when it runs. That orders decisions and the deadline's reading (see [`Store::read_settled`]). And since no
-//! other connection writes, SQLite's page cache stays valid from one job to the next.
+//! All sessions are read and written on one connection, by the jobs of a [`Writer`]. A decision reads the clock when
+//! its job runs, which orders it with the reads that find a session expired (see [`Store::read_settled`]). Because no
+//! other connection writes, the page cache stays valid from one job to the next.
 //!
-//! A second connection does what takes long: checkpoints, and scans of the whole table.
+//! A second connection, the housekeeper, runs what takes long: checkpoints and scans of the whole table.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,65 +29,65 @@ use crate::clock::Clock;
 use crate::node::Hint;
 use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
 
-/// Each brings the schema one step on; the database's `user_version` counts those that are done. Those that were
-/// released never change.
+/// Migrations of the schema, in order. The `user_version` of the database is the number of those that were applied. A
+/// released migration never changes.
 const MIGRATIONS: [&str; 2] = [
     include_str!("../../migrations/sqlite/0001_sessions.sql"),
     include_str!("../../migrations/sqlite/0002_hostile_web.sql"),
 ];
 
-/// Size of each connection's page cache, in KiB. What it does not hold, the system does.
+/// Size of the page cache of each connection, in KiB. The operating system caches the rest.
 const CACHE_KIB: i64 = 256;
-/// From this many pages (of 4 KiB) on, the write-ahead log is made to begin anew.
+/// Size from which the write-ahead log is restarted, in pages of 4 KiB.
 const RESTART_PAGES: i64 = 4096;
-/// Adds a session and removes it again: needs what a login needs, and changes nothing.
+/// Statements that insert a session and delete it again. They require what a login requires and leave nothing behind.
 const TEST_WRITE: &str = "SAVEPOINT test;
     INSERT INTO sessions (id, code, version, state, created_at, expires_at, client_ip)
         VALUES (zeroblob(32), zeroblob(32), 1, 'pending', 0, 0, '');
     DELETE FROM sessions WHERE id = zeroblob(32);
     RELEASE test";
-/// After a test write that failed. (Or else there is nothing left of it.)
+/// Statements that end a failed test write. They fail if SQLite has rolled it back already.
 const UNDO_TEST_WRITE: &str = "ROLLBACK TO test; RELEASE test";
-/// How long opening and housekeeping wait for a lock that another process holds. Jobs never wait in SQLite: a job that
+/// Time for which opening and housekeeping wait for a lock of another process. Jobs do not wait in SQLite: a job that
 /// finds the database locked stays in the queue.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Time after which the files are said not to answer, in seconds.
+/// Time after which a check of the files fails, in seconds.
 const CHECK_SECONDS: u32 = 5;
-/// Maximum number of changes by other processes that one call of [`Store::untold`] looks at.
+/// Maximum number of rows that one call of [`Store::untold`] reads for changes by other processes.
 const MAX_FOREIGN: u32 = 10_000;
-/// Maximum number of own changes that are kept for the next [`Store::untold`].
+/// Maximum number of changes of this process that are kept for the next call of [`Store::untold`].
 const MAX_RECENT: usize = 100_000;
 
-/// See the module.
+/// A store in an SQLite file, for one node.
 pub struct SqliteStore {
     clock: Clock,
     writer: Writer<Sqlite>,
-    /// `None` once it is closed.
+    /// The second connection. `None` after the store was closed.
     housekeeper: Arc<Mutex<Option<Connection>>>,
     written_since_checkpoint: AtomicBool,
-    /// A write has failed since the last test write that succeeded.
+    /// Whether a write has failed since the last successful test write.
     is_in_doubt: AtomicBool,
     files: Arc<DatabaseFiles>,
-    /// Held while the files are looked at.
+    /// Held during a check of the files.
     checking: Arc<tokio::sync::Mutex<()>>,
-    /// The changes since the last [`Store::untold`].
+    /// Changes of this process since the last call of [`Store::untold`].
     recent: Arc<Mutex<Vec<Hint>>>,
-    /// The look for what other processes have written.
+    /// Progress of the scan for changes by other processes.
     foreign: Mutex<ForeignScan>,
-    /// Released by [`Store::close`], or when the store is dropped.
+    /// Lock on the database. Released by [`Store::close`], or when the store is dropped.
     held: Arc<Mutex<Option<DatabaseLock>>>,
 }
 
 /// The connection that the jobs use.
 struct Sqlite(Connection);
 
-/// Progress of the look for what other processes have written, which may take several calls.
+/// Progress of the scan for changes by other processes, which may take several calls.
 struct ForeignScan {
-    /// SQLite's `data_version` up to which all rows have been looked at. It changes when another connection commits.
+    /// `data_version` of SQLite for which all rows have been scanned. It changes when another connection commits.
     seen: i64,
-    /// `data_version` when the scan under way began.
+    /// `data_version` when the current scan began.
     of: i64,
-    /// Row up to which the scan under way has come; 0 if none is.
+    /// Row up to which the current scan has read. 0 between scans.
     after: i64,
 }
 
@@ -100,7 +101,7 @@ impl Database for Sqlite {
     }
 
     fn rollback(&mut self) {
-        // SQLite may have rolled it back by itself.
+        // SQLite may have rolled back already; ignore the error.
         drop(self.0.execute_batch("ROLLBACK"));
     }
 
@@ -110,9 +111,8 @@ impl Database for Sqlite {
 }
 
 impl Sqlite {
-    /// Runs `work` in a transaction of its own, unless one is open: SQLite takes its lock for reading once then, instead
-    /// of once for each statement. If another process has written after what `work` read, the transaction cannot write,
-    /// which is [`Failure::Locked`].
+    /// Runs `work` in a transaction, or in the one that is open. In a transaction SQLite takes its read lock once
+    /// instead of once per statement. Fails with [`Failure::Locked`] if another process has written since `work` read.
     fn in_transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<T, Failure> {
         if self.is_in_transaction() {
             return work(self);
@@ -147,28 +147,29 @@ const UPDATE: &str = "UPDATE sessions
     SET version = version + 1, state = ?3, user_id = ?4, user_name = ?5, user_picture = ?6,
         decided_at = ?7, claimable_until = ?8, token_grant = ?9, scanned_at = ?10, reason = ?11
     WHERE rowid = ?1 AND version = ?2 AND id = ?12";
-/// Changes that may not have reached their browsers, and can still matter to them.
+/// Statement that selects changes that may not have been delivered and that a connection may wait for.
 const FOREIGN: &str = "SELECT id, version, rowid FROM sessions
     WHERE version > 1 AND state <> 'claimed' AND max(expires_at, coalesce(claimable_until, 0)) > ?1 AND rowid > ?2
     ORDER BY rowid LIMIT ?3";
 
 impl SqliteStore {
-    /// Opens the database, making it and bringing its schema up to date where needed.
+    /// Opens the database. Creates it and migrates its schema where needed.
     ///
     /// # Errors
-    /// A URL that names no file, or a file that cannot be used.
+    /// The URL names no file, or the file cannot be used.
     pub fn open(url: &str, clock: Clock) -> Result<Self, OpenError> {
         let path = file_of(url)?;
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Open { path: path.clone(), source };
         create_private_file(&path).map_err(|error| failed(error.into()))?;
-        // SQLite puts its own files beside the file that links lead to. It takes no absolute path for a URI.
+        // SQLite creates its own files beside the target of a symbolic link. It does not take an absolute path for a
+        // URI.
         let file = path.canonicalize().map_err(|error| failed(error.into()))?;
         let held = Arc::new(Mutex::new(Some(DatabaseLock::take(&file).map_err(&failed)?)));
         let open = || connect(&file).map_err(|error| failed(error.into()));
 
         let mut connection = open()?;
         migrate(&mut connection).map_err(|error| failed(error.into()))?;
-        // From here on, a job that finds the database locked is put back into the queue instead of waiting in SQLite.
+        // From here on a job that finds the database locked returns to the queue instead of waiting in SQLite.
         connection.busy_timeout(Duration::ZERO).map_err(|error| failed(error.into()))?;
         let data_version = data_version(&connection).map_err(|error| failed(error.into()))?;
         let housekeeper = Arc::new(Mutex::new(Some(open()?)));
@@ -188,19 +189,20 @@ impl SqliteStore {
         })
     }
 
-    /// Whether this is a URL that [`SqliteStore::open`] takes.
+    /// Checks that [`SqliteStore::open`] accepts a URL.
     ///
     /// # Errors
-    /// It is not.
+    /// The URL names no file.
     pub fn check_url(url: &str) -> Result<(), OpenError> {
         file_of(url).map(drop)
     }
 
+    /// Records that the next call of [`Store::tidy`] has something to checkpoint.
     fn note_write(&self) {
         self.written_since_checkpoint.store(true, Ordering::Relaxed);
     }
 
-    /// Runs `work`, which writes.
+    /// Runs `work` as a job that may write.
     async fn write<T: Send + 'static>(
         &self,
         mut work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
@@ -208,7 +210,7 @@ impl SqliteStore {
         self.note_doubt(self.writer.run(Access::Write, move |Sqlite(connection)| work(connection)).await)
     }
 
-    /// Runs `work`, which only reads.
+    /// Runs `work` as a job that only reads.
     async fn query<T: Send + 'static>(
         &self,
         mut work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
@@ -216,6 +218,7 @@ impl SqliteStore {
         self.writer.run(Access::Read, move |Sqlite(connection)| work(connection)).await
     }
 
+    /// Records a failed write, so that [`Store::ping`] tests writing.
     fn note_doubt<T>(&self, written: Result<T, StoreError>) -> Result<T, StoreError> {
         if written.is_err() {
             self.is_in_doubt.store(true, Ordering::Relaxed);
@@ -233,7 +236,7 @@ impl SqliteStore {
         working.await.map_err(|error| StoreError::Unavailable(error.into()))?
     }
 
-    /// Looks at the files, and writes the lock's file anew, on a thread that may block: one at a time.
+    /// Checks the files and writes the lock file, on a thread that may block. At most one check runs at a time.
     async fn check_files(&self) -> Result<(), StoreError> {
         let (files, held, checking) = (self.files.clone(), self.held.clone(), self.checking.clone());
         let check = async move {
@@ -255,7 +258,7 @@ impl SqliteStore {
         }
     }
 
-    /// The changes that another process may have written since the last call.
+    /// Returns changes that other processes may have written since the last call.
     async fn foreign_changes(&self) -> Result<Vec<Hint>, StoreError> {
         let version = self.query(|connection| Ok(data_version(connection)?)).await?;
         let after = {
@@ -277,7 +280,7 @@ impl SqliteStore {
             })?;
             Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?)
         });
-        // After an error the same rows are read at the next call.
+        // After an error the next call reads the same rows.
         let found = scanned.await?;
         let mut scan = lock(&self.foreign);
         match found.last().filter(|_| found.len() >= MAX_FOREIGN as usize) {
@@ -294,7 +297,7 @@ impl Drop for SqliteStore {
     }
 }
 
-/// Changes whenever another connection, of this process or another, has committed.
+/// Returns the `data_version` of SQLite, which changes when another connection, of this process or another, commits.
 fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     cached(connection, "PRAGMA data_version")?.query_row([], |row| row.get(0))
 }
@@ -331,7 +334,8 @@ impl Table for Sqlite {
     }
 }
 
-/// A newer version's migrations only add: this one still runs against them.
+/// Applies the missing migrations. A database that a newer release has migrated is accepted, because migrations only
+/// add to the schema.
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let done: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -342,7 +346,7 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// The file that a URL names. A refusal quotes nothing of it: another store's may hold a password.
+/// Returns the path in a URL. An error does not quote the URL, because the URL of another store may hold a password.
 fn file_of(url: &str) -> Result<PathBuf, OpenError> {
     let Some(file) = url.strip_prefix("sqlite://") else {
         let scheme = url.split_once("://").map_or("(no scheme)", |(scheme, _)| scheme);
@@ -384,9 +388,9 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The file holds names and addresses of people: nobody else on the machine need read it. (SQLite gives its `-wal`
-/// and `-shm` files the same mode.) A file that is there is not opened: closing it would release the locks that SQLite
-/// holds on it for another store of this process.
+/// Creates the database file with mode 0600, because it holds names and addresses. SQLite gives its `-wal` and `-shm`
+/// files the same mode. An existing file is not opened: closing it would release SQLite's locks on it if another store
+/// of this process has it open.
 fn create_private_file(path: &Path) -> std::io::Result<()> {
     if path.try_exists()? {
         return if path.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) };
@@ -440,7 +444,7 @@ impl Store for SqliteStore {
         self.query(move |connection| read_all(connection, &keys)).await
     }
 
-    /// Nothing is written: there is no other node.
+    /// Reads the sessions. There is no other node, so nothing is written.
     async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
         let sessions = self.read(keys).await?;
         Ok(sessions.into_iter().map(|session| Attached { session, attachment: 0, taken_over_from: None }).collect())
@@ -455,8 +459,8 @@ impl Store for SqliteStore {
         .await
     }
 
-    /// The time is taken when the job runs. A change that runs later takes a later one; one that ran earlier is
-    /// committed.
+    /// Reads the clock within the job. A change that ran earlier is committed, and one that runs later reads a later
+    /// time.
     async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<Session>), StoreError> {
         let (keys, clock) = (keys.to_vec(), self.clock.clone());
         self.query(move |connection| {
@@ -477,7 +481,7 @@ impl Store for SqliteStore {
         let work = move |database: &mut Sqlite| {
             database.in_transaction(|database| change(database, which, &transition, &clock))
         };
-        // Only what is committed gets here.
+        // This runs after the commit.
         let finish = move |change: Change| {
             if let Some(hint) = change.hint() {
                 let mut recent = lock(&recent);
@@ -522,11 +526,12 @@ impl Store for SqliteStore {
         .await
     }
 
-    /// The changes of this process since the last call, and of other processes if any has written. Whoever changes a
-    /// session announces it, so this finds something to tell only after a fault, or after a foreign write.
+    /// Returns the changes of this process since the last call, and those of other processes if any has written.
+    /// Committed changes are passed to the announcer as well, so a connection needs this result only after a fault or
+    /// after a write by another process.
     async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
         let foreign = self.foreign_changes().await?;
-        // Taken only now: after an error they are there for the next call.
+        // Taken after the scan has succeeded, so that an error leaves them for the next call.
         let mut hints = std::mem::take(&mut *lock(&self.recent));
         hints.extend(foreign);
         Ok(hints.into_iter().map(|hint| Untold { hint, session: None }).collect())
@@ -542,22 +547,23 @@ impl Store for SqliteStore {
         }
         let writer = self.writer.clone();
         let checkpoint = self.keep_house(move |connection| {
-            // (busy, pages in the log, pages of them that are in the database now)
+            // Columns: whether the checkpoint was blocked, pages in the log, pages of the log that were checkpointed.
             let log_pages: i64 = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
             if log_pages <= RESTART_PAGES {
                 return Ok(());
             }
-            // While somebody always writes, the log never comes to an end and grows. Here nobody writes, and hardly
-            // anything is left to do: the next to write begins the log anew.
+            // Under continuous writes a passive checkpoint never restarts the log, which then grows. This runs while no
+            // job does. Little is left to copy, and the next write restarts the log.
             let restart = "PRAGMA wal_checkpoint(RESTART)";
             writer.run_blocking(|Sqlite(connection)| Ok(connection.query_row(restart, [], |_| Ok(()))?))
         });
-        // To be tried again, also if nobody writes meanwhile.
+        // Try again at the next call, even without another write.
         checkpoint.await.inspect_err(|_| self.note_write())
     }
 
-    /// A file system that has become read-only answers every reading, and so does a full disk: the one is seen by who
-    /// writes beside the database, the other by those whose writes fail.
+    /// Checks that the database can be written. Reads succeed on a full disk and on a file system that has become
+    /// read-only, so only a write detects either. The lock file detects the read-only file system, and a test write
+    /// after a failed write the full disk.
     async fn ping(&self) -> Result<(), StoreError> {
         let unavailable = |lost: Lost| StoreError::Unavailable(lost.into());
         self.check_files().await?;
@@ -582,10 +588,11 @@ impl Store for SqliteStore {
         }
     }
 
-    /// What was written is in the database file then, and no `-wal` file is left.
+    /// Closes both connections and releases the lock. SQLite then moves the write-ahead log into the database file and
+    /// deletes it.
     async fn close(&self) {
         let (housekeeper, writer, held) = (self.housekeeper.clone(), self.writer.clone(), self.held.clone());
-        // A disk that does not answer must not hold up the thread that stops the server.
+        // A disk that does not answer must not block the thread that stops the server.
         let closing = tokio::task::spawn_blocking(move || {
             drop(lock(&housekeeper).take());
             writer.close();
@@ -603,9 +610,9 @@ static SWEEP: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Reads these sessions as one instant left them.
+/// Reads sessions in one snapshot.
 fn read_all(connection: &Connection, keys: &[SessionKey]) -> Result<Vec<Session>, Failure> {
-    // One transaction takes SQLite's read lock once instead of once for each row.
+    // A transaction takes the read lock of SQLite once instead of once per row.
     let snapshot =
         if keys.len() > 1 && connection.is_autocommit() { Some(connection.unchecked_transaction()?) } else { None };
     let mut query = cached(connection, &READ)?;
@@ -619,10 +626,10 @@ fn read_all(connection: &Connection, keys: &[SessionKey]) -> Result<Vec<Session>
     Ok(sessions)
 }
 
-/// The first column after those of [`COLUMNS`].
+/// Index of the first column after those of [`COLUMNS`].
 const AFTER: usize = 19;
 
-/// Reads a row of [`COLUMNS`].
+/// Converts a row that begins with [`COLUMNS`].
 fn session(row: &rusqlite::Row<'_>) -> Result<Session, StoreError> {
     let row = Row {
         id: row.get(0)?,

@@ -1,23 +1,22 @@
-//! The queue of an SQLite database: jobs that run one after the other on the database's one connection.
+//! The queue of an SQLite database. Its jobs run one after the other on the one connection of the database.
 //!
 //! A caller pushes a job. If the connection is free, the caller runs the job itself, so that a lone decision takes one
-//! thread and no context switch. If it is not, the job waits in the queue, and the caller awaits its answer without
-//! blocking its thread. What is left in the queue after one batch, and everything while another process has the
-//! database locked, is run by a thread of the writer.
+//! thread and no context switch. If the connection is in use, the job stays in the queue, and the caller awaits the
+//! answer without blocking its thread. A thread of the writer runs the jobs beyond one batch, and those that had to
+//! wait for a lock of another process.
 //!
 //! Each job has exactly one outcome:
 //!
-//! | outcome | meaning |
-//! | --- | --- |
-//! | committed | The job ran, and its transaction is committed. Only then [`Asked::finish`] turns the job's result into the answer (for a change: into a [`Committed`](super::Committed), which announces). |
-//! | failed | The job's own statement failed, or the transaction was rolled back at the commit. Nothing is stored. |
-//! | abandoned | The caller had stopped waiting before the job ran. The job does not run. |
+//! - *committed*: The job ran, and its transaction is committed. Only then [`Asked::finish`] converts the job's result
+//!   into the answer (for a change: into a [`Committed`](super::Committed), which is passed to the announcer).
+//! - *failed*: The job's own statement failed, or the transaction was rolled back at the commit. Nothing is stored.
+//! - *abandoned*: The caller had stopped waiting before the job ran. The job does not run.
 //!
-//! A job that was part of a transaction which SQLite rolled back because of another job runs again. A job that runs
-//! when its caller gives up is committed, and its answer is dropped, which announces the change.
+//! A job runs again if SQLite rolled back its transaction because of another job. If the caller gives up while the job
+//! runs, the job is committed, and its answer is dropped, which passes the change to the announcer.
 //!
-//! This module knows nothing of SQLite: [`Database`] is implemented by the connection, and by the model in
-//! `hub/history`, which runs the queue through stalls, failures and abandoned calls.
+//! This module does not depend on SQLite. [`Database`] is implemented by the connection, and by the model in
+//! `hub/history`, which tests the queue with stalls, failures and abandoned calls.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,32 +34,33 @@ use crate::clock::Clock;
 
 /// Maximum number of jobs in one transaction.
 const MAX_BATCH: usize = 64;
-/// Maximum number of jobs in the queue. A caller beyond it fails with [`StoreError::Unavailable`].
+/// Maximum number of jobs in the queue. Further calls fail with [`StoreError::Unavailable`].
 const MAX_QUEUE: usize = 8192;
 /// Time after which a call fails with [`StoreError::Unavailable`], in seconds.
 const PATIENCE_SECONDS: u32 = 5;
-/// Time between two attempts while another process has the database locked.
+/// Time between the first two attempts while another process has the database locked. It doubles with each attempt.
 const FIRST_RETRY: Duration = Duration::from_millis(1);
+/// Maximum time between two attempts while another process has the database locked.
 const LAST_RETRY: Duration = Duration::from_millis(20);
 
-/// A connection on which one job runs at a time.
+/// A database connection. It runs one job at a time.
 pub(crate) trait Database: Send + 'static {
     /// Begins a transaction that may write.
     fn begin(&mut self) -> Result<(), Failure>;
-    /// Commits the transaction. After a failure it is either still open or rolled back.
+    /// Commits the transaction. After a failure the transaction is either still open or rolled back.
     fn commit(&mut self) -> Result<(), Failure>;
     /// Rolls the transaction back.
     fn rollback(&mut self);
-    /// Whether a transaction is open. A failed statement may have rolled it back.
+    /// Returns whether a transaction is open. A failed statement may have rolled it back.
     fn is_in_transaction(&self) -> bool;
 }
 
-/// Why a statement did nothing.
+/// The reason for which a statement had no effect.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Another process holds a lock that the statement needs. The statement may succeed later.
     Locked,
-    /// Anything else.
+    /// Any other error.
     Failed(StoreError),
 }
 
@@ -70,46 +70,46 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Whether a job may write. Jobs that only read also run while another process holds the write lock.
+/// The access that a job needs. Jobs that only read also run while another process holds the write lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
 }
 
-/// The state after a batch.
+/// The state of the queue after a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// No job is left that could run.
+    /// No job that can run is left.
     Idle,
     /// More jobs are in the queue.
     More,
-    /// Another process has the database locked, for jobs of this access.
+    /// Another process has the database locked for jobs of this access.
     Stalled(Access),
 }
 
-/// How a job's transaction ended.
+/// The end of the transaction of a job.
 enum Outcome<'a> {
     Committed,
     Failed(&'a StoreError),
 }
 
 trait Job<D>: Send {
-    /// Whether the caller has stopped waiting.
+    /// Returns whether the caller has stopped waiting.
     fn is_abandoned(&self) -> bool;
-    /// Runs the job and keeps its result. Runs again if the transaction is rolled back.
+    /// Runs the job and keeps its result. Called again if the transaction is rolled back.
     fn run(&mut self, database: &mut D) -> Result<(), Locked>;
     /// Sends the answer.
     fn end(self: Box<Self>, outcome: &Outcome<'_>);
 }
 
-/// The job could not run because of a lock of another process.
+/// The job could not run, because another process holds a lock.
 struct Locked;
 
-/// A job with the channel for its answer.
+/// A job and the channel for its answer.
 struct Asked<R, F, T, A> {
     work: R,
-    /// Turns the result into the answer once it is committed.
+    /// Converts the result to the answer, after the commit.
     finish: F,
     result: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<A, StoreError>>,
@@ -143,12 +143,13 @@ where
             (Outcome::Failed(_), Some(Err(error))) => Err(error),
             (Outcome::Failed(error), _) => Err(unavailable(error)),
         };
-        // A caller that has gone drops the answer. The answer of a committed change announces it then.
+        // The receiver may have been dropped. Then the answer is dropped, and a committed change in it is passed to the
+        // announcer.
         drop(reply.send(answer));
     }
 }
 
-/// The queue and its connection. Clones share them.
+/// The queue and its connection. Clones share both.
 pub(crate) struct Writer<D> {
     shared: Arc<Shared<D>>,
     clock: Clock,
@@ -162,34 +163,36 @@ impl<D> Clone for Writer<D> {
 
 struct Shared<D> {
     queue: Mutex<Queue<D>>,
-    /// Signalled when the writer's thread has something to do.
+    /// Wakes the thread of the writer when it has jobs to run.
     wakes_thread: Condvar,
-    /// `None` once it is closed.
+    /// The connection. `None` after the writer was closed.
     database: Mutex<Option<D>>,
     watch: Watch,
 }
 
-/// Notices that a job takes long, and keeps the runtime going meanwhile.
+/// Detects jobs that take long and keeps the runtime responsive meanwhile.
 ///
-/// A job runs on a thread of the runtime. While that thread is blocked by the disk, it may be that no other thread of
-/// the runtime waits for sockets: an idle one is only woken for a task that is ready. So a thread of the writer looks
-/// every few milliseconds, and wakes one by spawning a task that does nothing.
+/// A job runs on a thread of the runtime. While the disk blocks that thread, it can happen that no other thread of the
+/// runtime polls for I/O, because an idle thread is only woken for a task that is ready. So a thread of the writer
+/// checks every few milliseconds whether the same batch still runs, and then spawns an empty task to wake a thread of
+/// the runtime.
 #[derive(Default)]
 struct Watch {
-    /// Counts the begins and ends of batches: odd while one runs.
+    /// Number of begins and ends of batches. It is odd while a batch runs.
     batches: AtomicU64,
-    /// The watching thread sleeps until the next batch.
+    /// Whether the watching thread sleeps until the next batch.
     is_parked: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
-/// Time between two looks.
+/// Time between two checks for a long job.
 const WATCH_PERIOD: Duration = Duration::from_millis(10);
-/// Looks that find no batch, after which the thread sleeps until the next batch. Few, because an idle server has a batch
-/// every 1.5 seconds.
+/// Number of checks without a batch after which the watching thread sleeps until the next batch. It is small, because
+/// an idle server has a batch every 1.5 seconds, and the thread should sleep in between.
 const IDLE_LOOKS: u32 = 3;
 
 impl Watch {
+    /// Records that a batch begins, and wakes the watching thread if it sleeps.
     fn begin(&self) {
         self.batches.fetch_add(1, Ordering::SeqCst);
         if self.is_parked.load(Ordering::SeqCst) {
@@ -197,6 +200,7 @@ impl Watch {
         }
     }
 
+    /// Records that a batch has ended.
     fn end(&self) {
         self.batches.fetch_add(1, Ordering::SeqCst);
     }
@@ -207,7 +211,7 @@ impl Watch {
         }
     }
 
-    /// Watches until `is_closed`.
+    /// Runs the watching thread until `is_closed` returns true.
     fn run(&self, runtime: &Handle, is_closed: impl Fn() -> bool) {
         drop(self.thread.set(std::thread::current()));
         let (mut seen, mut idle) = (0, 0);
@@ -223,7 +227,7 @@ impl Watch {
             if idle >= IDLE_LOOKS {
                 idle = 0;
                 self.is_parked.store(true, Ordering::SeqCst);
-                // A batch that began before it could see that this thread is to be woken.
+                // Check once more: a batch that began before `is_parked` was set does not wake this thread.
                 if self.batches.load(Ordering::SeqCst) == now && !is_closed() {
                     std::thread::park();
                 }
@@ -236,9 +240,9 @@ impl Watch {
 struct Queue<D> {
     reads: VecDeque<Box<dyn Job<D>>>,
     writes: VecDeque<Box<dyn Job<D>>>,
-    /// Another process has the database locked, for writing or altogether: only the writer's thread tries again.
+    /// Access for which another process has the database locked. Only the thread of the writer tries such jobs again.
     stalled: Option<Access>,
-    /// The writer's thread is to run what is in the queue.
+    /// Whether the thread of the writer is to run the queued jobs.
     is_handed_over: bool,
     is_closed: bool,
 }
@@ -248,12 +252,13 @@ impl<D> Queue<D> {
         self.reads.len() + self.writes.len()
     }
 
-    /// Whether a caller would find a job to run.
+    /// Returns whether a caller may run one of the queued jobs.
     fn has_runnable(&self) -> bool {
         (self.may_run(Access::Read) && !self.reads.is_empty())
             || (self.may_run(Access::Write) && !self.writes.is_empty())
     }
 
+    /// Returns whether a caller may run jobs of this access.
     fn may_run(&self, access: Access) -> bool {
         match self.stalled {
             None => true,
@@ -269,7 +274,7 @@ impl<D> Queue<D> {
         }
     }
 
-    /// Takes up to a batch of jobs, without those whose caller has gone.
+    /// Removes up to one batch of jobs from the queue and drops those whose caller has stopped waiting.
     fn take(&mut self, access: Access) -> VecDeque<Box<dyn Job<D>>> {
         let lane = self.lane(access);
         let mut batch = VecDeque::new();
@@ -283,7 +288,7 @@ impl<D> Queue<D> {
         batch
     }
 
-    /// Puts jobs back to the front, in their order.
+    /// Puts jobs back at the front of the queue, in order.
     fn put_back(&mut self, access: Access, mut jobs: VecDeque<Box<dyn Job<D>>>) {
         let lane = self.lane(access);
         jobs.append(lane);
@@ -292,7 +297,7 @@ impl<D> Queue<D> {
 }
 
 impl<D: Database> Writer<D> {
-    /// Takes the connection. [`Writer::start_threads`] is to follow.
+    /// Makes a writer for this connection. Call [`Writer::start_threads`] next.
     pub(crate) fn new(database: D, clock: Clock) -> Self {
         let queue = Queue {
             reads: VecDeque::new(),
@@ -310,8 +315,8 @@ impl<D: Database> Writer<D> {
         Self { shared: Arc::new(shared), clock }
     }
 
-    /// Starts the thread that runs jobs while the database is locked, and jobs beyond one batch; and within a runtime the
-    /// thread that watches jobs. They end when the writer is closed.
+    /// Starts the thread that runs jobs beyond one batch and jobs while the database is locked. Within a runtime, also
+    /// starts the thread that watches for long jobs. The threads end when the writer is closed.
     ///
     /// # Errors
     /// A thread cannot be created.
@@ -338,10 +343,11 @@ impl<D: Database> Writer<D> {
         std::thread::Builder::new().name("qrlogin-store".to_owned()).spawn(run).map(drop)
     }
 
-    /// Runs `work` and returns its result, which `finish` has turned into the answer after the commit.
+    /// Runs `work` as a job and returns its result, converted by `finish` after the commit.
     ///
     /// # Errors
-    /// The job failed, or it did not end within 5 seconds. Then it does not run any more, unless it runs right now.
+    /// The job failed, or did not end within 5 seconds. In the second case the job does not start any more. If it is
+    /// running, it runs to its end, and its answer is dropped.
     pub(crate) async fn ask<T, A>(
         &self,
         access: Access,
@@ -366,7 +372,7 @@ impl<D: Database> Writer<D> {
         self.shared.run_as_caller();
         match answer.try_recv() {
             Ok(answer) => return answer,
-            // The receiver must not be awaited after this.
+            // A receiver must not be polled after it has returned `Closed`.
             Err(oneshot::error::TryRecvError::Closed) => return Err(dropped()),
             Err(oneshot::error::TryRecvError::Empty) => {}
         }
@@ -377,7 +383,7 @@ impl<D: Database> Writer<D> {
         }
     }
 
-    /// As [`Writer::ask`], of a result that is the answer.
+    /// Runs `work` as a job and returns its result. See [`Writer::ask`].
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         access: Access,
@@ -386,8 +392,8 @@ impl<D: Database> Writer<D> {
         self.ask(access, work, std::convert::identity).await
     }
 
-    /// Runs `work` on the connection outside of the queue and of any transaction. Blocks: not for a thread that serves
-    /// clients.
+    /// Runs `work` on the connection, outside of the queue and of any transaction. Blocks, so it must not be called on
+    /// a thread that serves clients.
     pub(crate) fn run_blocking<T>(&self, work: impl FnOnce(&mut D) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let done = match &mut *lock(&self.shared.database) {
             Some(database) => work(database),
@@ -397,8 +403,7 @@ impl<D: Database> Writer<D> {
         done
     }
 
-    /// Runs what is in the queue and closes the connection. While another process has the database locked, what is in
-    /// the queue fails. Blocks.
+    /// Runs the queued jobs and closes the connection. Jobs that another process locks out fail. Blocks.
     pub(crate) fn close(&self) {
         lock(&self.shared.queue).is_closed = true;
         let mut database = lock(&self.shared.database);
@@ -412,7 +417,7 @@ impl<D: Database> Writer<D> {
         self.shared.watch.wake();
     }
 
-    /// One step of the writer's thread.
+    /// Runs one step of the thread of the writer.
     #[cfg(test)]
     pub(crate) fn step(&self) -> Progress {
         match &mut *lock(&self.shared.database) {
@@ -421,7 +426,7 @@ impl<D: Database> Writer<D> {
         }
     }
 
-    /// Whether a step of the writer's thread would find a job.
+    /// Returns whether a step of the thread of the writer would find a job.
     #[cfg(test)]
     pub(crate) fn has_jobs(&self) -> bool {
         lock(&self.shared.queue).len() > 0
@@ -429,10 +434,10 @@ impl<D: Database> Writer<D> {
 }
 
 impl<D: Database> Shared<D> {
-    /// Runs one batch if the connection is free, and hands what is left to the writer's thread.
+    /// Runs one batch if the connection is free, and leaves the rest to the thread of the writer.
     fn run_as_caller(&self) {
-        // The thread that holds the connection looks into the queue again after it has released it. So a job that was
-        // pushed meanwhile is run by one of the two.
+        // The holder of the connection checks the queue again after it has released it. So a job that was pushed
+        // meanwhile is run by the holder or here.
         while lock(&self.queue).has_runnable() {
             let mut database = match self.database.try_lock() {
                 Ok(database) => database,
@@ -450,7 +455,7 @@ impl<D: Database> Shared<D> {
         }
     }
 
-    /// Waits for jobs and runs a batch of them; `None` once the writer is closed.
+    /// Waits for jobs and runs one batch. Returns `None` after the writer was closed.
     fn run_as_thread(&self) -> Option<Progress> {
         let mut queue = lock(&self.queue);
         while !queue.is_closed && queue.stalled.is_none() && !queue.is_handed_over {
@@ -466,14 +471,15 @@ impl<D: Database> Shared<D> {
         };
         if progress == Progress::Idle {
             lock(&self.queue).is_handed_over = false;
-            // A job that was pushed before the connection was released found it taken.
+            // The caller of a job that was pushed before the connection was released found it in use, and left the job
+            // in the queue.
             self.run_as_caller();
         }
         Some(progress)
     }
 
-    /// Runs some of what is in the queue: reads first, then writes in one transaction. Jobs that a lock of another
-    /// process holds up are only tried if `tries_stalled`.
+    /// Runs one batch: first the reads, then the writes in one transaction. Jobs that a lock of another process stalls
+    /// are only tried if `tries_stalled` is set.
     fn run_batch(&self, database: &mut D, tries_stalled: bool) -> Progress {
         self.watch.begin();
         let progress = self.run_some(database, tries_stalled);
@@ -514,7 +520,7 @@ impl<D: Database> Shared<D> {
     }
 }
 
-/// How one run of a job ended.
+/// The end of one run of a job.
 #[derive(PartialEq, Eq)]
 enum Ran {
     Done,
@@ -527,14 +533,14 @@ fn run_one<D: Database>(job: &mut Box<dyn Job<D>>, database: &mut D) -> Ran {
         Ok(Ok(())) => Ran::Done,
         Ok(Err(Locked)) => Ran::Locked,
         Err(_) => {
-            // The panic hook has logged why. The caller is answered with an error when the job is dropped.
+            // The panic hook has logged the panic. Dropping the job answers its caller with an error.
             error!(event = "store job panicked");
             Ran::Panicked
         }
     }
 }
 
-/// Sends the answer. A panic of an announcement must not keep the other answers back.
+/// Sends the answer of a job. A panic in the announcer must not prevent the answers of other jobs.
 fn end<D>(job: Box<dyn Job<D>>, outcome: &Outcome<'_>) {
     if catch_unwind(AssertUnwindSafe(|| job.end(outcome))).is_err() {
         error!(event = "announcement panicked");
@@ -543,11 +549,11 @@ fn end<D>(job: Box<dyn Job<D>>, outcome: &Outcome<'_>) {
 
 type Jobs<D> = VecDeque<Box<dyn Job<D>>>;
 
-/// Runs these jobs, in one transaction if there are several; returns those that are to run again.
+/// Runs these jobs, in one transaction if there are several. Returns the jobs that must run again.
 fn run_writes<D: Database>(mut jobs: Jobs<D>, database: &mut D) -> (Jobs<D>, Progress) {
     match jobs.len() {
         0 => return (jobs, Progress::Idle),
-        // A single job needs no transaction around it.
+        // A single job needs no transaction around it. It opens its own if it has several statements.
         1 => {
             let Some(mut job) = jobs.pop_front() else { return (jobs, Progress::Idle) };
             let ran = run_one(&mut job, database);
@@ -582,12 +588,13 @@ fn run_writes<D: Database>(mut jobs: Jobs<D>, database: &mut D) -> (Jobs<D>, Pro
             ran.push_back(job);
             continue;
         }
-        // The whole transaction is undone, by SQLite because of this job's error or here. What ran before runs again.
+        // SQLite has rolled back the whole transaction because of this error, or it is rolled back here. The jobs that
+        // ran before must run again.
         if !is_undone {
             database.rollback();
         }
         match how {
-            // Its own error undid the transaction.
+            // The error of this job caused the rollback.
             Ran::Done => end(job, &Outcome::Failed(&unavailable("the transaction was rolled back"))),
             Ran::Panicked => {}
             Ran::Locked => {
@@ -621,6 +628,7 @@ fn run_writes<D: Database>(mut jobs: Jobs<D>, database: &mut D) -> (Jobs<D>, Pro
     }
 }
 
+/// Answers these jobs with an error.
 fn fail<D>(jobs: Jobs<D>, error: &StoreError) {
     for job in jobs {
         end(job, &Outcome::Failed(error));
@@ -639,7 +647,7 @@ fn unavailable(reason: impl ToString) -> StoreError {
     StoreError::Unavailable(reason.to_string().into())
 }
 
-/// Locks a mutex whose data no panic can leave half changed.
+/// Locks a mutex, even if a thread has panicked while it held the lock.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -656,7 +664,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk that answers when it is told to.
+    /// A database whose jobs block until the test sends an answer.
     struct Disk(mpsc::Receiver<()>);
 
     impl Database for Disk {
@@ -673,7 +681,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_that_panics_fails_its_caller_only() {
+    async fn panicking_job_fails_only_its_caller() {
         let (_answers, disk) = mpsc::channel();
         let writer = Writer::new(Disk(disk), Clock::system());
         let failed = writer.run::<()>(Access::Write, |_| panic!("a panic that is part of a test")).await;
@@ -682,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_blocks_its_thread_stops_no_other_task_of_the_runtime() {
+    fn blocked_job_does_not_stop_other_tasks_of_the_runtime() {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (answers, disk) = mpsc::channel();
         let (address, jobs) = runtime.block_on(async {
@@ -690,7 +698,7 @@ mod tests {
             writer.start_threads().unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            // Answers each byte: with a job in between if the byte is 1.
+            // Echoes each byte, after a job if the byte is 1.
             let jobs = tokio::spawn(async move {
                 loop {
                     let (mut stream, _) = listener.accept().await.unwrap();
@@ -717,7 +725,7 @@ mod tests {
                     client.read_exact(&mut [0]).unwrap();
                 }
             }
-            // The last client's job blocks its thread now, and the others are served.
+            // The job of the last client blocks its thread now. The other clients must still be served.
             for (_, client) in &mut clients[..2] {
                 client.write_all(&[0]).unwrap();
                 client.read_exact(&mut [0]).unwrap_or_else(|error| panic!("round {round}: {error}"));
