@@ -51,7 +51,7 @@ pub(super) async fn arrive(
 }
 
 /// Registers a connection as [`arrive`] does, if its session `is_awaited`. Otherwise the request is answered at once,
-/// and older connections of the session are not superseded.
+/// and supersedes no connection, except one at another node if the session changes between the two readings.
 ///
 /// # Errors
 /// Returns the errors of [`arrive`].
