@@ -1,5 +1,5 @@
-//! HTTP/1.1 answers as bytes (RFC 9112 §4), for connections that no HTTP server speaks on: those that wait in the hub,
-//! and those that are refused before a request has arrived. Everything else is hyper's.
+//! HTTP/1.1 answers as bytes (RFC 9112 §4), for connections that hyper does not serve: those of the hub, and those that
+//! are refused before a whole request has arrived.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,14 +8,14 @@ use zeroize::Zeroizing;
 
 use crate::session::Timestamp;
 
-/// The head of an answer in the making. Zeroed when it is dropped: tokens stand in answers.
+/// A builder of an answer. Its bytes are zeroed when it is dropped, because an answer can hold a token.
 pub struct Answer(Zeroizing<Vec<u8>>);
 
 impl Answer {
-    /// The status line, and the time (RFC 9110 §6.6.1) if there is one.
+    /// Creates an answer with a status line, and with `Date` (RFC 9110 §6.6.1) if `now` is given.
     #[must_use]
     pub fn new(status: StatusCode, now: Option<Timestamp>) -> Self {
-        // As much as most take: what grows leaves copies behind.
+        // Large enough for most answers: a vector that grows leaves copies of its bytes in memory.
         let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
         let reason = status.canonical_reason().unwrap_or_default();
         bytes.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
@@ -26,21 +26,21 @@ impl Answer {
         }
     }
 
-    /// Adds a field.
+    /// Adds a header field.
     #[must_use]
     pub fn field(mut self, name: &str, value: &[u8]) -> Self {
         field(&mut self.0, name, value);
         self
     }
 
-    /// Adds fields that have been made by [`field`].
+    /// Adds header field lines that [`field`] has made.
     #[must_use]
     pub fn fields(mut self, fields: &[u8]) -> Self {
         self.0.extend_from_slice(fields);
         self
     }
 
-    /// The answer with this body, whose length is said.
+    /// Returns the bytes of the answer with `Content-Length` and this body.
     #[must_use]
     pub fn with_body(self, body: &[u8]) -> Zeroizing<Vec<u8>> {
         let mut answer = self.field("content-length", body.len().to_string().as_bytes()).open();
@@ -49,7 +49,7 @@ impl Answer {
         answer
     }
 
-    /// The answer up to its body, which ends with the connection (RFC 9112 §6.3), or is none.
+    /// Returns the bytes of the answer's head. The body, if there is one, ends with the connection (RFC 9112 §6.3).
     #[must_use]
     pub fn open(self) -> Zeroizing<Vec<u8>> {
         let Self(mut bytes) = self;
@@ -58,14 +58,14 @@ impl Answer {
     }
 }
 
-/// Appends a field's line.
+/// Appends a header field line to `out`.
 pub fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     for part in [name.as_bytes(), b": ", value, b"\r\n"] {
         out.extend_from_slice(part);
     }
 }
 
-/// The value of `Date` (RFC 9110 §5.6.7).
+/// Returns a time in the format of `Date` (RFC 9110 §5.6.7).
 #[must_use]
 pub fn http_date(now: Timestamp) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(now.as_millis().try_into().unwrap_or(0)))
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_has_its_status_time_fields_length_and_body() {
+    fn answer_has_status_date_fields_length_and_body() {
         let answer = Answer::new(StatusCode::CONFLICT, Some(Timestamp::from_millis(784_111_777_000)))
             .field("a", b"1")
             .fields(b"b: 2\r\n")

@@ -1,7 +1,7 @@
-//! The wire types: what is said over HTTP and the WebSocket, field by field. PROTOCOL.md documents each; a test ties
-//! the two together.
+//! The types of the wire: requests and answers over HTTP, and frames of the WebSocket. PROTOCOL.md documents each
+//! field, and a test compares the two. The doc comments of schemas are their descriptions in the OpenAPI document.
 //!
-//! Types that hold a secret have no `Debug`, so that none is ever printed.
+//! Types that hold a secret do not implement `Debug`, so that no secret is printed.
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -10,201 +10,202 @@ use zeroize::Zeroizing;
 
 use crate::session::PhoneUser;
 
-/// The longest `client_info`, in characters.
+/// Maximum length of `client_info`, in characters.
 pub const MAX_CLIENT_INFO_CHARS: usize = 256;
-/// The subprotocol of a browser that acknowledges its token itself.
+/// WebSocket subprotocol of a browser that acknowledges its token with [`ACK_MESSAGE`].
 pub const ACK_SUBPROTOCOL: &str = "qrlogin.ack";
-/// The text message with which such a browser acknowledges its token.
+/// Text message with which a browser acknowledges its token.
 pub const ACK_MESSAGE: &str = "ack";
-/// The text message that is answered with a heartbeat.
+/// Text message of a browser that the server answers with an empty binary message.
 pub const PING_MESSAGE: &str = "ping";
-/// What a subprotocol begins with that is no protocol: the session id follows, which then need not stand in the URL.
+/// Prefix of the subprotocol that carries the session id, for a browser that keeps the id out of the URL. The server
+/// never selects this subprotocol.
 pub const SESSION_SUBPROTOCOL: &str = "qrlogin.session.";
-/// The header in which status takes the session id on the path without it.
+/// Header field that carries the session id to status and event streams, where the path does not.
 pub const SESSION_HEADER: &str = "x-qr-session";
 
-/// The longest that a long poll waits, in seconds.
+/// Maximum time for which a long poll waits, in seconds.
 pub const MAX_WAIT_SECONDS: u32 = 25;
-/// The server-sent event that says what a WebSocket's Close says.
+/// Name of the server-sent event that corresponds to the Close frame of a WebSocket.
 pub const CLOSE_EVENT: &str = "close";
-/// The id of the event that says that the session has expired; all others have its version.
+/// Id of the server-sent event `expired`. Other states have the session's version as their id, and `rotated` has none.
 pub const EXPIRED_EVENT_ID: &str = "expired";
-/// The media type of RFC 9457.
+/// Media type of error answers (RFC 9457 §3).
 pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
 
-/// Close codes of the WebSocket (RFC 6455 §7.4; 4000 and up are our own), and of event streams.
+/// Close codes of WebSockets and event streams (RFC 6455 §7.4). Codes from 4000 on are private to this protocol.
 pub mod close_code {
-    /// Decided, cancelled or expired: do not come back.
+    /// The session is decided, cancelled or expired. The browser must not reconnect.
     pub const DONE: u16 = 1000;
-    /// The protocol was broken.
+    /// The browser violated the WebSocket protocol. It must not reconnect.
     pub const PROTOCOL_ERROR: u16 = 1002;
-    /// A text frame that is not UTF-8.
+    /// The browser sent a text message that is not UTF-8. It must not reconnect.
     pub const INVALID_TEXT: u16 = 1007;
-    /// A frame that is too long.
+    /// The browser sent a message that is too long. It must not reconnect.
     pub const TOO_BIG: u16 = 1009;
-    /// The token of a confirmed login cannot be made; come back with backoff.
+    /// The token of a confirmed session cannot be made. The browser may reconnect with backoff.
     pub const INTERNAL: u16 = 1011;
-    /// This node is restarting; come back after the delay in the reason.
+    /// This node is restarting. The browser may reconnect after the delay in the reason.
     pub const RESTARTING: u16 = 1012;
-    /// The store is unreachable; come back with backoff.
+    /// The store does not answer. The browser may reconnect with backoff.
     pub const UNAVAILABLE: u16 = 1013;
-    /// Two heartbeats went unanswered; come back.
+    /// The browser did not answer two heartbeats. It may reconnect.
     pub const HEARTBEAT: u16 = 4408;
-    /// A newer connection took over: do not come back.
+    /// A newer connection superseded this one. The browser must not reconnect.
     pub const REPLACED: u16 = 4409;
 }
 
 /// A JWK Set (RFC 7517 §5).
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what the signing keys write themselves")]
+#[expect(dead_code, reason = "only a schema for OpenAPI: the signing keys serialize themselves")]
 pub struct JwkSet {
-    /// Ed25519 keys (RFC 8037).
+    /// The public signing keys, of type Ed25519 (RFC 8037).
     keys: Vec<serde_json::Map<String, serde_json::Value>>,
 }
 
-/// `POST /v1/qr-login/generate`.
+/// The body of `POST /v1/qr-login/generate`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct GenerateRequest {
-    /// The browser's own word on itself.
+    /// The browser's description of itself. It is shown to the phone as unverified.
     #[schema(max_length = 256)]
     pub client_info: Option<String>,
 }
 
-/// Its answer.
+/// The answer to `POST /v1/qr-login/generate`.
 #[derive(Serialize, ToSchema)]
 pub struct GenerateResponse {
-    /// The browser's secret.
+    /// The session id, which only the browser knows.
     #[schema(value_type = String)]
     pub session_id: Zeroizing<String>,
-    /// What the QR holds, public.
+    /// The code in the QR code. It is public.
     pub code: String,
-    /// The URL in the QR.
+    /// The URL in the QR code.
     pub qr_url: String,
-    /// The QR, as a `data:image/svg+xml` URL.
+    /// The QR code as a `data:image/svg+xml` URL.
     pub qr_image: String,
-    /// Seconds until expiry.
+    /// Time until the session expires, in seconds.
     pub expires_in: u64,
-    /// The instant of expiry, RFC 3339.
+    /// Time at which the session expires, by the server's wall clock (RFC 3339).
     pub expires_at: String,
-    /// Seconds between two heartbeats on the connection on which the browser waits.
+    /// Time between two heartbeats on the browser's connection, in seconds.
     pub heartbeat_seconds: u32,
-    /// The path of the WebSocket.
+    /// Path of the WebSocket, from the root of the host on.
     #[schema(value_type = String)]
     pub ws_path: Zeroizing<String>,
 }
 
-/// `POST /v1/qr-login/ack` and `/cancel`.
+/// The body of `POST /v1/qr-login/ack` and of `POST /v1/qr-login/cancel`.
 #[derive(Deserialize, ToSchema)]
 pub struct SessionRequest {
-    /// The browser's secret.
+    /// The session id, which only the browser knows.
     #[schema(value_type = String)]
     pub session_id: Zeroizing<String>,
 }
 
-/// `POST /v1/qr-login/scan` and `/reject`.
+/// The body of `POST /v1/qr-login/scan` and of `POST /v1/qr-login/reject`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct CodeRequest {
-    /// What the phone scanned: the code, or the URL that holds it.
+    /// The code, or the scanned URL that contains it.
     pub code: String,
 }
 
-/// `POST /v1/qr-login/confirm`.
+/// The body of `POST /v1/qr-login/confirm`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ConfirmRequest {
-    /// What the phone scanned: the code, or the URL that holds it.
+    /// The code, or the scanned URL that contains it.
     pub code: String,
-    /// The number that the phone's owner picked, where numbers are compared.
+    /// The number that the user picked. Required with number matching.
     pub number: Option<String>,
 }
 
-/// The answer to a scan.
+/// The answer to `POST /v1/qr-login/scan`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ScanResponse {
-    /// Always `scanned`.
+    /// The session's status, always `scanned`.
     pub status: &'static str,
-    /// Who is asking.
+    /// The browser that generated the session.
     pub client: ClientView,
-    /// Seconds until expiry.
+    /// Time until the session expires, in seconds.
     pub expires_in: u64,
-    /// Where numbers are compared, the three of which one must be picked.
+    /// With number matching, three numbers. The user picks the one that the browser shows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numbers: Option<[String; 3]>,
-    /// Where addresses can be placed, in which respects the phone and the browser lie apart.
+    /// With a geolocation database, the signals in which the phone and the browser differ: `country`, `network`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub risk: Option<Vec<&'static str>>,
 }
 
-/// Who is asking; `null` where the server does not know.
+/// The browser that generated a session. Fields that the server does not know are `null`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ClientView {
-    /// The browser's address.
+    /// IP address of the browser.
     pub ip: String,
-    /// The browser's name and version.
+    /// Name and major version of the browser, from `User-Agent`.
     pub browser: Option<String>,
-    /// Its operating system.
+    /// Name of the operating system, from `User-Agent`.
     pub os: Option<String>,
-    /// The page's origin.
+    /// Origin of the page.
     pub origin: Option<String>,
-    /// The browser's own unverified word.
+    /// The browser's description of itself, which is not verified.
     pub client_info: Option<String>,
-    /// When it asked, RFC 3339.
+    /// Time at which the session was generated (RFC 3339).
     pub time: String,
-    /// Where it is, as far as its address tells.
+    /// Location of the address, with a location database that has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<LocationView>,
-    /// In whose network it is, as far as its address tells.
+    /// Network of the address, with a network database that has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkView>,
 }
 
-/// A place; what is not known is left out.
+/// The location of an address. Unknown fields are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LocationView {
-    /// The city's English name.
+    /// English name of the city.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub city: Option<String>,
-    /// The English name of the state, province or the like.
+    /// English name of the first-level region, such as a state or province.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// The country's English name.
+    /// English name of the country.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub country: Option<String>,
-    /// ISO 3166-1, two letters.
+    /// Two-letter code of the country (ISO 3166-1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub country_code: Option<String>,
 }
 
-/// A network; what is not known is left out.
+/// The network of an address. Unknown fields are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NetworkView {
-    /// The number of the autonomous system.
+    /// Number of the autonomous system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asn: Option<u32>,
-    /// Who runs it.
+    /// Organization that operates the network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub organization: Option<String>,
 }
 
-/// The answer to a decision, and to `cancel`.
+/// The answer to `confirm`, `reject` and `cancel`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StatusResponse {
-    /// What the session is now.
+    /// The session's status after the call.
     pub status: &'static str,
 }
 
-/// Who scanned or confirmed, as far as the app token says.
+/// The user who scanned or confirmed, as the app token describes them.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct UserView {
-    /// Display name.
+    /// Display name of the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Picture URL.
+    /// URL of a picture of the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub picture: Option<String>,
 }
 
 impl UserView {
-    /// What may be shown of this user; `None` if the app token named neither.
+    /// Returns the fields of `user` that the browser may see, or `None` if the app token has neither of them.
     #[must_use]
     pub fn of(user: PhoneUser) -> Option<Self> {
         (user.name.is_some() || user.picture.is_some()).then_some(Self { name: user.name, picture: user.picture })
@@ -215,172 +216,172 @@ impl UserView {
 #[derive(Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum Frame {
-    /// Waiting for a phone.
+    /// The session waits to be scanned.
     Pending {
-        /// The session's version.
+        /// Version of the session.
         version: u32,
-        /// Seconds until expiry.
+        /// Time until the session expires, in seconds.
         expires_in: u64,
     },
-    /// A phone has scanned.
+    /// A phone has scanned the code.
     Scanned {
-        /// The session's version.
+        /// Version of the session.
         version: u32,
-        /// Whose.
+        /// The user who scanned.
         #[serde(skip_serializing_if = "Option::is_none")]
         user: Option<UserView>,
-        /// Where numbers are compared, the one to show.
+        /// With number matching, the number that the browser shows.
         #[serde(skip_serializing_if = "Option::is_none")]
         number: Option<String>,
     },
-    /// The code that is shown from now on.
+    /// The code has rotated. The browser shows the new one from now on.
     Rotated(CodeView),
-    /// Logged in.
+    /// The login is confirmed.
     Confirmed(Confirmed),
-    /// The phone's owner said no.
+    /// The user rejected the login.
     Rejected {
-        /// For people.
+        /// Explanation for people.
         message: &'static str,
     },
-    /// Out of time.
+    /// The session has expired.
     Expired {
-        /// For people.
+        /// Explanation for people.
         message: &'static str,
     },
-    /// It was given up.
+    /// The session was cancelled.
     Cancelled {
-        /// Why, if not by the browser.
+        /// `overload` if the server cancelled the session. Left out if the browser did.
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'static str>,
     },
 }
 
-/// The two forms of a confirmed login.
+/// The rest of a `confirmed` frame: the token, or that it was acknowledged before.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Confirmed {
-    /// With the token.
+    /// The token has not been acknowledged, and is delivered.
     Token {
-        /// The JWT; a secret.
+        /// The JWT, which is a secret.
         #[schema(value_type = String)]
         web_token: Zeroizing<String>,
-        /// Always `Bearer` (RFC 6750).
+        /// Type of the token, always `Bearer` (RFC 6750).
         token_type: &'static str,
-        /// Seconds until the token's end.
+        /// Time until the token expires, in seconds.
         expires_in: u64,
-        /// Who.
+        /// The user who confirmed.
         #[serde(skip_serializing_if = "Option::is_none")]
         user: Option<UserView>,
     },
-    /// The token was received before.
+    /// The token has been acknowledged, and is not delivered again.
     Claimed {
-        /// Always true.
+        /// The constant `true`.
         claimed: bool,
     },
 }
 
-/// `GET /v1/qr-login/status/{session_id}`: the frame that the WebSocket would begin with, and what a page needs to
-/// show the code again.
+/// The answer to `GET /v1/qr-login/status/{session_id}`: the frame that a new WebSocket would begin with, and what a
+/// page needs to show the code again.
 #[derive(Serialize, ToSchema)]
 pub struct SessionView {
-    /// As on the WebSocket.
+    /// The frame that a new WebSocket would begin with.
     #[serde(flatten)]
     pub frame: Frame,
-    /// The session's version, where the frame does not have it.
+    /// Version of the session, if the frame does not have it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<u32>,
-    /// Seconds until expiry, where the frame has no `expires_in` of its own.
+    /// Time until the session expires, in seconds, if the frame has no `expires_in`. 0 once the session has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<u64>,
-    /// What the QR holds, while it can be used; as the next two.
+    /// The code in the QR code. This field and the next two are left out once the code cannot be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// The URL in the QR.
+    /// The URL in the QR code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qr_url: Option<String>,
-    /// The QR, as a `data:image/svg+xml` URL.
+    /// The QR code as a `data:image/svg+xml` URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qr_image: Option<String>,
-    /// Seconds between two heartbeats on the connection on which the browser waits, until the session has ended.
+    /// Time between two heartbeats on the browser's connection, in seconds. Left out once the session has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat_seconds: Option<u32>,
 }
 
-/// A code, in its three forms.
+/// A code as text, as a URL and as a picture.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CodeView {
-    /// What the QR holds, public.
+    /// The code in the QR code. It is public.
     pub code: String,
-    /// The URL in the QR.
+    /// The URL in the QR code.
     pub qr_url: String,
-    /// The QR, as a `data:image/svg+xml` URL.
+    /// The QR code as a `data:image/svg+xml` URL.
     pub qr_image: String,
 }
 
-/// The data of the event `close`.
+/// The data of the server-sent event `close`.
 #[derive(Debug, Serialize)]
 pub struct CloseView<'a> {
-    /// A close code, as of the WebSocket.
+    /// Close code, one of [`close_code`].
     pub code: u16,
-    /// As of the WebSocket; it may be empty.
+    /// Close reason, which may be empty.
     pub reason: &'a str,
 }
 
-/// The kind of a refusal: its HTTP status and its code, which is stable and for programs.
+/// The kind of an error answer. It determines the HTTP status and the stable `code` of a [`Problem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProblemCode {
-    /// 400
+    /// 400: the body, a header field or a parameter is missing or malformed.
     InvalidRequest,
-    /// 401
+    /// 401: the app token is missing or invalid (RFC 6750).
     InvalidToken,
-    /// 401 (RFC 9470)
+    /// 401: the user's login on the phone is too old (RFC 9470).
     InsufficientUserAuthentication,
-    /// 403
+    /// 403: another user scanned, and only that user may decide.
     WrongUser,
-    /// 403
+    /// 403: the number is not the one that the browser shows.
     NumberMismatch,
-    /// 403
+    /// 403: the phone and the browser differ in country or network, and `risk.policy` is `deny`.
     Risk,
-    /// 403
+    /// 403: the origin of the page is not allowed, or is missing where required.
     ForbiddenOrigin,
-    /// 403
+    /// 403: the demo was requested under a host name that is not its own.
     ForbiddenHost,
-    /// 404
+    /// 404: there is no such session, code or path.
     NotFound,
-    /// 405
+    /// 405: the path does not support the method.
     MethodNotAllowed,
-    /// 408
+    /// 408: the head or the body of the request did not arrive in time.
     RequestTimeout,
-    /// 409
+    /// 409: another user scanned first.
     AlreadyScanned,
-    /// 409
+    /// 409: the session has been decided otherwise or by another user.
     AlreadyDecided,
-    /// 409
+    /// 409: the browser acknowledged a token before the decision.
     NotDecided,
-    /// 409
+    /// 409: a newer connection superseded the long poll.
     Replaced,
-    /// 409
+    /// 409: the phone confirmed before it scanned, with number matching.
     NotScanned,
-    /// 410
+    /// 410: the session or the code has expired.
     Expired,
-    /// 410
+    /// 410: the session was cancelled.
     Cancelled,
-    /// 413
+    /// 413: the body is longer than `limits.body_bytes`.
     PayloadTooLarge,
-    /// 415
+    /// 415: the body is not `application/json`.
     UnsupportedMediaType,
-    /// 426
+    /// 426: the request for the WebSocket is not an upgrade of version 13 (RFC 6455).
     UpgradeRequired,
-    /// 429
+    /// 429: the client exceeds a limit.
     RateLimited,
-    /// 500
+    /// 500: the server cannot make the token, or the QR code.
     Internal,
-    /// 503
+    /// 503: the store or the source of app tokens does not answer, or the server is full or stopping.
     Unavailable,
 }
 
 impl ProblemCode {
-    /// All of them.
+    /// All kinds, in the order of their statuses.
     pub const ALL: [Self; 24] = [
         Self::InvalidRequest,
         Self::InvalidToken,
@@ -437,13 +438,13 @@ impl ProblemCode {
         }
     }
 
-    /// Its HTTP status.
+    /// Returns the HTTP status.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         self.parts().0
     }
 
-    /// As it stands in a [`Problem`].
+    /// Returns the `code` of a [`Problem`].
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.parts().1
@@ -451,7 +452,7 @@ impl ProblemCode {
 }
 
 impl Problem {
-    /// A refusal of this kind.
+    /// Creates an error answer of the kind `code`.
     #[must_use]
     pub fn new(code: ProblemCode, detail: String) -> Self {
         let status = code.status();
@@ -466,21 +467,21 @@ impl Problem {
     }
 }
 
-/// An error (RFC 9457).
+/// An error answer (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
-    /// Always `about:blank`: `code` says what it is.
+    /// Problem type, always `about:blank`. The member `code` has the kind of the error.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// The status in words.
+    /// Reason phrase of the HTTP status.
     pub title: &'static str,
     /// The HTTP status.
     pub status: u16,
-    /// What it is, for programs; stable.
+    /// Kind of the error, stable and for programs.
     pub code: &'static str,
-    /// What it is, for people.
+    /// Explanation of the error, for people.
     pub detail: String,
-    /// Of a login on the phone that is too old: how many seconds ago it may be.
+    /// Maximum age of the user's login on the phone, in seconds. Present only with `insufficient_user_authentication`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u32>,
 }

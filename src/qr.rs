@@ -1,26 +1,29 @@
-//! QR codes (ISO/IEC 18004), as a picture for a page and as text for a terminal.
+//! QR codes (ISO/IEC 18004), as an SVG picture for a page and as text for a terminal.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use qrcodegen::{Mask, QrCode, QrCodeEcc, QrSegment, Version};
 
-/// Light modules around the symbol (ISO/IEC 18004 §5.3.8).
+/// Width of the quiet zone around the symbol, in modules (ISO/IEC 18004 §5.3.8).
 const QUIET_ZONE: i32 = 4;
 
-/// Of the eight masks (ISO/IEC 18004 §7.8) a reader takes any. Finding the one that looks best takes ten times as long as
-/// all the rest, and of the random characters of a code each makes an even pattern.
+/// Data mask (ISO/IEC 18004 §7.8). Readers accept each of the eight masks. The search for the one with the lowest
+/// penalty would take ten times as long as the rest of the encoding. A session's code is random, so its symbol is even
+/// with any mask.
 const MASK: u8 = 0;
 
-/// A QR code of a text.
+/// The QR code of a text.
 pub struct Picture(QrCode);
 
-/// The text is too long for a QR code (beyond about 2,300 bytes).
+/// The error of a text that is too long for a QR code, which is more than about 2,300 bytes.
 #[derive(Debug)]
 pub struct TooLong;
 
 impl Picture {
+    /// Encodes `text` with error correction level M.
+    ///
     /// # Errors
-    /// The text is too long.
+    /// Returns an error if the text is too long.
     pub fn of(text: &str) -> Result<Self, TooLong> {
         let segments = QrSegment::make_segments(text);
         let (least, most) = (Version::MIN, Version::MAX);
@@ -29,13 +32,13 @@ impl Picture {
             .map_err(|_| TooLong)
     }
 
-    /// An SVG as a `data:` URL: dark on light with its quiet zone, one path, one unit a module.
+    /// Returns an SVG picture as a `data:` URL: dark on light, with the quiet zone, one unit for each module.
     #[must_use]
     pub fn data_url(&self) -> String {
         format!("data:image/svg+xml;base64,{}", STANDARD.encode(self.svg()))
     }
 
-    /// Text of half-height blocks, for a dark terminal.
+    /// Returns the symbol as lines of half-height blocks, for a terminal with a dark background.
     #[must_use]
     pub fn terminal(&self) -> String {
         let size = self.size();
@@ -52,12 +55,12 @@ impl Picture {
         text
     }
 
-    /// A symbol's side, with the quiet zone.
+    /// Returns the length of a side with the quiet zone, in modules.
     fn size(&self) -> i32 {
         self.0.size() + 2 * QUIET_ZONE
     }
 
-    /// Counted from the corner of the quiet zone.
+    /// Returns whether a module is dark. Coordinates begin at the top left corner of the quiet zone.
     fn is_dark(&self, x: i32, y: i32) -> bool {
         self.0.get_module(x - QUIET_ZONE, y - QUIET_ZONE)
     }

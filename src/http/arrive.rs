@@ -1,5 +1,6 @@
-//! The way in for a browser that waits, whatever it waits on: limit, seat, register, read. In this order: what is refused
-//! costs nothing and writes nothing, and a change that comes between registering and reading is not missed.
+//! Registers a connection of any kind, in four steps: count the call, count the connection, register it in the hub,
+//! read the session's row. A refused request therefore writes nothing, and a change that commits between the last two
+//! steps is queued for the connection instead of missed.
 
 use std::net::IpAddr;
 
@@ -11,7 +12,7 @@ use crate::limits::Call;
 use crate::login::{Arrival, LoginError};
 use crate::session::{Session, SessionKey, Timestamp};
 
-/// A browser that is to wait: its place in the registry, its session as it was read then, and its seat.
+/// A connection that is ready to be opened: its registration, its session's row, and its seat.
 pub(super) struct Arrived {
     pub(super) registration: Registration,
     pub(super) found: Arrival,
@@ -20,18 +21,18 @@ pub(super) struct Arrived {
 
 /// The outcome of [`arrive_if`].
 pub(super) enum Admitted {
-    /// The browser is to wait.
+    /// The browser waits for a change of its session.
     Waits(Box<Arrived>),
-    /// The browser is to be answered now, with its session as of this instant.
+    /// The request is answered at once, with the session as of the given time.
     Answered(Box<(Session, Timestamp)>),
 }
 
-/// Registers a browser under its session's key, and reads the session. Counts it as `call`, unless it has been counted.
-/// The browser's connection keeps its seat if it is refused.
+/// Registers a connection for the session `key`, and reads the session. Counts the request as `call`, or not if `call`
+/// is `None`. If the request is refused, the seat returns to the TCP connection.
 ///
 /// # Errors
-/// The client asks too often or has too many connections, the server is stopping, there is no such session, or the
-/// store fails.
+/// Returns an error if the client exceeds a limit, the server is stopping, there is no such session, or the store
+/// fails.
 pub(super) async fn arrive(
     app: &App,
     key: SessionKey,
@@ -49,11 +50,11 @@ pub(super) async fn arrive(
     Ok(Arrived { registration, found, seat })
 }
 
-/// As [`arrive`], of a browser that waits only if its session `is_awaited`: else it takes the session from no other
-/// connection.
+/// Registers a connection as [`arrive`] does, if its session `is_awaited`. Otherwise the request is answered at once,
+/// and supersedes no connection, except one at another node if the session changes between the two readings.
 ///
 /// # Errors
-/// As [`arrive`].
+/// Returns the errors of [`arrive`].
 pub(super) async fn arrive_if(
     app: &App,
     key: SessionKey,
@@ -63,7 +64,7 @@ pub(super) async fn arrive_if(
     is_awaited: impl Fn(&Session, Timestamp) -> bool,
 ) -> Result<Admitted, ApiError> {
     app.hub.receipt_settled(key).await;
-    // With several nodes, attaching writes.
+    // The row is read first, because with several nodes `attach` writes it and supersedes a connection at another node.
     if app.logins.store.is_shared() {
         if let Some(call) = call {
             app.limits.admit(call, address)?;

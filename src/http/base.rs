@@ -1,5 +1,5 @@
-//! The path of `public_url`, if it has one: clients use it in front of every path. A proxy strips it from requests or keeps
-//! it, and the server answers both.
+//! The base path: the path of `public_url`, if it has one. Clients put it in front of every path. A proxy either strips
+//! it from requests or keeps it, and the server answers both forms.
 
 use std::sync::Arc;
 
@@ -14,35 +14,35 @@ use super::App;
 use super::upgrade::WEBSOCKET_PATH;
 use crate::config::Settings;
 
-/// What the paths of routes begin with. A unit test compares them with the API's description.
+/// Prefixes of the paths of all routes. A unit test compares them with the OpenAPI document.
 const ROUTES: [&str; 6] = ["/v1/", "/q/", "/js/", "/demo/", "/.well-known/", "/openapi.json"];
 
 /// The path of `public_url`.
 pub(super) struct BasePath {
-    /// Without a slash at its end, so empty for a URL without a path.
+    /// The path without trailing slashes, which is empty for a URL without a path.
     path: String,
-    /// What a request for a WebSocket begins with, without and with the path.
+    /// First bytes of a request for a WebSocket, without and with the base path.
     websocket_beginnings: [Vec<u8>; 2],
 }
 
 impl BasePath {
     pub(super) fn of(settings: &Settings) -> Self {
-        // As clients send it: with dots resolved and other scripts percent-encoded.
+        // A parsed URL has the path as clients send it: dot segments resolved, other scripts percent-encoded.
         let url = Url::parse(&settings.public_url);
         let path = url.map(|url| url.path().trim_end_matches('/').to_owned()).unwrap_or_default();
         let websocket_beginnings = ["", &path].map(|path| format!("GET {path}{WEBSOCKET_PATH}").into_bytes());
         Self { path, websocket_beginnings }
     }
 
-    /// Returns the path of `public_url`, without a slash at its end.
+    /// Returns the path of `public_url`, without trailing slashes.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Returns the path of a request as routes have it: without the base, if what follows the base is a route's path.
+    /// Returns the path of a request as the route table has it. The base is removed if the rest begins like a route.
     ///
-    /// A proxy that strips the base may pass on a path that begins like it, as of the base `/v1`. Nothing is left out of
-    /// such a path.
+    /// A route can begin like the base, for example with the base `/v1`. If a proxy has stripped the base from such a
+    /// path, the path is returned unchanged.
     pub(super) fn within<'a>(&self, path: &'a str) -> &'a str {
         match path.strip_prefix(&*self.path) {
             Some("" | "/") => "/",
@@ -51,18 +51,18 @@ impl BasePath {
         }
     }
 
-    /// Returns a page of which each link to a path of the server is as clients use it.
+    /// Returns the HTML of `page` with the base in front of each attribute value that begins with a slash.
     pub(super) fn links_in(&self, page: &str) -> String {
         page.replace("=\"/", &format!("=\"{}/", self.path.replace('&', "&amp;")))
     }
 
-    /// What a request for a WebSocket can begin with.
+    /// Returns the first bytes of a request for a WebSocket, without and with the base. The second is the longest.
     pub(super) fn websocket_beginnings(&self) -> &[Vec<u8>; 2] {
         &self.websocket_beginnings
     }
 }
 
-/// Has `routes` answer requests with and without the base in front of their path.
+/// Returns a router that answers requests for `routes` with and without the base in front of the path.
 pub(super) fn under_base(app: &Arc<App>, routes: Router) -> Router {
     if app.base.path.is_empty() {
         return routes;
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_is_left_out_in_front_of_a_route_alone() {
+    fn base_is_removed_only_in_front_of_a_route() {
         for (public_url, path, within) in [
             ("https://host", "/v1/qr-login/scan", "/v1/qr-login/scan"),
             ("https://host/", "/", "/"),
@@ -117,7 +117,7 @@ mod tests {
             ("https://host/a/b", "/a/b/q/x", "/q/x"),
             ("https://host/a/../b", "/b/q/x", "/q/x"),
             ("https://host/\u{fc}", "/%C3%BC/q/x", "/q/x"),
-            // Bases that are the beginning of a route.
+            // Bases with which a route begins.
             ("https://host/v1", "/v1/v1/qr-login/scan", "/v1/qr-login/scan"),
             ("https://host/v1", "/v1/qr-login/scan", "/v1/qr-login/scan"),
             ("https://host/v1/ws/qr", "/v1/ws/qr/x", "/v1/ws/qr/x"),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn each_path_of_the_api_is_found_behind_a_base() {
+    fn every_path_of_the_api_is_found_with_the_base() {
         let base = base("https://host/login");
         let paths = openapi::paths();
         assert!(paths.len() > 8);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_stays() {
+    fn query_is_kept_when_the_base_is_removed() {
         let uri = |text: &str| text.parse::<Uri>().unwrap();
         let base = base("https://host/login");
         for (asked, answered) in [
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn links_of_a_page_get_the_base() {
+    fn links_of_a_page_are_prefixed_with_the_base() {
         let page = r#"<a href="/demo/gallery" title="/"><img src="/demo/icon.svg"><a href="https://x/">"#;
         let expected = r#"<a href="/a&amp;b/demo/gallery" title="/a&amp;b/"><img src="/a&amp;b/demo/icon.svg"><a href="https://x/">"#;
         assert_eq!(base("https://host/a&b").links_in(page), expected);

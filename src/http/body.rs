@@ -1,5 +1,5 @@
-//! Request bodies: read whole before anything else is looked at, within bounds. So a request that is refused, for
-//! whatever reason, has been read, and its sender reads the answer instead of a reset connection.
+//! Request bodies. A body is read whole, within bounds of size and time, before the request is handled. Otherwise a
+//! refused request would leave unread data, and the client would read a reset of the connection instead of the answer.
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
@@ -12,10 +12,14 @@ use super::App;
 use super::problem::ApiError;
 use super::server::closed_for_grace;
 
-/// How much of a body that is too long is read and thrown away.
+/// Maximum number of bytes of a too long body that are read and discarded.
 const DRAIN_BYTES: usize = 4 * 1024 * 1024;
 
-/// Reads the body, or refuses it. One that does not arrive is not waited for while the server stops.
+/// Reads the body of a request, and returns the request with the body in memory.
+///
+/// # Errors
+/// Returns an error if the body is longer than `limits.body_bytes`, does not arrive within `limits.header_seconds`,
+/// breaks off, or has not arrived a second after the server has begun to close.
 pub(super) async fn read(app: &App, request: Request) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
     let limit = app.body_bytes;
@@ -31,7 +35,8 @@ pub(super) async fn read(app: &App, request: Request) -> Result<Request, ApiErro
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
-/// A client that asks before it sends (RFC 9110 §10.1.1) is told at once.
+/// Returns whether a client that sends `Expect` (RFC 9110 §10.1.1) announces a body longer than `limit`. Such a client
+/// waits for the answer before it sends the body.
 fn is_announced(headers: &HeaderMap, limit: usize) -> bool {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     headers.contains_key(EXPECT) && length.is_some_and(|length| length > limit)
@@ -54,7 +59,7 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
     if seen <= limit { Ok(bytes.into()) } else { Err(ApiError::PayloadTooLarge(limit)) }
 }
 
-/// A JSON body of type `T`.
+/// Extracts a JSON body of type `T`.
 pub(super) struct Json<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
@@ -72,8 +77,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     }
 }
 
-/// As [`Json`], but a request with no body at all is the default. Clients that send nothing may name a type all the same
-/// (`curl -d ''`, aiohttp).
+/// Extracts a JSON body as [`Json`] does, or the default value from a request without a body. The `Content-Type` of an
+/// empty body is ignored, because some clients send one (`curl -d ''`, aiohttp).
 pub(super) struct OptionalJson<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJson<T> {
@@ -95,9 +100,9 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 const WRONG_FIELDS: &str = "the body does not have the fields this call takes, each of its type";
 
-/// The error never quotes the body, which may hold a secret.
+/// Parses a JSON body. The error never quotes the body, which can hold a secret.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    // (Fields without their names, in the order in which we happen to have them, would do for serde.)
+    // serde also reads a struct from an array of its fields in the order of declaration, which the API does not allow.
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(ApiError::InvalidRequest(WRONG_FIELDS.to_owned()));
     }

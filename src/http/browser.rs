@@ -1,4 +1,4 @@
-//! The browser's calls.
+//! The calls of the browser: generate, status and long poll, ack, cancel.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::protocol::{
 };
 use crate::session::{Session, SessionId, Status, Timestamp};
 
-/// `POST /v1/qr-login/generate`
+/// Generates a session, and returns its session id and its code.
 #[utoipa::path(post, path = "/v1/qr-login/generate", tag = BROWSER, request_body = Option<GenerateRequest>,
     responses((status = 201, description = "A session: its secret, and its code to show.", body = GenerateResponse)))]
 pub(super) async fn generate(
@@ -61,7 +61,7 @@ pub(super) async fn generate(
     ))
 }
 
-/// `GET /v1/qr-login/status/{session_id}`
+/// Returns the state of a session, at once or when it changes (long poll).
 #[utoipa::path(get, path = "/v1/qr-login/status/{session_id}", tag = BROWSER,
     params(("session_id" = String, Path, description = "The browser's secret."), LongPoll),
     responses((status = 200, description = "How the session stands.", body = SessionView)))]
@@ -76,7 +76,7 @@ pub(super) async fn status(
     status_of(&app, address, &taken, &session_id(&id)?, &asked).await
 }
 
-/// `GET /v1/qr-login/status`, with the header `X-QR-Session`.
+/// Returns the state of the session in the header field `X-QR-Session`, at once or when it changes (long poll).
 #[utoipa::path(get, path = "/v1/qr-login/status", tag = BROWSER,
     params(("x-qr-session" = String, Header, description = "The browser's secret, kept out of the path."), LongPoll),
     responses((status = 200, description = "How the session stands.", body = SessionView)))]
@@ -90,14 +90,14 @@ pub(super) async fn status_by_header(
     status_of(&app, address, &taken, &id_in_header(&headers)?, &asked).await
 }
 
-/// How a browser asks to be answered only when there is something new.
+/// The query parameters of a long poll.
 #[derive(Debug, Default, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct LongPoll {
-    /// The answer may take so many seconds: it comes when the version is not, or no longer, `version`.
+    /// Maximum time until the answer, in seconds. The answer comes as soon as the session's version is not `version`.
     #[param(maximum = 25)]
     wait: Option<u32>,
-    /// The version that the browser has been told.
+    /// The version of the session that the browser has.
     version: Option<u32>,
 }
 
@@ -124,7 +124,7 @@ impl<S: Sync> FromRequestParts<S> for LongPoll {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let asked = Self::of(parts.uri.query().unwrap_or_default())?;
-        // Nobody waits for no answer.
+        // A HEAD request has no body to wait for, so it is answered at once.
         Ok(if parts.method == Method::GET { asked } else { Self::default() })
     }
 }
@@ -144,7 +144,7 @@ async fn status_of(
     let is_awaited = |session: &Session, now| {
         session.version == version && matches!(session.status(now), Status::Pending | Status::Scanned)
     };
-    // (The route counts it.)
+    // No call: the layer of the route has counted it.
     match arrive_if(app, id.key(), address.0, None, taken, is_awaited).await? {
         Admitted::Answered(answered) => view(app, &answered.0, answered.1),
         Admitted::Waits(arrived) => {
@@ -160,7 +160,7 @@ fn view(app: &App, session: &Session, now: Timestamp) -> Result<Response, ApiErr
     Ok(Answer(StatusCode::OK, wire_view(told, &app.logins, session, now)).into_response())
 }
 
-/// `POST /v1/qr-login/ack`
+/// Acknowledges the token, which is not delivered again.
 #[utoipa::path(post, path = "/v1/qr-login/ack", tag = BROWSER, request_body = SessionRequest,
     responses((status = 204, description = "The token is not given again.")))]
 pub(super) async fn ack(
@@ -171,7 +171,7 @@ pub(super) async fn ack(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /v1/qr-login/cancel`
+/// Cancels a session that has not been decided.
 #[utoipa::path(post, path = "/v1/qr-login/cancel", tag = BROWSER, request_body = SessionRequest,
     responses((status = 200, description = "It is cancelled.", body = StatusResponse)))]
 pub(super) async fn cancel(
@@ -182,14 +182,14 @@ pub(super) async fn cancel(
     Ok(Answer(StatusCode::OK, StatusResponse { status: "cancelled" }))
 }
 
-/// The id in the header `X-QR-Session`.
+/// Returns the session id in the header field `X-QR-Session`.
 pub(super) fn id_in_header(headers: &HeaderMap) -> Result<SessionId, ApiError> {
     let missing = || ApiError::InvalidRequest(format!("the header {SESSION_HEADER} is missing"));
     let id = headers.get(SESSION_HEADER).ok_or_else(missing)?;
     session_id(id.to_str().unwrap_or_default())
 }
 
-/// What has not the form of an id is answered as an id that never was.
+/// Parses a session id. A malformed id is refused with the same error as an unknown one.
 pub(super) fn session_id(text: &str) -> Result<SessionId, ApiError> {
     SessionId::parse(text).ok_or(ApiError::Login(LoginError::NotFound))
 }

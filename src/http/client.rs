@@ -1,4 +1,4 @@
-//! What a request tells about who sent it.
+//! The client of a request: its address behind trusted proxies, and a description of its browser.
 
 use std::iter::Rev;
 use std::net::{IpAddr, SocketAddr};
@@ -20,16 +20,16 @@ use super::upgrade::Fields;
 use crate::config::{ProxyHeader, Settings, network};
 use crate::session::{Client, printable};
 
-/// More of a header than this is not stored.
+/// Maximum number of characters of a header field that are stored with a session.
 const MAX_CHARS: usize = 256;
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static STANDARD: HeaderName = FORWARDED;
 
-/// The other end of the connection.
+/// Address and port of the other end of the TCP connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// The address of whoever sent the request: the other end's, or what trusted proxies say.
+/// The address of the client that sent a request: that of the peer, or the one that trusted proxies have added.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
 
@@ -42,7 +42,7 @@ impl FromRequestParts<Arc<App>> for ClientAddress {
     }
 }
 
-/// Those whose word on a client's address is taken.
+/// The proxies whose `X-Forwarded-For` or `Forwarded` header field is trusted.
 pub(super) struct TrustedProxies {
     networks: Vec<IpNet>,
     header: ProxyHeader,
@@ -60,9 +60,9 @@ impl TrustedProxies {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// Returns the address of the client whose request `peer` has sent: the first address, read from the right, that is
-    /// not a trusted proxy. Elements further left can be forged by the client. An element that names no address ends the
-    /// scan at the proxy that has added it.
+    /// Returns the address of the client whose request `peer` has sent: the first address from the right that is not a
+    /// trusted proxy. Elements further left can be forged by the client. An element without an address ends the scan at
+    /// the proxy that added it.
     pub(super) fn client_address(&self, peer: IpAddr, fields: &(impl Fields + ?Sized)) -> IpAddr {
         let peer = peer.to_canonical();
         if !self.trusts(peer) {
@@ -93,7 +93,8 @@ impl TrustedProxies {
         address
     }
 
-    /// All clients of such a proxy would be one.
+    /// Warns, once in the life of the process, of a peer that looks like a proxy and is not trusted. All clients behind
+    /// it have the proxy's address, and share its limits.
     fn warn_once(&self, address: IpAddr) {
         if !self.has_warned.swap(true, Ordering::Relaxed) {
             warn!(event = "proxy not trusted", %address, "it sends X-Forwarded-For; to take it, add it to trusted_proxies");
@@ -113,7 +114,7 @@ fn plain_addresses_from_right(line: &[u8]) -> impl Iterator<Item = Option<IpAddr
     elements.filter(|element| !element.is_empty()).map(node_address)
 }
 
-/// Where one's own proxies are.
+/// Returns whether an address is loopback or private, as that of a proxy in front of the server usually is.
 const fn is_near(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_loopback() || address.is_private(),
@@ -121,7 +122,8 @@ const fn is_near(address: IpAddr) -> bool {
     }
 }
 
-/// The browser that sent this request, as far as the server can tell.
+/// Returns the description of a browser that is shown to the phone: its address, `User-Agent`, `Origin`, and
+/// `client_info`.
 pub(super) fn describe(address: ClientAddress, headers: &HeaderMap, client_info: Option<String>) -> Client {
     let text = |name| Some(headers.get(name)?.to_str().ok()?.chars().take(MAX_CHARS).collect::<String>());
     let user_agent: Option<String> = text(USER_AGENT);
@@ -141,7 +143,7 @@ pub(super) fn describe(address: ClientAddress, headers: &HeaderMap, client_info:
 
 const UNKNOWN: &str = "UNKNOWN";
 
-/// People know the number before the first dot.
+/// Returns the major version, by which people know a browser.
 fn major(version: &str) -> &str {
     version.split('.').next().unwrap_or_default()
 }
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn browser_and_system_are_named_as_people_know_them() {
+    fn browser_and_system_have_their_common_names() {
         let both = |browser: &str, os: &str| (Some(browser.to_owned()), Some(os.to_owned()));
         assert_eq!(
             described(
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_is_near_and_not_trusted_is_warned_of() {
+    fn untrusted_proxy_with_a_private_address_is_warned_of() {
         let settings = Settings { trusted_proxies: vec!["10.0.0.1".to_owned()], ..Settings::default() };
         let warned_of = |peer: &str, name: &'static str| {
             let proxies = TrustedProxies::of(&settings);
@@ -260,7 +262,7 @@ mod tests {
         assert_eq!(at(ProxyHeader::Forwarded, &both[..1]), "127.0.0.1");
     }
 
-    /// What a client sends in a field that a proxy copies: any characters, and pieces that mean something in the header.
+    /// Text of a client in a field that a proxy copies: any characters, and pieces that are syntax of `Forwarded`.
     fn client_text() -> impl Strategy<Value = String> {
         let pieces = select(vec![
             "for=9.9.9.9",
@@ -292,8 +294,8 @@ mod tests {
         format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
     }
 
-    /// An element that a proxy adds for this address. The client's text is in quoted strings: escaped, or copied as it is
-    /// by a proxy that does not let quotes through.
+    /// An element that a proxy adds for `address`. The client's text is in quoted strings. It is escaped, or copied by
+    /// a proxy that removes quotes.
     fn element(address: &'static str) -> impl Strategy<Value = String> {
         let node = if address.contains(':') {
             vec![format!("\"[{address}]\""), format!("\"[{address}]:4711\""), format!("\"[{address}]:_p\"")]
@@ -329,7 +331,7 @@ mod tests {
             in_one_line in vec(any::<bool>(), 6),
         ) {
             let expected = if client.contains("203.0.113.7") { "203.0.113.7" } else { "2001:db9::7" };
-            // A proxy adds its element to the last line, or as a line of its own.
+            // A proxy adds its element to the last line, or in a new line.
             let mut lines: Vec<String> = Vec::new();
             let added = own.into_iter().chain([client]).chain(proxies);
             for (part, joins) in added.zip(in_one_line) {
@@ -348,7 +350,7 @@ mod tests {
             let seen = TrustedProxies::of(&settings).client_address("10.0.0.1".parse().unwrap(), &headers);
             prop_assert_eq!(seen.to_string(), expected, "{:?}", lines);
 
-            // As the gate reads them.
+            // The acceptor reads the same fields from `httparse`.
             let fields: Vec<_> =
                 lines.iter().map(|line| httparse::Header { name: "forwarded", value: line.as_bytes() }).collect();
             let seen = TrustedProxies::of(&settings).client_address("10.0.0.1".parse().unwrap(), &*fields);
@@ -356,7 +358,7 @@ mod tests {
         }
 
         #[test]
-        fn empty_elements_of_x_forwarded_for_change_nothing(
+        fn empty_elements_of_x_forwarded_for_are_skipped(
             elements in vec((select(vec!["192.0.2.1", "10.1.2.3", "2001:db9::7", "unknown"]), "[, \t]{0,3}"), 0..5),
             before in "[, \t]{0,3}",
         ) {

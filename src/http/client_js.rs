@@ -1,4 +1,5 @@
-//! The page's side: `<qr-login>` and what is underneath it, as one ES module each (`clients/js`, built into its `dist`).
+//! The JavaScript client: `<qr-login>`, and its core without the element, each as one ES module. They are built from
+//! `clients/js` into its `dist`, and embedded.
 
 use std::sync::LazyLock;
 
@@ -15,14 +16,16 @@ use base64::engine::general_purpose::STANDARD;
 use super::problem::ApiError;
 
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-/// What is at the path of a version stays as it is.
+/// `Cache-Control` of the path with a version, whose content never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
+/// `Cache-Control` of the path without a version, whose content changes with the server.
 const ASK_AGAIN: &str = "no-cache";
 
 struct Module {
     name: &'static str,
     text: &'static str,
-    /// Of its text; also what `integrity` takes (W3C SRI).
+    /// Digest of the text, in the format of the attribute `integrity` (W3C Subresource Integrity). It is also the
+    /// `ETag`.
     tag: LazyLock<String>,
 }
 
@@ -53,7 +56,7 @@ async fn of_version(Path((version, name)): Path<(String, String)>, headers: Head
     if version == env!("CARGO_PKG_VERSION") { serve(&name, FOR_EVER, &headers) } else { Err(ApiError::NotFound) }
 }
 
-/// To pages of every origin: it is no secret.
+/// Answers with a module, for pages of every origin.
 fn serve(name: &str, caching: &'static str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let module = MODULES.iter().find(|module| module.name == name).ok_or(ApiError::NotFound)?;
     let tag = format!("\"{}\"", *module.tag);

@@ -1,4 +1,4 @@
-//! The demo's pages.
+//! The routes of the demo: its pages, its users, and their app tokens.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ use crate::demo::{DemoUser, USERS};
 const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Nothing inline, nothing from elsewhere, and in nobody's frame.
+/// `Content-Security-Policy` of the demo's pages: no inline code, nothing from other origins, no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
-    // A foreign page is not to fetch itself a user.
+    // A page of another origin must not get a user's app token.
     let token =
         Router::new().route("/demo/token", post(token)).route_layer(from_fn_with_state(app.clone(), origin::check));
     Router::new()
@@ -59,7 +59,7 @@ fn page(kind: &'static str, text: impl IntoResponse) -> Response {
     let headers = [
         (CONTENT_TYPE, format!("{kind}; charset=utf-8")),
         (CONTENT_SECURITY_POLICY, POLICY.to_owned()),
-        // Nothing secret is in it; and a page that must not be stored is not kept for going back to.
+        // The page holds no secret. With `no-store`, browsers would not restore it when the user navigates back.
         (CACHE_CONTROL, "no-cache".to_owned()),
         (CROSS_ORIGIN_OPENER_POLICY, "same-origin".to_owned()),
         (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin".to_owned()),
@@ -78,7 +78,7 @@ struct TokenResponse {
     user: DemoUser,
 }
 
-/// `POST /demo/token`: what a site's own login would do for its app.
+/// Returns an app token of a demo user. In production the site's own login issues it to the app.
 async fn token(
     State(app): State<Arc<App>>,
     Json(request): Json<TokenRequest>,

@@ -1,8 +1,7 @@
-//! `GET /v1/sse/qr/{session_id}`: the browser waits where no WebSocket gets through, for server-sent events (HTML
-//! Standard §9.2).
+//! Event streams (HTML Standard §9.2, server-sent events), on which a browser waits where a WebSocket is not possible.
 //!
-//! In the description of the API the stream has no schema: OpenAPI 3.1 has none for events, and some programs apply that
-//! of the stream to each of them.
+//! The stream has no schema in the OpenAPI document. OpenAPI 3.1 cannot describe events, and some programs apply the
+//! schema of the stream to each event.
 
 use std::sync::Arc;
 
@@ -26,10 +25,10 @@ use crate::protocol::EXPIRED_EVENT_ID;
 use crate::session::{Session, SessionId, Status, Timestamp};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// Heartbeats in a row that may get lost.
+/// Number of heartbeats in a row that the browser's system may leave unacknowledged.
 const MAX_LOST: u32 = 2;
 
-/// `GET /v1/sse/qr/{session_id}`
+/// Opens an event stream of a session.
 #[utoipa::path(get, path = "/v1/sse/qr/{session_id}", tag = BROWSER,
     params(
         ("session_id" = String, Path, description = "The browser's secret."),
@@ -51,7 +50,7 @@ pub(super) async fn open(
     stream(&app, address, &taken, &session_id(&id)?, &method, &headers).await
 }
 
-/// `GET /v1/sse/qr`, with the header `X-QR-Session`.
+/// Opens an event stream of the session in the header field `X-QR-Session`.
 #[utoipa::path(get, path = "/v1/sse/qr", tag = BROWSER,
     params(
         ("x-qr-session" = String, Header, description = "The browser's secret, kept out of the path."),
@@ -104,10 +103,11 @@ async fn stream(
     Ok((FIELDS, Parking { registration, found, seat: seat.keep(), patience }.into_response()).into_response())
 }
 
-/// The fields of a stream. The second tells a proxy (nginx) not to keep events back.
+/// Header fields of a stream. `X-Accel-Buffering` turns off nginx's buffering, which would delay events.
 const FIELDS: [(HeaderName, &str); 2] = [(CONTENT_TYPE, "text/event-stream"), (X_ACCEL_BUFFERING, "no")];
 
-/// Then it must not come back (HTML Standard §9.2.5).
+/// Returns whether the browser has received the session's last event. It is then answered with 204, upon which an
+/// `EventSource` does not reconnect (HTML Standard §9.2.3).
 fn has_heard_the_end(session: &Session, now: Timestamp, last_event_id: &str) -> bool {
     match session.status(now) {
         Status::Pending | Status::Scanned | Status::Confirmed => false,

@@ -80,8 +80,8 @@ fn split_last(text: &[u8], separator: u8) -> (Option<&[u8]>, &[u8]) {
     (None, text)
 }
 
-/// Returns the place of the quote that opens the quoted string at the end of `text`, whose closing quote has been cut
-/// off: the last quote that is not part of a quoted pair (RFC 9110 §5.6.4).
+/// Returns the index of the quote that opens the quoted string at the end of `text`. The closing quote has been cut
+/// off, so this is the last quote that is not part of a quoted pair (RFC 9110 §5.6.4).
 fn opening_quote(text: &[u8]) -> Option<usize> {
     let mut end = text.len();
     while let Some(at) = text[..end].iter().rposition(|byte| *byte == b'"') {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_of_every_form_of_rfc_7239() {
+    fn nodes_of_all_forms_have_their_address() {
         for (node, address) in [
             ("192.0.2.1", "192.0.2.1"),
             (r#""192.0.2.1""#, "192.0.2.1"),
@@ -133,7 +133,7 @@ mod tests {
             (r#""[2001:DB8::7]:4711""#, "2001:db8::7"),
             (r#""[2001:db8::7]:_a.b-c_d""#, "2001:db8::7"),
             (r#""[::ffff:192.0.2.1]:80""#, "::ffff:192.0.2.1"),
-            // Not of the grammar, but sent by proxies and not ambiguous.
+            // These forms violate the grammar, but proxies send them and they are not ambiguous.
             ("192.0.2.1:4711", "192.0.2.1"),
             ("[2001:db8::7]:4711", "2001:db8::7"),
             ("2001:db8::7", "2001:db8::7"),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_without_one_address() {
+    fn elements_without_exactly_one_address_are_none() {
         for element in [
             "for=unknown",
             "for=Unknown",
@@ -199,7 +199,7 @@ mod tests {
         ] {
             assert_eq!(read(line), addresses, "{line}");
         }
-        // A client's own text, to which a proxy has added its element.
+        // Text of a client, to which a proxy has added its element.
         for forged in
             [r#"for=""#, r#"for="\"#, r#"host="a, for=9.9.9.9"#, r#"for=9.9.9.9;host=""#, r#"""#, r#"\""#, r#"""""#]
         {
@@ -211,7 +211,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
         #[test]
-        fn any_bytes_are_read_to_their_end(line in vec(any::<u8>(), 0..200)) {
+        fn any_bytes_have_at_most_one_element_per_byte(line in vec(any::<u8>(), 0..200)) {
             prop_assert!(addresses_from_right(&line).count() <= line.len());
         }
     }

@@ -1,5 +1,6 @@
-//! The hosts under which the demo answers: a page of another name that leads to this machine (DNS rebinding) must not get
-//! itself a user. `serve` has nothing to protect in this way: what it does for a page, it does by the page's origin.
+//! The host names under which the demo answers. A foreign page whose host name resolves to this machine (DNS rebinding)
+//! must not get a user's app token. `serve` does not check host names, because its browser routes check the page's
+//! origin.
 
 use axum::http::header::HOST;
 use axum::http::uri::Authority;
@@ -9,27 +10,27 @@ use super::problem::ApiError;
 use super::upgrade::Fields;
 use crate::config::{AllowedOrigin, Settings};
 
-/// The hosts that are answered; any, if there is none.
+/// Origins whose hosts may be requested. An empty list allows every host.
 #[derive(Default)]
 pub(super) struct Hosts(Vec<AllowedOrigin>);
 
 impl Hosts {
-    /// Those of `public_url` and `allowed_origins`.
+    /// Allows the hosts of `public_url` and `allowed_origins`.
     pub(super) fn of(settings: &Settings) -> Self {
         Self(settings.origins())
     }
 
-    /// Whether a request with these fields is for one of them, whatever its port.
+    /// Checks the host in the header field `Host`. The port is ignored.
     ///
     /// # Errors
-    /// It is not.
+    /// Returns an error if the host is not allowed.
     pub(super) fn check(&self, fields: &(impl Fields + ?Sized)) -> Result<(), ApiError> {
         if self.0.is_empty() {
             return Ok(());
         }
         let named = fields.line(&HOST).unwrap_or_default();
         let authority = Authority::try_from(named).ok();
-        // (Parsed as URLs are: without regard to case.)
+        // Parsing a host as in a URL makes the comparison independent of case.
         let host = authority.and_then(|authority| Host::parse(authority.host()).ok());
         if host.is_some_and(|host| self.0.iter().any(|origin| origin.has_host(&host))) {
             return Ok(());

@@ -1,4 +1,5 @@
-//! How much one client may ask for, as the routes see it. Each answers 429 with the setting's name, and when to come back.
+//! The limits of [`crate::limits`] as layers of routes, and the seats of connections. A request beyond a limit is
+//! answered 429, with the name of the setting and `Retry-After`.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,8 @@ use super::client::ClientAddress;
 use super::problem::ApiError;
 use crate::limits::{Call, Exceeded, Full, Limits, Seat, Sockets};
 
-/// The place of a connection among those of its address; a request that becomes a WebSocket takes it along.
+/// The seat of a TCP connection, shared by its requests. A request that waits in the hub takes the seat with it. Empty
+/// for a connection of a trusted proxy.
 #[derive(Clone, Default)]
 pub(super) struct SeatOfConnection(Arc<Mutex<Option<Seat>>>);
 
@@ -30,14 +32,15 @@ impl SeatOfConnection {
     }
 }
 
-/// The seat of a browser that is about to wait. Unless it is kept, it goes back to the connection that it was taken from.
+/// The seat of a connection that is about to be opened in the hub. Dropping the value returns the seat to the TCP
+/// connection that it was taken from.
 pub(super) struct Held {
     seat: Option<Seat>,
     taken_from: Option<SeatOfConnection>,
 }
 
 impl Held {
-    /// The browser waits.
+    /// Returns the seat for good, because the connection is opened.
     pub(super) fn keep(mut self) -> Option<Seat> {
         self.seat.take()
     }
@@ -51,12 +54,12 @@ impl Drop for Held {
     }
 }
 
-/// All limits on clients. None are set when `limits.enabled` is false.
+/// All limits on clients. Both fields are `None` if `limits.enabled` is false.
 #[derive(Default)]
 pub struct ClientLimits {
-    /// How much in a minute.
+    /// Limits on calls per minute.
     pub rates: Option<Limits>,
-    /// How many connections at once.
+    /// Limits on open connections.
     pub sockets: Option<Arc<Sockets>>,
 }
 
@@ -65,13 +68,13 @@ impl ClientLimits {
         self.rates.as_ref().map_or(Ok(()), |rates| rates.admit(call, address))
     }
 
-    /// A place for a connection of this address.
+    /// Counts a connection from `address`, and returns its seat, or `None` without limits.
     pub(super) fn seat(&self, address: IpAddr) -> Result<Option<Seat>, Full> {
         self.sockets.as_ref().map(|sockets| sockets.seat(address)).transpose()
     }
 
-    /// The place of a connection that is to become a WebSocket: its own, or if it comes from a proxy, which has any number,
-    /// one of the client behind it.
+    /// Returns the seat of a request that is about to wait: that of its TCP connection, if it has one. The connections
+    /// of a trusted proxy are not counted, so a request through one gets a seat of its client at `address`.
     pub(super) fn seat_of(&self, taken: &SeatOfConnection, address: IpAddr) -> Result<Held, Full> {
         Ok(match taken.take() {
             Some(seat) => Held { seat: Some(seat), taken_from: Some(taken.clone()) },
@@ -80,7 +83,7 @@ impl ClientLimits {
     }
 }
 
-/// Counts a call, before anything is done for it.
+/// Counts a call before its handler runs, and refuses it if it exceeds the rate.
 async fn admit(call: Call, app: Arc<App>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let admitted = match ClientAddress::from_request_parts(&mut parts, &app).await {

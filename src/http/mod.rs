@@ -1,4 +1,4 @@
-//! The HTTP API: its whole route table, and what every request passes through.
+//! The HTTP API: the route table, and the layers that every request passes through.
 
 mod arrive;
 mod base;
@@ -69,7 +69,7 @@ pub use ops::routes as ops_routes;
 pub use outgoing::SEND_BUFFER_BYTES;
 pub use server::serve_ops;
 
-/// What the handlers share.
+/// State shared by all handlers.
 pub struct App {
     logins: Arc<Logins>,
     hub: Arc<Hub>,
@@ -78,13 +78,13 @@ pub struct App {
     risks: Risks,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
-    /// Handshakes that hyper has answered, and whose connections it has not given back yet.
+    /// Tasks that wait for hyper to return the connection of an upgrade that it has answered.
     upgrades: TaskTracker,
     hosts: Hosts,
     base: BasePath,
-    /// `public_url` without a slash at its end.
+    /// `public_url` without trailing slashes.
     public_base: String,
-    /// The API's description, once it has been asked for.
+    /// The OpenAPI document, which the first request for it creates.
     description: OnceLock<Bytes>,
     origins: OriginPolicy,
     proxies: TrustedProxies,
@@ -94,28 +94,28 @@ pub struct App {
     demo: Option<Demo>,
 }
 
-/// What an application is made of.
+/// The parts from which an [`App`] is created.
 pub struct AppParts {
-    /// The use-cases.
+    /// The use-cases of a login.
     pub logins: Arc<Logins>,
-    /// Who waits.
+    /// The waiting connections.
     pub hub: Arc<Hub>,
-    /// What verifies app tokens.
+    /// Verifies app tokens.
     pub app_auth: Arc<AppAuth>,
-    /// How much clients may ask for.
+    /// Limits on the calls and connections of clients.
     pub limits: ClientLimits,
-    /// Where addresses are.
+    /// Locations and networks of addresses.
     pub geo: Arc<Geo>,
-    /// The demo's pages and users.
+    /// The demo's secret and terminal. Without it the demo's routes do not exist.
     pub demo: Option<Demo>,
-    /// When to stop.
+    /// The signal to stop.
     pub shutdown: Shutdown,
-    /// Where handshakes under way are kept track of.
+    /// Tracks upgrades whose connections are not yet in the hub.
     pub upgrades: TaskTracker,
 }
 
 impl App {
-    /// An application of these parts.
+    /// Creates the state of the handlers.
     #[must_use]
     pub fn new(settings: &Settings, parts: AppParts) -> Arc<Self> {
         let AppParts { logins, hub, app_auth, limits, geo, demo, shutdown, upgrades } = parts;
@@ -142,7 +142,7 @@ impl App {
     }
 }
 
-/// Every route that browsers and phones use.
+/// Returns the routes of the public port, with their layers.
 pub fn routes(app: Arc<App>) -> Router {
     let generate = Router::new()
         .route("/v1/qr-login/generate", post(browser::generate))
@@ -173,7 +173,7 @@ pub fn routes(app: Arc<App>) -> Router {
     let routes = routes
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        // One stack of concrete types, because each layer that a `Router` adds by itself costs allocations per request.
+        // One stack of concrete types: each layer added to a `Router` separately costs allocations per request.
         .layer(
             ServiceBuilder::new()
                 .layer(from_fn_with_state(app.clone(), answer))
@@ -184,7 +184,7 @@ pub fn routes(app: Arc<App>) -> Router {
     base::under_base(&app, routes)
 }
 
-/// Passes a request on. Counts and logs it, and adds the fields that every answer has.
+/// Counts and logs a request, and adds the header fields of [`EVERY_ANSWER`] that its answer does not have.
 async fn answer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let observed = Observed::of(&request);
     let mut response = next.run(request).await;
@@ -195,8 +195,9 @@ async fn answer(State(app): State<Arc<App>>, request: Request, next: Next) -> Re
     response
 }
 
-/// Passes a request on if no route need look at it to refuse it. Its body is read first, so that the client of a request
-/// that is refused reads the answer instead of a reset connection.
+/// Refuses a request that no route needs to see: one with a bad body, one that the acceptor has refused, and one for a
+/// foreign host. The body is read first, because a connection that is closed with unread data is reset, and the client
+/// would not read the answer.
 async fn accept(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let mut request = body::read(&app, request).await?;
     if let Some(refused) = request.extensions_mut().remove::<Refused>() {
@@ -206,7 +207,7 @@ async fn accept(State(app): State<Arc<App>>, request: Request, next: Next) -> Re
     Ok(next.run(request).await)
 }
 
-/// A JSON answer.
+/// A JSON answer: its status and the value of its body.
 pub(crate) struct Answer<T>(pub(crate) StatusCode, pub(crate) T);
 
 impl<T: Serialize> IntoResponse for Answer<T> {
@@ -218,16 +219,16 @@ impl<T: Serialize> IntoResponse for Answer<T> {
     }
 }
 
-/// `GET /.well-known/jwks.json`
+/// Returns the public keys of `web_token`, a JWK Set (RFC 7517).
 #[utoipa::path(get, path = "/.well-known/jwks.json", tag = ANYONE,
     responses((status = 200, description = "The public keys of web_token.", body = JwkSet)))]
 async fn jwks(State(app): State<Arc<App>>) -> impl IntoResponse {
     Answer(StatusCode::OK, app.logins.minter.jwks())
 }
 
-/// What browsers are told of every answer, unless the route says otherwise. It carries secrets or what is true for a
-/// moment: nobody keeps it. It is data: nobody runs, shows or frames it, or takes it for something else. And nobody else is
-/// told where one came from: codes stand in paths.
+/// Header fields of every answer, unless the route sets other values. An answer can hold secrets or state that changes,
+/// so it must not be stored. It is data, so a browser must not execute it, frame it or guess another type. Paths can
+/// hold codes and session ids, so a browser must not send a `Referer`.
 const EVERY_ANSWER: [(HeaderName, HeaderValue); 5] = [
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),

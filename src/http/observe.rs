@@ -1,4 +1,4 @@
-//! What is counted and logged of each request: the route's pattern, never the path, which may hold secrets.
+//! Metrics and log lines of requests. They have the route's pattern and never the path, which can hold secrets.
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::StatusCode;
@@ -27,7 +27,7 @@ impl Observed {
     }
 }
 
-/// A client may invent a method, which must not become a label.
+/// Returns the method as a label. Clients can invent methods, and the number of labels must be bounded.
 fn known_method(request: &Request) -> &'static str {
     match request.method().as_str() {
         "GET" => "GET",

@@ -1,4 +1,4 @@
-//! The API, described for programs (OpenAPI 3.1), out of the handlers and the wire types themselves.
+//! The OpenAPI document (version 3.1), which is generated from the handlers and the types of the wire.
 
 use std::sync::Arc;
 
@@ -15,9 +15,11 @@ use utoipa::{Modify, OpenApi};
 use super::{App, browser, events, phone};
 use crate::protocol::{PROBLEM_MEDIA_TYPE, Problem};
 
-/// Tags: who calls.
+/// Tag of the calls of the browser.
 pub(super) const BROWSER: &str = "browser";
+/// Tag of the calls of the phone.
 pub(super) const PHONE: &str = "phone";
+/// Tag of calls that are open to every client.
 pub(super) const ANYONE: &str = "anyone";
 
 #[derive(OpenApi)]
@@ -57,7 +59,7 @@ impl Modify for AppToken {
     }
 }
 
-/// Which refusals which call has, all of one form.
+/// Adds the error answers of each call, all with the schema `Problem`.
 struct Refusals;
 
 impl Modify for Refusals {
@@ -90,18 +92,18 @@ fn refuse(operation: &mut Operation, status: u16) {
     operation.responses.responses.insert(status.to_string(), RefOr::T(response));
 }
 
-/// `GET /openapi.json`
+/// Returns the OpenAPI document, which is created once.
 pub(super) async fn document(State(app): State<Arc<App>>) -> impl IntoResponse {
     let describe = || {
         let mut document = Described::openapi();
-        // Paths are relative to it, so it has the path of `public_url`.
+        // Paths in the document are relative to the server's URL, which therefore includes the base path.
         document.servers = Some(vec![Server::new(&app.public_base)]);
         Bytes::from(document.to_json().unwrap_or_default())
     };
     ([(CONTENT_TYPE, "application/json")], app.description.get_or_init(describe).clone())
 }
 
-/// Returns the paths that are described.
+/// Returns the paths that the document describes.
 #[cfg(test)]
 pub(super) fn paths() -> Vec<String> {
     Described::openapi().paths.paths.into_keys().collect()

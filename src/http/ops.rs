@@ -1,4 +1,4 @@
-//! What the operator's tools ask, on a port of their own.
+//! The routes of the second port, for the operator's tools: probes and metrics.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use axum::routing::get;
 
 use super::App;
 
-/// `/livez`, `/readyz`, `/metrics`.
+/// Returns the routes `/livez`, `/readyz` and `/metrics`.
 pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
@@ -20,7 +20,7 @@ pub fn routes(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Whether a load balancer should send anyone here.
+/// Answers 200 if a load balancer should send requests to this node: it is not stopping, and its store answers.
 async fn ready(State(app): State<Arc<App>>) -> (StatusCode, String) {
     if app.shutdown.is_stopping() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());

@@ -1,4 +1,5 @@
-//! Which pages may use the browser routes. "Same origin" is that of `public_url`, never of `Host`.
+//! The origins whose pages may use the browser routes. The server's own origin is that of `public_url`, never that of
+//! `Host`.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::protocol::SESSION_HEADER;
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Who may ask.
+/// The allowed origins, and whether a request without `Origin` is allowed.
 pub(super) struct OriginPolicy {
     allowed: Vec<AllowedOrigin>,
     allow_missing: bool,
@@ -34,7 +35,8 @@ impl OriginPolicy {
             Some(origin) if self.allows(origin) => Ok(()),
             Some(origin) => Err(ApiError::ForbiddenOrigin(String::from_utf8_lossy(origin).into_owned())),
             None if !self.allow_missing => Err(ApiError::MissingOrigin),
-            // A browser that sends no Origin says with this header from where the request comes.
+            // Browsers send no Origin with some requests, but say with this field where the request comes from (W3C
+            // Fetch Metadata).
             None if fields.line(&SEC_FETCH_SITE).is_some_and(|site| site != b"same-origin") => {
                 Err(ApiError::ForbiddenOrigin("of another site".to_owned()))
             }
@@ -47,13 +49,14 @@ impl OriginPolicy {
     }
 }
 
-/// Refuses a foreign page before anything is done for it.
+/// Refuses a request of a page whose origin is not allowed, before its handler runs.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
     app.origins.check(request.headers())?;
     Ok(next.run(request).await)
 }
 
-/// Says the same to browsers that ask beforehand (Fetch standard, CORS protocol).
+/// Returns the layer that answers preflight requests, and adds the CORS header fields to answers for allowed origins
+/// (Fetch Standard, CORS protocol).
 pub(super) fn cors(app: &Arc<App>) -> CorsLayer {
     let app = app.clone();
     CorsLayer::new()

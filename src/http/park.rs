@@ -1,6 +1,6 @@
-//! Requests whose answer waits: a stream of events, a long poll. hyper and the route table see to everything up to the
-//! answer's head; then the connection is taken away from hyper and goes to the hub, where such a browser costs what one
-//! with a WebSocket costs.
+//! Hands the connections of event streams and long polls to the hub. hyper and the route table handle the request up to
+//! the head of its answer. Then the connection is taken from hyper and opened in the hub, where it costs the same as a
+//! WebSocket.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::limits::Seat;
 use crate::login::Arrival;
 use crate::session::Timestamp;
 
-/// An answer that waits, on its way through the layers that add their fields to it.
+/// Response extension that carries a [`Parking`] through the layers, which add their header fields to the response.
 #[derive(Clone)]
 pub(super) struct Parked(Arc<Mutex<Option<Parking>>>);
 
-/// Who waits for it.
+/// A connection that is to be opened in the hub.
 pub(super) struct Parking {
     pub(super) registration: Registration,
     pub(super) found: Arrival,
@@ -30,16 +30,16 @@ pub(super) struct Parking {
     pub(super) patience: Patience,
 }
 
-/// How it is waited for.
+/// The kind of a connection that is to be opened in the hub.
 pub(super) enum Patience {
-    /// For events, this version's having been told.
+    /// An event stream of a browser that has received the version `told_version`, or 0.
     Stream { told_version: u32, silent_seconds: u32 },
-    /// For an answer, when this version has changed or after so long.
+    /// A long poll, answered once the version is not `version`, or after `wait_seconds`.
     Poll { version: u32, wait_seconds: u32 },
 }
 
 impl Parking {
-    /// The beginning of the answer.
+    /// Returns a response for the layers to add header fields to. [`park`] takes the parking out of it.
     pub(super) fn into_response(self) -> Response {
         let mut response = StatusCode::OK.into_response();
         response.extensions_mut().insert(Parked(Arc::new(Mutex::new(Some(self)))));
@@ -47,8 +47,8 @@ impl Parking {
     }
 }
 
-/// If this answer is one that waits, it goes to the hub, together with its connection; hyper is given one that is
-/// heard by nobody.
+/// Takes the connection from hyper and opens it in the hub, if `response` carries a [`Parking`]. Returns the response
+/// that hyper is to write. hyper's bytes then go nowhere, because it no longer has the connection ([`super::rewound`]).
 pub(super) fn park(mut response: Response, stream: &Stream, now: Timestamp) -> Response {
     let Some(parked) = response.extensions_mut().remove::<Parked>() else { return response };
     let parking = parked.0.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -72,13 +72,15 @@ fn open(parking: Parking, stream: TcpStream, response: &Response, now: Timestamp
     registration.open(Connection { socket, answer, early: Vec::new(), channel, seat }, &found);
 }
 
-/// The head of a stream: its length is not known, so that nothing need be kept for it.
+/// Returns the head of an event stream. It has no length, and chunks would need state, so the stream ends with the
+/// connection.
 fn stream_head(fields: &[u8], now: Timestamp) -> Vec<u8> {
     let head = Answer::new(StatusCode::OK, Some(now)).field("content-type", b"text/event-stream").fields(fields);
     head.open().to_vec()
 }
 
-/// All fields but those that depend on what is answered. The connection ends with the answer.
+/// Returns the header fields of `response` as bytes, without those that depend on the body. The connection is closed
+/// after the answer.
 fn fields_of(response: &Response) -> Vec<u8> {
     let mut fields = Vec::new();
     http1::field(&mut fields, CONNECTION.as_str(), b"close");

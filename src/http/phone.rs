@@ -1,4 +1,4 @@
-//! The phone's calls. Each proves itself with the site's own app token.
+//! The calls of the phone: scan, confirm, reject. Each request carries an app token.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::protocol::{ClientView, CodeRequest, ConfirmRequest, ScanResponse, Sta
 use crate::session::{Client, Code};
 use crate::token::{AppUser, InvalidToken};
 
-/// The phone that sent a request, which has been counted among those of its address.
+/// The phone that sent a request. Extracting it counts the request and verifies the app token.
 pub(super) struct Phone {
     address: ClientAddress,
     /// The user whose app token came with the request.
@@ -40,20 +40,20 @@ impl FromRequestParts<Arc<App>> for Phone {
         };
         let user = verified.inspect_err(|refused| {
             app.metrics.app_token_refused(refused.as_str());
-            // (Its text never quotes the token.)
+            // The text of the error never quotes the token.
             debug!(event = "app token refused", reason = refused.as_str(), detail = %refused);
         })?;
         Ok(Self { address, user })
     }
 }
 
-/// RFC 6750 §2.1.
+/// Returns the token in the header field `Authorization` (RFC 6750 §2.1).
 fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
 }
 
-/// `POST /v1/qr-login/scan`
+/// Scans a code, and returns the browser that generated the session.
 #[utoipa::path(post, path = "/v1/qr-login/scan", tag = PHONE, request_body = CodeRequest, security(("app_token" = [])),
     responses((status = 200, description = "Who is asking.", body = ScanResponse)))]
 pub(super) async fn scan(
@@ -83,7 +83,7 @@ pub(super) async fn scan(
     Ok(Answer(StatusCode::OK, response))
 }
 
-/// `POST /v1/qr-login/confirm`
+/// Confirms the login of the browser that shows a code.
 #[utoipa::path(post, path = "/v1/qr-login/confirm", tag = PHONE, request_body = ConfirmRequest,
     security(("app_token" = [])), responses((status = 200, description = "The browser is logged in.", body = StatusResponse)))]
 pub(super) async fn confirm(
@@ -99,7 +99,7 @@ pub(super) async fn confirm(
     Ok(Answer(StatusCode::OK, StatusResponse { status: "confirmed" }))
 }
 
-/// `POST /v1/qr-login/reject`
+/// Rejects the login of the browser that shows a code.
 #[utoipa::path(post, path = "/v1/qr-login/reject", tag = PHONE, request_body = CodeRequest,
     security(("app_token" = [])), responses((status = 200, description = "The browser is told no.", body = StatusResponse)))]
 pub(super) async fn reject(
@@ -111,7 +111,7 @@ pub(super) async fn reject(
     Ok(Answer(StatusCode::OK, StatusResponse { status: "rejected" }))
 }
 
-/// Whether the policy permits that a phone at this address logs a browser in.
+/// Returns a function that tells whether `risk.policy` lets a phone at `address` log in a given browser.
 fn safety(app: &Arc<App>, address: ClientAddress) -> impl Fn(&Client) -> bool + Send + Sync + use<> {
     let app = app.clone();
     move |client| app.risks.is_safe(&app.geo, client, address.0)
@@ -129,8 +129,8 @@ async fn decide(
     with_code(app, address, &user, code, async |code| app.logins.decide(&code, by, verdict, is_safe).await).await
 }
 
-/// Does what a phone asks for with a code, unless it has tried too many wrong ones. What has not the form of a code is
-/// answered as a code that never was, and is as wrong.
+/// Parses a code and calls `what` with it, unless the user or the address has sent too many wrong codes. A malformed
+/// code counts as a wrong one, and is refused with the same error as an unknown one.
 async fn with_code<T>(
     app: &App,
     address: ClientAddress,

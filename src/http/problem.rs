@@ -1,4 +1,4 @@
-//! Every refusal of the HTTP API, and how it looks from outside (RFC 9457).
+//! All errors of the HTTP API, and their answers (RFC 9457).
 
 use axum::http::header::{
     CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
@@ -16,11 +16,11 @@ use crate::random;
 use crate::session::Refusal;
 use crate::token::{AuthError, InvalidToken};
 
-/// When to come back to a store that does not answer, at most: those who were refused together are not to come back
-/// together.
+/// Maximum value of `Retry-After` of an answer 503, in seconds. The value is random, so that clients which were refused
+/// together do not retry together.
 const MAX_RETRY_AFTER_SECONDS: u32 = 4;
 
-/// Why a request was refused.
+/// The reason for which a request is refused.
 #[derive(Debug, Error)]
 pub(super) enum ApiError {
     #[error("{0}")]
@@ -85,7 +85,7 @@ impl From<TooLong> for ApiError {
 }
 
 impl ApiError {
-    /// Its kind, and what to say.
+    /// Returns the kind of the error, and its text for people.
     fn parts(&self) -> (ProblemCode, String) {
         let code = match self {
             Self::InvalidRequest(_) => ProblemCode::InvalidRequest,
@@ -116,7 +116,7 @@ impl ApiError {
     }
 }
 
-/// What went wrong inside stays in the log.
+/// Returns the kind and the text of an error of a use-case. Causes inside the server are logged, and not in the text.
 fn login_parts(error: &LoginError) -> (ProblemCode, String) {
     let (code, detail) = match error {
         LoginError::NotFound => (ProblemCode::NotFound, "there is no such session or code"),
@@ -146,10 +146,10 @@ fn login_parts(error: &LoginError) -> (ProblemCode, String) {
     (code, detail.to_owned())
 }
 
-/// RFC 6750 §3, and for a login that is too old RFC 9470 §3.
+/// Returns the value of `WWW-Authenticate` (RFC 6750 §3; for a login that is too old, RFC 9470 §3).
 fn challenge(refused: &AuthError) -> Option<HeaderValue> {
     match refused {
-        // RFC 6750 §3.1: no error code where no token was sent.
+        // A request without a token gets no error code (RFC 6750 §3.1).
         AuthError::Invalid(InvalidToken::Missing) => Some(HeaderValue::from_static("Bearer")),
         AuthError::Invalid(_) => Some(HeaderValue::from_static(r#"Bearer error="invalid_token""#)),
         AuthError::TooOld { max_age_seconds } => HeaderValue::try_from(format!(

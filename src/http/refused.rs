@@ -1,5 +1,5 @@
-//! Refusals that are decided before the route table is asked: the connection or its first request is refused by the gate,
-//! and the answer is made here like any other, so that it has the same fields.
+//! Refusals by the acceptor. The acceptor attaches the reason to the connection's first request, and the route table
+//! answers the request. So these answers have the same header fields as all others.
 
 use std::sync::Arc;
 
@@ -8,20 +8,20 @@ use crate::limits::{Exceeded, Full};
 use crate::login::LoginError;
 use crate::store::StoreError;
 
-/// Why the gate refuses a request. Stands among the request's extensions.
+/// The reason for which the acceptor refuses a request. It is an extension of the request.
 #[derive(Debug, Clone)]
 pub(super) enum Refused {
-    /// There is no such session.
+    /// The store has no session with this session id.
     NotFound,
-    /// The store failed.
+    /// The session's row could not be read.
     Unread(Arc<StoreError>),
-    /// Too much of one address.
+    /// The client exceeds one of its limits.
     Limited(Exceeded),
-    /// Too many connections of all.
+    /// The server has `limits.sockets` connections.
     Full,
     /// The server is stopping.
     Stopping,
-    /// The head did not arrive in time.
+    /// The head of the request did not arrive within `limits.header_seconds`.
     Late,
 }
 

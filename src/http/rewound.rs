@@ -1,5 +1,5 @@
-//! A TCP connection of which the beginning has been read already, and is read once more; and which may be taken away
-//! from whoever speaks on it. A write that is blocked for too long ends the connection.
+//! The transport on which hyper serves a TCP connection. It yields the bytes that the acceptor has read before those of
+//! the socket, bounds the time for which a write is blocked, and lets the socket be taken from hyper.
 
 use std::io;
 use std::pin::Pin;
@@ -11,18 +11,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// See the module.
+/// A TCP connection whose first bytes have been read, and are read again by hyper.
 #[derive(Debug)]
 pub(super) struct Rewound {
     stream: Stream,
     beginning: Vec<u8>,
     read_again: usize,
     max_blocked: Duration,
-    /// Timer of a write that is blocked. A connection whose writes are taken has none.
+    /// Timer of a blocked write. `None` while writes are taken.
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
-/// The connection itself. When it has been taken, whoever speaks on the [`Rewound`] speaks to nobody, and reads the end.
+/// The socket, shared by its [`Rewound`] and by the handlers that may take it. Once it is taken, writes to the
+/// [`Rewound`] are discarded, and reads return the end of the stream.
 #[derive(Debug, Clone)]
 pub(super) struct Stream(Arc<Mutex<Option<TcpStream>>>);
 
@@ -31,10 +32,10 @@ impl Stream {
         self.lock().take()
     }
 
-    /// Closes the connection, and discards what the system has not sent.
+    /// Resets the connection, and discards the bytes that the system has not sent.
     fn reset(&self) {
         if let Some(stream) = self.take() {
-            // Closed in order if this fails.
+            // If the option cannot be set, dropping the socket closes the connection normally.
             drop(stream.set_zero_linger());
         }
     }
@@ -56,7 +57,8 @@ impl Stream {
 }
 
 impl Rewound {
-    /// The connection is reset once the system has taken no byte of a write for `max_blocked`.
+    /// Creates the transport. `beginning` is what has been read of `stream`. The connection is reset once the system
+    /// has taken no byte of a write for `max_blocked`.
     pub(super) fn new(stream: TcpStream, beginning: Vec<u8>, max_blocked: Duration) -> Self {
         let stream = Stream(Arc::new(Mutex::new(Some(stream))));
         Self { stream, beginning, read_again: 0, max_blocked, blocked: None }
@@ -66,13 +68,13 @@ impl Rewound {
         self.stream.clone()
     }
 
-    /// The connection, if nobody has taken it, and what of the beginning has not been read again.
+    /// Returns the socket, unless it has been taken, and the bytes of the beginning that have not been read again.
     pub(super) fn into_parts(mut self) -> (Option<TcpStream>, Vec<u8>) {
         (self.stream.take(), self.beginning.split_off(self.read_again))
     }
 
-    /// Bounds the time for which a write is blocked. `written` is what the system said to it.
-    #[expect(clippy::disallowed_methods, reason = "what the network may take is on the machine's own time")]
+    /// Returns the result of a write, or resets the connection and fails if writes have been blocked for `max_blocked`.
+    #[expect(clippy::disallowed_methods, reason = "time limits on the network use the machine's own timers")]
     fn bound(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.blocked = None;
@@ -147,7 +149,7 @@ mod tests {
     const MORE_THAN_THE_SYSTEM_TAKES: usize = 16 * 1024 * 1024;
 
     #[tokio::test]
-    async fn a_write_that_is_blocked_for_too_long_resets_the_connection() {
+    async fn write_blocked_for_too_long_resets_the_connection() {
         let (mut server, mut client) = pair(Duration::from_millis(100)).await;
         let error = server.write_all(&vec![b'x'; MORE_THAN_THE_SYSTEM_TAKES]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -155,8 +157,8 @@ mod tests {
     }
 
     #[tokio::test]
-    #[expect(clippy::disallowed_methods, reason = "what the network may take is on the machine's own time")]
-    async fn a_write_that_is_taken_slowly_is_not_cut() {
+    #[expect(clippy::disallowed_methods, reason = "time limits on the network use the machine's own timers")]
+    async fn write_that_is_taken_slowly_succeeds() {
         let (mut server, mut client) = pair(Duration::from_secs(1)).await;
         let reading = async {
             let (mut buffer, mut read) = (vec![0; 1024 * 1024], 0);

@@ -1,4 +1,4 @@
-//! Whether the phone and the browser lie apart, and what follows.
+//! Compares the locations of the phone and the browser, and applies `risk.policy`.
 
 use std::net::IpAddr;
 
@@ -6,11 +6,12 @@ use crate::config::{RiskPolicy, RiskSettings, RiskSignal};
 use crate::geo::Geo;
 use crate::session::Client;
 
-/// As it is set.
+/// The settings `[risk]`.
 pub(super) struct Risks(pub(super) RiskSettings);
 
 impl Risks {
-    /// In which respects this browser and the phone at `phone` lie apart. Where one of them is is not known, they do not.
+    /// Returns the signals in which the browser and the phone at address `phone` differ. A signal that is unknown for
+    /// either of them does not count as a difference.
     pub(super) fn of(&self, geo: &Geo, browser: &Client, phone: IpAddr) -> Vec<&'static str> {
         let Ok(browser) = browser.ip.parse::<IpAddr>() else { return Vec::new() };
         let country = |address| geo.location(address).and_then(|location| location.country_code);
@@ -22,7 +23,7 @@ impl Risks {
         self.0.signals.iter().filter(|signal| lie_apart(signal)).map(|signal| name(*signal)).collect()
     }
 
-    /// Whether a phone may go on.
+    /// Returns whether `risk.policy` lets the phone scan and confirm.
     pub(super) fn is_safe(&self, geo: &Geo, browser: &Client, phone: IpAddr) -> bool {
         self.0.policy == RiskPolicy::Report || self.of(geo, browser, phone).is_empty()
     }

@@ -1,4 +1,4 @@
-//! From connections to requests: hyper speaks HTTP on those that it is given.
+//! Serves HTTP/1.1 on accepted connections with hyper, and the operator's port.
 
 use std::io::{self, Write as _};
 use std::net::{self, SocketAddr};
@@ -36,17 +36,18 @@ use crate::metrics::Stopwatch;
 use crate::session::Timestamp;
 use crate::shutdown::Shutdown;
 
-/// A request's head, in bytes.
+/// Maximum length of a request's head, in bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// When the system has no sockets left to give, it is asked again after this long.
+/// Pause after a failure to accept, as when the system has no file descriptors left, in milliseconds.
 pub(super) const ACCEPT_RETRY_MILLIS: u16 = 50;
-/// Once the server stops, time for what a client has begun to send to arrive whole, and for an answer to be taken.
+/// Time for a request to arrive whole, and for an answer to be taken, once the server has begun to close.
 const STOPPING_GRACE: Duration = Duration::from_secs(1);
+/// Minimum time between two warnings of failures to accept.
 const ACCEPT_LOG_PAUSE: Duration = Duration::from_secs(30);
-/// Without a failure for so long, they are over.
+/// Time without a failure after which accepting works again.
 const ACCEPT_CALM: Duration = Duration::from_secs(5);
 
-/// The connections on which HTTP is spoken. Those that became WebSockets are no longer among them.
+/// The connections that hyper serves. A connection that the hub has taken is no longer one of them.
 pub(super) struct Connections {
     routes: Router,
     header_time: Duration,
@@ -56,31 +57,32 @@ pub(super) struct Connections {
     clock: Clock,
 }
 
-/// A connection that was accepted.
+/// An accepted connection that hyper is to serve.
 pub(super) struct Accepted {
     pub(super) stream: std::net::TcpStream,
     pub(super) peer: SocketAddr,
-    /// What has been read of it.
+    /// Bytes that the acceptor has read from the connection.
     pub(super) beginning: Vec<u8>,
-    /// Why its first request is refused, if that is known.
+    /// The reason for which the first request is refused, if it is.
     pub(super) refused: Option<Refused>,
-    /// Where it counts among those of its address.
+    /// The seat of the connection. `None` without limits, for a trusted proxy, and beyond a limit.
     pub(super) seat: Option<Seat>,
-    /// Of a connection that is one too many: it is closed after its answer.
+    /// The permit of a connection beyond a limit, which is closed after one answer.
     pub(super) surplus: Option<Surplus>,
 }
 
-/// A place among the connections that are one too many and are answered all the same.
+/// A permit of a connection beyond a limit. The number of permits bounds how many of them are answered at a time.
 pub(super) type Surplus = OwnedSemaphorePermit;
 
 impl Connections {
-    /// None yet. To be called within the runtime that is to serve them.
+    /// Creates an empty set. Must be called within the runtime that is to serve the connections.
     pub(super) fn new(routes: Router, header_seconds: u32, clock: Clock, shutdown: Shutdown) -> Self {
         let header_time = Duration::from_secs(header_seconds.into());
         Self { routes, header_time, shutdown, tasks: TaskTracker::new(), runtime: Handle::current(), clock }
     }
 
-    /// Serves this one, until its end or the shutdown's closing; then a request that is being handled is still answered.
+    /// Spawns a task that serves the connection until it ends or the server begins to close. A request that is being
+    /// handled then is still answered.
     pub(super) fn serve(&self, accepted: Accepted) {
         let Accepted { stream, peer, beginning, refused, seat, surplus } = accepted;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
@@ -131,8 +133,8 @@ impl Connections {
         self.tasks.spawn_on(serving, &self.runtime);
     }
 
-    /// Answers a connection whose request has not arrived, or not whole, with what the route table says of a request that
-    /// is refused for this reason; and closes it.
+    /// Refuses a connection whose request has not arrived whole, and closes it. The route table makes the answer, from
+    /// a request of the bytes that have arrived ([`head::of_beginning`]).
     pub(super) fn refuse(&self, mut stream: std::net::TcpStream, peer: SocketAddr, beginning: &[u8], refused: Refused) {
         let mut request = head::of_beginning(beginning);
         request.extensions_mut().insert(Peer(peer));
@@ -148,22 +150,22 @@ impl Connections {
                 answer = answer.field(name.as_str(), value.as_bytes());
             }
             let answer = answer.field(CONNECTION.as_str(), b"close").with_body(&body.to_bytes());
-            // (It does not block.) Small enough for any socket on which nothing has been sent: one that does not take it is
-            // not waited for.
+            // The socket does not block. Its send buffer is empty and larger than the answer, so a part that is not
+            // written at once is not worth waiting for.
             drop(stream.write(&answer).and_then(|_| stream.shutdown(net::Shutdown::Write)));
         };
         self.tasks.spawn_on(refusing, &self.runtime);
     }
 
-    /// Waits until all have ended.
+    /// Waits until all connections have ended.
     pub(super) async fn ended(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
-/// Adds `Date`. hyper would add one that it keeps until the wall clock has passed it: after that is set back, the date
-/// would stand still.
+/// Adds `Date` to an answer. hyper would add a cached date, which it renews only once the wall clock has passed it.
+/// After the clock was set back, that date would stand still.
 fn dated(mut answer: Response, now: Timestamp) -> Response {
     if let Ok(date) = HeaderValue::from_str(&http_date(now)) {
         answer.headers_mut().entry(DATE).or_insert(date);
@@ -171,13 +173,14 @@ fn dated(mut answer: Response, now: Timestamp) -> Response {
     answer
 }
 
-/// Whether a connection's request is being handled: locked from the arrival of its head until its answer is known.
+/// A lock that is held while a request of the connection is handled: from the arrival of its head until its answer is
+/// made.
 #[derive(Default)]
 struct Handling(tokio::sync::Mutex<()>);
 
 impl Handling {
-    /// Waits until no request has been handled for [`STOPPING_GRACE`]. What the connection still has then is a head that
-    /// has not arrived whole, or an answer that its client does not take.
+    /// Waits until no request is handled, before and after a pause of [`STOPPING_GRACE`]. What keeps the connection
+    /// open then is a head that has not arrived whole, or an answer that the client does not take.
     async fn over(&self) {
         loop {
             drop(self.0.lock().await);
@@ -189,19 +192,20 @@ impl Handling {
     }
 }
 
-/// Waits until the server has been closing for [`STOPPING_GRACE`]: a body that has not arrived whole by then is refused.
+/// Waits until the server has been closing for [`STOPPING_GRACE`]. A body that has not arrived whole by then is
+/// refused.
 pub(super) async fn closed_for_grace(shutdown: &Shutdown) {
     shutdown.closing().await;
     stopping_grace().await;
 }
 
-#[expect(clippy::disallowed_methods, reason = "what the network may take is on the machine's own time")]
+#[expect(clippy::disallowed_methods, reason = "time limits on the network use the machine's own timers")]
 async fn stopping_grace() {
     tokio::time::sleep(STOPPING_GRACE).await;
 }
 
-/// Serves the operator's `routes` on `listener` until the shutdown's closing; then answers what is in flight, and
-/// returns.
+/// Serves the operator's `routes` on `listener` until the server begins to close. Returns when the requests that are
+/// being handled then have been answered.
 pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u32, clock: Clock, shutdown: Shutdown) {
     let connections = Connections::new(routes, header_seconds, clock.clone(), shutdown.clone());
     let mut failures = AcceptFailures::default();
@@ -227,8 +231,9 @@ pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u3
     connections.ended().await;
 }
 
-/// Failures to accept a connection, as when there are no files left. They come many times a second, with successes between
-/// them: the first is logged, then how many there have been, every half minute, and that there are no more.
+/// Failures to accept a connection, as when no file descriptors are left. They occur many times a second, with
+/// successes in between. The first is logged, their number at most every [`ACCEPT_LOG_PAUSE`], and their end after
+/// [`ACCEPT_CALM`].
 #[derive(Default)]
 pub(super) struct AcceptFailures {
     count: u64,
@@ -246,7 +251,7 @@ impl AcceptFailures {
         }
     }
 
-    /// A connection has been accepted.
+    /// Notes that a connection has been accepted, and logs the end of failures.
     pub(super) fn accepted(&mut self) {
         if self.last.is_some_and(|last| last.elapsed() >= ACCEPT_CALM) {
             info!(event = "accepting again", failures = self.count);
@@ -255,7 +260,7 @@ impl AcceptFailures {
     }
 }
 
-/// Errors that came with the connection that was accepted, and say nothing of the next.
+/// Returns whether an error of `accept` concerns one connection or call, so that the next call may succeed at once.
 pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionRefused | ConnectionAborted | ConnectionReset | Interrupted)

@@ -1,9 +1,6 @@
-//! `GET /v1/ws/qr/{session_id}`: the browser waits.
-//!
-//! Two ways lead here, and both end in the hub, where the connection costs the same. Most upgrades are the first
-//! request of their connection; [`super::gate`] answers those itself. One that comes later on a kept-alive connection
-//! (a proxy's, say) comes through hyper and the route table, and ends in [`open`]: the TCP connection is taken back
-//! from hyper once the answer is written.
+//! WebSocket upgrades that hyper has read. The acceptor ([`super::gate`]) answers an upgrade that is the first request
+//! of its connection. An upgrade that comes later, as from a proxy that keeps connections alive, is answered by
+//! [`open`]. It takes the TCP connection from hyper once the answer is written, and opens it in the hub.
 
 use std::sync::Arc;
 
@@ -27,7 +24,7 @@ use crate::limits::Call;
 use crate::login::LoginError;
 use crate::session::SessionId;
 
-/// Answers the handshake, and lets the browser wait.
+/// Answers the opening handshake, and opens the connection in the hub.
 pub(super) async fn open(
     State(app): State<Arc<App>>,
     address: ClientAddress,
@@ -53,9 +50,9 @@ pub(super) async fn open(
     }
     let (arrived, channel) = (Box::new(arrived), Channel::WebSocket { acknowledges: handshake.acknowledges });
     app.upgrades.spawn(async move {
-        // A browser that hung up before the answer reached it never waited.
+        // The browser may have closed the connection before the answer was written.
         let Ok(upgraded) = upgrade.await else { return };
-        // Our own accept loop serves nothing else than TCP.
+        // Does not fail: hyper is given no other transport.
         let Ok(parts) = upgraded.downcast::<TokioIo<Rewound>>() else { return };
         let (Some(stream), unread) = parts.io.into_inner().into_parts() else { return };
         let Ok(stream) = stream.into_std() else { return };

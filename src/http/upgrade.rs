@@ -1,4 +1,4 @@
-//! The WebSocket's opening handshake, server side (RFC 6455 §4.2).
+//! The opening handshake of the WebSocket, server side (RFC 6455 §4.2).
 
 use axum::http::Version;
 use axum::http::header::{
@@ -16,17 +16,17 @@ use crate::websocket::accept_key;
 /// Path of the WebSocket, up to the session id.
 pub(super) const WEBSOCKET_PATH: &str = "/v1/ws/qr";
 
-/// The fields of a request's head, whoever has parsed it.
+/// The header fields of a request, parsed by hyper or by the acceptor.
 pub(super) trait Fields {
-    /// The values of all lines of this name, in order.
+    /// Returns the values of all field lines of a name, in order.
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 
-    /// The value of the first line of this name.
+    /// Returns the value of the first field line of a name.
     fn line<'a>(&'a self, name: &'a HeaderName) -> Option<&'a [u8]> {
         self.lines(name).next()
     }
 
-    /// The comma-separated items of a field, over all its lines.
+    /// Returns the comma-separated items of a field, of all its lines (RFC 9110 §5.3).
     fn items<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         self.lines(name).flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
     }
@@ -44,27 +44,28 @@ impl Fields for [httparse::Header<'_>] {
     }
 }
 
-/// The session id that a browser keeps out of the URL: it is offered as a subprotocol, the only field that a page can
-/// set.
+/// Returns the session id that a browser offers as a subprotocol, to keep it out of the URL. `Sec-WebSocket-Protocol`
+/// is the only header field of the handshake that a page can set.
 pub(super) fn offered_id(fields: &(impl Fields + ?Sized)) -> Option<SessionId> {
     let mut offered = fields.items(&SEC_WEBSOCKET_PROTOCOL);
     let id = offered.find_map(|item| item.strip_prefix(SESSION_SUBPROTOCOL.as_bytes()))?;
     SessionId::parse(std::str::from_utf8(id).ok()?)
 }
 
-/// A request that may become a WebSocket.
+/// A valid opening handshake.
 #[derive(Debug)]
 pub(super) struct Handshake {
     accept: String,
-    /// The browser acknowledges its token itself.
+    /// The browser offers [`ACK_SUBPROTOCOL`], so it acknowledges its token with a message.
     pub(super) acknowledges: bool,
 }
 
 impl Handshake {
-    /// Whether this request asks for a WebSocket.
+    /// Reads the opening handshake in the header fields of a request (RFC 6455 §4.2.1).
     ///
     /// # Errors
-    /// It does not, or in a form that cannot be answered.
+    /// Returns an error if the request is not an upgrade to a WebSocket of version 13, or if its `Sec-WebSocket-Key` is
+    /// malformed.
     pub(super) fn of(version: Version, fields: &(impl Fields + ?Sized)) -> Result<Self, ApiError> {
         let asks = version >= Version::HTTP_11
             && fields.items(&CONNECTION).any(|item| item.eq_ignore_ascii_case(b"upgrade"))
@@ -82,7 +83,7 @@ impl Handshake {
         Ok(Self { accept: accept_key(key), acknowledges })
     }
 
-    /// The fields of the answer that makes it one (status 101).
+    /// Returns the header fields of the answer 101 (RFC 6455 §4.2.2).
     pub(super) fn answer(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let subprotocol = self.acknowledges.then_some(("Sec-WebSocket-Protocol", ACK_SUBPROTOCOL));
         let always =

@@ -1,7 +1,7 @@
-//! How much one client may ask for: calls in a minute, wrong codes, connections at once.
+//! Limits on one client: calls per minute, wrong codes per minute, and open connections.
 //!
-//! A client is an address, of IPv6 a network of 64 bits ([`crate::session::network_of`]). What is kept of clients is
-//! bounded, however many there are, and forgets first who asks least.
+//! A client is an IPv4 address or an IPv6 /64 network ([`crate::session::network_of`]). Memory use does not depend on
+//! the number of clients. When the table of rates is full, the clients that call least are evicted first.
 
 mod rate;
 mod sockets;
@@ -14,47 +14,47 @@ use rate::Rate;
 
 pub use sockets::{Cells, Full, Seat, Sockets};
 
-/// Guessers share an address with others more often than a name.
+/// Wrong codes allowed per address, as a multiple of those allowed per phone user. Several users can share an address.
 const WRONG_CODES_PER_ADDRESS: u32 = 6;
 
-/// What is counted apart.
+/// A kind of call, which has a rate limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// A code is asked for.
+    /// A browser generates a session.
     Generate,
-    /// A phone scans or decides.
+    /// A phone scans a code or sends a decision.
     Scan,
-    /// A browser asks how its session stands, or ends it.
+    /// A browser reads its session's status, acknowledges its token or cancels.
     Status,
-    /// A WebSocket is opened.
+    /// A browser opens a WebSocket or an event stream.
     WebSocket,
 }
 
-/// How many of each in a minute; 0: any number.
+/// Maximum number of calls per minute and client, by kind. 0 means no limit.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PerMinute {
-    /// See [`Call::Generate`].
+    /// Maximum number of [`Call::Generate`] calls.
     pub generate: u32,
-    /// See [`Call::Scan`].
+    /// Maximum number of [`Call::Scan`] calls.
     pub scan: u32,
-    /// Of one phone user.
+    /// Maximum number of unknown or malformed codes of one phone user.
     pub wrong_codes: u32,
-    /// See [`Call::Status`].
+    /// Maximum number of [`Call::Status`] calls.
     pub status: u32,
-    /// See [`Call::WebSocket`].
+    /// Maximum number of [`Call::WebSocket`] calls.
     pub websocket_opens: u32,
 }
 
-/// It is too much.
+/// The error of a call or connection that exceeds a limit of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exceeded {
-    /// The setting that says so.
+    /// Name of the setting that holds the limit.
     pub key: &'static str,
-    /// When to ask again.
+    /// Value of `Retry-After`, in seconds.
     pub retry_after_seconds: u64,
 }
 
-/// All rates.
+/// The rate limits of all clients.
 pub struct Limits {
     generate: Option<Rate>,
     scan: Option<Rate>,
@@ -65,7 +65,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// These rates, in this clock's time.
+    /// Creates the limits. Rates are measured in the steady time of `clock`.
     #[must_use]
     pub fn new(per_minute: PerMinute, clock: &Clock) -> Self {
         let rate = |key, per_minute| Rate::new(key, per_minute, clock.clone());
@@ -80,10 +80,10 @@ impl Limits {
         }
     }
 
-    /// Counts a call of this address.
+    /// Counts a call from `address`.
     ///
     /// # Errors
-    /// It is one too many, and not counted.
+    /// Returns an error if the call exceeds the rate. Such a call is not counted.
     pub fn admit(&self, call: Call, address: IpAddr) -> Result<(), Exceeded> {
         let rate = match call {
             Call::Generate => &self.generate,
@@ -94,19 +94,20 @@ impl Limits {
         rate.as_ref().map_or(Ok(()), |rate| rate.count(&network_of(address)))
     }
 
-    /// Whether this user at this address may try a code: whoever has tried too many wrong ones may not try a right one.
+    /// Checks whether `user` at `address` may try a code, and counts nothing. Call this before the code is looked up,
+    /// so that a client that has sent too many wrong codes does not learn whether another code is right.
     ///
     /// # Errors
-    /// They may not.
+    /// Returns an error if the user or the address has used up its wrong codes.
     pub fn may_try_code(&self, user: &str, address: IpAddr) -> Result<(), Exceeded> {
         let of_user = self.wrong_codes_of_user.as_ref().map_or(Ok(()), |rate| rate.look(user));
         let of_address = || self.wrong_codes_of_address.as_ref().map_or(Ok(()), |rate| rate.look(&network_of(address)));
         of_user.and_then(|()| of_address())
     }
 
-    /// Counts a wrong code.
+    /// Counts an unknown or malformed code against `user` and `address`.
     pub fn note_wrong_code(&self, user: &str, address: IpAddr) {
-        // (Who came meanwhile is counted next time.)
+        // `count` fails if concurrent wrong codes have used up the rate. There is nothing more to count then.
         if let Some(rate) = &self.wrong_codes_of_user {
             let _ = rate.count(user);
         }
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_its_minutes_share_at_once_and_then_evenly() {
+    fn a_client_can_use_its_rate_in_a_burst_and_regains_it_evenly() {
         let (clock, hands) = Clock::manual(Timestamp::from_millis(0));
         let limits = Limits::new(PerMinute { generate: 30, ..PerMinute::default() }, &clock);
         let ask = |from: &str| limits.admit(Call::Generate, address(from));
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_one_client() {
+    fn addresses_of_an_ipv6_64_network_share_a_rate() {
         let (clock, _hands) = Clock::manual(Timestamp::from_millis(0));
         let limits = Limits::new(PerMinute { generate: 2, ..PerMinute::default() }, &clock);
         let ask = |from: &str| limits.admit(Call::Generate, address(from)).is_ok();
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_guesses_may_not_try_a_right_one_either() {
+    fn too_many_wrong_codes_block_further_codes_of_the_user_and_of_the_address() {
         let (clock, hands) = Clock::manual(Timestamp::from_millis(0));
         let limits = Limits::new(PerMinute { wrong_codes: 10, ..PerMinute::default() }, &clock);
         let home = address(HOME);
@@ -183,7 +184,7 @@ mod tests {
         (0..5).for_each(|_| limits.admit(Call::Generate, busy).unwrap());
         for number in 0..300_000_u32 {
             let _ = limits.admit(Call::Generate, IpAddr::from(number.to_be_bytes()));
-            // Who asks on and on is not forgotten for those who come once.
+            // A client that keeps calling is not evicted in favour of clients that call once.
             assert!(number % 1000 > 0 || limits.admit(Call::Generate, busy).is_err(), "after {number}");
         }
         assert!(limits.generate.as_ref().unwrap().remembered() <= rate::MAX_CLIENTS);

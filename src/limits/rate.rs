@@ -1,3 +1,5 @@
+//! A rate limit per client (GCRA, by the crate `governor`), in a table of fixed capacity.
+
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -13,16 +15,16 @@ use quick_cache::sync::{Cache, EntryAction, EntryResult};
 use super::Exceeded;
 use crate::clock::Clock;
 
-/// Of how many clients a rate is kept, by a hash and a time each.
+/// Maximum number of clients in the table of one rate. An entry is a hash and a time.
 pub(super) const MAX_CLIENTS: usize = 65_536;
 
 type Limiter = RateLimiter<u64, Store, Steady, NoOpMiddleware<Duration>>;
 
-/// So many in a minute, of each client.
+/// A limit on the calls per minute of each client.
 pub(super) struct Rate {
     key: &'static str,
     counting: Limiter,
-    /// As the other, but what it admits is not counted.
+    /// Checks against the same table as `counting`, and does not count the call.
     looking: Limiter,
     #[cfg(test)]
     clients: Arc<Cache<u64, Nanos>>,
@@ -30,7 +32,7 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// `None` for no limit.
+    /// Creates the limit that the setting `key` holds. Returns `None` if `per_minute` is 0, which means no limit.
     pub(super) fn new(key: &'static str, per_minute: u32, clock: Clock) -> Option<Self> {
         let quota = Quota::per_minute(NonZeroU32::new(per_minute)?);
         let clients = Arc::new(Cache::new(MAX_CLIENTS));
@@ -54,7 +56,8 @@ impl Rate {
         self.ask(&self.looking, client)
     }
 
-    /// Clients are known by a hash that nobody outside can compute: so that what is kept of each is small, whoever it is.
+    /// Checks `client` against `limiter`. The table holds a hash of the client, so that entries have the same small
+    /// size. The hash is keyed at random, so that a client cannot choose names that collide with those of another.
     fn ask(&self, limiter: &Limiter, client: &(impl Hash + ?Sized)) -> Result<(), Exceeded> {
         let exceeded = |until: NotUntil<Duration>| {
             let wait = until.wait_time_from(limiter.clock().now());
@@ -72,7 +75,8 @@ impl Rate {
     }
 }
 
-/// What is kept of clients: when each would be back at its full share. Those who asked once, long ago, are forgotten first.
+/// The table of clients. It holds the time at which each client has its full rate again. Entries that were used once
+/// and long ago are evicted first.
 struct Store {
     clients: Arc<Cache<u64, Nanos>>,
     counts: bool,
@@ -97,12 +101,12 @@ impl StateStore for Store {
             EntryResult::Vacant(place) => {
                 let (outcome, next) = measure(None)?;
                 if self.counts {
-                    // Forgotten at once, if there is no room at all.
+                    // An error means that the entry was evicted at once.
                     let _ = place.insert(next);
                 }
                 Ok(outcome)
             }
-            // (Nothing is removed or replaced, and nobody waits for ever.)
+            // Not reached: the closure always retains the entry, and the call has no timeout.
             EntryResult::Removed(..) | EntryResult::Replaced(..) | EntryResult::Timeout => {
                 measure(None).map(|(outcome, _)| outcome)
             }
@@ -110,7 +114,7 @@ impl StateStore for Store {
     }
 }
 
-/// The program's clock, as it runs evenly.
+/// The steady time of the program's clock, for `governor`.
 struct Steady(Clock);
 
 impl governor::clock::Clock for Steady {

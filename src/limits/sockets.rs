@@ -1,3 +1,5 @@
+//! Limits on open connections, per client and in all.
+
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,15 +8,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::Exceeded;
 use crate::session::network_of;
 
-/// Cells in a row: with as many heavy addresses as there are thousandths of them, one in a million others is taken for
-/// one.
+/// Number of cells in a row. With 16 clients at their limit, which is a thousandth of this number, one in a million
+/// other clients has both of its cells in common with them and is refused.
 const CELLS: usize = 16_384;
-/// Somebody will have left by then.
+/// Value of `Retry-After` for a client that has too many connections, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 5;
 
-/// How many connections each client has, in a sketch (count-min; Cormode and Muthukrishnan, 2005) rather than a table: a
-/// million clients take no more than a thousand, and a connection has only to remember its cells. It may count somebody
-/// too high, by those who share both of their cells, but never too low.
+/// Counts the open connections of each client and of all clients.
+///
+/// The counts per client are a count-min sketch (Cormode and Muthukrishnan, 2005). Its size does not depend on the
+/// number of clients, and a connection stores only the indexes of its two cells. The sketch can overestimate a client's
+/// connections when hashes collide, and never underestimates them.
 pub struct Sockets {
     per_address: u32,
     in_all: u32,
@@ -23,20 +27,20 @@ pub struct Sockets {
     hasher: RandomState,
 }
 
-/// Where a connection is counted.
+/// Indexes of the cells in which a connection is counted, one for each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cells([u16; 2]);
 
-/// There is no room for another connection.
+/// The error of a connection that exceeds a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// Of this client.
+    /// The client has `limits.sockets_per_address` connections.
     Address(Exceeded),
-    /// Of anybody.
+    /// All clients together have `limits.sockets` connections.
     All,
 }
 
-/// A connection that is counted, until this is dropped.
+/// One counted connection. Dropping the value ends the count.
 pub struct Seat {
     sockets: Arc<Sockets>,
     cells: Cells,
@@ -44,7 +48,7 @@ pub struct Seat {
 }
 
 impl Sockets {
-    /// At most `per_address` of each client and `in_all` of all; 0: any number.
+    /// Allows at most `per_address` connections of each client and `in_all` of all clients. 0 means no limit.
     #[must_use]
     pub fn new(per_address: u32, in_all: u32) -> Arc<Self> {
         let or_any = |limit| if limit == 0 { u32::MAX } else { limit };
@@ -58,16 +62,16 @@ impl Sockets {
         })
     }
 
-    /// Counts a connection of this address.
+    /// Counts a connection from `address`.
     ///
     /// # Errors
-    /// It is one too many, and not counted.
+    /// Returns an error if the connection exceeds a limit. Such a connection is not counted.
     pub fn seat(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Full> {
         let hash = self.hasher.hash_one(network_of(address)).to_le_bytes();
         let cells = Cells([u16::from_le_bytes([hash[0], hash[1]]), u16::from_le_bytes([hash[2], hash[3]])]);
         let before = self.count.fetch_add(1, Ordering::Relaxed);
         let of_address = self.cells(cells).map(|cell| cell.fetch_add(1, Ordering::Relaxed)).min().unwrap_or_default();
-        // From here on it is given back when it is dropped.
+        // Made before the checks, so that an early return undoes the count.
         let seat = Seat { sockets: self.clone(), cells, is_taken: false };
         if of_address >= self.per_address {
             let key = "limits.sockets_per_address";
@@ -76,7 +80,7 @@ impl Sockets {
         if before >= self.in_all { Err(Full::All) } else { Ok(seat) }
     }
 
-    /// A connection has gone.
+    /// Ends the count of a connection whose seat was turned into `cells` ([`Seat::into_cells`]).
     pub fn release(&self, cells: Cells) {
         self.count.fetch_sub(1, Ordering::Relaxed);
         for cell in self.cells(cells) {
@@ -90,7 +94,7 @@ impl Sockets {
 }
 
 impl Seat {
-    /// Where it is counted; whoever takes this is to [`Sockets::release`] it.
+    /// Returns the cells, which are smaller than a seat. The caller must pass them to [`Sockets::release`].
     #[must_use]
     pub fn into_cells(mut self) -> Cells {
         self.is_taken = true;
@@ -115,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_counts_until_it_has_gone_wherever_it_went() {
+    fn a_connection_is_counted_until_its_seat_is_dropped_or_its_cells_are_released() {
         let sockets = Sockets::new(2, 0);
         let first = sockets.seat(address(1)).unwrap();
         let second = sockets.seat(address(1)).unwrap().into_cells();
@@ -134,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn all_together_have_a_limit() {
+    fn connections_of_all_clients_together_are_limited() {
         let sockets = Sockets::new(0, 3);
         let seats: Vec<_> = (0..3).map(|number| sockets.seat(address(number)).ok().unwrap()).collect();
         assert_eq!(sockets.seat(address(9)).err(), Some(Full::All));
@@ -152,8 +156,8 @@ mod tests {
         let light = (0..200_000).map(|light| sockets.seat(address(1_000_000 + light)));
         let (seated, refused): (Vec<_>, Vec<_>) = light.partition(Result::is_ok);
         seats.extend(seated.into_iter().flatten());
-        // One in a million shares both of its cells with heavy ones, which is a fifth of one here; six of them come
-        // less than once in ten million runs.
+        // One in a million light clients shares both of its cells with heavy ones: 0.2 are expected here. Six or more
+        // occur in less than one of ten million runs.
         assert!(refused.len() < 6, "{} were refused", refused.len());
         assert!((0..16).all(|heavy| sockets.seat(address(heavy)).is_err()));
     }

@@ -1,4 +1,4 @@
-//! The first request of a connection, as far as it has been read.
+//! The first request of a connection, read and parsed by the acceptor.
 
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use crate::http::upgrade::{Fields as _, Handshake, WEBSOCKET_PATH, offered_id};
 use crate::limits::Seat;
 use crate::session::SessionId;
 
-/// More fields than this are left to hyper.
+/// Maximum number of header fields that the acceptor parses. hyper handles a request with more.
 const MAX_FIELDS: usize = 64;
 
 /// A connection whose first request may not have arrived whole.
@@ -24,26 +24,26 @@ pub(super) struct Head {
     pub(super) peer: SocketAddr,
     pub(super) bytes: Vec<u8>,
     pub(super) serial: u64,
-    /// Where it counts among those of its address; that of a trusted proxy does not.
+    /// The seat of the connection. `None` without limits, for a trusted proxy, and beyond a limit.
     pub(super) seat: Option<Seat>,
-    /// It is one connection too many: what its request is answered.
+    /// Of a connection beyond a limit, the reason for which its request is refused, and its permit.
     pub(super) surplus: Option<(Refused, Surplus)>,
 }
 
-/// What the bytes that have been read are the beginning of.
+/// The kind of request with which the bytes of a connection begin.
 pub(super) enum Beginning {
-    /// The beginning of what may be a request for a WebSocket.
+    /// A part of a head, which may be that of a request for a WebSocket.
     Unfinished,
-    /// One that is in order.
+    /// A request for a WebSocket that the acceptor can answer: valid, with a session id, of an allowed origin.
     Upgrade { head_bytes: usize, handshake: Handshake, id: SessionId, address: IpAddr },
-    /// Anything else.
+    /// Any other request, which hyper handles.
     Other,
-    /// No request: the connection has ended.
+    /// No request, because the connection has ended or failed.
     None,
 }
 
 impl Head {
-    /// Reads what is there, until it is known what it is.
+    /// Reads from the socket until the kind of the request is known or the socket has no more bytes.
     pub(super) fn read(&mut self, scratch: &mut [u8], app: &App) -> Beginning {
         loop {
             let read = match self.socket.read(scratch) {
@@ -55,12 +55,12 @@ impl Head {
             };
             let new_from = self.bytes.len().saturating_sub(2);
             self.bytes.extend_from_slice(&scratch[..read]);
-            // One that comes byte by byte is not looked at whole each time.
+            // Parsing the whole head after each read would take quadratic time when it arrives byte by byte.
             let [_, longest_beginning] = app.base.websocket_beginnings();
             let is_worth_a_look =
                 self.bytes.len() <= longest_beginning.len().max(read) || has_end(&self.bytes[new_from..]);
             match if is_worth_a_look { understand(&self.bytes, self.peer, app) } else { Beginning::Unfinished } {
-                // hyper says 431 of a head that is too long.
+                // hyper answers 431 to a head that is too long.
                 Beginning::Unfinished if self.bytes.len() >= MAX_HEAD_BYTES => return Beginning::Other,
                 Beginning::Unfinished => {}
                 known => return known,
@@ -103,8 +103,8 @@ fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Beginning {
     }
 }
 
-/// A request of what has arrived of its head: with its path, if its first line has arrived, and its `Origin`, if that
-/// has. Good enough to be refused.
+/// Returns a request for the route table to refuse, from the part of a head that has arrived. It has the path if the
+/// first line is complete, and `Origin` if that line is, which CORS needs.
 pub(in crate::http) fn of_beginning(beginning: &[u8]) -> Request<Body> {
     let mut lines = beginning.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
     let path = lines.next().and_then(|line| line.split(|byte| *byte == b' ').nth(1));
@@ -122,7 +122,7 @@ pub(in crate::http) fn of_beginning(beginning: &[u8]) -> Request<Body> {
     request
 }
 
-/// Whether an empty line is among these bytes.
+/// Returns whether `bytes` contain an empty line, which ends a head.
 fn has_end(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }

@@ -1,9 +1,9 @@
-//! The public port: a thread that accepts connections and reads their first request.
+//! The acceptor: the thread that accepts connections on the public port and reads their first request.
 //!
-//! What it knows is one request, `GET /v1/ws/qr/{session_id}` as a browser sends it. That it answers itself, for a
-//! fraction of what a general HTTP server takes, and without anything being kept for the connection. Every other
-//! request, and every one of these that is to be refused, goes to hyper and the route table, together with the bytes
-//! that have been read: refusals are written in one place.
+//! The acceptor answers one kind of request itself, a valid request for the WebSocket. This takes a fraction of the
+//! time and memory of a general HTTP server. Every other request goes to hyper and the route table, together with the
+//! bytes that have been read. So does a request for the WebSocket that is refused, so that all refusals are written in
+//! one place.
 
 pub(super) mod head;
 
@@ -40,27 +40,32 @@ use head::{Beginning, Head};
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKE: Token = Token(usize::MAX - 1);
+/// Maximum number of readiness events of one poll.
 const EVENTS: usize = 1024;
-/// Deadlines that may lie about for nothing.
+/// Number of stale deadlines from which on the queue is compacted, in addition to one for each open head.
 const FORGOTTEN_AT_ONCE: usize = 1024;
+/// The route in metrics and log lines.
 const ROUTE: &str = "/v1/ws/qr/{session_id}";
-/// Maximum number of browsers whose rows are read in one query, and of such queries at a time.
+/// Maximum number of sessions whose rows are read in one query. It is also the maximum number of connections accepted
+/// before their requests are read.
 const MAX_BATCH: usize = 256;
+/// Maximum number of such queries at a time.
 const MAX_BATCHES: usize = 8;
-/// Maximum number of browsers that wait for a query. One beyond it is refused with 503.
+/// Maximum number of connections that wait for a query. One more is refused with 503.
 const MAX_ARRIVALS: usize = 4096;
-/// Time that a browser waits for a query to begin, in seconds. Then it is refused with 503.
+/// Time after which a connection that waits for a query is refused with 503, in seconds.
 const ARRIVAL_SECONDS: u64 = 5;
-/// Connections beyond a limit that are answered at a time, as far as their request is.
+/// Maximum number of connections beyond a limit whose requests are read, at a time. More are refused without reading.
 const MAX_SURPLUS: usize = 256;
-/// How long their request is waited for.
+/// Time in which the request of a connection beyond a limit must arrive.
 const SURPLUS_TIME: Duration = Duration::from_secs(1);
 
-/// Serves `routes` on `listener` until the shutdown's closing; the future ends when what was in flight then has been
-/// answered. To be called within the runtime that is to serve.
+/// Starts the acceptor, which serves `routes` on `listener` until the server begins to close. The returned future ends
+/// when the requests that are being handled then have been answered. Must be called within the runtime that is to serve
+/// them.
 ///
 /// # Errors
-/// The system gives us no thread, or nothing to watch sockets with.
+/// Returns an error if the thread or the epoll instance cannot be created, or the listener cannot be set up.
 pub fn serve_public(
     listener: std::net::TcpListener,
     routes: Router,
@@ -72,7 +77,7 @@ pub fn serve_public(
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKE)?;
     listener.set_nonblocking(true)?;
-    // Inherited by the connections: a push is one small write, which is not to wait for more.
+    // Accepted sockets inherit the option. A frame is one small write, which must not wait for more bytes.
     socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
     let mut listener = TcpListener::from_std(listener);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
@@ -118,6 +123,7 @@ pub fn serve_public(
     })
 }
 
+/// The acceptor's state.
 struct Gate {
     app: Arc<App>,
     connections: Arc<Connections>,
@@ -128,25 +134,26 @@ struct Gate {
     /// Connections whose first request has not arrived whole.
     heads: Slab<Head>,
     deadlines: Deadlines,
-    /// Those of connections that are one too many.
+    /// Deadlines of the heads of connections beyond a limit.
     surplus_deadlines: Deadlines,
     next_serial: u64,
-    /// There may be somebody to accept.
+    /// The listener was reported readable and has not returned `WouldBlock` since.
     is_to_accept: bool,
-    /// The system has no socket to give: ask again, but not at once.
+    /// Accepting has failed, as when no file descriptors are left. The next attempt comes after a pause, or with the
+    /// next event.
     is_out_of_sockets: bool,
     failures: AcceptFailures,
     surplus_places: Arc<Semaphore>,
     shutdown: Shutdown,
 }
 
-/// Browsers whose handshakes are in order and whose rows are to be read: many in one query, by tasks of the runtime. The
-/// thread that accepts connections does not wait for the store.
+/// The queue of connections whose rows are to be read, and the tasks that read them, many in one query. The acceptor
+/// does not wait for the store.
 struct Arrivals {
     app: Arc<App>,
     connections: Arc<Connections>,
     queue: Mutex<Queue>,
-    /// The tasks that read.
+    /// Tracks the tasks that read rows.
     reading: TaskTracker,
 }
 
@@ -154,16 +161,17 @@ struct Arrivals {
 struct Queue {
     waiting: VecDeque<Arrival>,
     tasks: usize,
-    /// Number of the tasks that wait for the store. The others look into the queue again.
+    /// Number of tasks that wait for the store. The others are about to look into the queue.
     asking: usize,
 }
 
-/// A browser whose handshake is in order, and whose row is to be read.
+/// A connection with a valid handshake, whose session's row is to be read.
 struct Arrival {
     socket: TcpStream,
     peer: SocketAddr,
-    /// All that has been read, of which the head is this much.
+    /// All bytes that have been read.
     bytes: Vec<u8>,
+    /// Length of the head, with which `bytes` begin.
     head_bytes: usize,
     handshake: Handshake,
     registration: Registration,
@@ -179,7 +187,7 @@ impl Gate {
         let mut scratch = vec![0; MAX_HEAD_BYTES];
         let mut accepted = Vec::new();
         while !self.shutdown.is_closing() {
-            // An interrupted poll comes with no events.
+            // A poll that is interrupted leaves no events.
             let patience = self.patience();
             drop(self.poll.poll(&mut events, patience));
             self.is_to_accept |= events.iter().any(|event| event.token() == LISTENER);
@@ -189,7 +197,7 @@ impl Gate {
             for event in events.iter().filter(|event| event.token() != LISTENER && event.token() != WAKE) {
                 self.read_on(event.token().0, &mut scratch);
             }
-            // Those who came first have had the most time to send their request.
+            // In the order of acceptance: the first connections have had the most time for their request to arrive.
             for head in accepted.drain(..) {
                 self.begin(head, &mut scratch);
             }
@@ -207,7 +215,7 @@ impl Gate {
         Some(left + Duration::from_millis(1))
     }
 
-    /// Accepts those who are there: up to as many as may be served in one go.
+    /// Accepts pending connections, at most [`MAX_BATCH`].
     fn accept(&mut self, accepted: &mut Vec<Head>) {
         self.is_to_accept = true;
         for _ in 0..MAX_BATCH {
@@ -230,8 +238,9 @@ impl Gate {
         }
     }
 
-    /// A connection, whose request is to be read. Of one too many, too, so that its page can read why; but only of some at
-    /// a time, beyond which they are turned away at once.
+    /// Counts an accepted connection, and returns it if its request is to be read. The request of a connection beyond a
+    /// limit is read too, so that the page can read the refusal. At most [`MAX_SURPLUS`] such connections exist at a
+    /// time, and more are refused at once.
     fn head(&mut self, socket: TcpStream, peer: SocketAddr) -> Option<Head> {
         let (seat, surplus) = match self.seat(peer.ip()) {
             Ok(seat) => (seat, None),
@@ -247,7 +256,7 @@ impl Gate {
         Some(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial, seat, surplus })
     }
 
-    /// Whoever has sent a request is served at once.
+    /// Reads a request that may have arrived already, before the socket is registered for readiness.
     fn begin(&mut self, mut head: Head, scratch: &mut [u8]) {
         match head.read(scratch, &self.app) {
             Beginning::Unfinished => self.wait_for(head),
@@ -303,13 +312,13 @@ impl Gate {
         }
     }
 
-    /// A place for a connection. A trusted proxy has any number; there the browsers behind it count.
+    /// Counts a connection, unless it is of a trusted proxy. The requests through a proxy are counted by their clients.
     fn seat(&self, peer: IpAddr) -> Result<Option<Seat>, Full> {
         if self.app.proxies.trusts(peer) { Ok(None) } else { self.app.limits.seat(peer) }
     }
 
-    /// As [`super::arrive::arrive`], but for the reading, which is done for many at once: counts a browser that is about
-    /// to wait, gives it a place of its own if its connection has none, and registers it.
+    /// Does the first three steps of [`super::arrive::arrive`]: counts the call, counts the connection of a client
+    /// behind a proxy, and registers it. The row is read later, with those of other connections.
     fn admit_browser(
         &self,
         head: &Head,
@@ -331,7 +340,8 @@ impl Gate {
         self.connections.serve(Accepted { stream: socket.into(), peer, beginning: bytes, refused, seat, surplus });
     }
 
-    /// Tells those whose request has not come in time.
+    /// Refuses connections whose request has not arrived in time. A connection within the limits that has sent nothing
+    /// is closed without an answer.
     fn time_out(&mut self) {
         for deadlines in [&mut self.deadlines, &mut self.surplus_deadlines] {
             while let Some((slot, serial)) = deadlines.take_past() {
@@ -343,7 +353,7 @@ impl Gate {
                 let Head { socket, peer, bytes, surplus, .. } = head;
                 let refused = match surplus {
                     Some((full, _)) => full,
-                    // Nothing has been asked, and nothing is answered.
+                    // A client that has sent nothing expects no answer.
                     None if bytes.is_empty() => continue,
                     None => Refused::Late,
                 };
@@ -353,7 +363,7 @@ impl Gate {
     }
 }
 
-/// When the time of connections is up, in order, by slot and serial number.
+/// A queue of deadlines of heads, in order. A serial number tells a head from an earlier one in the same slot.
 struct Deadlines {
     time: Duration,
     queue: VecDeque<(Stopwatch, usize, u64)>,
@@ -368,7 +378,7 @@ impl Deadlines {
         self.queue.push_back((Stopwatch::start(), slot, serial));
     }
 
-    /// Until the first.
+    /// Returns the time until the first deadline.
     fn left(&self) -> Option<Duration> {
         self.queue.front().map(|(since, ..)| self.time.saturating_sub(since.elapsed()))
     }
@@ -378,7 +388,7 @@ impl Deadlines {
         self.queue.pop_front().map(|(_, slot, serial)| (slot, serial))
     }
 
-    /// Most requests come in time; the deadlines of those are removed when there are more of them than of others.
+    /// Compacts the queue. Most requests arrive in time, and leave a stale deadline.
     fn forget_past(&mut self, heads: &Slab<Head>) {
         if self.queue.len() > 2 * heads.len() + FORGOTTEN_AT_ONCE {
             self.queue.retain(|(_, slot, serial)| heads.get(*slot).is_some_and(|head| head.serial == *serial));
@@ -398,7 +408,8 @@ impl Arrivals {
         arrival.refuse(&self.connections, Refused::Unread(Arc::new(too_many())));
     }
 
-    /// Has the rows of all browsers in the queue read: by a task that is about to look into it, or by a new one.
+    /// Ensures that a task reads the rows of the connections in the queue. Spawns one if all others wait for the store
+    /// and fewer than [`MAX_BATCHES`] run.
     fn read(self: &Arc<Self>, runtime: &Handle) {
         let mut queue = self.lock();
         if !queue.waiting.is_empty() && queue.tasks == queue.asking && queue.tasks < MAX_BATCHES {
@@ -408,7 +419,7 @@ impl Arrivals {
         }
     }
 
-    /// Reads these rows. While the store has not answered, another task reads those of the browsers that arrive.
+    /// Reads the rows of `keys`. While this task waits for the store, another task reads those of later connections.
     async fn attach(self: &Arc<Self>, keys: &[SessionKey]) -> Rows {
         let mut attaching = std::pin::pin!(self.app.logins.attach(keys));
         if let Some(rows) = attaching.as_mut().now_or_never() {
@@ -420,14 +431,14 @@ impl Arrivals {
         rows
     }
 
-    /// Reads until no browser waits.
+    /// Reads rows and opens connections until the queue is empty.
     async fn read_on(self: Arc<Self>) {
         let task = Task(&self);
         loop {
             let batch: Vec<_> = {
                 let mut queue = self.lock();
                 if queue.waiting.is_empty() {
-                    // Under the lock: a browser that comes next finds that this task has ended.
+                    // Ends under the lock, so that `read` spawns a task for the next connection.
                     return task.end(&mut queue);
                 }
                 let count = queue.waiting.len().min(MAX_BATCH);
@@ -440,7 +451,7 @@ impl Arrivals {
             }
             let keys: Vec<_> = batch.iter().map(|arrival| arrival.registration.key()).collect();
             let rows = if keys.is_empty() { HashMap::new() } else { self.attach(&keys).await };
-            // The newest of several connections of a session is opened first, and the others find it open.
+            // In reverse order, so that older connections of a session find the newest one open, and are superseded.
             for arrival in batch.into_iter().rev() {
                 arrival.be_answered(&self.app, &self.connections, &rows);
             }
@@ -452,7 +463,8 @@ impl Arrivals {
     }
 }
 
-/// One of the tasks that read. It counts as one until it ends or panics. After a panic another one goes on.
+/// One of the tasks that read rows, which is counted until it ends or panics. After a panic, another task is spawned
+/// for the rest of the queue.
 struct Task<'a>(&'a Arc<Arrivals>);
 
 impl Task<'_> {
@@ -471,13 +483,13 @@ impl Drop for Task<'_> {
     }
 }
 
-/// A task that waits for the store, until this is dropped.
+/// Counts a task that waits for the store, until the value is dropped.
 struct Asking<'a>(&'a Arrivals);
 
 impl<'a> Asking<'a> {
     fn begin(arrivals: &'a Arc<Arrivals>) -> Self {
         arrivals.lock().asking += 1;
-        // What is in the queue does not wait for this answer.
+        // The queue must not wait for the answer to this task.
         arrivals.read(&Handle::current());
         Self(arrivals)
     }
