@@ -198,7 +198,7 @@ pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
 }
 
 /// Returns the user and the group to run Postgres as, if they are not the test's own. Postgres refuses to run as root,
-/// so a test of root's runs it as the user of Debian's package.
+/// so tests that run as root use the user of Debian's package.
 fn postgres_user() -> Option<(u32, u32)> {
     let id = |flag: &str, user: &[&str]| {
         let output = Command::new("id").arg(flag).args(user).output().unwrap();
