@@ -1,4 +1,5 @@
-//! App tokens that somebody else vouches for: by a JWK Set, by introspection; and logins on the phone that are too old.
+//! App tokens that another service vouches for, by a JWK Set or by introspection (RFC 7662), and the maximum age of a
+//! login on the phone.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +25,7 @@ use crate::harness::{Answer, SECRET, START, Server, Session};
 use crate::program::{Program, signal};
 use crate::real_time::until;
 
-/// A source outside, which answers as it is told to.
+/// A key set or introspection endpoint whose answers the test sets.
 #[derive(Clone, Default)]
 pub struct Source {
     says: Arc<Mutex<Says>>,
@@ -33,7 +34,7 @@ pub struct Source {
     held: Arc<Mutex<Option<Held>>>,
 }
 
-/// Becomes ready when answers are no longer held back.
+/// Resolves when the answers are no longer held back.
 type Held = Shared<oneshot::Receiver<()>>;
 
 #[derive(Clone, Default)]
@@ -42,7 +43,7 @@ pub enum Says {
     Status(u16),
     #[default]
     Nothing,
-    /// Headers, and then no end.
+    /// Headers and a body without end.
     Endless,
 }
 
@@ -64,7 +65,7 @@ impl Source {
         self.says(Says::This(what.to_string()));
     }
 
-    /// Holds answers back until the sender is used.
+    /// Holds all answers back until the sender is used.
     fn holds(&self) -> oneshot::Sender<()> {
         let (release, released) = oneshot::channel();
         *self.held.lock().unwrap() = Some(released.shared());
@@ -78,7 +79,7 @@ impl Source {
 
 async fn answer(State(source): State<Source>, headers: HeaderMap, body: String) -> axum::response::Response {
     if body.starts_with("token=qrlogin-trial-") {
-        // The server asks this when it starts. The tests count what it asks for phones.
+        // The server sends this request when it starts. The tests count only requests for phones' tokens.
         let says = source.says.lock().unwrap().clone();
         return match says {
             Says::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
@@ -103,7 +104,7 @@ async fn answer(State(source): State<Source>, headers: HeaderMap, body: String) 
     }
 }
 
-/// A signing key of the site's.
+/// A signing key of the site that issues app tokens.
 struct Signer {
     _dir: TempDir,
     key: EncodingKey,
@@ -150,7 +151,7 @@ async fn the_keys_of_a_jwk_set_are_trusted_each_with_its_own_algorithm_and_no_ot
     let (source, address) = Source::start().await;
     let signer = Signer::new();
     let x = signer.public["x"].as_str().unwrap();
-    // Keys that are of no use here do no harm.
+    // The set also holds keys that cannot be used. They are skipped.
     source.says_json(json!({ "keys": [
         { "kty": "oct", "kid": "shared", "k": "c3dvcmRmaXNo" },
         { "kty": "QUANTUM", "kid": "future" },
@@ -211,7 +212,7 @@ async fn the_keys_of_a_jwk_set_are_trusted_each_with_its_own_algorithm_and_no_ot
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_rotated_at_the_source_is_picked_up_and_the_source_is_not_pestered() {
+async fn rotated_key_is_fetched_and_unknown_keys_cause_one_fetch_in_ten_seconds() {
     let (source, address) = Source::start().await;
     let (old, new) = (Signer::new(), Signer::new());
     source.says_json(json!({ "keys": [old.public] }));
@@ -228,16 +229,16 @@ async fn a_key_that_is_rotated_at_the_source_is_picked_up_and_the_source_is_not_
     for _ in 0..20 {
         assert_eq!(scan(&server, &session, &by(&Signer::new())).await.refusal(), "401 invalid_token");
     }
-    assert_eq!(source.asked(), asked, "once in ten seconds");
+    assert_eq!(source.asked(), asked, "one fetch in ten seconds");
     server.hands.advance_seconds(10);
     assert_eq!(scan(&server, &session, &by(&Signer::new())).await.refusal(), "401 invalid_token");
     assert_eq!(source.asked(), asked + 1);
 
-    // A key that is taken back is none after the next look, of which no token is the cause.
+    // A withdrawn key is refused after the next periodic fetch, which no token causes.
     source.says_json(json!({ "keys": [new.public] }));
     server.hands.advance_seconds(280);
     let session = server.generate().await;
-    until("a key that was taken back is none", async || {
+    until("the withdrawn key is refused", async || {
         server.hands.advance_millis(100);
         scan(&server, &session, &by(&old)).await.status == 401
     })
@@ -258,7 +259,7 @@ async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
         signer.sign(&json!({ "sub": "ann", "exp": exp }))
     };
     let early = scan(&server, &session, &token(&signer)).await;
-    assert_eq!(early.refusal(), "503 unavailable", "nothing is known yet");
+    assert_eq!(early.refusal(), "503 unavailable", "no keys have been fetched yet");
     assert!(early.header("retry-after").parse::<u32>().unwrap() > 0);
     assert!(early.header("www-authenticate").is_empty());
 
@@ -269,7 +270,7 @@ async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
         source.says(down);
         server.hands.advance_seconds(300);
         assert_eq!(scan(&server, &session, &token(&signer)).await.status, 200);
-        until("nothing is known of an unknown key", async || {
+        until("an unknown key is answered with 503", async || {
             server.hands.advance_seconds(10);
             scan(&server, &session, &token(&Signer::new())).await.refusal() == "503 unavailable"
         })
@@ -277,10 +278,14 @@ async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
     }
     server.hands.advance_seconds(20 * 3600);
     let session = server.generate().await;
-    assert_eq!(scan(&server, &session, &token(&signer)).await.status, 200, "for a day");
+    assert_eq!(scan(&server, &session, &token(&signer)).await.status, 200, "known keys are used for a day");
     server.hands.advance_seconds(4 * 3600);
     let session = server.generate().await;
-    assert_eq!(scan(&server, &session, &token(&signer)).await.refusal(), "503 unavailable", "a day is long enough");
+    assert_eq!(
+        scan(&server, &session, &token(&signer)).await.refusal(),
+        "503 unavailable",
+        "known keys are not used for more than a day"
+    );
     server.stop().await;
 }
 
@@ -296,7 +301,7 @@ async fn by_introspection(address: SocketAddr, change: impl FnOnce(&mut Settings
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_gave_a_token_is_asked_whether_it_is_good() {
+async fn introspection_decides_and_its_answer_is_cached() {
     let (source, address) = Source::start().await;
     let server = by_introspection(address, |settings| settings.token.claims = vec!["email".to_owned()]).await;
     let session = server.generate().await;
@@ -308,7 +313,7 @@ async fn whoever_gave_a_token_is_asked_whether_it_is_good() {
     assert_eq!(headers["content-type"], "application/x-www-form-urlencoded");
     assert_eq!(body, "token=opaque%2Btoken%2F+of%3Dthe%26app&token_type_hint=access_token");
 
-    // What was said is kept for a moment, and no longer than the token is good.
+    // An answer is cached for ten seconds at most, and not beyond the token's expiry.
     assert_eq!(scan(&server, &session, "opaque+token/ of=the&app").await.status, 200);
     assert_eq!(source.asked(), 1);
     server.hands.advance_seconds(5);
@@ -322,7 +327,7 @@ async fn whoever_gave_a_token_is_asked_whether_it_is_good() {
     server.stop().await;
 }
 
-/// A scan by a phone at this address, as a trusted proxy reports it.
+/// Scans from a phone at this address, as a trusted proxy reports it.
 async fn scan_from(server: &Server, session: &Session, token: &str, address: &str) -> Answer {
     let request = server.http.post(format!("{}/v1/qr-login/scan", server.base)).bearer_auth(token);
     let request = request.header("x-forwarded-for", address).json(&json!({ "code": session.code }));
@@ -330,7 +335,7 @@ async fn scan_from(server: &Server, session: &Session, token: &str, address: &st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_with_one_token_share_one_question_and_its_answer() {
+async fn concurrent_requests_with_one_token_share_one_introspection() {
     let (source, address) = Source::start().await;
     let server = by_introspection(address, |_| {}).await;
     let session = server.generate().await;
@@ -338,7 +343,7 @@ async fn requests_with_one_token_share_one_question_and_its_answer() {
     let scans = join_all((0..60).map(|_| scan(&server, &session, "opaque")));
     let answering = async {
         until("the endpoint is asked", async || source.asked() == 1).await;
-        // A phone that hangs up does not take the question with it.
+        // Requests that arrive after this answer are served from the cache.
         source.says_json(json!({ "active": true, "sub": "ann" }));
         release.send(()).unwrap();
     };
@@ -349,7 +354,7 @@ async fn requests_with_one_token_share_one_question_and_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_with_many_tokens_waits_for_its_own_turn_and_another_does_not_wait_for_it() {
+async fn client_with_many_tokens_does_not_delay_the_introspection_of_others() {
     let (source, address) = Source::start().await;
     let server = by_introspection(address, |settings| settings.trusted_proxies = vec!["127.0.0.1".to_owned()]).await;
     let session = server.generate().await;
@@ -358,14 +363,14 @@ async fn a_client_with_many_tokens_waits_for_its_own_turn_and_another_does_not_w
     let tokens: Vec<_> = (0..40).map(|number| format!("foreign {number}")).collect();
     let foreign = join_all(tokens.iter().map(|token| scan_from(&server, &session, token, "192.0.2.1")));
     let honest = async {
-        until("the foreign tokens have their turns", async || source.asked() == 8).await;
+        until("eight foreign tokens are introspected", async || source.asked() == 8).await;
         let honest = scan_from(&server, &session, "honest", "192.0.2.2");
-        let asked = until("the honest one has its own", async || source.asked() == 9);
+        let asked = until("the honest token is introspected", async || source.asked() == 9);
         let rest = async {
             asked.await;
-            // A token that has not had its turn after two seconds is not asked about.
+            // A token that has waited for its introspection for two seconds is refused.
             server.hands.advance_seconds(2);
-            // Some may have arrived only now.
+            // Some requests may arrive only now, and wait for two seconds from now on.
             for _ in 0..100 {
                 server.metrics().await;
             }
@@ -421,9 +426,9 @@ async fn what_is_not_a_clear_yes_is_none() {
     }
     assert_eq!(server.status(&session).await.body["version"], 1);
     source.says_json(yes);
-    // A failure is not kept.
+    // Failures are not cached.
     assert_eq!(scan(&server, &session, "token 10").await.status, 200);
-    // Nor is a web_token shown to anybody.
+    // A `web_token` is refused without an introspection.
     let asked = source.asked();
     let mut header = Header::new(Algorithm::HS256);
     header.typ = Some("qrlogin+jwt".to_owned());
@@ -457,7 +462,7 @@ async fn a_login_on_the_phone_that_is_too_old_is_asked_for_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_jwk_set_may_be_of_512_kib_and_not_a_byte_longer() {
+async fn jwk_set_longer_than_512_kib_is_not_read() {
     for (bytes, expected) in [(512 * 1024, 200), (512 * 1024 + 1, 503)] {
         let (source, address) = Source::start().await;
         let signer = Signer::new();
@@ -472,7 +477,7 @@ async fn a_jwk_set_may_be_of_512_kib_and_not_a_byte_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_jwk_set_is_fetched_again_at_sighup_and_a_key_that_is_skipped_is_named_once() {
+async fn sighup_refetches_the_jwk_set_and_a_skipped_key_is_warned_of_once() {
     let (source, address) = Source::start().await;
     let signer = Signer::new();
     source.says_json(json!({ "keys": [{ "kty": "QUANTUM", "kid": "future" }] }));
@@ -486,7 +491,7 @@ async fn a_jwk_set_is_fetched_again_at_sighup_and_a_key_that_is_skipped_is_named
             source.says_json(json!({ "keys": [{ "kty": "QUANTUM", "kid": "future" }, signer.public] }));
         }
         signal(program.id(), "HUP");
-        until("it is asked", async || source.asked() == times).await;
+        until("the set is fetched", async || source.asked() == times).await;
     }
     let session = program.generate().await;
     let claims = json!({ "sub": "ann", "exp": Clock::system().now().as_seconds() + 60 });
@@ -502,7 +507,7 @@ async fn a_jwk_set_is_fetched_again_at_sighup_and_a_key_that_is_skipped_is_named
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_good_from_five_seconds_before_its_nbf() {
+async fn nbf_has_a_leeway_of_five_seconds() {
     let server = Server::start().await;
     let session = server.generate().await;
     let from = |seconds: i64| {
@@ -515,7 +520,7 @@ async fn a_token_is_good_from_five_seconds_before_its_nbf() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn control_characters_are_refused_in_the_users_id_and_left_out_of_what_is_only_shown() {
+async fn control_characters_are_refused_in_the_user_id_and_removed_from_displayed_claims() {
     let address = "192.0.2.1".parse().unwrap();
     let verified = async |auth: &AppAuth, claims: Value| {
         let mut claims = claims;

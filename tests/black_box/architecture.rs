@@ -1,4 +1,4 @@
-//! What the documents say of the code holds.
+//! Checks that the code is as the documents say: layers, threat model, protocol and settings.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,8 +9,7 @@ use serde_json::Value;
 
 use crate::harness::Server;
 
-/// Imports point downwards: `main → app → http → {login, hub} → {store, bus, token} → session`. A module may use those
-/// of lower layers, and itself. `random`, `cause`, `warnings` and `secret`, beside `session`, may be used by all but that.
+/// Layer of each module, as in ARCHITECTURE.md. A module may import from itself and from modules of lower layers.
 const LAYERS: [(&str, u8); 31] = [
     ("main", 9),
     ("cli", 8),
@@ -67,7 +66,7 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Without its unit tests, which may use what they like.
+/// Returns the source of a file without its unit tests, which may import anything.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned()
@@ -85,7 +84,7 @@ fn imports_point_downwards() {
         for used in code(&path).split("crate::").skip(1) {
             let used: String = used.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
             let allowed = used == module || layer(&used) < layer(module);
-            assert!(allowed, "{} uses crate::{used}, which lies no deeper", relative.display());
+            assert!(allowed, "{} uses crate::{used}, which is not in a lower layer", relative.display());
         }
     }
 }
@@ -133,7 +132,7 @@ fn nothing_is_unsafe_but_what_is_measured_to_need_it() {
 }
 
 #[test]
-fn every_test_that_the_threat_model_names_is_there() {
+fn every_test_named_in_the_threat_model_exists() {
     let security = fs::read_to_string(root().join("SECURITY.md")).unwrap();
     let tests: String = ["tests", "src"]
         .iter()
@@ -149,13 +148,13 @@ fn every_test_that_the_threat_model_names_is_there() {
         assert!(!named.is_empty(), "no test: {row}");
         for test in named {
             let name = test.rsplit("::").next().unwrap();
-            assert!(tests.contains(name), "SECURITY.md names {test}, which is not there");
+            assert!(tests.contains(name), "SECURITY.md names {test}, which does not exist");
         }
     }
 }
 
-/// The words of the wire: every property and every constant of the API's description, and of the frames that it does not
-/// describe.
+/// Returns the words of the wire format: all properties and constants in the API's description, and those of the frames
+/// that the description does not cover.
 async fn wire_words() -> BTreeSet<String> {
     let server = Server::start().await;
     let mut words = BTreeSet::new();
@@ -190,16 +189,16 @@ fn collect_words(schema: &Value, words: &mut BTreeSet<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_word_of_the_wire_is_in_the_protocol() {
+async fn protocol_document_names_every_word_of_the_wire_format() {
     let protocol = fs::read_to_string(root().join("PROTOCOL.md")).unwrap();
     let words = wire_words().await;
     for known in
         ["web_token", "token_type", "user", "message", "rotated", "heartbeat_seconds", "expires_in", "cancelled"]
     {
-        assert!(words.contains(known), "'{known}' was not looked for, among {words:?}");
+        assert!(words.contains(known), "'{known}' is missing in {words:?}");
     }
     for word in words {
-        // (JWK Sets are RFC 7517's.)
+        // The members of a JWK Set are defined by RFC 7517.
         let is_named = [format!("`{word}`"), format!("\"{word}\"")].iter().any(|spelled| protocol.contains(spelled));
         assert!(is_named || word == "keys", "PROTOCOL.md does not name `{word}`");
     }
@@ -250,7 +249,7 @@ fn is_documented(text: &str, key: &str, value: &toml::Value) {
 }
 
 #[test]
-fn both_languages_of_the_readme_have_the_same_parts() {
+fn readme_translations_have_the_same_structure() {
     let headings = |file: &str| {
         let text = fs::read_to_string(root().join(file)).unwrap();
         let of_kind = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();

@@ -1,4 +1,5 @@
-//! A server at a path of its host, behind a proxy that strips the path from requests and behind one that keeps it.
+//! A server under a path of `public_url`, behind a proxy that strips the path from requests and behind one that keeps
+//! it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,10 +13,10 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::harness::{Answer, Browser, Server, Session, claims_of};
 
-/// The path of the server at the proxy.
+/// Path under which the proxy serves the server.
 pub const BASE: &str = "/login";
 
-/// A proxy in front of one server. It answers requests outside [`BASE`] itself, and keeps their paths.
+/// A proxy in front of one server. It answers requests outside [`BASE`] itself and records their paths.
 pub struct Proxy {
     listener: TcpListener,
     pub public_url: String,
@@ -29,19 +30,19 @@ impl Proxy {
         Self { listener, public_url, outside: Arc::default() }
     }
 
-    /// Passes connections on until the test ends.
+    /// Forwards connections to `server` until the test ends.
     pub fn serve(self, server: SocketAddr, strips: bool) {
         tokio::spawn(async move {
             while let Ok((client, _)) = self.listener.accept().await {
                 let outside = self.outside.clone();
-                // A connection that breaks is the concern of its two ends.
+                // An error of a connection concerns only its two ends.
                 tokio::spawn(async move { drop(pass_on(client, server, strips, &outside).await) });
             }
         });
     }
 }
 
-/// Passes on one request and all that follows it. Only an upgraded connection is kept after the answer.
+/// Forwards one request and everything after it. Only an upgraded connection stays open after the answer.
 async fn pass_on(
     mut client: TcpStream,
     server: SocketAddr,
@@ -89,7 +90,7 @@ impl Site {
         Self { server, public_url, origin, outside }
     }
 
-    /// A call by a page of the site, at a URL that the server has handed out.
+    /// Sends a request as a page of the site, to a URL that the server has handed out.
     async fn call(&self, method: Method, url: &str, body: Option<serde_json::Value>) -> Answer {
         let mut request = self.server.http.request(method, url).header(ORIGIN, &self.origin);
         if let Some(body) = body {
@@ -108,7 +109,7 @@ impl Site {
     }
 }
 
-async fn every_url_that_is_handed_out_leads_back(strips: bool) {
+async fn handed_out_urls_work_behind_a_proxy(strips: bool) {
     let site = Site::start(strips).await;
     let Site { server, public_url, .. } = &site;
     let api = |path: &str| format!("{public_url}/v1/qr-login/{path}");
@@ -119,7 +120,7 @@ async fn every_url_that_is_handed_out_leads_back(strips: bool) {
     assert_eq!(text("qr_url"), format!("{public_url}/q/{}", session.code));
     assert_eq!(session.ws_path, format!("{BASE}/v1/ws/qr/{}", session.id));
 
-    // Each way to wait, and the one that needs no id in its path.
+    // Each way to wait, and the WebSocket's path without a session id.
     let mut browser = site.socket(&session.ws_path, None).await.unwrap();
     browser.frame("pending").await;
     let in_subprotocol = format!("qrlogin.ack, qrlogin.session.{}", session.id);
@@ -135,7 +136,7 @@ async fn every_url_that_is_handed_out_leads_back(strips: bool) {
     );
     drop(events);
 
-    // The phone has scanned the URL.
+    // The phone sends the whole URL that it has scanned.
     let scanned = Session { code: text("qr_url"), ..session.clone() };
     let mut browser = site.socket(&session.ws_path, None).await.unwrap();
     browser.frame("pending").await;
@@ -163,7 +164,7 @@ async fn every_url_that_is_handed_out_leads_back(strips: bool) {
         assert_eq!(site.call(Method::GET, &format!("{public_url}/{module}"), None).await.status, 200, "{module}");
     }
 
-    // Refusals of the thread that accepts, and of the route table.
+    // Refusals of upgrades and of other requests.
     assert_eq!(site.socket(&format!("{BASE}/v1/ws/qr/{}", "A".repeat(43)), None).await.err(), Some(404));
     let plain = site.call(Method::GET, &format!("{public_url}/v1/ws/qr/x"), None).await;
     assert_eq!(plain.refusal(), "426 upgrade_required");
@@ -178,17 +179,17 @@ async fn every_url_that_is_handed_out_leads_back(strips: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_url_leads_back_through_a_proxy_that_strips_the_path() {
-    every_url_that_is_handed_out_leads_back(true).await;
+async fn handed_out_urls_work_behind_a_proxy_that_strips_the_path() {
+    handed_out_urls_work_behind_a_proxy(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_url_leads_back_through_a_proxy_that_keeps_the_path() {
-    every_url_that_is_handed_out_leads_back(false).await;
+async fn handed_out_urls_work_behind_a_proxy_that_keeps_the_path() {
+    handed_out_urls_work_behind_a_proxy(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_comes_byte_by_byte_is_understood_with_the_path_and_without() {
+async fn request_head_in_single_bytes_is_routed_with_the_path_and_without() {
     let server = Server::start_with(|settings| settings.public_url = "https://login.example/a/b".to_owned()).await;
     let unknown = format!("/v1/ws/qr/{}", "A".repeat(43));
     for (path, status) in [

@@ -1,4 +1,5 @@
-//! The demo's pages in a real browser (`e2e/`), whose server's time is moved from here.
+//! The demo's pages in a real browser (`e2e/`). Through this process, the scripts there move the server's clock and
+//! restart the server.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,23 +20,23 @@ use crate::base_path::Proxy;
 use crate::harness::START;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demos_pages_tell_every_story_of_a_login() -> Told {
-    told("demo.mjs", |_, _| {}).await
+async fn demo_pages_show_every_outcome_of_a_login() -> Told {
+    run_script("demo.mjs", |_, _| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_ends_in_the_right_state_whatever_the_network_does() -> Told {
-    told("network.mjs", |_, _| {}).await
+async fn page_recovers_from_network_failures() -> Told {
+    run_script("network.mjs", |_, _| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_gets_through_proxies_that_do_not_let_websockets_through() -> Told {
-    told("proxies.mjs", |_, _| {}).await
+async fn page_falls_back_behind_proxies_that_block_websockets() -> Told {
+    run_script("proxies.mjs", |_, _| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_notices_a_path_that_has_died_silently() -> Told {
-    told("silence.mjs", |settings, _| {
+async fn page_detects_a_connection_that_died_silently() -> Told {
+    run_script("silence.mjs", |settings, _| {
         settings.session.heartbeat_seconds = 2;
         settings.session.number_matching = true;
     })
@@ -43,33 +44,33 @@ async fn the_page_notices_a_path_that_has_died_silently() -> Told {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_state_of_the_element_is_accessible_and_of_one_size_in_every_language() -> Told {
-    told("gallery.mjs", |_, _| {}).await
+async fn element_is_accessible_and_of_one_size_in_every_state_and_language() -> Told {
+    run_script("gallery.mjs", |_, _| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_element_works_on_a_page_of_an_allowed_origin_under_a_strict_policy() -> Told {
-    told("allowed.mjs", |settings, foreign| settings.allowed_origins.push(foreign.to_owned())).await
+async fn element_works_on_an_allowed_origin_with_a_strict_content_security_policy() -> Told {
+    run_script("allowed.mjs", |settings, foreign| settings.allowed_origins.push(foreign.to_owned())).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_element_works_where_pages_put_it() -> Told {
-    told("surroundings.mjs", |settings, foreign| {
+async fn element_works_wherever_a_page_embeds_it() -> Told {
+    run_script("surroundings.mjs", |settings, foreign| {
         settings.allowed_origins.push(foreign.to_owned());
-        // It asks often whether a token has been received.
+        // The script polls the status more often than the limits allow.
         settings.limits.enabled = false;
     })
     .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_page_of_another_origin_the_element_names_the_setting() -> Told {
-    told("foreign.mjs", |_, _| {}).await
+async fn element_on_a_forbidden_origin_names_the_setting() -> Told {
+    run_script("foreign.mjs", |_, _| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demos_pages_show_codes_that_rotate_and_compare_numbers() -> Told {
-    told("guarded.mjs", |settings, _| {
+async fn demo_pages_rotate_codes_and_match_numbers() -> Told {
+    run_script("guarded.mjs", |settings, _| {
         settings.session.rotate_seconds = 20;
         settings.session.number_matching = true;
     })
@@ -77,30 +78,30 @@ async fn the_demos_pages_show_codes_that_rotate_and_compare_numbers() -> Told {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demos_pages_work_behind_a_proxy_that_strips_the_path_of_public_url() -> Told {
-    told_at_a_path(true).await
+async fn demo_pages_work_behind_a_proxy_that_strips_the_path_of_public_url() -> Told {
+    run_script_behind_a_proxy(true).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demos_pages_work_behind_a_proxy_that_keeps_the_path_of_public_url() -> Told {
-    told_at_a_path(false).await
+async fn demo_pages_work_behind_a_proxy_that_keeps_the_path_of_public_url() -> Told {
+    run_script_behind_a_proxy(false).await
 }
 
-async fn told_at_a_path(strips: bool) -> Told {
+async fn run_script_behind_a_proxy(strips: bool) -> Told {
     let proxy = Proxy::bind().await;
     let (public_url, outside) = (proxy.public_url.clone(), proxy.outside.clone());
     let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
     proxy.serve(listen, strips);
-    let told = told("base_path.mjs", |settings, _| {
+    let script = run_script("base_path.mjs", |settings, _| {
         settings.listen = listen;
         settings.public_url = public_url;
     });
-    told.await?;
+    script.await?;
     assert_eq!(outside.lock().unwrap().as_slice(), [""; 0], "URLs outside the server's path");
     Ok(())
 }
 
-/// A server that can be stopped and started again, on the same ports and with the same database.
+/// A demo server that can be stopped and started again, on the same ports and with the same database.
 struct Stage {
     settings: Settings,
     demo: Demo,
@@ -141,12 +142,12 @@ impl Stage {
         }
     }
 
-    /// What a script asks for.
+    /// Performs an order of the script: `advance SECONDS`, `stop` or `start`.
     async fn obey(&mut self, order: &str) {
         match order.split_once(' ') {
             Some(("advance", seconds)) => {
                 let millis = seconds.parse::<f64>().unwrap() * 1000.0;
-                #[expect(clippy::cast_possible_truncation, reason = "a few minutes")]
+                #[expect(clippy::cast_possible_truncation, reason = "a few minutes at most")]
                 self.hands.advance_millis(millis as i64);
             }
             _ if order == "stop" => self.stop().await,
@@ -159,12 +160,12 @@ impl Stage {
     }
 }
 
-/// A port that was free a moment ago, for a site of somebody else's.
+/// Returns a port that was free a moment ago, for a site of another origin.
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// What a script said when it broke off. (Shown last by the test's runner, below any backtrace.)
+/// The error output of a script that failed. The test runner prints it last, below any backtrace.
 struct BrokenOff(String);
 
 impl fmt::Debug for BrokenOff {
@@ -175,7 +176,7 @@ impl fmt::Debug for BrokenOff {
 
 type Told = Result<(), BrokenOff>;
 
-async fn told(script: &str, change: impl FnOnce(&mut Settings, &str)) -> Told {
+async fn run_script(script: &str, change: impl FnOnce(&mut Settings, &str)) -> Told {
     let e2e = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e");
     assert!(
         e2e.join("node_modules/playwright-core").exists(),

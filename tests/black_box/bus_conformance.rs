@@ -1,4 +1,4 @@
-//! What every bus does, together with the store that its nodes share.
+//! Conformance suite of the `Bus` trait, together with the store that the nodes share.
 
 use std::sync::{Arc, Weak};
 
@@ -15,7 +15,7 @@ use crate::real_time::until;
 use crate::services;
 use crate::store_conformance::{CODE, Replaced, replace, session_of_now};
 
-/// What a node hears.
+/// A call that the bus has made to its listener.
 #[derive(Debug, PartialEq)]
 enum Heard {
     Changed(Box<Session>, u32),
@@ -37,7 +37,7 @@ impl Listener for Ears {
     }
 }
 
-/// A node without anything but its store and its bus.
+/// A node that consists of its store and its bus only.
 struct Node {
     store: Arc<dyn Store>,
     bus: Arc<dyn Bus>,
@@ -65,7 +65,7 @@ impl Node {
             Some(url) => Arc::new(RedisBus::new(url, node, metrics.clone()).unwrap()),
         };
         let mut node = Self::new(store, bus, metrics);
-        assert_eq!(node.hears().await, Heard::MayHaveMissed, "once it listens");
+        assert_eq!(node.hears().await, Heard::MayHaveMissed, "reported once the bus listens");
         node
     }
 
@@ -77,7 +77,7 @@ impl Node {
         assert!(self.heard.is_empty(), "{:?}", self.heard.try_recv());
     }
 
-    /// A browser comes to this node.
+    /// Attaches a browser of the session to this node. The node that had the browser before is notified.
     async fn attach(&self, session: &Session) -> u32 {
         let attached = self.store.attach(&[session.key]).await.unwrap().pop().unwrap();
         let hint = Hint { key: session.key, version: attached.session.version, attachment: attached.attachment };
@@ -87,20 +87,20 @@ impl Node {
         attached.attachment
     }
 
-    /// A phone scans at this node.
+    /// Scans the session at this node, as a phone does, and announces the change.
     async fn scan(&self, session: &Session) -> Session {
         let ann = PhoneUser { id: "ann".into(), name: None, picture: None };
         let Step::To(next) = session.scan(&ann, CODE, session.created_at).unwrap() else {
             panic!("not scanned before")
         };
-        let Replaced::Written(waits) = replace(&*self.store, &next).await else { panic!("nobody else writes") };
+        let Replaced::Written(waits) = replace(&*self.store, &next).await else { panic!("no other write happens") };
         let change = Change { session: Arc::new(next), waits, since: Stopwatch::start() };
         self.bus.announce(&change);
         Session::clone(&change.session)
     }
 }
 
-/// What is true of any bus.
+/// Checks what every bus does within one node.
 async fn conforms(here: &mut Node) {
     for _ in 0..100 {
         let session = session_of_now(&*here.store).await;
@@ -111,7 +111,7 @@ async fn conforms(here: &mut Node) {
     here.hears_nothing();
 }
 
-/// What is true, while nothing fails, of any bus between nodes.
+/// Checks what every bus between nodes does while nothing fails.
 async fn conforms_between(here: &mut Node, there: &mut Node) {
     conforms(here).await;
     for _ in 0..100 {
@@ -120,12 +120,12 @@ async fn conforms_between(here: &mut Node, there: &mut Node) {
         here.scan(&session).await;
         assert_eq!(there.hears().await, Heard::Hint(Hint { key: session.key, version: 2, attachment }));
         let attachment = here.attach(&session).await;
-        assert_eq!(there.hears().await, Heard::Hint(Hint { key: session.key, version: 2, attachment }), "taken over");
+        assert_eq!(there.hears().await, Heard::Hint(Hint { key: session.key, version: 2, attachment }), "superseded");
     }
-    // Nobody waits for it, and nobody hears.
+    // No browser waits for this session, so no node is notified.
     let session = session_of_now(&*here.store).await;
     here.scan(&session).await;
-    // What is said after it is the next that is heard.
+    // The next notification is the one of the next session, so there was none for this one.
     let session = session_of_now(&*here.store).await;
     let attachment = there.attach(&session).await;
     here.scan(&session).await;
@@ -134,7 +134,7 @@ async fn conforms_between(here: &mut Node, there: &mut Node) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_bus_of_one_process_conforms() {
+async fn local_bus_conforms() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", dir.path().join("bus.db").display());
     let store = Arc::new(SqliteStore::open(&url, Clock::system()).unwrap());
@@ -142,7 +142,7 @@ async fn the_bus_of_one_process_conforms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgres_as_a_bus_conforms() {
+async fn postgres_bus_conforms() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
     let (mut here, mut there) = (Node::shared(&url, None).await, Node::shared(&url, None).await);
@@ -150,7 +150,7 @@ async fn postgres_as_a_bus_conforms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_as_a_bus_conforms() {
+async fn redis_bus_conforms() {
     let service = services::Postgres::shared().await;
     let (url, redis) = (service.database().await, services::Redis::start());
     let redis_url = redis.url();
@@ -160,13 +160,13 @@ async fn redis_as_a_bus_conforms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bus_that_was_gone_is_back_by_itself_and_says_so() {
+async fn bus_reconnects_and_reports_that_notifications_may_be_lost() {
     let service = services::Postgres::start().await;
     let (url, redis) = (service.database().await, services::Redis::start());
     let mut by_redis = Node::shared(&url, Some(&redis.url())).await;
     redis.kill();
-    until("the bus is gone", async || !by_redis.metrics.is_bus_connected()).await;
-    // Nobody waits for it.
+    until("the bus is disconnected", async || !by_redis.metrics.is_bus_connected()).await;
+    // No node has this name. Sending a notification while the bus is down must not fail.
     let session = session_of_now(&*by_redis.store).await;
     by_redis.bus.take_over(&NodeName::random(), Hint { key: session.key, version: 1, attachment: 1 });
     redis.run();
@@ -181,7 +181,7 @@ async fn a_bus_that_was_gone_is_back_by_itself_and_says_so() {
 }
 
 #[test]
-fn what_is_no_url_of_redis_is_refused_by_name_and_without_its_password() {
+fn invalid_redis_url_is_refused_without_quoting_its_password() {
     for bad in ["redis", "http://localhost", "redis://:hunter2@localhost:port"] {
         let refused = RedisBus::check_url(bad).unwrap_err().to_string();
         assert!(refused.starts_with("bus_url: ") && !refused.contains("hunter2"), "{refused}");

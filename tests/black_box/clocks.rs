@@ -1,5 +1,5 @@
-//! The wall clock is set forward or back while browsers wait. Durations do not change, sessions last as long as before
-//! within one part in 200, and dates are those of the clock as it is now.
+//! Steps of the wall clock while browsers wait. Durations do not change, sessions keep their length within one part in
+//! 200, and dates follow the new wall clock.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::program::Program;
 use crate::real_time::{now, sleep_millis, until};
 use crate::services;
 
-/// Ten minutes forward, and ten minutes back.
+/// Steps of the wall clock, in milliseconds: ten minutes forward and ten minutes back.
 const STEPS_MILLIS: [i64; 2] = [600_000, -600_000];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +46,7 @@ async fn heartbeats_keep_their_interval_when_the_wall_clock_is_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_undecided_session_expires_after_its_ttl_within_one_part_in_200_when_the_wall_clock_is_set() {
+async fn undecided_session_expires_within_half_a_percent_of_its_ttl_when_the_wall_clock_is_set() {
     for step_millis in STEPS_MILLIS {
         let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
         let (session, mut browser) = server.waiting().await;
@@ -68,7 +68,7 @@ async fn an_undecided_session_expires_after_its_ttl_within_one_part_in_200_when_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_goes_on_when_the_wall_clock_is_set_and_its_token_has_the_new_date() {
+async fn login_completes_when_the_wall_clock_is_set_and_its_token_has_the_new_date() {
     for step_millis in STEPS_MILLIS {
         let server = Server::start().await;
         let (session, browser) = server.waiting().await;
@@ -81,7 +81,7 @@ async fn a_login_goes_on_when_the_wall_clock_is_set_and_its_token_has_the_new_da
         let scan = ann.scan(&session).await;
         assert_eq!(scan.body["expires_in"], 200);
         let asked_at = START.plus_millis(step_millis).to_string();
-        assert_eq!(scan.body["client"]["time"], *asked_at, "by the clock as it is now");
+        assert_eq!(scan.body["client"]["time"], *asked_at, "by the new wall clock");
         assert_eq!(ann.confirm(&session).await.status, 200);
         let claims = claims_of(&token_in(&browser.rest().await).unwrap());
         assert_eq!((&claims["iat"], &claims["exp"]), (&json!(stepped_seconds), &json!(stepped_seconds + 3600)));
@@ -94,7 +94,7 @@ async fn a_login_goes_on_when_the_wall_clock_is_set_and_its_token_has_the_new_da
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_may_be_claimed_for_as_long_as_before_when_the_wall_clock_is_set() {
+async fn claim_period_keeps_its_length_when_the_wall_clock_is_set() {
     for step_millis in STEPS_MILLIS {
         let server = Server::start().await;
         let session = server.generate().await;
@@ -111,7 +111,7 @@ async fn a_token_may_be_claimed_for_as_long_as_before_when_the_wall_clock_is_set
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn codes_rotate_and_are_admitted_in_step_when_the_wall_clock_is_set() {
+async fn pushed_and_accepted_codes_stay_in_step_when_the_wall_clock_is_set() {
     for step_millis in STEPS_MILLIS {
         let server = Server::start_with(|settings| {
             settings.session.heartbeat_seconds = 3600;
@@ -121,13 +121,13 @@ async fn codes_rotate_and_are_admitted_in_step_when_the_wall_clock_is_set() {
         .await;
         let (mut session, mut browser) = server.waiting().await;
         server.hands.step_wall_millis(step_millis);
-        // Session time gains or loses one period in this time.
+        // Session time gains or loses five seconds, one period, in these 1,000 seconds.
         for _ in 0..20 {
             for _ in 0..25 {
                 server.hands.advance_seconds(2);
                 server.active().await;
             }
-            shows_code_of_now(&server, &mut session, &mut browser).await;
+            has_current_code(&server, &mut session, &mut browser).await;
         }
         assert_eq!(server.phone("ann").scan(&session).await.status, 200);
         browser.close(1000).await;
@@ -135,8 +135,8 @@ async fn codes_rotate_and_are_admitted_in_step_when_the_wall_clock_is_set() {
     }
 }
 
-/// Reads on until the browser shows the code that the server says is the one of now.
-async fn shows_code_of_now(server: &Server, session: &mut Session, browser: &mut Browser) {
+/// Reads frames until the browser has the code that the server says is the current one.
+async fn has_current_code(server: &Server, session: &mut Session, browser: &mut Browser) {
     for _ in 0..100 {
         browser.socket.send(Message::Ping("anything?".into())).await.unwrap();
         loop {
@@ -153,20 +153,20 @@ async fn shows_code_of_now(server: &Server, session: &mut Session, browser: &mut
         if server.status(session).await.body["code"] == *session.code {
             return;
         }
-        // The code may be due at the end of this tenth of a second.
+        // The new code may be due at the end of this tenth of a second.
         server.hands.advance_millis(10);
     }
-    panic!("the browser does not show the code of now");
+    panic!("the browser does not have the current code");
 }
 
-/// The library that fakes a process's wall clock.
+/// Returns the path of the library that fakes a process's wall clock.
 pub fn faketime() -> PathBuf {
     let library =
         std::fs::read_dir("/usr/lib").unwrap().flatten().map(|dir| dir.path().join("faketime/libfaketime.so.1"));
     library.into_iter().find(|path| path.exists()).expect("Debian's package libfaketime")
 }
 
-/// Sets the process's wall clock to this offset from the machine's.
+/// Sets the wall clock of the process that reads `file` to this offset from the machine's.
 fn set_clock(file: &Path, offset: &str) {
     let draft = file.with_extension("draft");
     std::fs::write(&draft, offset).unwrap();
@@ -174,16 +174,16 @@ fn set_clock(file: &Path, offset: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_machines_clock_is_set_forward_keeps_heartbeats_closes_expiries_and_logins() {
-    a_server_whose_clock_is_set_to("+600s").await;
+async fn clock_step_forward_leaves_heartbeats_closes_expiries_and_logins_unchanged() {
+    step_the_clock_of_a_server("+600s").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_machines_clock_is_set_back_keeps_heartbeats_closes_expiries_and_logins() {
-    a_server_whose_clock_is_set_to("-600s").await;
+async fn clock_step_back_leaves_heartbeats_closes_expiries_and_logins_unchanged() {
+    step_the_clock_of_a_server("-600s").await;
 }
 
-async fn a_server_whose_clock_is_set_to(offset: &str) {
+async fn step_the_clock_of_a_server(offset: &str) {
     let dir = tempfile::tempdir().unwrap();
     let clock = dir.path().join("faketimerc");
     set_clock(&clock, "+0s");
@@ -252,18 +252,18 @@ async fn a_server_whose_clock_is_set_to(offset: &str) {
     let (status, log) = program.terminate();
     assert!(status.success(), "{log}");
     assert_eq!(after["status"], "expired");
-    // The first heartbeat is within the first second, and the third finds two unanswered.
+    // The first heartbeat is sent within the first second, and the third finds two unanswered.
     assert!(closed >= Duration::from_millis(2000) && closed < Duration::from_millis(5000), "{closed:?}");
     assert!(expired >= Duration::from_millis(5900) && expired < Duration::from_millis(7000), "{expired:?}: {log}");
 }
 
-/// Seconds since the epoch, of the machine's own clock.
+/// Returns the seconds since the Unix epoch by the machine's clock.
 fn wall_seconds() -> i64 {
     Clock::system().wall().as_seconds()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_whose_shared_stores_clock_is_set_follow_it_within_seconds() {
+async fn nodes_follow_a_step_of_the_database_clock_within_seconds() {
     let postgres = services::Postgres::shared().await;
     let database = postgres.database().await;
     let node = async || Server::node(&database, None, postgres.keys(), |bus| bus).await;
@@ -290,10 +290,7 @@ async fn nodes_whose_shared_stores_clock_is_set_follow_it_within_seconds() {
     follow(600_000).await;
     browser.frame("expired").await;
     browser.closed(1000).await;
-    assert!(
-        begun.elapsed() < Duration::from_secs(10),
-        "told when the clock is set, not at the end of its five minutes"
-    );
+    assert!(begun.elapsed() < Duration::from_secs(10), "delivered when the clock is set, not after five minutes");
     assert_eq!(other.phone("ann").scan(&session).await.refusal(), "410 expired");
     let (session, browser) = asked.waiting().await;
     logs_in(&session, browser).await;
@@ -306,7 +303,7 @@ async fn nodes_whose_shared_stores_clock_is_set_follow_it_within_seconds() {
     logs_in(&session, browser).await;
 }
 
-/// Sets the clock of a database that a test has for itself.
+/// Sets the clock of a database that belongs to one test.
 async fn set_clock_of(database: &str, offset_millis: i64) {
     let statement = format!(
         "CREATE OR REPLACE FUNCTION qrlogin.now_millis() RETURNS bigint LANGUAGE sql VOLATILE

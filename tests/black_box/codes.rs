@@ -1,4 +1,4 @@
-//! Codes that rotate, and numbers that are compared.
+//! Rotating codes and number matching.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ async fn rotating() -> Server {
     Server::start_with(|settings| settings.session.rotate_seconds = 20).await
 }
 
-/// The session, with the code that it shows now.
+/// Returns the session with the code of this frame or answer.
 fn showing(session: &Session, shown: &Value) -> Session {
     Session { code: shown["code"].as_str().unwrap().to_owned(), ..session.clone() }
 }
@@ -43,7 +43,7 @@ async fn the_code_that_is_pushed_works_and_the_one_before_for_one_period_more() 
     assert_eq!(ann.scan(&second).await.status, 200);
     browser.frame("scanned").await;
 
-    // From the scan on nothing rotates, and what was scanned is good to the end.
+    // Codes do not rotate after the scan, and those that worked at the scan work to the end.
     for _ in 0..3 {
         server.hands.advance_seconds(20);
         browser.nothing_is_said().await;
@@ -59,7 +59,7 @@ async fn the_code_that_is_pushed_works_and_the_one_before_for_one_period_more() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_comes_back_is_shown_the_code_of_now() {
+async fn reconnecting_browser_receives_the_current_code() {
     let server = rotating().await;
     let session = server.generate().await;
     server.hands.advance_seconds(50);
@@ -73,12 +73,12 @@ async fn a_browser_that_comes_back_is_shown_the_code_of_now() {
     let mut again = server.browser(&session).await;
     again.frame("scanned").await;
     again.nothing_is_said().await;
-    assert!(server.status(&session).await.body["code"].is_string(), "it can still be scanned again by the same phone");
+    assert!(server.status(&session).await.body["code"].is_string(), "the same phone can repeat its scan");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rotating_writes_and_reads_nothing() {
+async fn rotation_does_not_access_the_store() {
     let server = rotating().await;
     let mut browsers = Vec::new();
     for _ in 0..20 {
@@ -89,7 +89,7 @@ async fn rotating_writes_and_reads_nothing() {
         server.hands.advance_seconds(20);
         for (_, browser) in &mut browsers {
             browser.frame("rotated").await;
-            // Its answer to a heartbeat has arrived before time goes on.
+            // A round trip: the answer to a heartbeat has arrived before the clock moves.
             browser.nothing_is_said().await;
         }
     }
@@ -99,7 +99,7 @@ async fn rotating_writes_and_reads_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_code_that_nobody_showed_is_none() {
+async fn forged_code_is_not_found() {
     let server = Server::start().await;
     let (session, _browser) = server.waiting().await;
     let ann = server.phone("ann");
@@ -115,7 +115,7 @@ async fn a_code_that_nobody_showed_is_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_code_may_be_sent_as_a_scanner_returns_it() {
+async fn code_is_accepted_as_a_scanner_returns_it() {
     let server = Server::start_with(|settings| {
         settings.public_url = "https://login.example/qr/".to_owned();
         settings.limits.enabled = true;
@@ -136,7 +136,7 @@ async fn a_code_may_be_sent_as_a_scanner_returns_it() {
             assert_eq!(ann.call(verdict, &scanned).await.status, 200, "{scanned:?}");
         }
     }
-    // None of them was a guess, and what holds no code still is one.
+    // None of these scans counted as a wrong code. Text without a code does.
     let session = server.generate().await;
     let wrong = Session { code: "https://login.example/qr/q/\n".to_owned(), ..session.clone() };
     assert_eq!(ann.scan(&wrong).await.refusal(), "404 not_found");
@@ -148,7 +148,7 @@ async fn comparing() -> Server {
     Server::start_with(|settings| settings.session.number_matching = true).await
 }
 
-/// What the browser shows, and what else there is to pick.
+/// Scans the session. Returns the number that the browser shows and the other numbers that the phone offers.
 async fn scanned(server: &Server, session: &Session, browser: &mut Browser) -> (String, Vec<String>) {
     let scan = server.phone("ann").scan(session).await;
     let number = browser.frame("scanned").await["number"].as_str().unwrap().to_owned();
@@ -167,7 +167,7 @@ async fn the_number_that_the_browser_shows_confirms() {
     let server = comparing().await;
     let (session, mut browser) = server.waiting().await;
     let ann = server.phone("ann");
-    assert_eq!(ann.pick(&session, "42").await.refusal(), "409 not_scanned", "there is no confirming in one step");
+    assert_eq!(ann.pick(&session, "42").await.refusal(), "409 not_scanned", "a confirmation needs a scan before it");
     let (number, _) = scanned(&server, &session, &mut browser).await;
     assert_eq!(server.status(&session).await.body["number"], number.as_str());
     let first = ann.scan(&session).await.body;
@@ -187,7 +187,7 @@ async fn the_number_that_the_browser_shows_confirms() {
     assert_eq!((confirm.status.as_u16(), confirm.body), (200, json!({ "status": "confirmed" })));
     browser.frame("confirmed").await;
     browser.closed(1000).await;
-    assert_eq!(ann.pick(&session, &number).await.status, 200, "said again");
+    assert_eq!(ann.pick(&session, &number).await.status, 200, "repeated");
     server.stop().await;
 }
 
@@ -207,7 +207,7 @@ async fn a_wrong_number_rejects_for_good() {
         let rejected = browser.next().await;
         assert_eq!(rejected, Seen::Frame(json!({ "status": "rejected", "message": "Login rejected by user" })));
         browser.closed(1000).await;
-        assert_eq!(ann.pick(&session, picked).await.refusal(), "403 number_mismatch", "said again");
+        assert_eq!(ann.pick(&session, picked).await.refusal(), "403 number_mismatch", "repeated");
         assert_eq!(ann.pick(&session, &number).await.refusal(), "409 already_decided");
         assert_eq!(server.status(&session).await.body["status"], "rejected");
     }
@@ -215,7 +215,7 @@ async fn a_wrong_number_rejects_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_numbers_are_compared_one_may_reject_without_a_scan() {
+async fn number_matching_allows_rejecting_without_a_scan() {
     let server = comparing().await;
     let (session, mut browser) = server.waiting().await;
     assert_eq!(server.phone("ann").reject(&session).await.status, 200);

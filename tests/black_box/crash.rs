@@ -1,4 +1,4 @@
-//! The server is killed in the middle of everything, and started again on the same database.
+//! The server is killed while many logins are in progress, and started again on the same database.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -20,14 +20,15 @@ fn app_token(user: usize) -> String {
     qrlogin::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap()
 }
 
-/// One login until the server is gone: the session, whether the phone was told 200, and the token if it came.
+/// Runs one login until the server is gone. Returns whether the phone received 200, and the browser's token if it
+/// arrived.
 async fn login(program: &Program, user: usize, session: &Value) -> (bool, Option<String>) {
     let url = format!("{}{}", program.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
     let Ok((mut socket, _)) = tokio_tungstenite::connect_async(url).await else { return (false, None) };
     let confirm =
         program.post("/v1/qr-login/confirm", Some(&app_token(user)), json!({ "code": session["code"] })).await;
     let confirmed = confirm.is_ok_and(|answer| answer.status == 200);
-    // Frames are read and never answered, so there is no receipt and every login is still to be delivered.
+    // The browser answers no Close, so nothing is acknowledged and every login remains to be delivered.
     let mut token = None;
     while let Some(Ok(message)) = socket.next().await {
         if let Message::Text(text) = message {
@@ -42,7 +43,7 @@ async fn login(program: &Program, user: usize, session: &Value) -> (bool, Option
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_confirmed_login_is_lost_or_changed_also_when_a_signing_key_comes_in_between() {
+async fn confirmed_logins_survive_a_kill_and_an_added_signing_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut program = Program::serve(&dir, "warn,qrlogin::app=info");
     let mut sessions = Vec::new();
@@ -53,9 +54,9 @@ async fn no_confirmed_login_is_lost_or_changed_also_when_a_signing_key_comes_in_
         let program = &program;
         let logins = join_all(sessions.iter().enumerate().map(|(user, session)| login(program, user, session)));
         let mut logins = std::pin::pin!(logins);
-        // In the middle: as soon as the first thirty are in the database.
+        // Kill the server as soon as thirty logins are in the database.
         let thirty = async {
-            until("thirty logins", async || {
+            until("thirty logins are confirmed", async || {
                 let metrics = program.http.get(format!("{}/metrics", program.ops)).send().await.unwrap();
                 let metrics = metrics.text().await.unwrap();
                 let line = metrics
@@ -78,7 +79,7 @@ async fn no_confirmed_login_is_lost_or_changed_also_when_a_signing_key_comes_in_
     };
     program.kill();
 
-    // A new key, as an operator adds one.
+    // Add a newer key, as an operator does.
     let other = tempfile::tempdir().unwrap();
     drop(qrlogin::token::KeyRing::open(&other.path().join("keys"), qrlogin::clock::Clock::system()).unwrap());
     std::fs::copy(other.path().join("keys/web-token.pem"), dir.path().join("keys/a-newer.pem")).unwrap();
@@ -104,7 +105,7 @@ async fn no_confirmed_login_is_lost_or_changed_also_when_a_signing_key_comes_in_
         assert_eq!(tokens.insert(token.to_owned(), user), None);
     }
     assert!(delivered >= 30);
-    // And it goes on, under the new key.
+    // New logins are signed with the new key.
     let session = program.generate().await;
     program.post("/v1/qr-login/confirm", Some(&app_token(1)), json!({ "code": session["code"] })).await.unwrap();
     let newest = program.status(&session).await["web_token"].as_str().unwrap().to_owned();

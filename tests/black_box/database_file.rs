@@ -1,4 +1,4 @@
-//! One SQLite file has one server, and a file that is taken from under it is noticed.
+//! One SQLite file has one server, and the server detects that its file is deleted, replaced or not writable.
 
 use std::fs::{self, Permissions};
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::program::{Program, SERVE, qrlogin, run};
 use crate::real_time::{now, sleep_millis};
 
 #[tokio::test]
-async fn a_store_that_is_closed_keeps_nobody_out_though_a_part_of_it_may_live_on() {
+async fn closed_store_releases_its_file_before_it_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", dir.path().join("qrlogin.db").display());
     let first = SqliteStore::open(&url, Clock::system()).unwrap();
@@ -26,7 +26,7 @@ async fn a_store_that_is_closed_keeps_nobody_out_though_a_part_of_it_may_live_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_server_on_the_same_file_is_refused_until_the_first_has_gone_however_it_went() {
+async fn second_server_on_the_same_file_is_refused_until_the_first_has_ended() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = Program::serve(&dir, "info");
     fs::create_dir(dir.path().join("elsewhere")).unwrap();
@@ -43,17 +43,17 @@ async fn a_second_server_on_the_same_file_is_refused_until_the_first_has_gone_ho
         assert!(started.elapsed() < Duration::from_secs(5));
     }
     let session = first.generate().await;
-    assert_eq!(first.status(&session).await["status"], "pending", "the first goes on");
+    assert_eq!(first.status(&session).await["status"], "pending", "the first server still serves");
     first.kill();
     let second = Program::serve(&dir, "info");
     assert_eq!(second.status(&session).await["status"], "pending");
     assert_eq!(second.terminate().0.code(), Some(0));
-    assert_eq!(Program::serve(&dir, "info").terminate().0.code(), Some(0), "after one that stopped in order, too");
+    assert_eq!(Program::serve(&dir, "info").terminate().0.code(), Some(0), "also after an orderly stop");
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_has_one_server_whatever_its_name() {
+async fn second_server_is_refused_under_every_name_of_the_file() {
     use std::os::unix::fs::symlink;
     let dir = tempfile::tempdir().unwrap();
     let first = Program::serve(&dir, "info");
@@ -86,10 +86,10 @@ async fn a_file_has_one_server_whatever_its_name() {
         }
     }
     assert_eq!(first.status(&session).await["status"], "pending");
-    // Another file is another database.
+    // A copy of the file is another database.
     let other = Program::serve_with(&dir, "info", &[("QRLOGIN_DATABASE_URL", "sqlite://copy.db")]);
     assert_eq!(other.terminate().0.code(), Some(0));
-    // The file can be used by its other name once the first server has gone.
+    // The file can be opened by its other name once the first server has stopped.
     assert_eq!(first.terminate().0.code(), Some(0));
     let second = Program::serve_with(&dir, "info", &[("QRLOGIN_DATABASE_URL", "sqlite://elsewhere/link.db")]);
     assert_eq!(second.status(&session).await["status"], "pending");
@@ -97,7 +97,7 @@ async fn a_file_has_one_server_whatever_its_name() {
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_file_that_leads_elsewhere_is_refused_and_nothing_is_overwritten() {
+async fn lock_file_that_is_a_link_or_directory_is_refused_and_nothing_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let lock = path("qrlogin.db-lock");
@@ -125,7 +125,7 @@ async fn a_lock_file_that_leads_elsewhere_is_refused_and_nothing_is_overwritten(
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_behind_a_link_that_is_deleted_is_noticed_and_so_is_a_link_that_leads_elsewhere() {
+async fn deleted_file_behind_a_link_and_replaced_link_are_detected() {
     use std::os::unix::fs::symlink;
     let remove = |file: &'static str| move |dir: &Path| fs::remove_file(dir.join(file)).unwrap();
     let replace = |dir: &Path| {
@@ -152,7 +152,8 @@ async fn a_file_behind_a_link_that_is_deleted_is_noticed_and_so_is_a_link_that_l
     }
 }
 
-/// Until `/readyz` answers so.
+/// Waits until `/readyz` reports that the server is ready, or that it is not. Returns the text of the answer. Panics
+/// after five seconds.
 async fn until_ready(program: &Program, is_ready: bool) -> String {
     let until = now() + Duration::from_secs(5);
     loop {
@@ -167,8 +168,8 @@ async fn until_ready(program: &Program, is_ready: bool) -> String {
     }
 }
 
-/// Takes the file away as `take` does it, and gives it back; the log.
-async fn lost(take: impl FnOnce(&Path), word: &str, give_back: impl FnOnce(&Path)) {
+/// Damages the file with `take`, checks that this is detected and logged once, and repairs the file with `give_back`.
+async fn damage_is_detected(take: impl FnOnce(&Path), word: &str, give_back: impl FnOnce(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "info");
     let before = program.generate().await;
@@ -176,12 +177,12 @@ async fn lost(take: impl FnOnce(&Path), word: &str, give_back: impl FnOnce(&Path
     take(&file);
     let reason = until_ready(&program, false).await;
     assert!(reason.contains(word) && reason.contains("qrlogin.db"), "{reason}");
-    // Logins go on: what is open is still open.
+    // Logins continue, because the server still has the file open.
     assert_eq!(program.status(&before).await["status"], "pending");
     let token = crate::harness::app_token(json!({ "sub": "ann" }));
     let scan = program.post("/v1/qr-login/scan", Some(&token), json!({ "code": before["code"] })).await.unwrap();
     assert_eq!(scan.status, 200);
-    // It is logged, once.
+    // The fault is logged once.
     sleep_millis(2500).await;
     give_back(&file);
     let (status, log) = program.terminate();
@@ -191,31 +192,31 @@ async fn lost(take: impl FnOnce(&Path), word: &str, give_back: impl FnOnce(&Path
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_file_that_is_deleted_is_noticed() {
-    lost(|file| fs::remove_file(file).unwrap(), "deleted", |_| {}).await;
+async fn deleted_database_file_is_detected() {
+    damage_is_detected(|file| fs::remove_file(file).unwrap(), "deleted", |_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_file_that_is_replaced_is_noticed() {
+async fn replaced_database_file_is_detected() {
     let replace = |file: &Path| {
         let other = file.with_extension("other");
         fs::copy(file, &other).unwrap();
         fs::rename(other, file).unwrap();
     };
-    lost(replace, "replaced", |_| {}).await;
+    damage_is_detected(replace, "replaced", |_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_of_the_database_that_is_deleted_is_noticed() {
-    lost(|file| fs::remove_file(file.with_extension("db-wal")).unwrap(), "deleted", |_| {}).await;
+async fn deleted_write_ahead_log_is_detected() {
+    damage_is_detected(|file| fs::remove_file(file.with_extension("db-wal")).unwrap(), "deleted", |_| {}).await;
 }
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_file_that_is_made_read_only_is_noticed_and_that_it_is_no_longer() {
+async fn read_only_database_file_is_detected_and_so_is_its_recovery() {
     use std::os::unix::fs::PermissionsExt as _;
     let set = |mode| move |file: &Path| fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
-    lost(set(0o444), "read-only", set(0o600)).await;
+    damage_is_detected(set(0o444), "read-only", set(0o600)).await;
 
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "info");
@@ -226,18 +227,18 @@ async fn a_database_file_that_is_made_read_only_is_noticed_and_that_it_is_no_lon
     assert_eq!(until_ready(&program, true).await, "ok\n");
 }
 
-/// No file of the program may become larger: whatever lies beyond is not written, as on a full disk.
+/// Limits the size of the program's files. Writes beyond it fail, as on a full disk.
 #[cfg(target_os = "linux")]
 fn limit_files(program: &Program, bytes: &str) {
     let (id, limit) = (program.id().to_string(), format!("--fsize={bytes}:"));
     assert!(Command::new("prlimit").args(["--pid", &id, &limit]).status().unwrap().success());
 }
 
-/// A server whose files are so limited, and need not be.
+/// Limits the files of a server, checks that `fails` makes it detect the fault, and lifts the limit again.
 #[cfg(target_os = "linux")]
-async fn unwritable(bytes: &str, fails: impl AsyncFnOnce(&Program)) {
+async fn write_failure_is_detected(bytes: &str, fails: impl AsyncFnOnce(&Program)) {
     let dir = tempfile::tempdir().unwrap();
-    // (A signal says so, too, and would end the process.)
+    // Beyond the limit the system also sends SIGXFSZ, which would end the process.
     let program = Program::serve_after(&dir, "trap '' XFSZ");
     let before = program.generate().await;
     limit_files(&program, bytes);
@@ -246,7 +247,7 @@ async fn unwritable(bytes: &str, fails: impl AsyncFnOnce(&Program)) {
     assert!(reason.contains("the database file 'qrlogin.db' cannot be written"), "{reason}");
     let refused = program.post("/v1/qr-login/generate", None, json!({})).await.unwrap();
     assert_eq!(refused.status, 503);
-    // It stays so, and what is only read is answered.
+    // The server stays unready, and reads are still answered.
     for _ in 0..10 {
         sleep_millis(250).await;
         until_ready(&program, false).await;
@@ -265,14 +266,14 @@ async fn unwritable(bytes: &str, fails: impl AsyncFnOnce(&Program)) {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn that_nothing_can_be_written_beside_the_database_is_noticed_though_nobody_writes() {
-    unwritable("0", async |_| ()).await;
+async fn full_disk_is_detected_without_a_client_that_writes() {
+    write_failure_is_detected("0", async |_| ()).await;
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn that_the_database_alone_cannot_be_written_is_noticed_by_the_first_who_cannot() {
-    unwritable("4096", async |program| {
+async fn unwritable_database_is_detected_at_the_first_failed_write() {
+    write_failure_is_detected("4096", async |program| {
         let refused = program.post("/v1/qr-login/generate", None, json!({})).await.unwrap();
         assert_eq!(refused.status, 503);
     })
@@ -280,7 +281,7 @@ async fn that_the_database_alone_cannot_be_written_is_noticed_by_the_first_who_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_written_to_a_database_that_nobody_uses() {
+async fn idle_server_writes_nothing_to_its_database() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "info");
     program.generate().await;
@@ -291,10 +292,10 @@ async fn nothing_is_written_to_a_database_that_nobody_uses() {
             assert_eq!(until_ready(&program, true).await, "ok\n");
             sleep_millis(500).await;
         }
-        // (At first, what was generated is checkpointed.)
+        // The session that was created first is still to be checkpointed.
         if files() == before {
             return;
         }
     }
-    panic!("the database's files change all the time");
+    panic!("the database's files keep changing");
 }

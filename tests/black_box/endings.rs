@@ -1,4 +1,5 @@
-//! However a waiting connection ends, its entry is gone and it is counted once, under its own reason.
+//! Ends of waiting connections. However a connection ends, its entry is removed from the registry and it is counted
+//! once, under its own reason.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::harness::{Browser, Seen, Server, token_in};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_at_once_in_any_order_and_the_count_returns_to_zero() {
+async fn connection_count_returns_to_zero_after_every_kind_of_end() {
     let server = Server::start().await;
     let mut browsers = Vec::new();
     for _ in 0..300 {
@@ -54,13 +55,13 @@ async fn hundreds_at_once_in_any_order_and_the_count_returns_to_zero() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn expiry_is_told_at_the_deadline_and_never_before() {
+async fn expiry_is_delivered_at_the_deadline_and_not_before() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_session, mut first) = server.waiting().await;
     server.hands.advance_millis(250);
     let (_session, mut second) = server.waiting().await;
     server.hands.advance_millis(299_749);
-    // One millisecond short of the first deadline.
+    // One millisecond before the first deadline.
     first.nothing_is_said().await;
     server.hands.advance_millis(1);
     assert_eq!(first.frame("expired").await["message"], "QR code expired");
@@ -75,13 +76,13 @@ async fn expiry_is_told_at_the_deadline_and_never_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_answers_its_heartbeats_stays() {
+async fn browser_that_answers_heartbeats_stays_connected() {
     let server = Server::start().await;
     let (_session, mut browser) = server.waiting().await;
     for _ in 0..9 {
         server.hands.advance_millis(30_100);
         assert_eq!(browser.next().await, Seen::Ping);
-        // The answer is on its way; after this it has arrived.
+        // A round trip: the answer to the ping has arrived before the clock moves.
         browser.nothing_is_said().await;
     }
     assert_eq!(server.active().await, 1);
@@ -92,7 +93,7 @@ async fn a_browser_that_answers_its_heartbeats_stays() {
 async fn two_unanswered_heartbeats_end_a_connection() {
     let server = Server::start().await;
     let (_session, browser) = server.waiting().await;
-    // A browser that has gone without a word: its side of the connection takes everything and answers nothing.
+    // A browser that is gone without a Close: its socket accepts everything and answers nothing.
     let mut silent = browser.into_tcp();
     let mut frame = [0; 2];
     for _ in 0..2 {
@@ -105,7 +106,7 @@ async fn two_unanswered_heartbeats_end_a_connection() {
     let mut close = [0; 4];
     silent.read_exact(&mut close).await.unwrap();
     assert_eq!((close[0], u16::from_be_bytes([close[2], close[3]])), (0x88, 4408));
-    // It does not agree to the Close either: that is waited for a second.
+    // The browser does not answer the Close either. The server waits one second for that.
     server.hands.advance_seconds(1);
     server.until_active(0).await;
     assert_eq!(server.closed("heartbeat").await, 1);
@@ -113,7 +114,7 @@ async fn two_unanswered_heartbeats_end_a_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_newer_connection_takes_over_and_the_older_does_not_take_it_along() {
+async fn second_connection_supersedes_the_first_and_receives_the_decision() {
     let server = Server::start().await;
     let (session, mut older) = server.waiting().await;
     let mut newer = server.browser(&session).await;
@@ -129,7 +130,7 @@ async fn a_newer_connection_takes_over_and_the_older_does_not_take_it_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopping_server_sends_its_browsers_away_and_says_when_to_return() {
+async fn draining_closes_connections_with_1012_and_a_retry_delay() {
     let server = Server::start().await;
     let mut browsers = Vec::new();
     for _ in 0..50 {
@@ -146,7 +147,7 @@ async fn a_stopping_server_sends_its_browsers_away_and_says_when_to_return() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_talk_is_ignored() {
+async fn unknown_messages_are_ignored() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
     for message in
@@ -194,7 +195,7 @@ async fn whoever_breaks_the_protocol_is_told_how() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_breaks_the_protocol_and_says_three_mebibytes_more_still_reads_how() {
+async fn protocol_violation_followed_by_three_mebibytes_still_receives_its_close_code() {
     let server = Server::start().await;
     let (_session, browser) = server.waiting().await;
     let mut raw = browser.into_tcp();
@@ -210,7 +211,7 @@ async fn whoever_breaks_the_protocol_and_says_three_mebibytes_more_still_reads_h
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_browser_was_never_counted() {
+async fn refused_connection_is_not_counted() {
     let server = Server::start().await;
     let session = server.generate().await;
     let unknown = "A".repeat(43);
@@ -228,7 +229,7 @@ async fn a_refused_browser_was_never_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_is_not_asked_while_browsers_wait_and_once_for_all_that_are_due_together() {
+async fn waiting_causes_no_query_and_sessions_that_are_due_together_share_one() {
     let server = Server::start().await;
     let mut browsers = Vec::new();
     for _ in 0..200 {
@@ -239,23 +240,23 @@ async fn the_store_is_not_asked_while_browsers_wait_and_once_for_all_that_are_du
         server.hands.advance_millis(30_100);
         for browser in &mut browsers {
             assert_eq!(browser.next().await, Seen::Ping);
-            // Its answer has arrived before time goes on.
+            // A round trip: the answer to the ping has arrived before the clock moves.
             browser.nothing_is_said().await;
         }
     }
-    assert_eq!(server.store.reads.load(Ordering::SeqCst), before, "asked while they wait");
+    assert_eq!(server.store.reads.load(Ordering::SeqCst), before, "queries while browsers wait");
     server.hands.advance_millis(300_000 - 60_200);
     let ended = join_all(browsers.into_iter().map(Browser::rest)).await;
     assert!(ended.iter().all(|seen| matches!(seen.last(), Some(Seen::Close(1000, _)))));
     let asked = server.store.reads.load(Ordering::SeqCst) - before;
-    // All are due at one instant; those whose turn came while the first query ran share the second.
+    // All sessions are due at one instant. Those that are handled while the first query runs share a second one.
     assert!((1..=2).contains(&asked), "{asked} queries for 200 that are due together");
     server.until_active(0).await;
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_ask_at_once_share_a_query_and_its_failure() {
+async fn concurrent_reads_share_a_query_and_its_failure() {
     let server = Server::start().await;
     let mut keys = Vec::new();
     for _ in 0..300 {
@@ -265,28 +266,28 @@ async fn those_who_ask_at_once_share_a_query_and_its_failure() {
     let reader = BatchingReader::new(server.store.clone(), Shutdown::new().vital("reader"));
     let before = server.store.reads.load(Ordering::SeqCst);
     let busy = server.store.turnstile.write().await;
-    // Unconstrained: all of them ask in one turn.
+    // Without the cooperative budget of tokio, all reads are requested in one poll.
     let asking = tokio::task::unconstrained(join_all(keys.iter().map(|key| reader.read(*key))));
     let mut asking = std::pin::pin!(asking);
-    assert!(futures_util::poll!(&mut asking).is_pending(), "all have asked, and the store is busy");
+    assert!(futures_util::poll!(&mut asking).is_pending(), "all reads are requested, and the store is busy");
     drop(busy);
     let answers = asking.await;
     for (key, answer) in keys.iter().zip(&answers).take(300) {
         assert_eq!(answer.as_ref().unwrap().as_ref().map(|session| session.key), Some(*key));
     }
     assert!(answers[300].as_ref().unwrap().is_none());
-    // What had come when the first query began, and the rest.
+    // One query for the reads that were requested before it began, and one for the others.
     assert!(server.store.reads.load(Ordering::SeqCst) - before <= 2);
 
     server.store.fail(true);
     assert!(reader.read(keys[0]).await.is_err());
     server.store.fail(false);
-    assert!(reader.read(keys[0]).await.is_ok(), "and it goes on");
+    assert!(reader.read(keys[0]).await.is_ok(), "later reads succeed");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_sends_browsers_away_some_at_a_time_and_tells_the_others_as_before() {
+async fn draining_closes_connections_in_batches_and_still_delivers_to_the_others() {
     let server = Server::start().await;
     let (mut sessions, mut ends) = (Vec::new(), FuturesUnordered::new());
     for index in 0..510 {

@@ -1,4 +1,4 @@
-//! A browser that no WebSocket reaches waits on a stream of events, and nothing else is different.
+//! Event streams: a browser without a WebSocket waits on one, with the same guarantees.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 use crate::harness::{Answer, Browser, Seen, Server, Session, verified};
 use crate::many_nodes::nodes;
 
-/// One event, as its fields say.
+/// One event of a stream, by its fields.
 #[derive(Debug, Default, PartialEq)]
 pub struct Event {
     id: Option<String>,
@@ -16,7 +16,7 @@ pub struct Event {
     data: Value,
 }
 
-/// What is read of a stream.
+/// The next part of a stream.
 #[derive(Debug, PartialEq)]
 enum Read {
     Event(Event),
@@ -48,7 +48,7 @@ impl Stream {
         }
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let mut stream = Self { response, unread: String::new() };
-        assert_eq!(stream.read().await, Read::Comment, "something comes at once");
+        assert_eq!(stream.read().await, Read::Comment, "a comment is sent at once");
         Ok(stream)
     }
 
@@ -66,7 +66,7 @@ impl Stream {
         }
     }
 
-    /// The next event that is not a comment.
+    /// Returns the next event, skipping comments.
     async fn event(&mut self) -> Event {
         loop {
             match self.read().await {
@@ -77,14 +77,14 @@ impl Stream {
         }
     }
 
-    /// The next event, which has this status and this id.
+    /// Returns the frame of the next event. Panics if its status or its id is another.
     async fn told(&mut self, status: &str, id: &str) -> Value {
         let event = self.event().await;
         assert_eq!((event.data["status"].as_str(), event.id.as_deref()), (Some(status), Some(id)), "{event:?}");
         event.data
     }
 
-    /// The stream says this close code and ends.
+    /// Reads a `close` event with this code, after which the stream must end.
     async fn closed(&mut self, code: u16) -> Event {
         let event = self.event().await;
         assert_eq!((event.kind.as_deref(), event.data["code"].as_u64()), (Some("close"), Some(code.into())));
@@ -109,11 +109,11 @@ fn event(block: &str) -> Event {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_goes_over_a_stream_and_is_acknowledged_apart() {
+async fn login_is_delivered_over_a_stream_and_acknowledged_by_a_call() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut stream = Stream::open(&server, &session, None).await;
-    assert_eq!(stream.response.headers()["x-accel-buffering"], "no", "a proxy is not to keep events back");
+    assert_eq!(stream.response.headers()["x-accel-buffering"], "no", "proxies must not buffer events");
     assert_eq!(stream.response.headers()["cache-control"], "no-store");
     assert_eq!(stream.told("pending", "1").await["expires_in"], 300);
     assert_eq!(server.active().await, 1);
@@ -127,7 +127,7 @@ async fn a_login_goes_over_a_stream_and_is_acknowledged_apart() {
     server.until_active(0).await;
     assert_eq!(server.closed("decided").await, 1);
 
-    // Without a receipt it is told again, also to who has seen it.
+    // Without an acknowledgement the token is delivered again, whatever `Last-Event-ID` says.
     let mut again = Stream::open(&server, &session, Some("3")).await;
     assert_eq!(again.told("confirmed", "3").await["web_token"], confirmed["web_token"]);
     again.closed(1000).await;
@@ -136,13 +136,13 @@ async fn a_login_goes_over_a_stream_and_is_acknowledged_apart() {
     assert_eq!(late.told("confirmed", "4").await["claimed"], true);
     late.closed(1000).await;
     let answer = Stream::ask(&server, &session, Some("4")).await.err().unwrap();
-    assert_eq!(answer.status, 204, "whoever has heard the end need not come back");
+    assert_eq!(answer.status, 204, "a browser that has received the end must not reconnect");
     server.until_active(0).await;
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_comes_back_hears_what_it_has_missed_and_nothing_twice() {
+async fn reconnecting_stream_receives_only_what_it_has_missed() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut stream = Stream::open(&server, &session, None).await;
@@ -156,7 +156,7 @@ async fn whoever_comes_back_hears_what_it_has_missed_and_nothing_twice() {
     stream.told("scanned", "2").await;
     drop(stream);
     server.phone("ann").reject(&session).await;
-    // The id of another life means nothing.
+    // An id that this session never had is ignored.
     let mut stream = Stream::open(&server, &session, Some("7")).await;
     stream.told("rejected", "3").await;
     stream.closed(1000).await;
@@ -177,7 +177,7 @@ async fn whoever_comes_back_hears_what_it_has_missed_and_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heartbeats_are_comments_and_codes_rotate() {
+async fn stream_carries_heartbeat_comments_and_rotated_codes() {
     let server = Server::start_with(|settings| settings.session.rotate_seconds = 20).await;
     let session = server.generate().await;
     let mut stream = Stream::open(&server, &session, None).await;
@@ -192,7 +192,7 @@ async fn heartbeats_are_comments_and_codes_rotate() {
     };
     assert_eq!((rotated.data["status"].as_str(), rotated.id), (Some("rotated"), None));
     assert_eq!(server.status(&session).await.body["code"], rotated.data["code"]);
-    // Whoever comes back is shown the code of now, whatever it has been told.
+    // A reconnecting browser receives the current code, whatever it has received before.
     let mut stream = Stream::open(&server, &session, Some("1")).await;
     assert_eq!(stream.event().await.data["code"], rotated.data["code"]);
     server.phone("ann").reject(&Session { code: rotated.data["code"].as_str().unwrap().to_owned(), ..session }).await;
@@ -212,7 +212,7 @@ async fn heartbeats_are_comments_and_codes_rotate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_newest_connection_is_told_whatever_it_is() {
+async fn newest_connection_supersedes_older_ones_of_any_kind() {
     let server = Server::start().await;
     let (session, mut socket) = server.waiting().await;
     let mut stream = Stream::open(&server, &session, None).await;
@@ -230,7 +230,7 @@ async fn the_newest_connection_is_told_whatever_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopping_server_says_when_to_come_back_and_a_store_that_is_down_is_no_end() {
+async fn stream_closes_with_1013_without_a_store_and_with_1012_and_retry_while_draining() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut stream = Stream::open(&server, &session, None).await;
@@ -241,7 +241,7 @@ async fn a_stopping_server_says_when_to_come_back_and_a_store_that_is_down_is_no
     assert!(answer.headers.contains_key("retry-after"));
     for _ in 0..400 {
         server.hands.advance_seconds(1);
-        // A round trip, in which the server has its turn.
+        // A round trip, which gives the server's tasks time to run.
         server.active().await;
     }
     let event = stream.event().await;
@@ -260,7 +260,7 @@ async fn a_stopping_server_says_when_to_come_back_and_a_store_that_is_down_is_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_wait_is_refused_as_on_the_websocket() {
+async fn stream_is_refused_like_a_websocket() {
     let server = Server::start_with(|settings| {
         settings.limits.enabled = true;
         settings.limits.websocket_opens_per_minute = 5;
@@ -297,7 +297,7 @@ async fn who_may_not_wait_is_refused_as_on_the_websocket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_end_in_every_way_and_each_is_counted_once() {
+async fn stream_count_returns_to_zero_after_every_kind_of_end() {
     let server = Server::start().await;
     let (mut streams, ann) = (Vec::new(), server.phone("ann"));
     for _ in 0..200 {
@@ -337,7 +337,7 @@ async fn hundreds_end_in_every_way_and_each_is_counted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_browser_says_into_its_stream_is_ignored_up_to_a_point() {
+async fn bytes_sent_into_a_stream_are_ignored_up_to_a_limit() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut raw = tokio::net::TcpStream::connect(server.address).await.unwrap();
@@ -355,7 +355,7 @@ async fn what_a_browser_says_into_its_stream_is_ignored_up_to_a_point() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_at_another_node_is_heard_and_a_newer_connection_there_takes_over() {
+async fn change_at_another_node_is_delivered_and_a_newer_stream_there_supersedes() {
     let (_postgres, nodes) = nodes(2, None).await;
     let [here, there] = nodes.as_slice() else { unreachable!() };
     let session = here.generate().await;
@@ -373,9 +373,9 @@ async fn a_phone_at_another_node_is_heard_and_a_newer_connection_there_takes_ove
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_takes_over_from_a_stream_on_a_connection_that_was_kept_alive() {
+async fn websocket_supersedes_a_stream_on_a_kept_alive_connection() {
     let server = Server::start().await;
-    // One client, one address: its connection is used again for the stream, and is gone with it.
+    // The client reuses its kept-alive connection for the stream, and the connection ends with the stream.
     for _ in 0..3 {
         let session = server.generate().await;
         let mut stream = Stream::open(&server, &session, None).await;

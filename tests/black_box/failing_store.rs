@@ -1,4 +1,4 @@
-//! The store of the tests: a real one that can be made to fail.
+//! The store of the tests: a real store that a test can make fail, stall or panic.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
@@ -10,30 +10,30 @@ use qrlogin::store::{
 };
 use tokio::sync::RwLock;
 
-/// A store that can be made to fail, counts how often it is read, and works otherwise.
+/// A store that counts its calls, and that works unless a test makes it fail.
 pub struct FailingStore {
     inner: Arc<dyn Store>,
     fails: AtomicBool,
     panics: AtomicBool,
-    /// Queries for sessions by their keys, so far.
+    /// Number of queries for sessions by their keys.
     pub reads: AtomicUsize,
-    /// Sessions written, so far.
+    /// Number of changes that the real store has answered.
     pub writes: AtomicUsize,
-    /// Questions for what is untold, so far.
+    /// Number of queries for undelivered changes.
     pub looks: AtomicUsize,
-    /// Questions for the oldest sessions of whoever has most of them, so far.
+    /// Number of queries for the oldest sessions of the address that has most of them.
     pub weighings: AtomicUsize,
-    /// Whoever holds it for writing holds readings up.
+    /// Delays `read` and `attach` while a test holds it for writing.
     pub turnstile: RwLock<()>,
-    /// Arriving browsers' sessions read, so far.
+    /// Number of sessions that arriving connections have asked for and the real store has read.
     pub arrivals: AtomicUsize,
-    /// Whoever holds it for writing holds up the answers to these readings.
+    /// Delays the answers of `attach` while a test holds it for writing.
     pub arriving: RwLock<()>,
-    /// Whoever holds it for writing holds up the answers to writes, which have been done.
+    /// Delays the answers of `change`, whose writes are done, while a test holds it for writing.
     pub answers: RwLock<()>,
-    /// Writes are done, announced to nobody, and answered with an error: as if the node had died in between.
+    /// Whether writes are done but not announced, and answered with an error: as if the node had died in between.
     loses_answers: AtomicBool,
-    /// How far its clock is behind.
+    /// Time by which the clock of `read_settled` is behind, in milliseconds.
     lag_millis: AtomicI64,
 }
 

@@ -1,5 +1,6 @@
-//! Nodes are killed and frozen, Redis is killed, Postgres restarted and frozen, under logins that go on all the time: none
-//! is lost, none given to anybody else, nobody is told `expired`. Short here; `scripts/faults` runs it at full length.
+//! Faults under a constant rate of logins: nodes are killed and frozen, Redis is killed, Postgres is restarted and
+//! frozen. No login is lost or delivered to another browser, and no browser receives `expired`. The faults are short
+//! here; `scripts/many-nodes` runs them at full length.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,10 @@ use crate::fleet::{Fleet, all_are_well, logins_during};
 use crate::real_time::{now, pause, sleep_millis, until};
 use crate::services::signal;
 
-/// From a fault's end to the delivery of every login that was confirmed.
+/// Longest time from the end of a fault to the delivery of every confirmed login.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// Of a fault that is to last this long a part, unless it is asked for in whole.
+/// Returns the length of a fault in milliseconds: a quarter of `seconds`, or all of it at full length.
 fn millis_of(seconds: u32) -> u32 {
     let is_whole = std::env::var_os("QRLOGIN_TEST_WHOLE_FAULTS").is_some();
     if is_whole { seconds * 1000 } else { seconds * 250 }
@@ -21,14 +22,16 @@ async fn lasts(seconds: u32) {
     sleep_millis(millis_of(seconds).into()).await;
 }
 
-/// People take up to four seconds to scan, and as long to confirm: so when something fails, many wait.
+/// Starts three nodes. Users take up to four seconds to scan and as long to confirm, so many browsers wait when a fault
+/// begins.
 async fn fleet(with_redis: bool) -> Arc<Fleet> {
     let mut fleet = Fleet::start(3, with_redis).await;
     fleet.people_millis = millis_of(4);
     Arc::new(fleet)
 }
 
-/// What is done to the fleet while 20 logins begin every second; the last instruction marks the fault's end.
+/// Runs `fault` while 20 logins begin every second, and asserts that each of them succeeds. The fault's end is the
+/// return of `fault`.
 async fn survive(name: &str, fleet: &Arc<Fleet>, fault: impl AsyncFnOnce(&Fleet)) {
     let mut fault_end = None;
     let begun = now();
@@ -58,7 +61,7 @@ async fn survive(name: &str, fleet: &Arc<Fleet>, fault: impl AsyncFnOnce(&Fleet)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_is_killed_and_comes_back() {
+async fn logins_survive_a_killed_node() {
     let fleet = fleet(false).await;
     survive("node killed", &fleet, async |fleet: &Fleet| {
         fleet.kill(0);
@@ -69,7 +72,7 @@ async fn a_node_is_killed_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_is_frozen() {
+async fn logins_survive_a_frozen_node() {
     let fleet = fleet(false).await;
     survive("node frozen", &fleet, async |fleet: &Fleet| {
         signal("STOP", &[fleet.pid(0)]);
@@ -80,20 +83,24 @@ async fn a_node_is_frozen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_is_killed() {
+async fn logins_survive_a_killed_redis() {
     let fleet = fleet(true).await;
     survive("Redis killed", &fleet, async |fleet: &Fleet| {
         fleet.redis.as_ref().unwrap().kill();
         lasts(15).await;
         for number in 0..3 {
-            assert_eq!(fleet.metric(number, "qrlogin_bus_connected").await, 0, "the node says so");
-            assert!(fleet.is_ready(number).await, "and goes on");
+            assert_eq!(
+                fleet.metric(number, "qrlogin_bus_connected").await,
+                0,
+                "the metric reports that the bus is disconnected"
+            );
+            assert!(fleet.is_ready(number).await, "the node stays ready");
         }
         fleet.redis.as_ref().unwrap().run();
     })
     .await;
     for number in 0..3 {
-        until("the bus is back", async || {
+        until("the bus is connected again", async || {
             pause(100).await;
             fleet.metric(number, "qrlogin_bus_connected").await == 1
         })
@@ -102,17 +109,17 @@ async fn redis_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgres_is_restarted() {
+async fn logins_survive_a_restart_of_postgres() {
     let fleet = fleet(false).await;
     survive("Postgres restarted", &fleet, async |fleet: &Fleet| fleet.postgres.restart().await).await;
 }
 
-async fn postgres_is_frozen(name: &str, with_redis: bool) {
+async fn survive_a_frozen_postgres(name: &str, with_redis: bool) {
     let fleet = fleet(with_redis).await;
     survive(name, &fleet, async |fleet: &Fleet| {
         fleet.postgres.freeze();
         lasts(10).await;
-        assert!(!fleet.is_ready(0).await, "nobody is to be sent there");
+        assert!(!fleet.is_ready(0).await, "a node without its store is not ready");
         fleet.postgres.thaw();
     })
     .await;
@@ -120,17 +127,17 @@ async fn postgres_is_frozen(name: &str, with_redis: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgres_is_frozen_which_is_the_bus_as_well() {
-    postgres_is_frozen("Postgres frozen, the bus as well", false).await;
+async fn logins_survive_a_frozen_postgres_that_is_also_the_bus() {
+    survive_a_frozen_postgres("Postgres frozen, the bus as well", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgres_is_frozen_while_redis_goes_on() {
-    postgres_is_frozen("Postgres frozen", true).await;
+async fn logins_survive_a_frozen_postgres_with_redis_as_the_bus() {
+    survive_a_frozen_postgres("Postgres frozen", true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_nodes_are_restarted_one_after_the_other() {
+async fn logins_survive_a_rolling_restart() {
     let fleet = fleet(false).await;
     survive("rolling restart", &fleet, async |fleet: &Fleet| {
         for number in 0..3 {

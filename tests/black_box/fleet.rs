@@ -1,5 +1,5 @@
-//! Many nodes, as processes, without any stickiness: browsers and phones go to whichever they like, and come back as
-//! the protocol says.
+//! Several nodes, each a process of its own, without sticky sessions. Browsers and phones call random nodes, and
+//! browsers reconnect as the protocol says.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::program::Program;
 use crate::real_time::{now, pause, sleep_millis, until};
 use crate::services::{Postgres, Redis};
 
-/// The nodes, and what they share.
+/// Several nodes and the services that they share.
 pub struct Fleet {
     pub postgres: Postgres,
     pub redis: Option<Redis>,
@@ -27,31 +27,31 @@ pub struct Fleet {
     dir: TempDir,
     nodes: RwLock<Vec<Node>>,
     http: reqwest::Client,
-    /// The last login's number.
+    /// Number of logins that have been started.
     logins: AtomicU64,
-    /// How long people take at most to scan, and then to confirm.
+    /// Longest time that a user takes to scan, and then to confirm, in milliseconds.
     pub people_millis: u32,
 }
 
 struct Node {
-    /// While it runs.
+    /// The running program, or `None` while the node is stopped.
     program: Option<Program>,
     environment: Vec<(String, String)>,
 }
 
-/// What became of one login.
+/// The course of one login.
 #[derive(Debug, Default)]
 pub struct Login {
     pub user: String,
-    /// When the phone was told 200.
+    /// Time at which the phone received 200 for `confirm`.
     pub confirmed: Option<Instant>,
-    /// When the phone asked for that.
+    /// Time at which the phone began its last call.
     pub asked: Option<Instant>,
-    /// When the browser had its token, and which that is.
+    /// Time at which the browser received its token, and the token.
     pub told: Option<(Instant, String)>,
-    /// Whatever else the browser was told that is not in order.
+    /// Everything that the browser or the phone received and should not have.
     pub wrong: Vec<String>,
-    /// How often the browser had to come back.
+    /// Number of connections that the browser has opened, including the first.
     pub reconnects: u32,
 }
 
@@ -77,7 +77,7 @@ impl Fleet {
         fleet
     }
 
-    /// One node more, with this in its environment; its number.
+    /// Adds and starts a node with additional environment variables. Returns its number.
     pub fn add(&self, environment: &[(&str, &str)]) -> usize {
         let mut environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -95,7 +95,7 @@ impl Fleet {
         number
     }
 
-    /// Starts a node that does not run.
+    /// Starts a node that is stopped.
     pub fn run(&self, number: usize) {
         let environment = self.nodes.read().unwrap()[number].environment.clone();
         let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -103,32 +103,32 @@ impl Fleet {
         self.nodes.write().unwrap()[number].program = Some(program);
     }
 
-    /// Its process.
+    /// Returns the process id of a node.
     pub fn pid(&self, number: usize) -> u32 {
         self.nodes.read().unwrap()[number].program.as_ref().unwrap().id()
     }
 
-    /// Ends it without a warning.
+    /// Kills a node (SIGKILL).
     pub fn kill(&self, number: usize) {
         let program = self.nodes.write().unwrap()[number].program.take();
         program.unwrap().kill();
     }
 
-    /// Asks it to stop, in order, and waits until it has. Nobody is sent to it meanwhile.
+    /// Stops a node in order and waits until it has ended. No client calls it meanwhile.
     pub fn stop(&self, number: usize) {
         let program = self.nodes.write().unwrap()[number].program.take();
         let (status, log) = program.unwrap().terminate();
         assert!(status.success() && !log.contains("in a hurry"), "{log}");
     }
 
-    /// Where one of those that run is.
+    /// Returns the base URL of a random running node.
     fn base(&self) -> String {
         let nodes = self.nodes.read().unwrap();
         let running: Vec<_> = nodes.iter().filter_map(|node| node.program.as_ref()).collect();
         running[random::below(u32::try_from(running.len()).unwrap()) as usize].base.clone()
     }
 
-    /// Where this one is.
+    /// Returns the base URL of this node.
     pub fn base_of(&self, number: usize) -> String {
         self.nodes.read().unwrap()[number].program.as_ref().unwrap().base.clone()
     }
@@ -144,7 +144,7 @@ impl Fleet {
         Some(Answer { status, headers, body })
     }
 
-    /// Asks one node after the other, until one of them answers with something else than that it cannot.
+    /// Calls random nodes until one answers with a status other than 503.
     async fn insist(&self, path: &str, token: Option<&str>, body: Value) -> Answer {
         loop {
             match self.post(&self.base(), path, token, body.clone()).await {
@@ -154,14 +154,14 @@ impl Fleet {
         }
     }
 
-    /// A new session, as its browser knows it.
+    /// Creates a session at a random node. Returns the answer.
     pub async fn generate(&self) -> Value {
         let answer = self.insist("/v1/qr-login/generate", None, json!({})).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
         answer.body
     }
 
-    /// As the last, at this node.
+    /// Creates a session at this node. Returns the answer.
     pub async fn generate_at(&self, number: usize) -> Value {
         let answer = self.post(&self.base_of(number), "/v1/qr-login/generate", None, json!({})).await.unwrap();
         assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
@@ -176,7 +176,7 @@ impl Fleet {
         std::fs::copy(other.path().join("keys/web-token.pem"), keys.join("z-newer.pem")).unwrap();
     }
 
-    /// One login from its beginning to its end. The phone scans and confirms as soon as the browser waits.
+    /// Runs one login to its end. The phone scans and confirms once the browser's first frame has arrived.
     pub async fn login(self: Arc<Self>) -> Login {
         let user = format!("user {}", self.logins.fetch_add(1, Ordering::Relaxed));
         let session = self.generate().await;
@@ -215,7 +215,8 @@ impl Fleet {
         login
     }
 
-    /// The phone scans and confirms: when it asked for that last, and when it was told 200.
+    /// Scans and confirms. Returns the time at which the phone began its last call, and the time of the 200 or the
+    /// refusal.
     async fn confirm(&self, user: &str, code: &Value) -> (Instant, Result<Instant, String>) {
         let exp = qrlogin::clock::Clock::system().now().as_seconds() + 600;
         let claims = json!({ "sub": user, "exp": exp });
@@ -232,7 +233,7 @@ impl Fleet {
         (asked, Ok(now()))
     }
 
-    /// The value of a line of a node's metrics.
+    /// Returns the value of a node's metric.
     pub async fn metric(&self, number: usize, name: &str) -> i64 {
         let ops = self.nodes.read().unwrap()[number].program.as_ref().unwrap().ops.clone();
         let text = self.http.get(format!("{ops}/metrics")).send().await.unwrap().text().await.unwrap();
@@ -240,20 +241,20 @@ impl Fleet {
         line.parse().unwrap()
     }
 
-    /// Whether this node would be sent anybody.
+    /// Returns whether the node's `/readyz` reports success, so that a load balancer would send it clients.
     pub async fn is_ready(&self, number: usize) -> bool {
         let ops = self.nodes.read().unwrap()[number].program.as_ref().unwrap().ops.clone();
         self.http.get(format!("{ops}/readyz")).send().await.is_ok_and(|answer| answer.status().is_success())
     }
 
-    /// Nobody waits anywhere, and every node says so.
+    /// Waits until no running node has an active connection.
     pub async fn until_empty(&self) {
         let count = self.nodes.read().unwrap().len();
         for number in 0..count {
             if self.nodes.read().unwrap()[number].program.is_none() {
                 continue;
             }
-            until("nobody waits", async || {
+            until("the node has no active connection", async || {
                 pause(100).await;
                 self.metric(number, "qrlogin_active_connections").await == 0
             })
@@ -263,7 +264,7 @@ impl Fleet {
 }
 
 impl Login {
-    /// Listens until the connection ends, as a page does.
+    /// Reads messages until the connection ends, as a page does. Calls `begin` for each `pending` and `scanned` frame.
     async fn wait(
         &mut self,
         mut socket: tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>,
@@ -285,7 +286,7 @@ impl Login {
                         }
                         ("confirmed", Some(token)) => {
                             if self.told.is_some() {
-                                self.wrong.push("told twice".to_owned());
+                                self.wrong.push("received the token twice".to_owned());
                             }
                             self.told = Some((now(), token.to_owned()));
                         }
@@ -311,7 +312,7 @@ impl Login {
     }
 }
 
-/// Logins at this rate for as long as `during` takes; then waits for all of them.
+/// Starts logins at this rate while `during` runs, then waits for all of them.
 pub async fn logins_during(fleet: &Arc<Fleet>, per_second: u64, during: impl Future<Output = ()>) -> Vec<Login> {
     let mut logins = Vec::new();
     let beginning = async {
@@ -323,22 +324,22 @@ pub async fn logins_during(fleet: &Arc<Fleet>, per_second: u64, during: impl Fut
     };
     tokio::select! {
         () = during => {}
-        () = beginning => unreachable!("they go on and on"),
+        () = beginning => unreachable!("the loop does not end"),
     }
     join_all(logins).await.into_iter().map(Result::unwrap).collect()
 }
 
-/// Every login ended at its own browser, with a token of its own user, once; each `within` of its confirmation, or of
-/// `fault_end` if that was later.
+/// Asserts that each login gave its own browser one token of its own user. The token must have arrived `within` this
+/// time of the call of `confirm`, or of `fault_end` if that was later.
 pub fn all_are_well(logins: &[Login], fault_end: Instant, within: Duration) {
     let mut ids = HashSet::new();
     for login in logins {
         assert!(login.wrong.is_empty(), "{login:?}");
         let (told, token) = login.told.as_ref().unwrap();
         let claims = claims_of(token);
-        assert_eq!(claims["sub"], login.user.as_str(), "somebody else's token");
-        assert!(ids.insert(claims["jti"].as_str().unwrap().to_owned()), "one token for two");
+        assert_eq!(claims["sub"], login.user.as_str(), "a token of another user");
+        assert!(ids.insert(claims["jti"].as_str().unwrap().to_owned()), "two logins have one token");
         let due = login.asked.unwrap().max(fault_end) + within;
-        assert!(*told < due, "told {:?} too late: {login:?}", *told - due);
+        assert!(*told < due, "the token arrived {:?} too late: {login:?}", *told - due);
     }
 }

@@ -1,4 +1,4 @@
-//! A browser that floods its own connection is told all the same: whatever legal frames it sends, and however many.
+//! Floods: a browser receives its token whatever legal frames it sends on its own connection, and however many.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use tokio::net::TcpStream;
 use crate::harness::{Server, Session};
 use crate::real_time::{now, sleep_millis};
 
-/// Tries of each kind; `FLOODS=100` for what the product promises.
+/// Number of tries of each kind. `FLOODS=100` sets the number for a full run.
 const TRIES: usize = 3;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// A write that takes longer than this ends a flood.
+/// Time after which a blocked write ends a flood, in milliseconds.
 const STUCK_MILLIS: u64 = 3_000;
-/// A token that has not arrived after this long is lost.
+/// Time after which a token that has not arrived counts as lost, in milliseconds.
 const LOST_MILLIS: u64 = 20_000;
 
-/// What a flood is made of: legal frames that mean nothing.
+/// The legal frames without meaning that a flood consists of.
 #[derive(Debug, Clone, Copy)]
 enum Flood {
     Pongs,
@@ -29,7 +29,7 @@ enum Flood {
 impl Flood {
     const ALL: [Self; 4] = [Self::Pongs, Self::Pings, Self::EmptyFragments, Self::Ignored];
 
-    /// Some kilobytes of it, which may be repeated.
+    /// Returns some kilobytes of these frames, which may be repeated.
     fn bytes(self) -> Vec<u8> {
         match self {
             Self::Pongs => masked(0x8A, &[b'x'; 125]).repeat(64),
@@ -45,7 +45,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0], payload].concat()
 }
 
-/// A browser, spoken by hand, that has been told `pending`.
+/// Opens a raw WebSocket connection that has received `pending`.
 async fn waiting(server: &Server, session: &Session, subprotocol: Option<&str>) -> TcpStream {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let subprotocol = subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
@@ -62,8 +62,9 @@ async fn waiting(server: &Server, session: &Session, subprotocol: Option<&str>) 
     stream
 }
 
-/// Sends this flood: so many bytes, or for half a second. Ends when the system takes no more: it may discard all segments
-/// of a connection whose receive buffer is full of small ones, those that would open its window too.
+/// Sends this flood: so many bytes, or as many as fit into half a second. Ends early when the system accepts no more,
+/// because it may discard all segments of a connection whose receive buffer is full of small ones, window updates
+/// included.
 async fn flood(stream: &mut TcpStream, flood: Flood, bytes: Option<usize>) {
     let (some, until) = (flood.bytes(), now() + Duration::from_millis(500));
     let mut sent = 0;
@@ -76,8 +77,9 @@ async fn flood(stream: &mut TcpStream, flood: Flood, bytes: Option<usize>) {
     }
 }
 
-/// The statuses that this browser is told, until one is `last`, or the connection ends, or nothing comes any more.
-async fn told(mut stream: TcpStream, last: &str) -> Vec<String> {
+/// Returns the statuses that the browser receives until `last` or the end of the connection, or none if that takes
+/// longer than [`LOST_MILLIS`].
+async fn received(mut stream: TcpStream, last: &str) -> Vec<String> {
     let mut bytes = Vec::new();
     let reading = async {
         loop {
@@ -115,8 +117,9 @@ fn tries() -> usize {
     std::env::var("FLOODS").map_or(TRIES, |tries| tries.parse().unwrap())
 }
 
-/// Floods while the phone confirms, and is told: each size, each kind, with and without `qrlogin.ack`.
-async fn floods_and_is_told(server: &Server, sizes: &[Option<usize>], meanwhile: impl AsyncFn(usize)) {
+/// Floods while the phone confirms, for each size and kind, with and without `qrlogin.ack`, and asserts that the
+/// browser receives its token.
+async fn token_is_delivered_during_floods(server: &Server, sizes: &[Option<usize>], meanwhile: impl AsyncFn(usize)) {
     for size in sizes {
         for kind in Flood::ALL {
             for subprotocol in [None, Some("qrlogin.ack")] {
@@ -130,8 +133,12 @@ async fn floods_and_is_told(server: &Server, sizes: &[Option<usize>], meanwhile:
                     };
                     let (confirmed, ()) = tokio::join!(confirming, flooding);
                     assert_eq!(confirmed.status, 200);
-                    let told = told(stream, "confirmed").await;
-                    assert_eq!(told.last().map(String::as_str), Some("confirmed"), "{kind:?} {size:?} {subprotocol:?}");
+                    let statuses = received(stream, "confirmed").await;
+                    assert_eq!(
+                        statuses.last().map(String::as_str),
+                        Some("confirmed"),
+                        "{kind:?} {size:?} {subprotocol:?}"
+                    );
                 }
             }
         }
@@ -143,23 +150,23 @@ async fn floods_and_is_told(server: &Server, sizes: &[Option<usize>], meanwhile:
 async fn a_browser_that_floods_while_its_phone_confirms_is_told() {
     let server = Server::start().await;
     let sizes = [Some(10_000), Some(200_000), Some(2_000_000), None];
-    floods_and_is_told(&server, &sizes, async |_| {}).await;
+    token_is_delivered_during_floods(&server, &sizes, async |_| {}).await;
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_floods_while_its_code_rotates_is_told() {
+async fn token_is_delivered_to_a_flooding_browser_while_codes_rotate() {
     let server = Server::start_with(|settings| settings.session.rotate_seconds = 10).await;
     let rotating = async |_| {
         server.hands.advance_seconds(10);
         server.active().await;
     };
-    floods_and_is_told(&server, &[Some(200_000), Some(2_000_000)], rotating).await;
+    token_is_delivered_during_floods(&server, &[Some(200_000), Some(2_000_000)], rotating).await;
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_floods_while_its_server_stops_is_told_or_sent_away() {
+async fn token_is_delivered_to_a_flooding_browser_while_the_server_drains() {
     for kind in Flood::ALL {
         for subprotocol in [None, Some("qrlogin.ack")] {
             let server = Server::start().await;
@@ -173,7 +180,7 @@ async fn a_browser_that_floods_while_its_server_stops_is_told_or_sent_away() {
             };
             let (confirmed, ()) = tokio::join!(confirming, flooding);
             assert_eq!(confirmed.status, 200);
-            assert_eq!(told(stream, "confirmed").await.last().map(String::as_str), Some("confirmed"), "{kind:?}");
+            assert_eq!(received(stream, "confirmed").await.last().map(String::as_str), Some("confirmed"), "{kind:?}");
             server.stop().await;
         }
     }

@@ -1,4 +1,4 @@
-//! A server in this process, a browser that waits, and a phone.
+//! A server in this process, and the browsers and phones that call it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,10 +28,10 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use crate::failing_store::FailingStore;
 
 pub const SECRET: &str = "a secret of at least thirty-two bytes, for tests";
-/// When the tests' time begins: 2030-01-01T00:00:00Z.
+/// Time at which the tests' manual clock starts: 2030-01-01T00:00:00Z.
 pub const START: Timestamp = Timestamp::from_millis(1_893_456_000_000);
 
-/// A server in this process.
+/// A server that runs in this process.
 pub struct Server {
     pub base: String,
     pub ops: String,
@@ -50,7 +50,8 @@ impl Server {
         Self::start_with(|_| {}).await
     }
 
-    /// The directory of its database, `test.db`, and of its keys.
+    /// Returns the server's own directory. It holds the SQLite database `test.db` and the keys, unless the server is a
+    /// node on Postgres.
     pub fn dir(&self) -> &std::path::Path {
         self.dir.path()
     }
@@ -62,8 +63,8 @@ impl Server {
         Self::run(dir, settings, (clock, hands), store, Arc::new(LocalBus::default()), Arc::default()).await
     }
 
-    /// One node of many, on this Postgres, and on this Redis if there is one; its bus as `wrap` makes it. Its time is
-    /// Postgres's.
+    /// Starts one of several nodes on the Postgres at `url`, with its keys in `keys`. The bus is Redis if `bus_url` is
+    /// given, else Postgres. The node uses what `wrap` makes of the bus.
     pub async fn node(
         url: &str,
         bus_url: Option<&str>,
@@ -77,7 +78,7 @@ impl Server {
         });
         let clock = Clock::shared();
         let parts = Parts::open(settings.clone(), clock.clone(), None).await.unwrap();
-        // Nobody moves this node's time.
+        // The node follows Postgres's clock. These hands belong to a clock that nothing reads.
         let (_, hands) = Clock::manual(START);
         Self::run(dir, settings, (parts.clock, hands), parts.store, wrap(parts.bus), parts.metrics).await
     }
@@ -90,7 +91,7 @@ impl Server {
         settings.database_url = format!("sqlite://{}", dir.path().join("test.db").display()).into();
         settings.token.key_dir = dir.path().join("keys");
         settings.app_auth.hmac_secret = SECRET.into();
-        // Everybody here has one address. What has to do with limits turns them on.
+        // All test clients share one address, so limits are off unless a test turns them on.
         settings.limits.enabled = false;
         change(&mut settings);
         settings.check().unwrap();
@@ -127,7 +128,7 @@ impl Server {
         Self { base: format!("http://{address}"), ops, address, hands, clock, store, http, shutdown, running, dir }
     }
 
-    /// Any request; `body` is sent as JSON.
+    /// Sends a request, with `token` as its bearer token and `body` as JSON.
     pub async fn request(&self, method: Method, path: &str, token: Option<&str>, body: Option<Value>) -> Answer {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(token) = token {
@@ -166,12 +167,12 @@ impl Server {
         self.post("/v1/qr-login/cancel", json!({ "session_id": session.id })).await
     }
 
-    /// A browser that waits for this session.
+    /// Opens a WebSocket for the session.
     pub async fn browser(&self, session: &Session) -> Browser {
         Browser::open(self, &session.ws_path, None).await.unwrap()
     }
 
-    /// A new session, and a browser that has been told `pending`.
+    /// Creates a session and opens a WebSocket for it that has received `pending`.
     pub async fn waiting(&self) -> (Session, Browser) {
         let session = self.generate().await;
         let mut browser = self.browser(&session).await;
@@ -179,17 +180,17 @@ impl Server {
         (session, browser)
     }
 
-    /// A browser that acknowledges its token itself.
+    /// Opens a WebSocket with the subprotocol `qrlogin.ack`, on which the browser acknowledges its token by a message.
     pub async fn acknowledging_browser(&self, session: &Session) -> Browser {
         Browser::open(self, &session.ws_path, Some("qrlogin.ack")).await.unwrap()
     }
 
-    /// The phone of this user.
+    /// Returns a phone on which `user` is logged in.
     pub fn phone(&self, user: &str) -> Phone<'_> {
         Phone { server: self, token: self.app_token(json!({ "sub": user, "name": format!("Name of {user}") })) }
     }
 
-    /// An app token of these claims, good for ten minutes more.
+    /// Signs an app token with these claims. It expires in ten minutes unless the claims have an `exp`.
     pub fn app_token(&self, claims: Value) -> String {
         let Value::Object(mut claims) = claims else { panic!("claims are an object") };
         let expires = self.clock.wall().as_seconds() + 600;
@@ -201,7 +202,7 @@ impl Server {
         self.http.get(format!("{}/metrics", self.ops)).send().await.unwrap().text().await.unwrap()
     }
 
-    /// The value of this line of `/metrics`.
+    /// Returns the value of a metric. `name` includes the labels, as `/metrics` spells them.
     pub async fn metric(&self, name: &str) -> i64 {
         let metrics = self.metrics().await;
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -216,7 +217,8 @@ impl Server {
         self.metric("qrlogin_active_connections").await
     }
 
-    /// Waits until that many browsers wait: what the other end of a socket does is seen a moment later.
+    /// Waits until the server has `expected` active connections. The server notices what a client does to its socket a
+    /// moment later.
     pub async fn until_active(&self, expected: i64) {
         for _ in 0..20_000 {
             if self.active().await == expected {
@@ -226,7 +228,7 @@ impl Server {
         panic!("active connections stay at {} and do not become {expected}", self.active().await);
     }
 
-    /// As the last, of several nodes together.
+    /// Waits until `nodes` have `expected` active connections in total.
     pub async fn until_active_in_all(&self, nodes: &[Self], expected: i64) {
         for _ in 0..20_000 {
             let mut active = 0;
@@ -240,12 +242,12 @@ impl Server {
         panic!("active connections do not become {expected}");
     }
 
-    /// Lets time pass, second by second, until this browser sees something that is not a ping.
+    /// Advances the clock second by second until the browser receives something other than a ping, and returns that.
     pub async fn let_time_pass_until_seen(&self, browser: &mut Browser) -> Seen {
         let passing = async {
             loop {
                 self.hands.advance_seconds(1);
-                // A round trip, in which the server has its turn.
+                // A round trip, which gives the server's tasks time to run.
                 self.active().await;
             }
         };
@@ -260,17 +262,17 @@ impl Server {
         tokio::select! {
             biased;
             seen = seeing => seen,
-            () = passing => unreachable!("time passes for ever"),
+            () = passing => unreachable!("the loop does not end"),
         }
     }
 
-    /// Asks the server to stop, and waits until it has.
+    /// Stops the server and waits until it has stopped. Panics if it failed.
     pub async fn stop(self) {
         self.shutdown.stop();
         self.stopped().await.unwrap();
     }
 
-    /// Waits until it has stopped; whether that was in order.
+    /// Waits until the server has stopped. Returns its error if it failed.
     pub async fn stopped(self) -> Result<(), ServeError> {
         self.running.await.unwrap()
     }
@@ -280,7 +282,7 @@ impl Server {
     }
 }
 
-/// A session, as the browser knows it.
+/// A session as its browser knows it, from the answer of `generate`.
 #[derive(Debug, Clone)]
 pub struct Session {
     pub id: String,
@@ -288,7 +290,7 @@ pub struct Session {
     pub ws_path: String,
 }
 
-/// An answer, read whole.
+/// An HTTP answer that has been read to its end.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -303,7 +305,8 @@ impl Answer {
         Self { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
     }
 
-    /// Status and stable code, as in `409 already_decided`; of a success, the status alone.
+    /// Returns the status and the problem code, as in `409 already_decided`. The answer of a successful request gives
+    /// the status alone.
     pub fn refusal(&self) -> String {
         match self.body["code"].as_str() {
             Some(code) if !self.status.is_success() => format!("{} {code}", self.status.as_u16()),
@@ -316,7 +319,7 @@ impl Answer {
     }
 }
 
-/// A phone on which somebody is logged in.
+/// A phone with a logged-in user.
 pub struct Phone<'a> {
     server: &'a Server,
     pub token: String,
@@ -332,7 +335,7 @@ impl Phone<'_> {
         self.call("scan", session).await
     }
 
-    /// Confirms with this number.
+    /// Confirms with this number, for sessions with number matching.
     pub async fn pick(&self, session: &Session, number: &str) -> Answer {
         let body = json!({ "code": session.code, "number": number });
         self.server.request(Method::POST, "/v1/qr-login/confirm", Some(&self.token), Some(body)).await
@@ -347,29 +350,29 @@ impl Phone<'_> {
     }
 }
 
-/// What a browser saw next.
+/// What a browser received next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Seen {
     Frame(Value),
     Close(u16, String),
     Ping,
-    /// The connection ended without a word.
+    /// The connection ended without a Close.
     Cut,
 }
 
-/// A browser's WebSocket.
+/// A browser with an open WebSocket.
 pub struct Browser {
     pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     pub subprotocol: Option<String>,
 }
 
 impl Browser {
-    /// Opens a WebSocket; the status of the refusal if it is refused.
+    /// Opens a WebSocket. Returns the HTTP status if the server refuses it.
     pub async fn open(server: &Server, path: &str, subprotocol: Option<&str>) -> Result<Self, u16> {
         Self::send(Self::request(server, path, subprotocol)).await
     }
 
-    /// A WebSocket's handshake.
+    /// Builds the handshake request of a WebSocket.
     pub fn request(server: &Server, path: &str, subprotocol: Option<&str>) -> http::Request<()> {
         let mut request = format!("{}{path}", server.base.replace("http", "ws")).into_client_request().unwrap();
         if let Some(subprotocol) = subprotocol {
@@ -390,13 +393,13 @@ impl Browser {
         }
     }
 
-    /// What comes next. Pings are answered and Closes returned, as browsers do.
+    /// Returns what the browser receives next. Answers pings and Closes, as browsers do.
     pub async fn next(&mut self) -> Seen {
         match self.socket.next().await {
             Some(Ok(Message::Text(text))) => Seen::Frame(serde_json::from_str(&text).unwrap()),
             Some(Ok(Message::Close(frame))) => {
                 let frame = frame.expect("the server's Close has a code");
-                // Reading on sends the Close back.
+                // Reading to the end makes the WebSocket library answer the Close.
                 while let Some(Ok(_)) = self.socket.next().await {}
                 Seen::Close(frame.code.into(), frame.reason.to_string())
             }
@@ -409,7 +412,7 @@ impl Browser {
         }
     }
 
-    /// The next frame, which has this status.
+    /// Returns the next frame, skipping pings. Panics if its status is another.
     pub async fn frame(&mut self, status: &str) -> Value {
         loop {
             match self.next().await {
@@ -420,8 +423,8 @@ impl Browser {
         }
     }
 
-    /// Whatever the server had to say, and everything that was on its way to it, has arrived when this returns; there
-    /// were only pings.
+    /// Asserts that the browser has received nothing but pings, by a ping of its own and the server's pong. On return,
+    /// the server has also read everything that the browser sent before.
     pub async fn nothing_is_said(&mut self) {
         self.socket.send(Message::Ping("anything?".into())).await.unwrap();
         loop {
@@ -433,7 +436,7 @@ impl Browser {
         }
     }
 
-    /// The next thing is a Close of this code.
+    /// Waits for a Close with this code, skipping pings. Panics if anything else is received.
     pub async fn closed(&mut self, code: u16) {
         loop {
             match self.next().await {
@@ -444,7 +447,7 @@ impl Browser {
         }
     }
 
-    /// Everything to the end.
+    /// Returns everything that the browser receives, up to the Close or the end of the connection.
     pub async fn rest(mut self) -> Vec<Seen> {
         let mut seen = Vec::new();
         loop {
@@ -457,14 +460,14 @@ impl Browser {
         }
     }
 
-    /// Closes with this code, as a page does, and waits for the server to agree.
+    /// Sends a Close with this code, as a page does, and reads until the connection ends.
     pub async fn close(mut self, code: u16) {
         let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
         drop(self.socket.close(Some(frame)).await);
         while let Some(Ok(_)) = self.socket.next().await {}
     }
 
-    /// Cuts the connection with a reset, as a network that fails does.
+    /// Resets the connection (TCP RST), as a failing network does.
     pub fn reset(self) {
         let stream = self.into_tcp();
         stream.set_zero_linger().unwrap();
@@ -477,20 +480,21 @@ impl Browser {
         }
     }
 
-    /// The same connection, spoken by hand.
+    /// Returns the same connection as a WebSocket stream on which the test sends and reads single messages.
     pub async fn raw(self) -> WebSocketStream<TcpStream> {
         WebSocketStream::from_raw_socket(self.into_tcp(), Role::Client, None).await
     }
 }
 
-/// An app token of these claims, good for ten minutes by the machine's own clock.
+/// Signs an app token with these claims. It expires in ten minutes by the machine's clock unless the claims have an
+/// `exp`.
 pub fn app_token(claims: Value) -> String {
     let Value::Object(mut claims) = claims else { panic!("claims are an object") };
     claims.entry("exp").or_insert((Clock::system().wall().as_seconds() + 600).into());
     sign_app_token(SECRET.as_bytes(), &claims).unwrap()
 }
 
-/// The token in the frames, if there is one.
+/// Returns the first `web_token` in the frames, if there is one.
 pub fn token_in(seen: &[Seen]) -> Option<String> {
     seen.iter().find_map(|seen| match seen {
         Seen::Frame(frame) => frame["web_token"].as_str().map(ToOwned::to_owned),
@@ -498,8 +502,8 @@ pub fn token_in(seen: &[Seen]) -> Option<String> {
     })
 }
 
-/// What a `web_token` says, its signature verified against the server's published keys by another library than the
-/// one that made it.
+/// Verifies a `web_token` against the keys that the server publishes and returns its claims. The library that verifies
+/// is not the one that signed.
 pub async fn verified(server: &Server, token: &str) -> Map<String, Value> {
     use jsonwebtoken::jwk::JwkSet;
     use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
@@ -513,7 +517,7 @@ pub async fn verified(server: &Server, token: &str) -> Map<String, Value> {
     decode::<Map<String, Value>>(token, &key, &validation).unwrap().claims
 }
 
-/// What a token says, unverified.
+/// Returns a token's claims without verifying it.
 pub fn claims_of(token: &str) -> Value {
     use base64::Engine as _;
     let part = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();

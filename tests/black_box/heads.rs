@@ -1,4 +1,5 @@
-//! However the request for a WebSocket arrives, it is served or refused as the protocol says.
+//! Request heads of WebSocket upgrades. However a head arrives, the upgrade is accepted or refused as the protocol
+//! says.
 
 use qrlogin::session::SessionId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,7 +11,7 @@ use crate::real_time::until;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const PENDING: &str = r#"{"status":"pending","version":1,"expires_in":300}"#;
 
-/// A connection that is spoken by hand.
+/// A raw connection to the server.
 struct Raw(TcpStream);
 
 impl Raw {
@@ -24,7 +25,7 @@ impl Raw {
         self.0.write_all(bytes.as_ref()).await.unwrap();
     }
 
-    /// The head of the next answer, in lower case.
+    /// Reads the head of the next answer and returns it in lower case.
     async fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -33,7 +34,7 @@ impl Raw {
         String::from_utf8(head).unwrap().to_lowercase()
     }
 
-    /// The status of the next answer, which is read to its end.
+    /// Reads the next answer to its end and returns its status.
     async fn status(&mut self) -> u16 {
         let head = self.head().await;
         let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
@@ -41,7 +42,7 @@ impl Raw {
         head[9..12].parse().unwrap()
     }
 
-    /// The next frame: its first byte and its payload.
+    /// Reads the next frame and returns its first byte and its payload.
     async fn frame(&mut self) -> (u8, Vec<u8>) {
         let first = self.0.read_u8().await.unwrap();
         let length = self.0.read_u8().await.unwrap();
@@ -57,7 +58,7 @@ impl Raw {
 
     async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        // A connection that is reset has no rest either.
+        // A connection that is reset has no more bytes either.
         drop(self.0.read_to_end(&mut rest).await);
         rest
     }
@@ -80,7 +81,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_may_be_the_second_or_third_request_of_its_connection() {
+async fn upgrade_is_accepted_as_a_later_request_of_its_connection() {
     let server = Server::start().await;
     for before in [&[GENERATE][..], &[JWKS, GENERATE], &[JWKS, "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"]] {
         let session = server.generate().await;
@@ -106,7 +107,7 @@ async fn an_upgrade_may_be_the_second_or_third_request_of_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_come_all_at_once_are_served_in_order_and_the_upgrade_last() {
+async fn pipelined_requests_are_answered_in_order_before_the_upgrade() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut raw = Raw::connect(&server).await;
@@ -125,7 +126,7 @@ async fn requests_that_come_all_at_once_are_served_in_order_and_the_upgrade_last
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_may_come_byte_by_byte_or_in_two_halves() {
+async fn head_in_pieces_is_accepted() {
     let server = Server::start().await;
     let mut raws = Vec::new();
     for step in [1, 17, 150] {
@@ -133,7 +134,7 @@ async fn a_head_may_come_byte_by_byte_or_in_two_halves() {
         let mut raw = Raw::connect(&server).await;
         for piece in upgrade(&session.ws_path).as_bytes().chunks(step) {
             raw.send(piece).await;
-            // Each is a packet of its own, and has been read before the next comes.
+            // A round trip: the server has read each piece as a packet of its own.
             server.active().await;
         }
         assert!(raw.head().await.starts_with("http/1.1 101 "));
@@ -146,7 +147,7 @@ async fn a_head_may_come_byte_by_byte_or_in_two_halves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frame_in_the_same_packet_as_the_request_is_heard() {
+async fn frames_in_the_same_packet_as_the_upgrade_are_read() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut raw = Raw::connect(&server).await;
@@ -155,7 +156,7 @@ async fn a_frame_in_the_same_packet_as_the_request_is_heard() {
     assert_eq!(raw.frame().await, (0x8A, b"1".to_vec()));
     raw.is_pending().await;
 
-    // Half a frame, too; its other half comes later.
+    // Half a frame follows the request, and the other half is sent later.
     let session = server.generate().await;
     raw = Raw::connect(&server).await;
     let ping = masked(0x89, b"in two");
@@ -165,7 +166,7 @@ async fn a_frame_in_the_same_packet_as_the_request_is_heard() {
     raw.send(&ping[8..]).await;
     assert_eq!(raw.frame().await, (0x8A, b"in two".to_vec()));
 
-    // A Close is heard before anything is told; the browser is gone.
+    // A Close that follows the request is read before the token is sent, so the connection ends without the token.
     let session = server.generate().await;
     server.phone("ann").confirm(&session).await;
     raw = Raw::connect(&server).await;
@@ -173,13 +174,16 @@ async fn a_frame_in_the_same_packet_as_the_request_is_heard() {
     assert!(raw.head().await.starts_with("http/1.1 101 "));
     assert_eq!(raw.frame().await, (0x88, 1000_u16.to_be_bytes().to_vec()));
     assert_eq!(raw.rest().await, b"");
-    assert!(server.status(&session).await.body["web_token"].is_string(), "a Close before the token is no receipt");
+    assert!(
+        server.status(&session).await.body["web_token"].is_string(),
+        "a Close before the token is no acknowledgement"
+    );
     drop(raw);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_behind_an_upgrade_is_no_frame() {
+async fn request_after_an_accepted_upgrade_is_a_protocol_error() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut raw = Raw::connect(&server).await;
@@ -190,7 +194,7 @@ async fn a_request_behind_an_upgrade_is_no_frame() {
     server.until_active(0).await;
     assert_eq!(server.closed("protocol").await, 1);
 
-    // Behind one that is refused, it is a request like any other.
+    // After a refused upgrade, the next request is handled as usual.
     let unknown = SessionId::from_random([7; 32]).expose();
     let mut raw = Raw::connect(&server).await;
     raw.send(upgrade(&format!("/v1/ws/qr/{}", *unknown)) + JWKS).await;
@@ -206,7 +210,7 @@ async fn a_head_that_never_ends_is_refused() {
     let beginning = upgrade(&session.ws_path);
     let beginning = beginning.trim_end();
 
-    // It grows and grows.
+    // The head grows without end.
     let mut raw = Raw::connect(&server).await;
     raw.send(beginning).await;
     let line = format!("\r\nX-Filler: {}", "x".repeat(100));
@@ -217,12 +221,12 @@ async fn a_head_that_never_ends_is_refused() {
     }
     assert_eq!(raw.status().await, 431);
 
-    // It has too many fields for one browser, and is none the less in order.
+    // The head has more fields than browsers send, and is valid.
     raw = Raw::connect(&server).await;
     raw.send(format!("{beginning}{}\r\n\r\n", "\r\nX-Filler: x".repeat(70))).await;
     assert!(raw.head().await.starts_with("http/1.1 101 "));
 
-    // It stops, wherever.
+    // The head stops at some byte.
     let mut stopped = Vec::new();
     for sent in [&b""[..], b"G", b"GET /v1/ws", beginning.as_bytes(), b"POST /v1/qr-login/generate HTTP/1.1\r\nHost:"] {
         let mut raw = Raw::connect(&server).await;
@@ -238,7 +242,7 @@ async fn a_head_that_never_ends_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_not_in_order_is_refused_as_on_any_other_way() {
+async fn invalid_upgrades_are_refused_with_the_status_of_their_fault() {
     let server = Server::start().await;
     let session = server.generate().await;
     let good = upgrade(&session.ws_path);
@@ -281,7 +285,7 @@ async fn whatever_is_not_in_order_is_refused_as_on_any_other_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_that_cannot_be_one_costs_no_query() {
+async fn malformed_session_id_causes_no_query() {
     use std::sync::atomic::Ordering::SeqCst;
     let server = Server::start().await;
     let before = server.store.reads.load(SeqCst);
@@ -292,7 +296,7 @@ async fn an_id_that_cannot_be_one_costs_no_query() {
         assert_eq!(server.get(&format!("/v1/qr-login/status/{id}")).await.status, 404);
     }
     assert_eq!(server.store.reads.load(SeqCst), before);
-    // One that is only unknown costs one.
+    // A well-formed session id that is unknown causes one query.
     let unknown = SessionId::from_random([7; 32]).expose();
     let mut raw = Raw::connect(&server).await;
     raw.send(upgrade(&format!("/v1/ws/qr/{}", *unknown))).await;
@@ -302,7 +306,7 @@ async fn an_id_that_cannot_be_one_costs_no_query() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn browsers_that_return_all_at_once_share_their_queries() {
+async fn concurrent_upgrades_share_their_queries() {
     use std::sync::atomic::Ordering::SeqCst;
     let server = Server::start().await;
     let mut sessions = Vec::new();
@@ -310,7 +314,7 @@ async fn browsers_that_return_all_at_once_share_their_queries() {
         sessions.push(server.generate().await);
     }
     let before = server.store.reads.load(SeqCst);
-    // The store is slow, and so are those who come before it answers.
+    // All browsers send their upgrades while queries of the store are held back.
     let busy = server.store.turnstile.write().await;
     let mut raws = Vec::new();
     for session in &sessions {
@@ -330,7 +334,8 @@ async fn browsers_that_return_all_at_once_share_their_queries() {
     server.stop().await;
 }
 
-/// A browser that says this, and perhaps goes, while its row is being read: before its socket is watched.
+/// Opens a browser that sends these bytes, and ends its sending side if `goes`, while its row is being read: before the
+/// poller watches its socket.
 async fn early(server: &Server, says: &[u8], goes: bool) -> Raw {
     use std::sync::atomic::Ordering::SeqCst;
     let session = server.generate().await;
@@ -348,7 +353,7 @@ async fn early(server: &Server, says: &[u8], goes: bool) -> Raw {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_has_said_much_before_it_is_up_is_heard_to_the_end() {
+async fn frames_sent_before_the_upgrade_completes_are_all_read() {
     let server = Server::start().await;
     let pongs = masked(0x8A, &[b'p'; 125]).repeat(750);
     let mut raw = early(&server, &[pongs, masked(0x89, b"still there?")].concat(), false).await;
@@ -360,7 +365,7 @@ async fn a_browser_that_has_said_much_before_it_is_up_is_heard_to_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_has_spoken_and_gone_before_it_is_up_is_cleaned_up() {
+async fn connection_that_ends_before_the_upgrade_completes_is_removed() {
     let server = Server::start().await;
     for _ in 0..20 {
         let mut raw = early(&server, &masked(0x8A, b"pong"), true).await;
@@ -373,7 +378,7 @@ async fn a_browser_that_has_spoken_and_gone_before_it_is_up_is_cleaned_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_session_id_may_be_offered_as_a_subprotocol_and_need_not_stand_in_the_url() {
+async fn session_id_is_accepted_as_a_subprotocol() {
     let server = Server::start().await;
     let session = server.generate().await;
     let ask = |words: &str| {

@@ -1,5 +1,5 @@
-//! JWK Sets and tokens in the shapes in which identity providers publish and issue them (facts of their documentation):
-//! each is accepted, or refused, as it should be.
+//! JWK Sets and tokens in the shapes that the documentation of identity providers shows. Each token is accepted, or
+//! refused for the right reason.
 
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rand::SystemRandom;
@@ -42,12 +42,12 @@ impl Key {
         Self::Ed(Ed25519KeyPair::generate().unwrap())
     }
 
-    /// The public key as a JWK, with these members besides.
+    /// Returns the public key as a JWK, with additional members.
     fn jwk(&self, more: Value) -> Value {
         let mut jwk = match self {
             Self::Rsa(key) => {
                 let der = key.public_key().as_ref();
-                // RSAPublicKey (RFC 8017 §A.1.1) of 2,048 bits: the modulus stands at a fixed place.
+                // The modulus has a fixed offset in an RSAPublicKey of 2,048 bits (RFC 8017, appendix A.1.1).
                 json!({ "kty": "RSA", "n": encoded(&der[9..265]), "e": "AQAB" })
             }
             Self::Ec(curve, key) => {
@@ -61,7 +61,7 @@ impl Key {
         jwk
     }
 
-    /// The public key in a PEM file.
+    /// Returns the public key in PEM form.
     fn pem(&self) -> String {
         let der = match self {
             Self::Rsa(key) => key.public_key().as_der().unwrap().as_ref().to_vec(),
@@ -92,7 +92,7 @@ impl Key {
         }
     }
 
-    /// A token with this header, good for a minute.
+    /// Returns a token with this header that expires in a minute.
     fn token(&self, header: Value, now: i64) -> String {
         self.token_of(header, json!({ "sub": "ann", "iat": now, "exp": now + 60 }))
     }
@@ -257,7 +257,7 @@ async fn each_is_accepted_or_refused_as_it_should_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_file_has_all_algorithms_of_its_type() {
+async fn key_file_accepts_every_algorithm_of_its_key_type() {
     let now = crate::harness::START.as_seconds();
     for (key, algorithms) in [
         (Key::rsa(), &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"][..]),
@@ -289,7 +289,7 @@ async fn a_key_file_has_all_algorithms_of_its_type() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_file_is_read_again_at_sighup_and_one_that_is_broken_changes_nothing() {
+async fn sighup_rereads_the_key_file_and_keeps_the_old_key_if_it_is_broken() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("key.pem");
     let (first, second) = (Key::ed(), Key::ec("P-256"));
@@ -319,8 +319,9 @@ async fn a_key_file_is_read_again_at_sighup_and_one_that_is_broken_changes_nothi
     assert_eq!((by_first().await, by_second().await), (401, 200));
 }
 
-/// Other ways in which the value of a member is published: with padding, in the standard alphabet, broken into lines; of a
-/// number also with zeros before it, or without those that its length demands.
+/// Returns other ways in which the value of a member is published: with padding, in the standard alphabet, and broken
+/// into lines. A number also has spellings with additional zero octets before it, and without those that its length
+/// demands.
 fn spellings(value: &str, is_number: bool) -> Vec<String> {
     let octets = URL_SAFE_NO_PAD.decode(value).unwrap();
     let standard = STANDARD.encode(&octets);
@@ -341,9 +342,9 @@ fn spellings(value: &str, is_number: bool) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn members_of_a_jwk_are_read_in_every_spelling() {
+async fn jwk_members_are_accepted_in_every_spelling() {
     let now = crate::harness::START.as_seconds();
-    // A coordinate that begins with a zero: one key in 128.
+    // A key with a coordinate that begins with a zero octet, as one key in 128 has.
     let short = std::iter::repeat_with(|| Key::ec("P-256")).find(|key| {
         let Key::Ec(_, pair) = key else { unreachable!() };
         let point = pair.public_key().as_ref();
@@ -386,7 +387,7 @@ async fn members_of_a_jwk_are_read_in_every_spelling() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_key_of_a_key_file_is_used_and_a_block_that_is_none_is_refused() {
+async fn every_key_of_a_key_file_is_used_and_other_pem_blocks_are_refused() {
     let keys = [(Key::ec("P-256"), "ES256"), (Key::rsa(), "RS256"), (Key::ec("P-256"), "ES256"), (Key::ed(), "EdDSA")];
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("keys.pem");

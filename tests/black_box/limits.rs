@@ -1,4 +1,4 @@
-//! How much one client may ask for, and that a flood locks nobody else out.
+//! Limits per client, which keep a flood of one client from locking out the others.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use crate::harness::{Answer, Browser, Server, Session};
 use crate::real_time::until;
 
-/// Limits that are all on, as by default but for what `change` does; and whoever is on this machine may say who asks.
+/// Starts a server with the default limits, changed by `change`. It trusts `X-Forwarded-For` from this machine.
 async fn limited(change: impl FnOnce(&mut Settings)) -> Server {
     Server::start_with(|settings| {
         settings.limits = Settings::default().limits;
@@ -93,7 +93,7 @@ async fn each_call_has_its_own_share_of_each_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn websockets_opened_and_connections_at_once_are_limited_before_anything_is_registered() {
+async fn websocket_limits_apply_before_registration() {
     let server = limited(|settings| {
         settings.limits.websocket_opens_per_minute = 5;
         settings.limits.sockets_per_address = 3;
@@ -151,8 +151,8 @@ async fn connections_that_say_nothing_fill_up_their_own_share_only() {
     assert!(answer.contains("\r\nretry-after: ") && answer.contains("limits.sockets_per_address"), "{answer}");
     let (_session, _browser) = server.waiting().await;
     drop(silent);
-    // The next is let in as soon as it is seen that the others have gone.
-    until("the next is let in", async || {
+    // A connection is accepted again once the server has noticed that the others are closed.
+    until("the next connection is accepted", async || {
         let mut stream = connect_from("127.0.0.2", server.address).await;
         let request = "GET /.well-known/jwks.json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
         drop(stream.write_all(request.as_bytes()).await);
@@ -193,7 +193,7 @@ async fn whoever_guesses_codes_is_stopped_and_cannot_use_a_right_one_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_was_scanned_is_none_of_those_that_nobody_scanned() {
+async fn scanned_sessions_do_not_count_as_pending() {
     let server = limited(|settings| settings.limits.pending_sessions = 3).await;
     for _ in 0..6 {
         let session = server.generate().await;
@@ -203,7 +203,7 @@ async fn whoever_was_scanned_is_none_of_those_that_nobody_scanned() {
     for _ in 0..3 {
         server.generate().await;
     }
-    assert_eq!(server.store.weighings.load(Ordering::SeqCst), 0, "the store was not asked who has most");
+    assert_eq!(server.store.weighings.load(Ordering::SeqCst), 0, "the store was not asked for the heaviest address");
     server.generate().await;
     assert_eq!(server.store.weighings.load(Ordering::SeqCst), 1);
     server.stop().await;
@@ -242,10 +242,10 @@ async fn of_too_many_that_nobody_scanned_the_oldest_of_the_heaviest_address_give
     let mut left = 0;
     for (index, session) in flood.iter().enumerate() {
         let status = server.status(session).await.body["status"].clone();
-        assert!(status == "cancelled" || index > 40, "{index} {status}: the oldest give way");
+        assert!(status == "cancelled" || index > 40, "{index} {status}: the oldest are cancelled");
         left += i32::from(status == "pending");
     }
-    assert_eq!(left, 19, "twenty in all, one of them of somebody else");
+    assert_eq!(left, 19, "20 pending sessions in total, one of them of another client");
     assert_eq!(server.status(&scanned).await.body["status"], "scanned");
     honest_browser.nothing_is_said().await;
     assert_eq!(server.phone("bob").confirm(&honest).await.status, 200);
@@ -269,7 +269,7 @@ async fn a_forged_header_changes_neither_the_address_nor_the_url() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_trusted_proxy_the_phone_is_told_the_address_that_the_proxy_saw() {
+async fn phone_receives_the_address_that_a_trusted_proxy_reports() {
     let server = limited(|_| {}).await;
     let body = generate_from(&server, "203.0.113.66, 192.0.2.1").await.body;
     let session =
@@ -279,14 +279,15 @@ async fn behind_a_trusted_proxy_the_phone_is_told_the_address_that_the_proxy_saw
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn text_that_a_proxy_quotes_gives_a_client_no_other_address() {
+async fn text_quoted_by_a_proxy_does_not_change_the_client_address() {
     let server = limited(|settings| {
         settings.proxy_header = ProxyHeader::Forwarded;
         settings.limits.generate_per_minute = 3;
         settings.limits.websocket_opens_per_minute = 3;
     })
     .await;
-    // What the client has sent as its `Host` and as a line of its own, and what its proxy makes of it.
+    // Two `Forwarded` lines: one that the client has sent, and one that its proxy has added, which quotes the client's
+    // `Host`.
     let sent = |host: &str| vec![r#"for=9.9.9.8;host=""#.to_owned(), format!(r#"for=203.0.113.7;host="{host}""#)];
     let copied = ["a, for=9.9.9.9;x=", r"a\, for=9.9.9.9, for=\"];
     let escaped = [r#"a\", for=9.9.9.9;x=\""#, r#"\\\", for=9.9.9.9"#];

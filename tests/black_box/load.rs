@@ -1,4 +1,4 @@
-//! The load tool, against a real server.
+//! `qrlogin load`, against a real server.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -31,7 +31,7 @@ async fn load_at(url: &str, token: &str, arguments: &[&str]) -> (bool, String, S
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_opens_browsers_logs_in_and_says_what_it_took() {
+async fn browsers_wait_and_log_in_and_their_costs_are_reported() {
     let server = Server::start().await;
     let pid = std::process::id().to_string();
     let arguments = ["--browsers", "30", "--logins-per-second", "20", "--seconds", "1", "--pid", &pid, "--json"];
@@ -58,7 +58,7 @@ async fn it_opens_browsers_logs_in_and_says_what_it_took() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_browsers_wait_for_events_or_poll_too() {
+async fn every_transport_is_measured() {
     for (transport, ending) in [("websocket-ack", "1000"), ("sse", "1000"), ("poll", "200 OK")] {
         let server = Server::start().await;
         let counts = ["--browsers", "20", "--logins-per-second", "20", "--seconds", "1", "--json"];
@@ -74,7 +74,7 @@ async fn its_browsers_wait_for_events_or_poll_too() {
     }
 }
 
-/// Passes everything on, `late` after it came; to a server at this address.
+/// Starts a proxy that delays each answer of the server at this address by `late`. Returns the proxy's address.
 async fn late_proxy(to: SocketAddr, late: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -105,7 +105,7 @@ async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, late: Duration
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_are_late_by_a_known_time_are_measured_so() {
+async fn known_delay_of_answers_is_measured() {
     for late_millis in [5, 60, 900] {
         let server = Server::start().await;
         let proxy = late_proxy(server.address, Duration::from_millis(late_millis)).await;
@@ -117,7 +117,7 @@ async fn answers_that_are_late_by_a_known_time_are_measured_so() {
         assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(8), &json!(0), &json!({})]);
         for figure in ["p50", "p99", "p999", "max"] {
             let micros = report["push_micros"][figure].as_u64().unwrap();
-            // A busy machine takes longer, but never less.
+            // A busy machine adds to the delay and never shortens it.
             let expected = late_millis * 1000;
             assert!((expected..expected + 5_000_000).contains(&micros), "{figure}, {late_millis} ms late: {micros} µs");
         }
@@ -126,7 +126,7 @@ async fn answers_that_are_late_by_a_known_time_are_measured_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stalls_is_measured_by_all_who_would_have_come_meanwhile() {
+async fn stalled_server_is_measured_without_coordinated_omission() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve_with(&dir, "info", &[("QRLOGIN_LIMITS__ENABLED", "false")]);
     let pid = program.id();
@@ -145,12 +145,12 @@ async fn a_server_that_stalls_is_measured_by_all_who_would_have_come_meanwhile()
     assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(250), &json!(0), &json!({})]);
     let push = |figure: &str| report["push_micros"][figure].as_u64().unwrap();
     assert!((1_400_000..10_000_000).contains(&push("max")), "{report}");
-    // Of 250 logins, 75 were due while it stood still.
+    // 75 of the 250 logins were due while the server was stopped.
     assert!(push("p99") > 1_200_000 && push("p50") < push("p99"), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_counts_what_goes_wrong_and_refuses_what_it_cannot_do() {
+async fn errors_are_counted_and_impossible_arguments_refused() {
     let server = Server::start().await;
     let arguments = ["--browsers", "2", "--logins-per-second", "5", "--seconds", "1", "--json", "--token", "nonsense"];
     let output =

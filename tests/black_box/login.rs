@@ -1,4 +1,4 @@
-//! One login, end to end.
+//! Complete logins, from the code to the token.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ use crate::harness::{START, Seen, Server, Session, token_in, verified};
 use crate::real_time::until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_waits_a_phone_confirms_and_the_browser_is_logged_in() {
+async fn confirmed_login_delivers_a_verifiable_token() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut browser = server.browser(&session).await;
@@ -50,7 +50,7 @@ async fn a_browser_waits_a_phone_confirms_and_the_browser_is_logged_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn generate_answers_with_a_secret_a_public_code_and_its_picture() {
+async fn generate_returns_the_session_id_the_code_and_its_image() {
     let server = Server::start_with(|settings| settings.public_url = "https://login.example/".to_owned()).await;
     let answer = server.post("/v1/qr-login/generate", json!({ "client_info": "Kiosk 7" })).await;
     assert_eq!(answer.status, 201);
@@ -67,7 +67,7 @@ async fn generate_answers_with_a_secret_a_public_code_and_its_picture() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn generate_needs_no_body_at_all() {
+async fn generate_accepts_a_request_without_a_body() {
     let server = Server::start().await;
     let response = server.http.post(format!("{}/v1/qr-login/generate", server.base)).send().await.unwrap();
     assert_eq!(response.status(), 201);
@@ -96,7 +96,7 @@ async fn the_phone_is_told_who_is_asking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_may_confirm_without_a_scan() {
+async fn phone_may_confirm_without_a_scan() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
     assert_eq!(server.phone("ann").confirm(&session).await.status, 200);
@@ -106,7 +106,7 @@ async fn a_phone_may_confirm_without_a_scan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_browser_is_told_so() {
+async fn rejection_is_delivered_to_the_browser() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
     let ann = server.phone("ann");
@@ -120,7 +120,7 @@ async fn a_rejected_browser_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_gives_up_is_told_so_and_the_phone_learns_it() {
+async fn cancellation_is_delivered_and_the_phone_is_refused() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
     let ann = server.phone("ann");
@@ -137,7 +137,7 @@ async fn a_browser_that_gives_up_is_told_so_and_the_phone_learns_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_tells_what_the_websocket_would_have_told() {
+async fn status_returns_the_state_that_the_websocket_delivers() {
     let server = Server::start().await;
     let session = server.generate().await;
     let pending = server.status(&session).await.body;
@@ -178,7 +178,7 @@ async fn status_tells_what_the_websocket_would_have_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_costs_one_query_and_another_where_it_may_just_have_expired() {
+async fn status_costs_one_query_and_a_second_one_past_the_deadline() {
     let server = Server::start().await;
     let session = server.generate().await;
     let queries_of_status = async |session: &Session, expected: &str| {
@@ -197,7 +197,7 @@ async fn status_costs_one_query_and_another_where_it_may_just_have_expired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_frame_is_the_state_as_it_is() {
+async fn first_frame_is_the_current_state() {
     let server = Server::start().await;
     let ann = server.phone("ann");
 
@@ -220,7 +220,7 @@ async fn the_first_frame_is_the_state_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_scan_or_decision_has_the_same_answer() {
+async fn repeated_scan_or_decision_has_the_same_answer() {
     let server = Server::start().await;
     let session = server.generate().await;
     let ann = server.phone("ann");
@@ -230,14 +230,14 @@ async fn a_repeated_scan_or_decision_has_the_same_answer() {
         let confirm = ann.confirm(&session).await;
         assert_eq!((confirm.status.as_u16(), confirm.body), (200, json!({ "status": "confirmed" })));
     }
-    // Also past the session's end, until the row is swept.
+    // The answer is the same past the session's end, until the row is swept.
     server.hands.advance_seconds(400);
     assert_eq!(ann.confirm(&session).await.status, 200);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claims_of_the_app_token_are_passed_on_as_configured() {
+async fn configured_claims_of_the_app_token_are_copied_to_the_web_token() {
     let server = Server::start_with(|settings| {
         settings.token.claims = vec!["email".to_owned(), "roles".to_owned(), "missing".to_owned()];
         settings.app_auth.user_claim = "uid".to_owned();
@@ -258,9 +258,9 @@ async fn claims_of_the_app_token_are_passed_on_as_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_ended_long_ago_is_swept_and_was_never_there() {
+async fn ended_session_is_swept_after_ten_minutes_and_then_unknown() {
     let server = Server::start().await;
-    // More than are deleted in one go.
+    // More sessions than one sweep deletes.
     for _ in 0..500 {
         server.generate().await;
     }
@@ -271,13 +271,13 @@ async fn a_session_that_ended_long_ago_is_swept_and_was_never_there() {
     assert_eq!(server.clock.now(), Timestamp::from_millis(START.as_millis() + 960_000));
     assert_eq!(server.status(&session).await.body["status"], "expired", "kept for ten minutes after its end");
     server.hands.advance_seconds(11);
-    until("it is swept", async || server.status(&session).await.status == 404).await;
+    until("the session is swept", async || server.status(&session).await.status == 404).await;
     assert_eq!(server.metric(r#"qrlogin_sessions_total{outcome="expired"}"#).await, 501);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_would_rewrite_the_text_around_it_is_shown_to_nobody() {
+async fn control_and_direction_characters_are_removed_from_displayed_text() {
     let server = Server::start().await;
     let info = json!({ "client_info": "till\u{202E} 7\u{0007}\r\n" });
     let generated = server.post("/v1/qr-login/generate", info).await.body;

@@ -1,4 +1,5 @@
-//! A log in JSON form has one JSON object a line, also when its output blocks or fails, and when the server cannot start.
+//! A log in JSON format has one JSON object per line, also when its output blocks or fails and when the server cannot
+//! start.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -14,9 +15,9 @@ use crate::harness::SECRET;
 use crate::program::{SERVE, qrlogin, run, signal};
 use crate::real_time::{sleep_millis, until};
 
-/// Number of lines in the flood: more than the program keeps for an output that blocks.
+/// Number of lines in the flood, more than the program buffers while its output blocks.
 const FLOOD_LINES: u64 = 60_000;
-/// File size limit of the server whose log fails, in the blocks of the shell's `ulimit`.
+/// Maximum size of the log file, in blocks of the shell's `ulimit`.
 const LIMIT_BLOCKS: u32 = 8192;
 
 fn parsed(log: &str) -> Vec<Value> {
@@ -28,7 +29,7 @@ fn lost_lines(lines: &[Value]) -> u64 {
     notices.map(|line| line["lines"].as_u64().unwrap()).sum()
 }
 
-/// A value that cannot be formatted.
+/// A value whose formatting fails.
 struct Unprintable;
 
 impl fmt::Debug for Unprintable {
@@ -37,9 +38,9 @@ impl fmt::Debug for Unprintable {
     }
 }
 
-/// Run by the next test as a process of its own.
+/// Floods its log, panics and ends, in a process that the next test starts.
 #[test]
-#[ignore = "the next test runs it"]
+#[ignore = "run by the next test in a process of its own"]
 fn flooded_log() {
     let log = Log::start("info", LogFormat::Json);
     drop(std::thread::spawn(|| tracing::info!(value = ?Unprintable)).join());
@@ -54,7 +55,7 @@ fn flooded_log() {
 }
 
 #[test]
-fn json_log_whose_reader_blocks_counts_its_lost_lines_in_json() {
+fn json_log_counts_the_lines_lost_to_a_blocked_reader() {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "logs::flooded_log", "--ignored", "--nocapture"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -78,11 +79,11 @@ fn json_log_whose_reader_blocks_counts_its_lost_lines_in_json() {
         assert_eq!(notice["level"], "WARN");
         assert_eq!(notice["timestamp"].as_str().unwrap().len(), lines[0]["timestamp"].as_str().unwrap().len());
     }
-    // The value that cannot be formatted, the flood, the panic, and the last line.
+    // Besides the flood, the log has the value that cannot be formatted, the panic and the last line.
     assert_eq!(lines.len() as u64 - notices.count() as u64 + lost, FLOOD_LINES + 3, "{}", lines[0]);
 }
 
-/// The size in bytes at which a file of a process with this limit is full.
+/// Returns the size in bytes at which a file under this limit is full.
 fn limit_bytes(dir: &Path) -> u64 {
     let fill = format!("trap '' XFSZ; ulimit -f {LIMIT_BLOCKS}; head -c 100000000 /dev/zero > full");
     Command::new("sh").args(["-c", &fill]).current_dir(dir).stderr(Stdio::null()).status().unwrap();
@@ -92,7 +93,7 @@ fn limit_bytes(dir: &Path) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_log_whose_file_is_full_goes_on_with_whole_lines_when_there_is_room_again() {
+async fn json_log_resumes_with_whole_lines_when_its_full_file_has_room_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("server.log");
     let limit = limit_bytes(dir.path());
@@ -125,7 +126,7 @@ async fn json_log_whose_file_is_full_goes_on_with_whole_lines_when_there_is_room
     }
     let mut log = read();
     assert_eq!(log.len() as u64, limit);
-    // As `logrotate` does with `copytruncate`.
+    // Truncate the file, as `logrotate` does with `copytruncate`.
     File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
     ask().await;
     until("the log is written again", async || read().contains("\"log_lines_lost\"")).await;
@@ -138,7 +139,7 @@ async fn json_log_whose_file_is_full_goes_on_with_whole_lines_when_there_is_room
 }
 
 #[test]
-fn failing_start_is_a_json_line_of_a_json_log_whatever_its_level() {
+fn failed_start_is_logged_as_json_at_every_level() {
     let dir = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

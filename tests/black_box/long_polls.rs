@@ -1,4 +1,4 @@
-//! A browser that nothing else reaches asks again and again, and is answered when there is something new.
+//! Long polls: a browser without a WebSocket or an event stream asks repeatedly, and is answered when there is news.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use tokio::task::JoinHandle;
 use crate::harness::{Answer, Seen, Server, Session, verified};
 use crate::many_nodes::nodes;
 
-/// Asks, and does not wait for the answer.
+/// Starts a poll without waiting for its answer.
 fn poll(server: &Server, session: &Session, version: u32, wait: u32) -> JoinHandle<Answer> {
     let url = format!("{}/v1/qr-login/status?wait={wait}&version={version}", server.base);
     let request = server.http.get(url).header("x-qr-session", &session.id);
     tokio::spawn(async move { Answer::of(request.send().await.unwrap()).await })
 }
 
-/// Asks, alone, and returns when the server has it waiting.
+/// Starts a poll as the only active connection, and returns once the server has registered it.
 async fn waiting(server: &Server, session: &Session, version: u32, wait: u32) -> JoinHandle<Answer> {
     server.until_active(0).await;
     let answer = poll(server, session, version, wait);
@@ -27,7 +27,7 @@ async fn waiting(server: &Server, session: &Session, version: u32, wait: u32) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_goes_by_polling_and_is_acknowledged_apart() {
+async fn login_is_delivered_by_polling_and_acknowledged_by_a_call() {
     let server = Server::start().await;
     let session = server.generate().await;
     let first = poll(&server, &session, 0, 25).await.unwrap();
@@ -39,7 +39,7 @@ async fn a_login_goes_by_polling_and_is_acknowledged_apart() {
     ann.scan(&session).await;
     let scanned = answer.await.unwrap();
     assert_eq!((scanned.body["status"].as_str(), scanned.body["version"].as_u64()), (Some("scanned"), Some(2)));
-    assert_eq!(scanned.body, server.status(&session).await.body, "as if it had asked now");
+    assert_eq!(scanned.body, server.status(&session).await.body, "the answer that status gives now");
     assert_eq!(scanned.header("content-type"), "application/json");
     assert_eq!(scanned.header("cache-control"), "no-store");
     server.until_active(0).await;
@@ -52,7 +52,7 @@ async fn a_login_goes_by_polling_and_is_acknowledged_apart() {
     server.until_active(0).await;
     assert_eq!(server.closed("decided").await, 1);
 
-    // Without a receipt it is told again, at once: nothing more is to come.
+    // Without an acknowledgement the token is delivered again, and at once, because no change can follow.
     let again = poll(&server, &session, 3, 25).await.unwrap();
     assert_eq!(again.body["web_token"], confirmed.body["web_token"]);
     assert_eq!(server.ack(&session).await.status, 204);
@@ -61,7 +61,7 @@ async fn a_login_goes_by_polling_and_is_acknowledged_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_nothing_happens_the_answer_comes_in_the_end_and_at_the_deadline() {
+async fn poll_is_answered_when_its_wait_is_over_and_at_the_session_deadline() {
     let server = Server::start().await;
     let session = server.generate().await;
     let answer = waiting(&server, &session, 1, 25).await;
@@ -79,14 +79,18 @@ async fn when_nothing_happens_the_answer_comes_in_the_end_and_at_the_deadline() 
     let expired = answer.await.unwrap();
     assert_eq!((expired.body["status"].as_str(), expired.body["expires_in"].as_u64()), (Some("expired"), Some(0)));
     assert_eq!(expired.body, server.status(&session).await.body);
-    assert_eq!(poll(&server, &session, 1, 25).await.unwrap().body["status"], "expired", "there is no more to wait for");
+    assert_eq!(
+        poll(&server, &session, 1, 25).await.unwrap().body["status"],
+        "expired",
+        "an ended session is answered at once"
+    );
     server.until_active(0).await;
     assert_eq!((server.closed("answered").await, server.closed("expired").await), (1, 1));
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_code_that_rotates_is_something_new() {
+async fn rotation_answers_a_poll() {
     let server = Server::start_with(|settings| settings.session.rotate_seconds = 20).await;
     let session = server.generate().await;
     let answer = waiting(&server, &session, 1, 25).await;
@@ -101,7 +105,7 @@ async fn a_code_that_rotates_is_something_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_waited_for_is_refused_or_answered_at_once() {
+async fn invalid_polls_are_refused_and_polls_without_a_wait_answered_at_once() {
     let server = Server::start().await;
     let session = server.generate().await;
     let path = |query: &str| format!("/v1/qr-login/status/{}?{query}", session.id);
@@ -125,13 +129,13 @@ async fn what_cannot_be_waited_for_is_refused_or_answered_at_once() {
     let answer = waiting(&server, &session, 1, 20).await;
     server.store.fail(true);
     server.hands.advance_millis(20_100);
-    assert_eq!(answer.await.unwrap().refusal(), "503 unavailable", "nobody knows how it stands");
+    assert_eq!(answer.await.unwrap().refusal(), "503 unavailable", "the state is unknown without the store");
     server.store.fail(false);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_newer_connection_takes_over_and_a_stop_says_when_to_come_back() {
+async fn newer_connection_supersedes_a_poll_and_draining_sends_retry_after() {
     let server = Server::start().await;
     let (session, mut socket) = server.waiting().await;
     let older = poll(&server, &session, 1, 25);
@@ -149,7 +153,7 @@ async fn a_newer_connection_takes_over_and_a_stop_says_when_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_allowed_origins_may_read_the_answer() {
+async fn allowed_origins_may_read_the_answer() {
     let server =
         Server::start_with(|settings| settings.allowed_origins = vec!["https://shop.example".to_owned()]).await;
     let session = server.generate().await;
@@ -169,7 +173,7 @@ async fn pages_of_allowed_origins_may_read_the_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_end_in_every_way_and_each_is_counted_once() {
+async fn poll_count_returns_to_zero_after_every_kind_of_end() {
     let server = Arc::new(Server::start().await);
     let mut polls = Vec::new();
     for index in 0..200 {
@@ -194,7 +198,7 @@ async fn hundreds_end_in_every_way_and_each_is_counted_once() {
                 assert_eq!(answer.unwrap().await.unwrap().body["status"], "confirmed");
             }
             1 => {
-                // Cut, as a network that fails does, or closed.
+                // Half of these connections are reset, as by a failing network, and half are closed.
                 if index % 8 == 1 {
                     raw.as_ref().unwrap().set_zero_linger().unwrap();
                 }
@@ -219,12 +223,12 @@ async fn hundreds_end_in_every_way_and_each_is_counted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_closed_with_its_answer_and_says_so() {
+async fn answer_of_a_poll_closes_its_connection() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut raw = TcpStream::connect(server.address).await.unwrap();
     let ask = |query: &str| format!("GET /v1/qr-login/status/{}{query} HTTP/1.1\r\nHost: x\r\n\r\n", session.id);
-    // The connection has answered before.
+    // The connection has carried an ordinary answer before.
     raw.write_all(ask("").as_bytes()).await.unwrap();
     let mut scratch = [0; 8192];
     let read = raw.read(&mut scratch).await.unwrap();
@@ -245,14 +249,14 @@ async fn a_connection_is_closed_with_its_answer_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_at_another_node_is_heard() {
+async fn change_at_another_node_answers_a_poll() {
     let (_postgres, nodes) = nodes(2, None).await;
     let [here, there] = nodes.as_slice() else { unreachable!() };
     let session = here.generate().await;
     let answer = waiting(here, &session, 1, 25).await;
     there.phone("ann").scan(&session).await;
     assert_eq!(answer.await.unwrap().body["version"], 2);
-    // What happens while nobody asks is answered at once.
+    // A change between two polls is in the answer of the next one, which comes at once.
     there.phone("ann").confirm(&session).await;
     let confirmed = poll(there, &session, 2, 25).await.unwrap();
     assert!(confirmed.body["web_token"].is_string());

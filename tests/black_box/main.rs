@@ -1,4 +1,5 @@
-//! The product, seen from outside: a real server on a port of its own, real sockets, and a clock that the test moves.
+//! Black-box tests. Most start a real server on a port of its own and talk to it over real sockets, with a clock that
+//! the test moves. Some run the `qrlogin` program.
 
 mod failing_store;
 mod fleet;

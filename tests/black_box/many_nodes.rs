@@ -1,4 +1,4 @@
-//! Several nodes on one Postgres, without stickiness: they are as one.
+//! Several nodes on one Postgres, without sticky sessions.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -18,7 +18,7 @@ use crate::harness::{Browser, Seen, Server, token_in};
 use crate::real_time::{now, sleep_millis, until};
 use crate::services::{Postgres, Redis};
 
-/// Some nodes in this process, on a database of their own; by way of Redis, or of Postgres alone.
+/// Starts nodes in this process, on a database of their own. The bus is this Redis, or Postgres if there is none.
 pub async fn nodes(count: usize, redis: Option<&Redis>) -> (Arc<Postgres>, Vec<Server>) {
     nodes_with(count, redis, |bus| bus).await
 }
@@ -35,12 +35,12 @@ async fn nodes_with(
         servers.push(Server::node(&url, bus_url.as_deref(), postgres.keys(), &wrap).await);
     }
     for server in &servers {
-        until("the bus is there", async || server.metric("qrlogin_bus_connected").await == 1).await;
+        until("the bus is connected", async || server.metric("qrlogin_bus_connected").await == 1).await;
     }
     (postgres, servers)
 }
 
-async fn a_login_crosses_nodes(redis: Option<&Redis>) {
+async fn login_across_nodes(redis: Option<&Redis>) {
     let (_postgres, nodes) = nodes(3, redis).await;
     let [asked, waits, decides] = nodes.as_slice() else { unreachable!() };
     let session = asked.generate().await;
@@ -54,8 +54,8 @@ async fn a_login_crosses_nodes(redis: Option<&Redis>) {
     assert!(token_in(&seen).is_some(), "{seen:?}");
     assert_eq!(seen.last(), Some(&Seen::Close(1000, String::new())));
     waits.until_active(0).await;
-    assert_eq!(asked.status(&session).await.body["claimed"], true, "the receipt is everywhere");
-    // And what else can happen to one.
+    assert_eq!(asked.status(&session).await.body["claimed"], true, "the acknowledgement is visible at every node");
+    // Other decisions cross nodes as well.
     for verb in ["reject", "cancel"] {
         let session = asked.generate().await;
         let mut browser = waits.browser(&session).await;
@@ -68,13 +68,13 @@ async fn a_login_crosses_nodes(redis: Option<&Redis>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_crosses_nodes_by_postgres_alone() {
-    a_login_crosses_nodes(None).await;
+async fn login_across_nodes_is_delivered_by_the_postgres_bus() {
+    login_across_nodes(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_crosses_nodes_by_redis() {
-    a_login_crosses_nodes(Some(&Redis::start())).await;
+async fn login_across_nodes_is_delivered_by_the_redis_bus() {
+    login_across_nodes(Some(&Redis::start())).await;
 }
 
 async fn of_two_tabs_the_newer_is_told(redis: Option<&Redis>) {
@@ -114,7 +114,7 @@ async fn of_two_tabs_on_two_nodes_the_newer_is_told_by_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_tabs_that_come_at_once_one_is_left() {
+async fn of_concurrent_connections_at_several_nodes_one_remains() {
     let (_postgres, nodes) = nodes(3, None).await;
     for _ in 0..10 {
         let session = nodes[0].generate().await;
@@ -127,7 +127,7 @@ async fn of_tabs_that_come_at_once_one_is_left() {
     }
 }
 
-/// Loses half of what is said, says a third of the rest twice, and the remainder in another order.
+/// A bus that loses half of the notifications, repeats a third of the others and reorders the rest.
 struct Unreliable {
     inner: Arc<dyn Bus>,
     ears: OnceLock<Arc<UnreliableEars>>,
@@ -181,7 +181,7 @@ impl Listener for UnreliableEars {
     }
 }
 
-async fn a_bus_that_fails_costs_seconds(redis: Option<&Redis>) {
+async fn logins_complete_on_an_unreliable_bus(redis: Option<&Redis>) {
     let unreliable = |inner| -> Arc<dyn Bus> { Arc::new(Unreliable { inner, ears: OnceLock::new() }) };
     let (_postgres, nodes) = nodes_with(3, redis, unreliable).await;
     let any = || &nodes[random::below(3) as usize];
@@ -209,7 +209,7 @@ async fn a_bus_that_fails_costs_seconds(redis: Option<&Redis>) {
     .max();
     println!("the longest from the phone's 200 to the browser's end: {longest:?}");
     nodes[0].until_active_in_all(&nodes, 0).await;
-    until("the store keeps nothing as untold", async || {
+    until("the store has no undelivered change", async || {
         for node in &nodes {
             if !node.store.untold().await.unwrap().is_empty() {
                 return false;
@@ -221,17 +221,17 @@ async fn a_bus_that_fails_costs_seconds(redis: Option<&Redis>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bus_that_loses_repeats_and_reorders_loses_no_login_by_postgres_alone() {
-    a_bus_that_fails_costs_seconds(None).await;
+async fn unreliable_postgres_bus_loses_no_login() {
+    logins_complete_on_an_unreliable_bus(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bus_that_loses_repeats_and_reorders_loses_no_login_by_redis() {
-    a_bus_that_fails_costs_seconds(Some(&Redis::start())).await;
+async fn unreliable_redis_bus_loses_no_login() {
+    logins_complete_on_an_unreliable_bus(Some(&Redis::start())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_asks_the_store_while_browsers_wait() {
+async fn waiting_connections_cause_no_query_for_their_sessions() {
     let (_postgres, nodes) = nodes(3, None).await;
     let mut browsers = Vec::new();
     for node in nodes.iter().cycle().take(150) {
@@ -255,7 +255,7 @@ async fn nobody_asks_the_store_while_browsers_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_whose_clocks_disagree_expire_nothing_early_and_nothing_twice() {
+async fn sessions_expire_on_time_at_nodes_whose_clocks_disagree() {
     let library = faketime();
     let fleet = Fleet::start(0, false).await;
     for offset in ["+0s", "+3s", "-3s"] {
@@ -297,7 +297,7 @@ fn tungstenite_request(url: &str) -> tokio_tungstenite::tungstenite::http::Reque
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_added_signs_and_is_known_everywhere_without_a_restart() {
+async fn added_signing_key_is_used_by_all_nodes_without_a_restart() {
     let fleet = Arc::new(Fleet::start(2, false).await);
     let kid = |login: &Login| {
         let token = &login.told.as_ref().unwrap().1;
@@ -305,7 +305,7 @@ async fn a_key_that_is_added_signs_and_is_known_everywhere_without_a_restart() {
     };
     let before = kid(&fleet.clone().login().await);
     fleet.add_key();
-    // A node that starts knows the new key, and decides under it; the others must be able to tell.
+    // A new node reads the new key at its start and signs with it. The other nodes must be able to use the key too.
     fleet.add(&[]);
     let mut after = Vec::new();
     until("the new key signs", async || {

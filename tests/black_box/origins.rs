@@ -1,4 +1,4 @@
-//! Which pages may use the browser routes.
+//! Origins that may use the browser routes.
 
 use reqwest::Method;
 use serde_json::json;
@@ -75,7 +75,7 @@ async fn the_host_header_makes_nobody_the_same_origin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_without_origin_passes_unless_a_browser_says_it_comes_from_elsewhere() {
+async fn request_without_origin_is_accepted_unless_sec_fetch_site_is_foreign() {
     let server = server().await;
     let generate = "/v1/qr-login/generate";
     assert_eq!(call(&server, Method::POST, generate, &[]).await.status, 201);
@@ -93,7 +93,7 @@ async fn a_request_without_origin_passes_unless_a_browser_says_it_comes_from_els
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listed_page_may_ask_beforehand() {
+async fn preflight_succeeds_for_allowed_origins_only() {
     let server = server().await;
     let ask = |origin| {
         let request = server.http.request(Method::OPTIONS, format!("{}/v1/qr-login/generate", server.base));

@@ -1,4 +1,4 @@
-//! A store that does not answer: nobody is told anything false, and all goes on when it is back.
+//! A store that does not answer. No client receives a false state, and logins continue when the store is back.
 
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,7 @@ use crate::real_time::until;
 use crate::services::{Postgres, connect};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_asks_is_told_to_come_back() {
+async fn calls_are_answered_with_503_and_retry_after() {
     let server = Server::start().await;
     let session = server.generate().await;
     server.store.fail(true);
@@ -22,7 +22,7 @@ async fn whoever_asks_is_told_to_come_back() {
         server.cancel(&session).await,
     ] {
         assert_eq!(answer.refusal(), "503 unavailable");
-        assert!((1..=4).contains(&answer.header("retry-after").parse::<u32>().unwrap()), "not all at the same time");
+        assert!((1..=4).contains(&answer.header("retry-after").parse::<u32>().unwrap()), "retries are spread");
     }
     assert_eq!(Browser::open(&server, &session.ws_path, None).await.err(), Some(503));
     let ready = server.http.get(format!("{}/readyz", server.ops)).send().await.unwrap();
@@ -38,13 +38,13 @@ async fn whoever_asks_is_told_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgres_that_only_reads_is_noticed_and_that_it_writes_again() {
+async fn read_only_postgres_is_detected_and_so_is_its_recovery() {
     let postgres = Postgres::shared().await;
     let url = postgres.database().await;
     let server = Server::node(&url, None, postgres.keys(), &|bus| bus).await;
     let session = server.generate().await;
     let client = connect(&url).await.unwrap();
-    // It holds for new connections.
+    // The setting applies to new connections, so the present ones are terminated.
     let set_read_only = async |value: &str| {
         let database = url.rsplit('/').next().unwrap();
         let statements = format!(
@@ -56,7 +56,7 @@ async fn a_postgres_that_only_reads_is_noticed_and_that_it_writes_again() {
     };
     set_read_only("on").await;
     let mut reason = String::new();
-    until("it is not ready", async || {
+    until("the server is not ready", async || {
         let ready = server.http.get(format!("{}/readyz", server.ops)).send().await.unwrap();
         reason = ready.text().await.unwrap();
         reason.contains("read-only")
@@ -67,7 +67,7 @@ async fn a_postgres_that_only_reads_is_noticed_and_that_it_writes_again() {
     assert_eq!(server.status(&session).await.body["status"], "pending");
 
     set_read_only("off").await;
-    until("it is ready", async || {
+    until("the server is ready", async || {
         let ready = server.http.get(format!("{}/readyz", server.ops)).send().await.unwrap();
         ready.status() == 200
     })
@@ -77,7 +77,7 @@ async fn a_postgres_that_only_reads_is_noticed_and_that_it_writes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_its_deadline_a_browser_waits_for_the_store_and_is_told_the_truth() {
+async fn browser_at_its_deadline_waits_for_the_store_and_receives_expired() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_session, mut browser) = server.waiting().await;
     server.store.fail(true);
@@ -85,14 +85,14 @@ async fn at_its_deadline_a_browser_waits_for_the_store_and_is_told_the_truth() {
     server.hands.advance_seconds(5);
     assert_eq!(server.active().await, 1);
     server.store.fail(false);
-    // The next attempt may only just have been put off.
+    // The next attempt may just have been postponed.
     let seen = server.let_time_pass_until_seen(&mut browser).await;
     assert_eq!(seen, Seen::Frame(json!({ "status": "expired", "message": "QR code expired" })));
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_is_sent_away_when_the_store_stays_silent_long_past_its_deadline() {
+async fn browser_is_closed_with_1013_when_the_store_is_silent_long_past_its_deadline() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_session, mut browser) = server.waiting().await;
     server.store.fail(true);
@@ -106,7 +106,7 @@ async fn a_browser_is_sent_away_when_the_store_stays_silent_long_past_its_deadli
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_decision_whose_answer_was_lost_is_delivered_all_the_same() {
+async fn decision_whose_answer_was_lost_is_delivered() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (session, mut browser) = server.waiting().await;
     server.hands.advance_seconds(299);
@@ -120,7 +120,7 @@ async fn a_decision_whose_answer_was_lost_is_delivered_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_scanned_in_time_is_told_so_also_after_the_deadline_until_the_store_says_that_it_has_expired() {
+async fn scan_in_time_is_delivered_after_the_deadline_and_expired_only_once_the_store_says_so() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (session, mut browser) = server.waiting().await;
     server.hands.advance_seconds(299);
@@ -147,7 +147,7 @@ async fn what_was_scanned_in_time_is_told_so_also_after_the_deadline_until_the_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_comes_in_the_moment_of_the_decision_and_of_the_deadline_is_told_the_decision() {
+async fn browser_that_connects_during_the_decision_and_the_deadline_receives_the_decision() {
     let server = Server::start().await;
     let session = server.generate().await;
     server.hands.advance_seconds(299);
@@ -164,7 +164,7 @@ async fn a_browser_that_comes_in_the_moment_of_the_decision_and_of_the_deadline_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_comes_past_the_deadline_but_not_by_the_stores_clock_waits_on() {
+async fn browser_that_connects_past_the_deadline_waits_until_the_clock_of_the_store_reaches_it() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let session = server.generate().await;
     server.store.lag(300);
@@ -178,7 +178,7 @@ async fn a_browser_that_comes_past_the_deadline_but_not_by_the_stores_clock_wait
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_whose_clock_is_behind_is_asked_again_when_the_session_ends_by_that_clock() {
+async fn store_whose_clock_is_behind_is_read_again_when_the_session_ends_by_that_clock() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_session, mut browser) = server.waiting().await;
     server.store.lag(300);
@@ -186,7 +186,8 @@ async fn a_store_whose_clock_is_behind_is_asked_again_when_the_session_ends_by_t
     server.hands.advance_seconds(300);
     until("the store is asked", async || server.store.reads.load(Ordering::SeqCst) > reads).await;
     browser.nothing_is_said().await;
-    // In steps, as its answer may not have been taken in yet; in less than the second after which all are asked again.
+    // The clock moves in steps, because the store's answer may not have been handled yet. The steps add up to less than
+    // the second after which all due sessions are read again.
     let passing = async {
         for _ in 0..8 {
             server.hands.advance_millis(100);
@@ -198,7 +199,7 @@ async fn a_store_whose_clock_is_behind_is_asked_again_when_the_session_ends_by_t
     };
     tokio::select! {
         _ = browser.frame("expired") => {}
-        () = passing => panic!("it is not told that the session has expired"),
+        () = passing => panic!("the browser has not received expired"),
     }
     drop(browser);
     server.stop().await;

@@ -1,4 +1,4 @@
-//! Where the browser is, and whether the phone is elsewhere.
+//! The location of the browser, and the risk policy for phones in other locations.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,8 @@ use tempfile::TempDir;
 use crate::harness::{Answer, Server};
 use crate::real_time::until;
 
-/// Berlin, and somewhere in Japan; two networks, one of them in both countries.
+/// An address in Berlin. [`BERLIN_ELSEWHERE`] is in the same place and another network, [`JAPAN`] in the same network
+/// and another country, and [`NOWHERE`] in no database.
 const BERLIN: &str = "192.0.2.1";
 const BERLIN_ELSEWHERE: &str = "192.0.2.200";
 const JAPAN: &str = "198.51.100.1";
@@ -61,7 +62,7 @@ fn databases() -> (TempDir, PathBuf, PathBuf) {
     (dir, city, asn)
 }
 
-/// Writes a database with one place, which has no name.
+/// Writes a city database with one network, whose place has no name.
 pub fn write_city_file(path: &Path) {
     write(path, "GeoLite2-City", &[("192.0.2.0/24", json!({}))]);
 }
@@ -87,7 +88,7 @@ async fn code_from(server: &Server, address: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_phones_owner_is_told_where_the_browser_is() {
+async fn scan_returns_the_location_and_the_network_of_the_browser() {
     let (_dir, city, asn) = databases();
     let server = server(&city, &asn, |_| {}).await;
     let code = code_from(&server, BERLIN).await;
@@ -108,7 +109,7 @@ async fn the_phones_owner_is_told_where_the_browser_is() {
         let code = code_from(&server, browser).await;
         let scan = post_from(&server, phone, "scan", code.clone()).await;
         assert_eq!((scan.status.as_u16(), &scan.body["risk"]), (200, &risk), "{browser} {phone}");
-        assert_eq!(post_from(&server, phone, "confirm", code).await.status, 200, "it is only reported");
+        assert_eq!(post_from(&server, phone, "confirm", code).await.status, 200, "the risk is only reported");
     }
     let code = code_from(&server, NOWHERE).await;
     let scan = post_from(&server, NOWHERE, "scan", code).await.body;
@@ -143,7 +144,7 @@ async fn where_risks_are_denied_a_phone_elsewhere_can_neither_scan_nor_confirm_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_database_there_is_no_place_and_no_error() {
+async fn scan_without_a_database_has_no_location_and_no_risk() {
     let none = PathBuf::new();
     let server = server(&none, &none, |settings| settings.risk.policy = RiskPolicy::Deny).await;
     let code = code_from(&server, BERLIN).await;
@@ -156,7 +157,7 @@ async fn without_a_database_there_is_no_place_and_no_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_replaced_is_read_again() {
+async fn replaced_database_is_read_again() {
     let (_dir, city, asn) = databases();
     let server = server(&asn, &PathBuf::new(), |_| {}).await;
     let located = async || {
@@ -173,6 +174,6 @@ async fn a_database_that_is_replaced_is_read_again() {
     std::fs::rename(&fresh, &asn).unwrap();
     server.hands.advance_seconds(60);
     server.metrics().await;
-    assert_eq!(located().await, "Berlin", "what cannot be read changes nothing");
+    assert_eq!(located().await, "Berlin", "an unreadable file changes nothing");
     server.stop().await;
 }

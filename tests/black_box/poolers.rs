@@ -1,4 +1,4 @@
-//! A connection pooler between this server and Postgres.
+//! Connection poolers between the server and Postgres.
 
 use qrlogin::postgres::Postgres;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -6,18 +6,19 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::program::{qrlogin, run};
 
-/// Which session a connection's statements run in.
+/// Which session of Postgres a connection's statements run in.
 #[derive(Debug, Clone, Copy)]
 enum Pooling {
-    /// One of its own, as with Postgres itself.
+    /// A session of its own, as with Postgres itself.
     Session,
-    /// The one that is free: here, the same for all.
+    /// The session that is free, which here is the same for all connections.
     Transaction,
-    /// Another one each time, as with a busy pooler.
+    /// Another session for each statement, as with a busy pooler.
     Busy,
 }
 
-/// Speaks as much of Postgres's protocol as it takes to answer a simple query with one text.
+/// Starts a pooler and returns its URL. It speaks as much of Postgres's protocol as a simple query with one text as its
+/// result needs.
 async fn pooler(pooling: Pooling) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://u:hunter2@{}/d?sslmode=disable", listener.local_addr().unwrap());
@@ -64,7 +65,7 @@ async fn serve(mut stream: TcpStream, pooling: Pooling, connection: usize) -> st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_in_transaction_mode_is_refused_by_name() {
+async fn pooler_in_transaction_mode_is_refused() {
     for pooling in [Pooling::Transaction, Pooling::Busy] {
         let url = pooler(pooling).await;
         let refused = tokio::task::spawn_blocking(move || {
@@ -82,7 +83,7 @@ async fn a_pooler_in_transaction_mode_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_with_sessions_of_their_own_are_accepted() {
+async fn pooler_in_session_mode_is_accepted() {
     let url = pooler(Pooling::Session).await;
     assert_eq!(Postgres::parse(&url).unwrap().check_sessions().await, Ok(()));
 }

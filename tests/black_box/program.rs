@@ -1,4 +1,4 @@
-//! The program itself, as an operator starts and stops it.
+//! The `qrlogin` program, started and stopped as an operator does it.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
@@ -13,30 +13,30 @@ use tempfile::TempDir;
 use crate::harness::{Answer, SECRET};
 use crate::real_time::sleep_millis;
 
-/// Serves on free ports.
+/// Arguments that serve on free ports.
 pub const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
 
-/// The program, with settings of a test's own: nothing of the environment's, all files in `dir`.
+/// Returns a command that runs the program in `dir`. Its only environment variable is the secret of the app tokens.
 pub fn qrlogin(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qrlogin"));
     command.args(arguments).current_dir(dir).env_clear().env("QRLOGIN_APP_AUTH__HMAC_SECRET", SECRET);
     command
 }
 
-/// Runs to its end; what it printed on both outputs.
+/// Runs a command to its end. Returns its status and what it printed on both outputs.
 pub fn run(command: &mut Command) -> (ExitStatus, String, String) {
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status, text(output.stdout), text(output.stderr))
 }
 
-/// Sends a process this signal.
+/// Sends a signal to the process.
 pub fn signal(id: u32, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
     assert!(sent.unwrap().success());
 }
 
-/// A `qrlogin serve` that listens.
+/// A running `qrlogin serve`.
 pub struct Program {
     child: Child,
     pub base: String,
@@ -47,22 +47,22 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it on free ports, with its database and keys in `dir`.
+    /// Starts the program on free ports, with its database and keys in `dir`. Returns once it listens.
     pub fn serve(dir: &TempDir, log_level: &str) -> Self {
         Self::serve_with(dir, log_level, &[])
     }
 
-    /// As the last, with more in its environment.
+    /// Like [`Self::serve`], with additional environment variables.
     pub fn serve_with(dir: &TempDir, log_level: &str, environment: &[(&str, &str)]) -> Self {
         Self::start(dir, &[&[("QRLOGIN_LOG__LEVEL", log_level)], environment].concat())
     }
 
-    /// Starts it with the log level of its file.
+    /// Like [`Self::serve`], with the log level of the configuration file.
     pub fn serve_without_level(dir: &TempDir) -> Self {
         Self::start(dir, &[])
     }
 
-    /// Starts it from a shell that has done this before.
+    /// Starts the program from a shell that has run the command `before`.
     pub fn serve_after(dir: &TempDir, before: &str) -> Self {
         let mut command = Command::new("sh");
         let run = format!("{before} && exec \"$0\" \"$@\"");
@@ -81,7 +81,7 @@ impl Program {
         let log = Arc::new(Mutex::new(String::new()));
         let listening = loop {
             let mut line = String::new();
-            assert!(lines.read_line(&mut line).unwrap() > 0, "it ended: {}", log.lock().unwrap());
+            assert!(lines.read_line(&mut line).unwrap() > 0, "the program ended: {}", log.lock().unwrap());
             log.lock().unwrap().push_str(&line);
             let event: Value = serde_json::from_str(&line).unwrap();
             if event["event"] == "listening" {
@@ -118,24 +118,24 @@ impl Program {
         Answer::of(self.http.get(path).send().await.unwrap()).await.body
     }
 
-    /// Its process.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged until now.
+    /// Returns what the program has logged so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// The value of a metric without labels.
+    /// Returns the value of a metric without labels.
     pub async fn metric(&self, name: &str) -> String {
         let text = self.http.get(format!("{}/metrics", self.ops)).send().await.unwrap().text().await.unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {name}: {text}")).to_owned()
     }
 
-    /// Until this has been logged, for ten seconds at most.
+    /// Waits until the log contains `text`. Panics after ten seconds.
     pub async fn until_logged(&self, text: &str) {
         for _ in 0..500 {
             if self.log.lock().unwrap().contains(text) {
@@ -146,19 +146,19 @@ impl Program {
         panic!("'{text}' is not logged:\n{}", self.log.lock().unwrap());
     }
 
-    /// Ends it without a warning.
+    /// Kills the process (SIGKILL) and waits until it has ended.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Asks it to stop; how it ended, and all that it logged.
+    /// Sends SIGTERM and waits until the process has ended. Returns its exit status and its log.
     pub fn terminate(self) -> (ExitStatus, String) {
         signal(self.child.id(), "TERM");
         self.ended()
     }
 
-    /// Waits until it has ended, and returns its log.
+    /// Waits until the process has ended. Returns its exit status and its log.
     pub fn ended(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
         self.reader.take().unwrap().join().unwrap();
@@ -169,13 +169,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It has ended already, or the test has failed.
+        // The process may have ended already; ignore the errors.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// A refusal to start: one line that names what is wrong, and an exit code that is not 0.
+/// Asserts that the program refuses to start, with exit code 1 and an error that contains all `parts`.
 fn refused(command: &mut Command, parts: &[&str]) {
     let (status, _, stderr) = run(command);
     assert_eq!(status.code(), Some(1), "{stderr}");
@@ -185,7 +185,7 @@ fn refused(command: &mut Command, parts: &[&str]) {
 }
 
 #[test]
-fn it_does_not_start_with_what_it_cannot_use_and_says_which_setting_that_is() {
+fn unusable_setting_prevents_the_start_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let serve =
         |arguments: &[&str]| qrlogin(dir.path(), &[&["serve", "--ops-listen", "127.0.0.1:0"], arguments].concat());
@@ -207,23 +207,23 @@ fn it_does_not_start_with_what_it_cannot_use_and_says_which_setting_that_is() {
 }
 
 #[test]
-fn the_settings_can_be_checked_and_shown_and_secrets_are_hidden() {
+fn settings_are_checked_and_printed_with_secrets_hidden() {
     let dir = tempfile::tempdir().unwrap();
     let (status, stdout, _) = run(&mut qrlogin(dir.path(), &["check-config"]));
     assert!(status.success() && stdout.contains("can be used"), "{stdout}");
     let (status, shown, _) = run(qrlogin(dir.path(), &["print-config"]).env("QRLOGIN_SESSION__TTL_SECONDS", "120"));
     assert!(status.success() && shown.contains("ttl_seconds = 120") && !shown.contains(SECRET), "{shown}");
-    // What is shown is a file that can be read again.
+    // The output is a valid configuration file.
     std::fs::write(dir.path().join("again.toml"), &shown).unwrap();
     let (_, again, stderr) =
         run(qrlogin(dir.path(), &["print-config", "--config", "again.toml"])
             .env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET"));
     assert_eq!(again, shown, "{stderr}");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else was made");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no other file was created");
 }
 
 #[test]
-fn it_tells_its_version_and_its_commands() {
+fn version_and_commands_are_printed() {
     let dir = tempfile::tempdir().unwrap();
     let (_, version, _) = run(&mut qrlogin(dir.path(), &["--version"]));
     assert_eq!(version.trim(), format!("qrlogin {}", env!("CARGO_PKG_VERSION")));
@@ -234,7 +234,7 @@ fn it_tells_its_version_and_its_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_serves_takes_its_own_trial_tokens_and_stops_when_asked() {
+async fn serve_accepts_trial_tokens_and_stops_on_sigterm() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "info");
     let (status, token, _) = run(&mut qrlogin(dir.path(), &["gen-token", "--user", "ann", "--name", "Ann"]));
@@ -258,7 +258,7 @@ async fn it_serves_takes_its_own_trial_tokens_and_stops_when_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn why_an_app_token_is_refused_is_logged_at_debug_and_never_the_token() {
+async fn reason_for_a_refused_app_token_is_logged_at_debug_without_the_token() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "debug");
     let session = program.generate().await;
@@ -318,7 +318,7 @@ async fn the_demo_answers_under_its_own_names_only() {
 }
 
 #[test]
-fn the_demo_leaves_nothing_behind() {
+fn demo_removes_its_files_when_interrupted() {
     let (dir, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let arguments = ["demo", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
     let mut child = qrlogin(dir.path(), &arguments)

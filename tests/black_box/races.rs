@@ -1,4 +1,4 @@
-//! What happens at once. Each race is run many times, on all cores, against real sockets.
+//! Concurrent events. Each race runs many times, on all cores and over real sockets.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::harness::{Browser, Seen, Server, Session, token_in, verified};
 
 const ROUNDS: usize = 100;
 
-/// The one token of a session, over everything that any of its browsers saw.
+/// Returns the only token that the browsers of a session received. Panics unless there is exactly one.
 fn the_one_token(all_seen: &[Vec<Seen>]) -> String {
     let tokens: HashSet<_> = all_seen.iter().filter_map(|seen| token_in(seen)).collect();
     assert_eq!(tokens.len(), 1, "{all_seen:?}");
@@ -17,7 +17,7 @@ fn the_one_token(all_seen: &[Vec<Seen>]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_confirmation_before_during_or_after_the_connecting_always_arrives() {
+async fn confirmation_before_during_or_after_the_handshake_is_delivered() {
     let server = Server::start().await;
     let ann = server.phone("ann");
     for round in 0..ROUNDS {
@@ -46,7 +46,7 @@ async fn a_confirmation_before_during_or_after_the_connecting_always_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_tabs_the_newer_gets_the_token_whatever_becomes_of_the_older() {
+async fn newer_tab_receives_the_token_however_the_older_one_ends() {
     let server = Server::start().await;
     let ann = server.phone("ann");
     for round in 0..ROUNDS {
@@ -91,7 +91,7 @@ async fn of_two_users_who_scan_and_confirm_at_once_one_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_confirmation_and_a_rejection_do_not_both_win() {
+async fn confirmation_and_rejection_exclude_each_other() {
     let server = Server::start().await;
     let ann = server.phone("ann");
     for _ in 0..ROUNDS {
@@ -109,7 +109,7 @@ async fn a_confirmation_and_a_rejection_do_not_both_win() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_confirmation_and_a_cancellation_do_not_both_win() {
+async fn confirmation_and_cancellation_exclude_each_other() {
     let server = Server::start().await;
     let ann = server.phone("ann");
     for _ in 0..ROUNDS {
@@ -127,7 +127,7 @@ async fn a_confirmation_and_a_cancellation_do_not_both_win() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_confirmation_and_the_expiry_do_not_both_win() {
+async fn confirmation_and_expiry_exclude_each_other() {
     let server = Server::start().await;
     for round in 0..ROUNDS {
         let session = server.generate().await;
@@ -160,7 +160,7 @@ async fn a_confirmation_and_the_expiry_do_not_both_win() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn browsers_that_come_and_go_leave_the_count_true() {
+async fn connection_count_is_exact_after_concurrent_connects_and_ends() {
     let server = Server::start().await;
     let session = server.generate().await;
     let coming_and_going = (0..60).map(|index| {
@@ -176,7 +176,7 @@ async fn browsers_that_come_and_go_leave_the_count_true() {
     });
     let everyone = join_all(coming_and_going);
     let deciding = async {
-        // The last of them waits on until the session is decided.
+        // The newest connection waits until the session is decided.
         server.phone("ann").confirm(&session).await
     };
     let (_, confirm) = join(everyone, deciding).await;
@@ -186,13 +186,13 @@ async fn browsers_that_come_and_go_leave_the_count_true() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_that_hangs_up_while_it_confirms_takes_nothing_back() {
+async fn phone_that_hangs_up_while_confirming_undoes_nothing() {
     let server = Server::start().await;
     for round in 0..ROUNDS {
         let session = server.generate().await;
         let browser = server.browser(&session).await;
         hang_up_while_confirming(&server, &session, round).await;
-        // Whether or not that went through, this does, or did.
+        // This confirmation succeeds whether or not the first one did.
         let confirm = server.phone("ann").confirm(&session).await;
         assert_eq!(confirm.status, 200);
         the_one_token(&[browser.rest().await]);

@@ -1,4 +1,4 @@
-//! A login is delivered when its receipt is in; until then it is delivered again, and it is always the same.
+//! Acknowledgements. A login is delivered again, always with the same token, until the token is acknowledged.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::harness::{Browser, Seen, Server, Session, app_token, token_in};
 use crate::program::{Program, signal};
 use crate::real_time::sleep_millis;
 
-/// A confirmed session, and the token that status shows for it.
+/// Returns a confirmed session, and the token that `status` returns for it.
 async fn confirmed(server: &Server) -> (Session, String) {
     let session = server.generate().await;
     server.phone("ann").confirm(&session).await;
@@ -27,7 +27,7 @@ async fn delivered(server: &Server, session: &Session) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_browsers_close_1000_after_ours_is_the_receipt() {
+async fn close_1000_after_the_token_is_an_acknowledgement() {
     let server = Server::start().await;
     let (session, token) = confirmed(&server).await;
     assert_eq!(delivered(&server, &session).await, Some(token));
@@ -44,14 +44,14 @@ async fn without_a_receipt_the_same_token_comes_again() {
     let server = Server::start().await;
     let (session, token) = confirmed(&server).await;
 
-    // Cut in the instant of the push.
+    // A connection that is reset at the moment of the delivery.
     server.browser(&session).await.reset();
-    // A page that is leaving says 1001, and what it was sent may never have been looked at.
+    // A page that is leaving closes with 1001, and may not have read what was sent to it.
     let mut leaving = server.browser(&session).await.raw().await;
     let close = CloseFrame { code: CloseCode::Away, reason: "".into() };
     leaving.send(Message::Close(Some(close))).await.unwrap();
     while let Some(Ok(_)) = leaving.next().await {}
-    // Gone without a Close of its own.
+    // A connection that ends without a Close from the browser.
     drop(server.browser(&session).await.into_tcp());
     server.until_active(0).await;
 
@@ -62,13 +62,13 @@ async fn without_a_receipt_the_same_token_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_sends_its_receipt_and_comes_back_at_once_does_not_overtake_itself() {
+async fn acknowledgement_takes_effect_before_an_immediate_reconnect() {
     let server = Server::start().await;
     for _ in 0..50 {
         let (session, _) = confirmed(&server).await;
         let mut browser = server.browser(&session).await;
         browser.frame("confirmed").await;
-        // The Close is answered, and nobody waits to see what the server makes of it.
+        // The browser answers the Close, and reconnects without waiting for the server to read that.
         assert!(matches!(browser.socket.next().await, Some(Ok(Message::Close(_)))));
         browser.socket.flush().await.unwrap();
         assert_eq!(delivered(&server, &session).await, None);
@@ -77,13 +77,13 @@ async fn a_browser_that_sends_its_receipt_and_comes_back_at_once_does_not_overta
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_of_the_ack_subprotocol_says_itself_when_it_has_the_token() {
+async fn ack_subprotocol_acknowledges_by_a_message() {
     let server = Server::start().await;
     let (session, _) = confirmed(&server).await;
     let mut browser = server.acknowledging_browser(&session).await;
     assert_eq!(browser.subprotocol.as_deref(), Some("qrlogin.ack"));
     browser.frame("confirmed").await;
-    assert!(!is_claimed(&server, &session).await, "the server waits for the word");
+    assert!(!is_claimed(&server, &session).await, "the server waits for the message");
     browser.socket.send(Message::text("ack")).await.unwrap();
     browser.closed(1000).await;
     assert!(is_claimed(&server, &session).await);
@@ -91,13 +91,13 @@ async fn a_browser_of_the_ack_subprotocol_says_itself_when_it_has_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_word_there_is_no_receipt_even_if_the_browser_agrees_to_the_close() {
+async fn ack_subprotocol_without_the_message_acknowledges_nothing() {
     let server = Server::start().await;
     let (session, token) = confirmed(&server).await;
     let mut browser = server.acknowledging_browser(&session).await;
     browser.frame("confirmed").await;
     browser.socket.send(Message::text("something else")).await.unwrap();
-    // The status call is answered after the frame has been sent, and so the wait has begun.
+    // The answer of `status` follows the frame, so the wait for the acknowledgement has begun.
     assert!(!is_claimed(&server, &session).await);
     assert_eq!(server.let_time_pass_until_seen(&mut browser).await, Seen::Close(1000, String::new()));
     server.until_active(0).await;
@@ -107,7 +107,7 @@ async fn without_the_word_there_is_no_receipt_even_if_the_browser_agrees_to_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_without_a_websocket_acknowledges_by_a_call() {
+async fn ack_call_acknowledges_a_token() {
     let server = Server::start().await;
     let session = server.generate().await;
     assert_eq!(server.ack(&session).await.refusal(), "409 not_decided");
@@ -120,7 +120,7 @@ async fn a_browser_without_a_websocket_acknowledges_by_a_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unclaimed_login_can_be_claimed_past_the_sessions_end_but_not_past_its_own() {
+async fn unclaimed_login_can_be_claimed_past_the_session_deadline_and_until_its_own() {
     let server = Server::start().await;
     let session = server.generate().await;
     server.hands.advance_millis(299_999);
@@ -143,7 +143,7 @@ async fn an_unclaimed_login_can_be_claimed_past_the_sessions_end_but_not_past_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receipt_that_comes_while_the_server_stops_is_stored() {
+async fn acknowledgement_while_the_server_drains_is_stored() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "info");
     let session = program.generate().await;
@@ -155,7 +155,7 @@ async fn a_receipt_that_comes_while_the_server_stops_is_stored() {
     signal(program.id(), "TERM");
     program.until_logged("\"stopping\"").await;
     sleep_millis(300).await;
-    // It answers the Close that came behind its token.
+    // The browser answers the Close that follows its token.
     while let Some(Ok(_)) = browser.next().await {}
     let (status, _) = program.ended();
     assert_eq!(status.code(), Some(0));

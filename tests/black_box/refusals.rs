@@ -1,4 +1,4 @@
-//! Every refusal, by its status and stable code; and nothing has changed afterwards.
+//! Every refusal, by its status and problem code. A refused call changes nothing.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,7 +17,7 @@ async fn is_untouched(server: &Server, session: &Session) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_are_not_what_the_call_takes() {
+async fn invalid_bodies_and_media_types_are_refused() {
     let server = Server::start().await;
     let session = server.generate().await;
     let token = server.phone("ann").token;
@@ -72,7 +72,7 @@ async fn bodies_that_are_not_what_the_call_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_problem_has_the_form_of_rfc_9457() {
+async fn problems_have_the_form_of_rfc_9457() {
     let server = Server::start().await;
     let answer = server.post("/v1/qr-login/cancel", json!({ "session_id": NEVER_WAS })).await;
     assert_eq!(answer.header("content-type"), "application/problem+json");
@@ -102,7 +102,7 @@ async fn a_body_that_is_too_long_is_read_to_its_end_so_that_the_answer_is_read_t
             Answer::of(request.header("content-type", "application/json").body(long.clone()).send().await.unwrap());
         assert_eq!(answer.await.refusal(), "413 payload_too_large", "{path}");
     }
-    // A client that sends it all before it reads anything.
+    // A client that sends the whole body before it reads.
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let head = format!(
         "POST /v1/qr-login/confirm HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
@@ -113,7 +113,7 @@ async fn a_body_that_is_too_long_is_read_to_its_end_so_that_the_answer_is_read_t
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    // One that asks first is told at once.
+    // A client that sends `Expect: 100-continue` is refused before it sends the body.
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(head.replace("host", "expect: 100-continue\r\nhost").as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -198,7 +198,7 @@ async fn a_web_token_is_no_app_token_even_where_our_own_key_is_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys");
     let public = dir.path().join("public.pem");
-    // The worst configuration there is: app tokens are verified with the key that signs ours.
+    // The worst possible configuration: app tokens are verified with the key that signs the web tokens.
     let ring = qrlogin::token::KeyRing::open(&keys, qrlogin::clock::Clock::system()).unwrap();
     let x = URL_SAFE_NO_PAD.decode(ring.jwks()["keys"][0]["x"].as_str().unwrap()).unwrap();
     let spki = [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], &x[..]].concat();
@@ -224,7 +224,7 @@ async fn a_web_token_is_no_app_token_even_where_our_own_key_is_trusted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_and_codes_that_never_were() {
+async fn unknown_session_ids_and_codes_are_not_found() {
     let server = Server::start().await;
     let session = server.generate().await;
     let ann = server.phone("ann");
@@ -293,7 +293,7 @@ async fn what_the_state_does_not_permit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_that_is_not_asked_for_as_one() {
+async fn request_that_is_no_valid_upgrade_is_refused() {
     let server = Server::start().await;
     let session = server.generate().await;
     let plain = server.get(&session.ws_path).await;
@@ -314,7 +314,7 @@ async fn a_websocket_that_is_not_asked_for_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_of_each_kind_takes_its_own_algorithm_and_no_other() {
+async fn each_key_type_accepts_only_its_own_algorithm() {
     use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
     let dir = tempfile::tempdir().unwrap();
     let openssl = |arguments: &[&str]| {
@@ -348,7 +348,7 @@ async fn a_key_of_each_kind_takes_its_own_algorithm_and_no_other() {
             let token = encode(&Header::new(*other), &claims, other_key).unwrap();
             assert_eq!(scan(token).await, "401 invalid_token", "{other:?} for {algorithm:?}");
         }
-        // The oldest trick: the public key, known to all, as an HMAC secret.
+        // Key confusion: the public key, which anyone can fetch, is used as an HMAC secret.
         let confused =
             encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&read(&public))).unwrap();
         assert_eq!(scan(confused).await, "401 invalid_token");

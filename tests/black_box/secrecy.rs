@@ -1,4 +1,4 @@
-//! Nothing secret in what is logged, counted, stored or refused.
+//! Secrets appear neither in the log and the metrics nor in the database and refusals.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ async fn no_secret_of_a_run_is_found_in_what_it_leaves_behind() {
             verb => {
                 program.post("/v1/qr-login/scan", Some(&app_token), body.clone()).await.unwrap();
                 program.post(&format!("/v1/qr-login/{verb}"), Some(&app_token), body.clone()).await.unwrap();
-                // What a client gets wrong is where secrets slip into errors.
+                // Malformed requests are where secrets most easily get into error texts.
                 let wrong = json!({ "session_id": [id], "code": [session["code"]] });
                 refusals.push(program.post("/v1/qr-login/ack", None, wrong.clone()).await.unwrap());
                 refusals.push(program.post("/v1/qr-login/scan", Some(&format!("{app_token}x")), body).await.unwrap());
@@ -53,7 +53,7 @@ async fn no_secret_of_a_run_is_found_in_what_it_leaves_behind() {
         }
     }
     let metrics = program.http.get(format!("{}/metrics", program.ops)).send().await.unwrap().text().await.unwrap();
-    // With its write-ahead log, as somebody who steals a running server's disk finds it.
+    // The write-ahead log is included, as on a stolen disk of a running server.
     let mut stored = Vec::new();
     for file in ["qrlogin.db", "qrlogin.db-wal"] {
         stored.extend(std::fs::read(dir.path().join(file)).unwrap());
@@ -73,7 +73,7 @@ async fn no_secret_of_a_run_is_found_in_what_it_leaves_behind() {
             assert!(!text.contains(secret.as_str()), "{place} holds {secret}");
         }
     }
-    assert!(log.contains("TRACE") || log.contains("DEBUG"), "everything was logged");
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log has its most detailed level");
     for story in stories {
         let events: Vec<_> = log.lines().filter(|line| line.contains(&story)).collect();
         for event in ["generated", "connected", "status pushed", "disconnected"] {

@@ -1,4 +1,4 @@
-//! A Postgres and a Redis of the tests' own, from Debian's packages, which the tests may stop, kill and freeze.
+//! Postgres and Redis servers of the tests' own, from Debian's packages. Tests may stop, kill and freeze them.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -15,8 +15,8 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::real_time::{sleep_millis, until};
 
-/// Runs a command in the shell, and ends it, by the signal named first, when the shell's input ends: when the test does,
-/// however it does.
+/// Shell script that runs a command and ends it with a signal, its first argument, when the script's input ends. The
+/// input also ends when the test process dies.
 const KEEPER: &str = r#"
     signal=$1; shift
     "$@" >&2 & child=$!
@@ -27,7 +27,7 @@ const KEEPER: &str = r#"
     wait $child
 "#;
 
-/// A program that goes when this does.
+/// A process that ends when this value is dropped or the test process ends.
 struct Kept {
     keeper: Child,
     pid: u32,
@@ -59,16 +59,16 @@ impl Drop for Kept {
 /// Sends a signal to each of these processes.
 pub fn signal(name: &str, pids: &[u32]) {
     let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
-    // One of them may have ended meanwhile.
+    // A process may have ended meanwhile; ignore the error.
     Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status().unwrap();
 }
 
-/// A port that nobody listens on.
+/// Returns a port that was free a moment ago.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A Postgres server.
+/// A Postgres server with a data directory of its own.
 pub struct Postgres {
     running: Mutex<Option<Kept>>,
     pub port: u16,
@@ -77,7 +77,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// One of this test's own, to be stopped, killed and frozen.
+    /// Starts a server that one test may stop, kill and freeze.
     pub async fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("qrlogin-postgres-").tempdir().unwrap();
         let user = postgres_user();
@@ -109,7 +109,7 @@ impl Postgres {
         postgres
     }
 
-    /// One that tests share, each with a database of its own.
+    /// Returns the server that tests share. Each test creates a database of its own.
     pub async fn shared() -> Arc<Self> {
         static SHARED: OnceLock<tokio::sync::Mutex<Weak<Postgres>>> = OnceLock::new();
         let mut shared = SHARED.get_or_init(tokio::sync::Mutex::default).lock().await;
@@ -144,7 +144,7 @@ impl Postgres {
         panic!("Postgres does not answer: {}", fs::read_to_string(self.dir.path().join("log")).unwrap());
     }
 
-    /// Stops it as an operator does, and starts it again.
+    /// Stops the server by SIGQUIT, Postgres's immediate shutdown, and starts it again.
     pub async fn restart(&self) {
         drop(self.running.lock().unwrap().take());
         self.run();
@@ -157,12 +157,12 @@ impl Postgres {
         std::iter::once(pid).chain(children.split_whitespace().map(|child| child.parse().unwrap())).collect()
     }
 
-    /// Lets all of its processes stand still.
+    /// Freezes all processes of the server (SIGSTOP).
     pub fn freeze(&self) {
         signal("STOP", &self.processes());
     }
 
-    /// Lets them go on.
+    /// Resumes all processes of the server (SIGCONT).
     pub fn thaw(&self) {
         signal("CONT", &self.processes());
     }
@@ -171,17 +171,17 @@ impl Postgres {
         format!("postgres://qrlogin@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Where the nodes that use it keep their keys.
+    /// Returns the directory in which the nodes on this server keep their keys.
     pub fn keys(&self) -> PathBuf {
         self.dir.path().join("keys")
     }
 
-    /// The URL of a new, empty database.
+    /// Creates an empty database and returns its URL.
     pub async fn database(&self) -> String {
         self.database_with("").await
     }
 
-    /// As the last, made with these options of `CREATE DATABASE`.
+    /// Like [`Self::database`], with these options of `CREATE DATABASE`.
     pub async fn database_with(&self, options: &str) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let client = connect(&self.url_of("postgres")).await.unwrap();
@@ -190,14 +190,15 @@ impl Postgres {
     }
 }
 
-/// A connection for the test's own questions.
+/// Opens a connection for the test's own queries.
 pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(async move { drop(connection.await) });
     Ok(client)
 }
 
-/// Postgres refuses to run as root: then it runs as the user of Debian's package.
+/// Returns the user and the group to run Postgres as, if they are not the test's own. Postgres refuses to run as root,
+/// so tests that run as root use the user of Debian's package.
 fn postgres_user() -> Option<(u32, u32)> {
     let id = |flag: &str, user: &[&str]| {
         let output = Command::new("id").arg(flag).args(user).output().unwrap();
@@ -210,7 +211,7 @@ fn postgres_user() -> Option<(u32, u32)> {
     Some((of("-u"), of("-g")))
 }
 
-/// A program of Debian's package, which keeps those of several versions side by side.
+/// Returns the path of a Postgres program. Debian installs several versions side by side; the last by name is used.
 fn program(name: &str) -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut programs: Vec<_> = versions.map(|version| version.path().join("bin").join(name)).collect();
@@ -219,7 +220,7 @@ fn program(name: &str) -> PathBuf {
     programs.pop().unwrap_or_else(|| name.into())
 }
 
-/// A Redis server.
+/// A Redis server with a directory of its own.
 pub struct Redis {
     running: Mutex<Option<Kept>>,
     port: u16,
@@ -241,7 +242,7 @@ impl Redis {
         *self.running.lock().unwrap() = Some(kept);
     }
 
-    /// Ends it without a warning.
+    /// Kills the server (SIGKILL).
     pub fn kill(&self) {
         let kept = self.running.lock().unwrap().take().unwrap();
         signal("KILL", &[kept.pid]);
@@ -251,7 +252,8 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Gives a user, whose password is `swordfish`, these permissions (`ACL SETUSER`). Returns the URL for that user.
+    /// Creates or changes a user with the password `swordfish` and these permissions (`ACL SETUSER`). Returns the URL
+    /// for that user.
     pub async fn permit(&self, user: &str, rules: &[&str]) -> String {
         let client = redis::Client::open(self.url()).unwrap();
         until("Redis answers", async || client.get_multiplexed_async_connection().await.is_ok()).await;

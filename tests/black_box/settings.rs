@@ -1,4 +1,4 @@
-//! Every setting of `docs/SETTINGS.md`, with values that it should not have, by variable, flag and file.
+//! Every setting of `docs/SETTINGS.md` with values that it should not have, by variable, flag and file.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -15,13 +15,13 @@ use toml::{Table, Value};
 use crate::harness::SECRET;
 use crate::program::{Program, SERVE, qrlogin, run, signal};
 
-/// Stands for a secret. Long enough for `app_auth.hmac_secret`.
+/// Placeholder for a secret, long enough for `app_auth.hmac_secret`.
 const MARK: &str = "Sw0rdf1sh.Sw0rdf1sh.Sw0rdf1sh.Sw0rdf1sh";
-/// Found in each part of the mark, also of one that was cut or written in lower case.
+/// Part of each word of [`MARK`], which is also found in a mark that was cut or written in lower case.
 const PART: &str = "w0rdf1sh";
 
-/// Forms in which a secret gets into a setting: its own, with characters that should be encoded, into another setting
-/// than the one it is for, and cut short by a wrong quote.
+/// Forms in which a secret gets into a setting: as it is, with characters that should be encoded, in the wrong setting,
+/// and cut short by a wrong quote.
 const SHAPES: [&str; 26] = [
     "MARK",
     "MARK\n",
@@ -50,7 +50,7 @@ const SHAPES: [&str; 26] = [
     "//u:MARK@h",
     "-----BEGIN PRIVATE KEY-----MARK-----END PRIVATE KEY-----",
 ];
-/// Settings whose value is shown where it is used, being the name of a file.
+/// Settings whose value is printed where it is used, because it names a file.
 const PATHS: [&str; 4] = ["app_auth.public_key_file", "token.key_dir", "geoip.city_file", "geoip.asn_file"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,13 +58,13 @@ enum Way {
     Variable,
     Flag,
     File,
-    /// A file in which the value stands as it is, as in a file that was written by a template.
+    /// A file with the value unquoted, as a template may write it.
     Unquoted,
 }
 
 const WAYS: [Way; 4] = [Way::Variable, Way::Flag, Way::File, Way::Unquoted];
 
-/// The keys that the document names.
+/// Returns the keys that the document names.
 fn documented() -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/SETTINGS.md");
     let text = std::fs::read_to_string(path).unwrap();
@@ -72,7 +72,7 @@ fn documented() -> BTreeSet<String> {
     keys.collect()
 }
 
-/// The default of each setting, by its key.
+/// Returns the default of each setting, with its key.
 fn defaults() -> Vec<(String, Value)> {
     let mut defaults = Vec::new();
     for (name, value) in Table::try_from(Settings::default()).unwrap() {
@@ -86,7 +86,7 @@ fn defaults() -> Vec<(String, Value)> {
     defaults
 }
 
-/// A value that the setting takes, as text.
+/// Returns a valid value of the setting, as text.
 fn good(key: &str, default: &Value) -> String {
     match (key, default) {
         ("bus_url", _) => "redis://cache.example".to_owned(),
@@ -100,13 +100,13 @@ fn good(key: &str, default: &Value) -> String {
         (_, Value::String(text)) => text.clone(),
         (_, Value::Boolean(value)) => (!value).to_string(),
         ("limits.body_bytes", _) => "600".to_owned(),
-        // In the range of all others.
+        // This is in the range of all other integer settings.
         (_, Value::Integer(_)) => "300".to_owned(),
         (key, default) => panic!("{key}: {default}"),
     }
 }
 
-/// Values of another kind than the setting's.
+/// Returns values of another type than the setting's.
 fn of_wrong_kind(key: &str, default: &Value) -> Vec<&'static str> {
     match (key, default) {
         ("log.format" | "risk.policy" | "proxy_header" | "risk.signals", _) => vec!["many", "7", "true"],
@@ -123,7 +123,7 @@ fn of_wrong_kind(key: &str, default: &Value) -> Vec<&'static str> {
     }
 }
 
-/// A line of a file that sets this, in its section.
+/// Returns a file that sets this value, in its section.
 fn file_of(key: &str, value: &str) -> String {
     match key.split_once('.') {
         Some((section, name)) => format!("[{section}]\n{name} = {value}\n"),
@@ -131,7 +131,7 @@ fn file_of(key: &str, value: &str) -> String {
     }
 }
 
-/// The value as the file has it: of the setting's kind if it is of that.
+/// Returns the value as TOML: of the setting's type if it parses as that, else as text.
 fn literal(value: &str, default: &Value) -> String {
     let text = |text: &str| Value::from(text).to_string();
     match default {
@@ -142,7 +142,8 @@ fn literal(value: &str, default: &Value) -> String {
     }
 }
 
-/// What the setting is laid over: settings that can be used without it, unless it is itself what makes them so.
+/// Returns the settings that the tested one is laid over. They are valid, unless the tested setting is the one that app
+/// tokens are verified with.
 fn base(key: &str) -> Settings {
     let mut base = Settings::default();
     let sources =
@@ -160,9 +161,9 @@ struct Bench {
 
 struct Outcome {
     settings: Result<Settings, ConfigError>,
-    /// Everything that the program would print of it.
+    /// Everything that the program would print about these settings.
     printed: String,
-    /// The error, if it is refused.
+    /// The error, if the settings are refused.
     refusal: Option<String>,
 }
 
@@ -199,7 +200,7 @@ impl Bench {
             if let Ok(postgres) = Postgres::parse(settings.database_url.expose()) {
                 writeln!(printed, "{postgres}").unwrap();
             }
-            // The other settings are shown as they are.
+            // Settings that hold no secret are printed as they are.
             if settings.secrets().iter().any(|(secret, _)| *secret == key) {
                 writeln!(printed, "{settings:?}\n{}", settings.to_toml().unwrap()).unwrap();
             }
@@ -209,19 +210,19 @@ impl Bench {
 }
 
 #[test]
-fn the_document_names_every_setting() {
+fn document_names_every_setting() {
     let known: BTreeSet<_> = defaults().into_iter().map(|(key, _)| key).collect();
     assert_eq!(documented(), known);
 }
 
 #[test]
-fn each_setting_takes_padded_values_and_names_itself_in_a_refusal() {
+fn padded_values_are_accepted_and_refusals_name_the_setting() {
     let mut bench = Bench::new();
     for (key, default) in defaults() {
         let good = good(&key, &default);
         for way in [Way::Variable, Way::Flag, Way::File] {
             let taken = bench.give(&key, &default, &good, way).settings;
-            // One key alone may need another.
+            // This setting is invalid without the other one of its pair.
             if key.starts_with("app_auth.introspection_client_") {
                 assert!(taken.unwrap_err().to_string().contains("app_auth.introspection_client_id"));
                 continue;
@@ -262,7 +263,7 @@ fn each_setting_takes_padded_values_and_names_itself_in_a_refusal() {
                 assert!(refusal.len() < 1000, "{key} {way:?} {shown:?}: {refusal}");
             }
         }
-        // A file has kinds.
+        // In a file, values have types.
         for value in ["7", "7.5", "true", "'text'", "['text']", "[7]", "{ a = 1 }", "2026-01-01", "[['text']]", ""] {
             let given = bench.give(&key, &default, value, Way::Unquoted);
             if let Some(refusal) = given.refusal {
@@ -286,7 +287,7 @@ fn no_setting_shows_a_secret_that_was_put_into_it() {
                     refusal.as_ref().is_none_or(|refusal| refusal.contains(&key)),
                     "{key} {way:?} {value:?}: not named: {printed}"
                 );
-                // A path that leads nowhere is named.
+                // An error about a missing file quotes its path.
                 if !PATHS.contains(&key.as_str()) || shape.contains("://") || shape.contains("BEGIN") {
                     assert!(!printed.contains(PART), "{key} {way:?} {value:?}: {printed}");
                 }
@@ -298,7 +299,7 @@ fn no_setting_shows_a_secret_that_was_put_into_it() {
 }
 
 #[test]
-fn the_program_shows_no_secret_of_its_settings() {
+fn program_prints_no_secret_of_its_settings() {
     let dir = tempfile::tempdir().unwrap();
     let mut runs = 0;
     for (index, (key, default)) in defaults().into_iter().enumerate() {
@@ -336,7 +337,7 @@ fn the_program_shows_no_secret_of_its_settings() {
                         is_own_path || !printed.contains(PART),
                         "{name_of_command} {key} {way:?} {value:?}: {printed}"
                     );
-                    // Without a way to verify app tokens, the refusal of a good value names that.
+                    // A valid value of another setting leaves no way to verify app tokens, and the refusal names that.
                     let is_named = printed.contains(&key) || printed.contains("app_auth: nothing is set");
                     assert!(status.success() || is_named, "{key} {way:?} {value:?}: {printed}");
                 }
@@ -348,7 +349,7 @@ fn the_program_shows_no_secret_of_its_settings() {
 }
 
 #[test]
-fn the_command_line_shows_no_value_that_it_cannot_use() {
+fn command_line_errors_do_not_quote_values() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("postgres://u:{MARK}@h/d");
     for arguments in [
@@ -382,7 +383,7 @@ fn the_command_line_shows_no_value_that_it_cannot_use() {
 }
 
 #[test]
-fn check_config_prints_what_serve_warns_of_and_strict_refuses_it() {
+fn check_config_prints_warnings_and_strict_refuses_them() {
     let dir = tempfile::tempdir().unwrap();
     let unclean = |arguments: &[&str]| {
         let mut command = qrlogin(dir.path(), arguments);
@@ -410,7 +411,7 @@ fn check_config_prints_what_serve_warns_of_and_strict_refuses_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serve_warns_of_a_cleaned_value_and_hands_out_the_clean_one() {
+async fn serve_warns_of_a_cleaned_value_and_uses_the_clean_one() {
     let dir = tempfile::tempdir().unwrap();
     let environment = [("QRLOGIN_PUBLIC_URL", " https://login.example.com\r\n"), ("QRLOGIN_TOKEN__KEY_DIR", "")];
     let program = Program::serve_with(&dir, "info", &environment);
@@ -423,7 +424,7 @@ async fn serve_warns_of_a_cleaned_value_and_hands_out_the_clean_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_spoilt_while_the_server_runs_is_not_quoted() {
+async fn invalid_file_at_sighup_is_not_quoted() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("qrlogin.toml");
     std::fs::write(&file, "[log]\nlevel = 'info'\n").unwrap();
@@ -439,7 +440,7 @@ async fn a_file_that_is_spoilt_while_the_server_runs_is_not_quoted() {
 }
 
 #[test]
-fn what_print_config_shows_can_be_read_again_but_not_served() {
+fn print_config_output_can_be_read_again_but_not_served() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("postgres://u:a/{MARK}#c@h/d");
     let (_, shown, _) = run(&mut qrlogin(dir.path(), &["print-config", "--database-url", &url]));

@@ -13,7 +13,8 @@ use crate::harness::{Answer, Seen, Server, Session, token_in, verified};
 use crate::real_time::until;
 use crate::services::Postgres;
 
-/// Adds a signing key to the server's directory, newer than all others there. Returns its file.
+/// Adds a signing key to the server's directory, with a later modification time than all others there. Returns its
+/// file.
 fn add_key(server: &Server, name: &str) -> PathBuf {
     let other = tempfile::tempdir().unwrap();
     drop(KeyRing::open(other.path(), Clock::system()).unwrap());
@@ -27,7 +28,7 @@ fn add_key(server: &Server, name: &str) -> PathBuf {
     file
 }
 
-/// Lets ten seconds pass, and waits until the server publishes this number of keys.
+/// Advances the clock by ten seconds, and waits until the server publishes this number of keys.
 async fn reads_keys(server: &Server, published: usize) {
     server.hands.advance_seconds(10);
     until("the keys are read", async || published_keys(server).await == published).await;
@@ -43,7 +44,7 @@ async fn confirmed(server: &Server) -> Session {
     session
 }
 
-/// The id of the key that signs a login which is confirmed now.
+/// Returns the id of the key that signs a login which is confirmed now.
 async fn signing(server: &Server) -> String {
     let answer = server.status(&confirmed(server).await).await;
     let token = answer.body["web_token"].as_str().unwrap();
@@ -51,7 +52,7 @@ async fn signing(server: &Server) -> String {
     serde_json::from_slice::<Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
 }
 
-/// Adds a key, confirms a login under it, and removes the key. Returns the login, and the key's file and content.
+/// Adds a key, confirms a login under it, and removes the key. Returns the session, and the key's file and content.
 async fn confirmed_under_a_removed_key(server: &Server) -> (Session, PathBuf, Vec<u8>) {
     let first = signing(server).await;
     let file = add_key(server, "removed.pem");
@@ -67,7 +68,7 @@ async fn confirmed_under_a_removed_key(server: &Server) -> (Session, PathBuf, Ve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_for_a_token_whose_key_is_missing_do_not_hasten_an_added_key() {
+async fn requests_for_a_token_whose_key_is_missing_do_not_hasten_the_use_of_an_added_key() {
     let server = Server::start_with(|settings| settings.session.claim_seconds = 600).await;
     let (session, ..) = confirmed_under_a_removed_key(&server).await;
     let first = signing(&server).await;
@@ -79,7 +80,8 @@ async fn requests_for_a_token_whose_key_is_missing_do_not_hasten_an_added_key() 
         assert_eq!(signing(&server).await, first, "after {second} s");
         server.hands.advance_seconds(1);
     }
-    // The periodic reading that follows is less than ten seconds after the first, and the one after it is more.
+    // The next periodic reading is less than ten seconds after the one that found the key, and the one after it is
+    // more.
     reads_keys(&server, 2).await;
     server.hands.advance_seconds(10);
     until("the added key signs", async || signing(&server).await != first).await;
@@ -94,7 +96,7 @@ fn is_internal_error(answer: &Answer) -> bool {
     is_problem && answer.refusal() == "500 internal" && detail.starts_with(FAILED)
 }
 
-/// What an event stream says until its end.
+/// Reads an event stream to its end and returns its text.
 async fn events(server: &Server, session: &Session) -> String {
     let request = server.http.get(format!("{}/v1/sse/qr", server.base)).header("x-qr-session", &session.id);
     request.send().await.unwrap().text().await.unwrap()
@@ -136,7 +138,7 @@ async fn waiting_browser_whose_token_cannot_be_made_gets_an_internal_error_and_l
     let postgres = Postgres::shared().await;
     let (url, keys) = (postgres.database().await, tempfile::tempdir().unwrap());
     let decides = Server::node(&url, None, postgres.keys(), |bus| bus).await;
-    // The same secret of the codes, and another signing key.
+    // The nodes share the secret of the codes, and not the signing key.
     fs::copy(postgres.keys().join("codes.key"), keys.path().join("codes.key")).unwrap();
     let waits = Server::node(&url, None, keys.path().to_owned(), |bus| bus).await;
     let sessions = [waits.generate().await, waits.generate().await, waits.generate().await];

@@ -1,5 +1,5 @@
-//! Faults of what the server depends on: each is a warning at the default log level, with its cause and what it costs, at
-//! the start and while the server runs, and one a minute at most.
+//! Faults of services and files that the server depends on. Each is warned of at the default log level, with its cause
+//! and its consequence, at the start and while the server runs, at most once a minute.
 
 use std::fs;
 
@@ -12,14 +12,14 @@ use crate::program::{Program, SERVE, qrlogin, run, signal};
 use crate::real_time::{sleep_millis, until};
 use crate::services::{Postgres, Redis, connect, free_port};
 
-/// The warnings with this event.
+/// Returns the warnings with this event.
 fn warnings(program: &Program, event: &str) -> Vec<Value> {
     let log = program.log();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines.filter(|line| line["event"] == event && line["level"] == "WARN").collect()
 }
 
-/// Waits for the first warning with this event, and returns its line.
+/// Waits for the first warning with this event and returns its line.
 async fn warned(program: &Program, event: &str) -> String {
     until(event, async || {
         sleep_millis(20).await;
@@ -39,7 +39,7 @@ async fn is_connected(program: &Program) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_that_does_not_carry_messages_is_warned_of_at_the_start() {
+async fn unusable_redis_is_warned_of_at_the_start() {
     let (postgres, redis) = (Postgres::shared().await, Redis::start());
     let all = ["allchannels", "+@all"];
     let mute = redis.permit("mute", &[&all[..], &["-publish"]].concat()).await;
@@ -67,7 +67,7 @@ async fn redis_that_does_not_carry_messages_is_warned_of_at_the_start() {
             assert!(line.contains(word), "{name}: '{word}' is missing in {line}");
         }
         assert!(!is_connected(&program).await, "{name}");
-        // It is tried again, and not warned of again.
+        // The server connects again and again, without another warning.
         sleep_millis(8000).await;
         let log = program.log();
         assert_eq!(warnings(&program, "bus not connected").len(), 1, "{name}: {log}");
@@ -78,7 +78,7 @@ async fn redis_that_does_not_carry_messages_is_warned_of_at_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn permissions_that_redis_takes_and_gives_while_the_server_runs_are_noticed() {
+async fn permissions_that_redis_revokes_and_grants_are_detected_while_the_server_runs() {
     let (postgres, redis) = (Postgres::shared().await, Redis::start());
     let url = redis.permit("node", &["allchannels", "+@all"]).await;
     let dir = tempfile::tempdir().unwrap();
@@ -94,7 +94,7 @@ async fn permissions_that_redis_takes_and_gives_while_the_server_runs_are_notice
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgres_that_does_not_take_the_listener_is_warned_of() {
+async fn postgres_that_refuses_the_listening_connection_is_warned_of() {
     let postgres = Postgres::shared().await;
     let url = postgres.database().await;
     let admin = connect(&url).await.unwrap();
@@ -104,7 +104,7 @@ async fn postgres_that_does_not_take_the_listener_is_warned_of() {
     let environment = [("QRLOGIN_DATABASE_URL", few.as_str()), ("QRLOGIN_DATABASE_CONNECTIONS", "1")];
     let program = Program::serve_with(&dir, "info", &environment);
     until("the bus is connected", async || is_connected(&program).await).await;
-    // Connection limits do not bind superusers.
+    // Connection limits do not apply to superusers.
     let take_listener = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
          WHERE usename = 'few' AND (query LIKE 'NOTIFY%' OR query LIKE 'LISTEN%' OR query = '')";
     admin.batch_execute("ALTER ROLE few NOSUPERUSER CONNECTION LIMIT 0").await.unwrap();
@@ -118,7 +118,7 @@ async fn postgres_that_does_not_take_the_listener_is_warned_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_not_utf8_is_refused_with_that_word() {
+async fn database_that_is_not_utf8_is_refused() {
     let postgres = Postgres::shared().await;
     let dir = tempfile::tempdir().unwrap();
     for encoding in ["SQL_ASCII", "LATIN1", "EUC_JP"] {
@@ -138,7 +138,7 @@ fn verifying(dir: &TempDir, setting: &str, url: &str) -> Program {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_of_app_tokens_that_does_not_answer_is_warned_of_at_the_start_and_once_a_minute() {
+async fn unusable_source_of_app_tokens_is_warned_of_once_a_minute() {
     let refused = format!("http://127.0.0.1:{}/", free_port());
     let (forbidding, address) = Source::start().await;
     forbidding.says(Says::Status(401));
@@ -161,7 +161,7 @@ async fn a_source_of_app_tokens_that_does_not_answer_is_warned_of_at_the_start_a
         for word in words {
             assert!(line.contains(word), "'{word}' is missing in {line}");
         }
-        // Requests and reloads find the same fault.
+        // Requests and reloads meet the same fault.
         for number in 0..5 {
             let session = program.generate().await;
             let token = format!("{}.{number}", "eyJhbGciOiJFZERTQSJ9.e30");
@@ -178,7 +178,7 @@ async fn a_source_of_app_tokens_that_does_not_answer_is_warned_of_at_the_start_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_introspection_endpoint_that_answers_is_not_warned_of_and_one_that_accepts_any_token_is() {
+async fn introspection_endpoint_is_warned_of_if_it_accepts_any_token() {
     let (source, address) = Source::start().await;
     source.says_json(json!({ "active": false }));
     let dir = tempfile::tempdir().unwrap();
@@ -198,7 +198,7 @@ async fn an_introspection_endpoint_that_answers_is_not_warned_of_and_one_that_ac
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn place_files_and_signing_keys_that_break_are_warned_of_once_a_minute() {
+async fn invalid_geoip_files_and_signing_keys_are_warned_of_once_a_minute() {
     let dir = tempfile::tempdir().unwrap();
     crate::places::write_city_file(&dir.path().join("city.mmdb"));
     let program = Program::serve_with(&dir, "info", &[("QRLOGIN_GEOIP__CITY_FILE", "city.mmdb")]);

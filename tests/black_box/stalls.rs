@@ -1,4 +1,5 @@
-//! A store that stalls: what is asked of it meanwhile is done once or not at all, and nobody waits for it who need not.
+//! A store that stalls. A change that is requested meanwhile happens once or not at all, and requests that do not need
+//! the store are not delayed.
 
 use std::sync::atomic::Ordering;
 
@@ -11,7 +12,7 @@ use crate::harness::{Browser, Seen, Server};
 use crate::real_time::until;
 use crate::services::Postgres;
 
-/// Another process's connection to the server's database.
+/// Opens a second connection to the server's database, as another process does.
 fn foreign(server: &Server) -> Connection {
     Connection::open(server.dir().join("test.db")).unwrap()
 }
@@ -21,14 +22,14 @@ fn state(connection: &Connection) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_decision_that_was_given_up_while_the_database_was_locked_is_not_made_and_the_next_is_delivered() {
+async fn decision_abandoned_during_a_lock_is_not_made_and_the_next_one_is_delivered() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
     let other = foreign(&server);
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let ann = server.phone("ann");
     let passing = async {
-        // What only reads is answered.
+        // Reads are answered.
         assert_eq!(server.status(&session).await.body["status"], "pending");
         assert_eq!(server.get("/.well-known/jwks.json").await.status, 200);
         for _ in 0..6 {
@@ -39,7 +40,7 @@ async fn a_decision_that_was_given_up_while_the_database_was_locked_is_not_made_
     let (confirmed, ()) = tokio::join!(ann.confirm(&session), passing);
     assert_eq!(confirmed.refusal(), "503 unavailable");
     other.execute_batch("COMMIT").unwrap();
-    // A later write is done, and so would be the one that was given up.
+    // A later write has been done, so the abandoned one would have been done before it.
     server.generate().await;
     assert_eq!(server.status(&session).await.body["status"], "pending");
     assert_eq!(ann.confirm(&session).await.status, 200);
@@ -49,7 +50,7 @@ async fn a_decision_that_was_given_up_while_the_database_was_locked_is_not_made_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn decisions_wait_for_a_lock_of_another_process_and_are_delivered_when_it_is_released() {
+async fn decisions_wait_for_the_lock_of_another_process_and_are_then_delivered() {
     let server = Server::start().await;
     let mut waiting = Vec::new();
     for _ in 0..20 {
@@ -75,7 +76,7 @@ async fn decisions_wait_for_a_lock_of_another_process_and_are_delivered_when_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_another_process_writes_is_delivered_within_two_seconds() {
+async fn change_written_by_another_process_is_delivered_within_two_seconds() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_, mut browser) = server.waiting().await;
     let other = foreign(&server);
@@ -101,7 +102,7 @@ async fn a_change_that_another_process_writes_is_delivered_within_two_seconds() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handshakes_that_wait_for_the_store_hold_up_no_other_request() {
+async fn handshakes_that_wait_for_the_store_delay_no_other_request() {
     let server = Server::start().await;
     let held = server.store.arriving.write().await;
     let paths: Vec<_> =
@@ -110,7 +111,7 @@ async fn handshakes_that_wait_for_the_store_hold_up_no_other_request() {
     let others = async {
         until("handshakes wait", async || server.store.arrivals.load(Ordering::SeqCst) >= 8).await;
         for _ in 0..20 {
-            // On a connection of its own, too.
+            // Each request uses a new connection, which the acceptor has to accept.
             let fresh = reqwest::Client::builder().no_proxy().build().unwrap();
             let jwks = fresh.get(format!("{}/.well-known/jwks.json", server.base)).send().await.unwrap();
             assert_eq!(jwks.status(), 200);
@@ -123,7 +124,7 @@ async fn handshakes_that_wait_for_the_store_hold_up_no_other_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_cannot_be_read_fails_its_own_browser_only() {
+async fn unreadable_row_fails_only_its_own_connection() {
     let server = Server::start().await;
     let broken = server.generate().await;
     let other = foreign(&server);
@@ -132,7 +133,7 @@ async fn a_row_that_cannot_be_read_fails_its_own_browser_only() {
     assert_eq!(other.execute(set, []).unwrap(), 1);
     let sessions = join_all((0..30).map(|_| server.generate())).await;
     let (first, last) = sessions.split_at(8);
-    // As many queries at a time as there may be. All browsers that come meanwhile are read in the next one.
+    // Occupy the eight queries that may run at a time. The browsers that connect meanwhile are read in one query.
     let held = server.store.turnstile.write().await;
     let mut asking = Vec::new();
     for (asked, session) in first.iter().enumerate() {
@@ -158,7 +159,7 @@ async fn a_row_that_cannot_be_read_fails_its_own_browser_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_does_not_wait_takes_the_session_from_no_connection_at_another_node() {
+async fn request_that_does_not_wait_supersedes_no_connection_at_another_node() {
     let postgres = Postgres::shared().await;
     let url = postgres.database().await;
     let nodes = [
@@ -167,7 +168,7 @@ async fn a_request_that_does_not_wait_takes_the_session_from_no_connection_at_an
     ];
     let [here, there] = &nodes;
     let (session, mut browser) = here.waiting().await;
-    // A poll whose version has changed is answered at once, and so is a stream that has only its head asked for.
+    // A poll with an outdated version is answered at once, and so is a HEAD request for a stream.
     let poll = there.get(&format!("/v1/qr-login/status/{}?wait=20&version=0", session.id)).await;
     assert_eq!((poll.status.as_u16(), &poll.body["status"]), (200, &"pending".into()));
     let head = there.http.head(format!("{}/v1/sse/qr/{}", there.base, session.id)).send().await.unwrap();

@@ -1,4 +1,4 @@
-//! A server that stops answers the requests that it is handling, and waits for nothing else of its clients.
+//! A server that stops answers the requests that it is handling, and waits for nothing else from its clients.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::harness::Server;
 use crate::real_time::{now, sleep_millis, until};
 
-/// Well below the eight seconds after which a stopping server leaves behind what has not ended.
+/// Time within which the server must stop, well below the eight seconds after which it abandons what has not ended.
 const PROMPT: Duration = Duration::from_secs(4);
 const HALF_A_BODY: &str = "POST /v1/qr-login/generate HTTP/1.1\r\nHost: localhost\r\n\
                            Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{";
@@ -19,18 +19,18 @@ async fn connect(address: &str, bytes: &str) -> TcpStream {
     stream
 }
 
-/// What the server still sends, within ten seconds.
+/// Returns what the server sends within ten seconds, in lower case.
 async fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     tokio::select! {
-        // A connection that is reset has no rest either.
+        // A connection that is reset has no more bytes either.
         _ = stream.read_to_end(&mut bytes) => {}
         () = sleep_millis(10_000) => {}
     }
     String::from_utf8(bytes).unwrap().to_lowercase()
 }
 
-/// Asks the server to stop, and waits until it has. Returns the time that it took.
+/// Stops the server and returns the time that this took.
 async fn stop(server: Server) -> Duration {
     let asked = now();
     server.stop().await;
@@ -38,11 +38,11 @@ async fn stop(server: Server) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_has_not_arrived_is_refused_and_delays_the_stop_by_a_second() {
+async fn incomplete_body_is_refused_and_delays_the_stop_by_a_second() {
     let server = Server::start().await;
     let address = server.address.to_string();
     let half = connect(&address, HALF_A_BODY).await;
-    // The server has its head.
+    // A round trip: the server has read the head.
     server.active().await;
     let answer = tokio::spawn(rest(half));
     let took = stop(server).await;
@@ -55,7 +55,7 @@ async fn a_body_that_has_not_arrived_is_refused_and_delays_the_stop_by_a_second(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_arrives_a_moment_after_the_stop_was_asked_for_is_taken() {
+async fn body_that_arrives_shortly_after_the_stop_has_begun_is_accepted() {
     let server = Server::start().await;
     let mut half = connect(&server.address.to_string(), HALF_A_BODY).await;
     server.active().await;
@@ -68,7 +68,7 @@ async fn a_body_that_arrives_a_moment_after_the_stop_was_asked_for_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_have_no_request_in_progress_do_not_delay_the_stop() {
+async fn clients_without_a_request_in_progress_do_not_delay_the_stop() {
     let server = Server::start().await;
     let (public, ops) = (server.address.to_string(), server.ops.trim_start_matches("http://").to_owned());
     let whole = "GET /.well-known/jwks.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -78,7 +78,7 @@ async fn clients_that_have_no_request_in_progress_do_not_delay_the_stop() {
         (&public, "POST /v1/qr-login/generate HTTP/1.1\r\nHost:".to_owned()),
         (&public, whole.to_owned()),
         (&public, format!("{whole}GET /.well-known/jwks.json HTTP/1.1\r\nHost:")),
-        // Its answers are not read.
+        // The client does not read these answers.
         (&public, "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200)),
         (&ops, String::new()),
         (&ops, "GET /metrics HTTP/1.1\r\nHost:".to_owned()),
@@ -96,7 +96,7 @@ async fn clients_that_have_no_request_in_progress_do_not_delay_the_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_is_being_handled_is_answered_however_long_its_client_has_been_silent() {
+async fn request_in_progress_is_answered_however_long_its_client_is_silent() {
     let server = Server::start().await;
     let session = server.generate().await;
     let busy = server.store.turnstile.write().await;

@@ -1,4 +1,4 @@
-//! What every store does; and what those do besides that several nodes share.
+//! Conformance suite of the `Store` trait, and tests of what only one of the stores does.
 
 use std::sync::{Arc, Mutex};
 
@@ -20,7 +20,7 @@ use crate::harness::START;
 use crate::real_time::until;
 use crate::services;
 
-/// A code that never gets old.
+/// A code of a session whose codes do not rotate.
 pub const CODE: Presented = Presented { period: 0, rotation: Rotation::NONE };
 
 fn ann() -> PhoneUser {
@@ -78,16 +78,16 @@ fn confirmed(session: &Session, now: Timestamp) -> Session {
     stepped(session.decide(&ann(), CODE, decision, now))
 }
 
-/// What became of a write.
+/// Result of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replaced {
-    /// It is stored, and this is where the browser waits.
+    /// The session is stored. Holds the node at which its browser waits, if there is one.
     Written(Option<Waits>),
     /// Nothing was written.
     Stale,
 }
 
-/// Keeps what is announced.
+/// An announcer that records what it announces.
 #[derive(Default)]
 pub struct Heard(pub Mutex<Vec<Stored>>);
 
@@ -97,7 +97,7 @@ impl Announcer for Heard {
     }
 }
 
-/// Writes `next` over the version before it.
+/// Writes `next` if the store has the version before it.
 pub async fn replace(store: &(impl Store + ?Sized), next: &Session) -> Replaced {
     let (heard, next) = (Arc::new(Heard::default()), next.clone());
     let key = next.key;
@@ -113,7 +113,7 @@ pub async fn replace(store: &(impl Store + ?Sized), next: &Session) -> Replaced 
             Replaced::Written(stored.waits.clone())
         }
         Changed::Refused(..) | Changed::Missing => Replaced::Stale,
-        Changed::Contended => panic!("nobody else writes"),
+        Changed::Contended => panic!("no other write happens"),
     }
 }
 
@@ -121,10 +121,10 @@ async fn stored(store: &dyn Store, key: SessionKey) -> Option<Session> {
     store.read(&[key]).await.unwrap().pop()
 }
 
-/// Moves the time that the store goes by, which stands at [`START`] in the beginning.
+/// The clock that the store uses. It starts at [`START`], and the test moves it.
 enum Time {
     Ours(Hands),
-    /// Postgres's own, in this database.
+    /// Postgres's clock, in this database.
     Theirs(tokio_postgres::Client),
 }
 
@@ -143,29 +143,29 @@ impl Time {
     }
 }
 
-/// The suite.
+/// Checks what every store does.
 async fn conforms(store: Arc<dyn Store>, time: &Time) {
-    whoever_has_most_that_nobody_scanned_is_found_with_the_oldest(&*store).await;
-    every_state_comes_back_as_it_was_written(&*store).await;
-    many_are_read_at_once_and_the_missing_left_out(&*store).await;
+    oldest_pending_sessions_of_the_heaviest_address_are_found(&*store).await;
+    every_state_is_read_as_it_was_written(&*store).await;
+    batch_is_read_without_missing_sessions(&*store).await;
     a_code_finds_its_session(&*store).await;
     a_version_is_written_once(&store).await;
     nothing_is_written_over_another_version(&*store).await;
     store.ping().await.unwrap();
     store.tidy().await.unwrap();
-    nothing_is_decided_from_the_deadline_on(&*store, time).await;
-    the_ended_are_swept_in_batches(&*store, time).await;
+    no_decision_is_written_from_the_deadline_on(&*store, time).await;
+    ended_sessions_are_swept_in_batches(&*store, time).await;
 }
 
-async fn whoever_has_most_that_nobody_scanned_is_found_with_the_oldest(store: &dyn Store) {
+async fn oldest_pending_sessions_of_the_heaviest_address_are_found(store: &dyn Store) {
     let before = store.heaviest(START, 1).await.unwrap().pending;
     let mut of_the_heaviest = Vec::new();
-    // One IPv6 network has as many as the two others together, and each of its addresses one.
+    // Each address has 4 sessions, so the IPv6 network has 12, more than either IPv4 address.
     for (index, ip) in ["192.0.2.7", "192.0.2.8", "2001:db8::1", "2001:db8::2", "2001:db8::3"].iter().enumerate() {
         for _ in 0..4 {
             let mut session = new_session();
             session.client.ip = (*ip).to_owned();
-            // The later, the older.
+            // Sessions of later addresses are older.
             session.expires_at = START.plus_seconds(300).plus_millis(-i64::try_from(index).unwrap());
             store.insert(&session).await.unwrap();
             if ip.contains(':') {
@@ -183,12 +183,12 @@ async fn whoever_has_most_that_nobody_scanned_is_found_with_the_oldest(store: &d
         assert!(matches!(replace(store, &scanned).await, Replaced::Written(_)));
     }
     let heaviest = store.heaviest(START, 100).await.unwrap();
-    assert_eq!(heaviest.pending, before + 8, "what was scanned does not count");
+    assert_eq!(heaviest.pending, before + 8, "scanned sessions do not count");
     assert!(heaviest.oldest.iter().all(|session| !session.client.ip.contains(':')));
     assert_eq!(store.heaviest(START.plus_seconds(300), 1).await.unwrap().oldest, []);
 }
 
-async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
+async fn every_state_is_read_as_it_was_written(store: &dyn Store) {
     let pending = new_session();
     store.insert(&pending).await.unwrap();
     assert_eq!(stored(store, pending.key).await.as_ref(), Some(&pending));
@@ -211,7 +211,7 @@ async fn every_state_comes_back_as_it_was_written(store: &dyn Store) {
     }
 }
 
-async fn many_are_read_at_once_and_the_missing_left_out(store: &dyn Store) {
+async fn batch_is_read_without_missing_sessions(store: &dyn Store) {
     let mut keys = vec![new_session().key];
     for _ in 0..1201 {
         let session = new_session();
@@ -248,7 +248,7 @@ async fn a_version_is_written_once(store: &Arc<dyn Store>) {
 async fn nothing_is_written_over_another_version(store: &dyn Store) {
     let session = new_session();
     let scanned = stepped(session.scan(&ann(), CODE, START));
-    assert_eq!(replace(store, &scanned).await, Replaced::Stale, "it is not there");
+    assert_eq!(replace(store, &scanned).await, Replaced::Stale, "the session does not exist");
     store.insert(&session).await.unwrap();
     let too_far = Session { version: 3, ..scanned.clone() };
     assert_eq!(replace(store, &too_far).await, Replaced::Stale);
@@ -256,7 +256,7 @@ async fn nothing_is_written_over_another_version(store: &dyn Store) {
     assert_eq!(replace(store, &scanned).await, Replaced::Stale);
 }
 
-async fn nothing_is_decided_from_the_deadline_on(store: &dyn Store, time: &Time) {
+async fn no_decision_is_written_from_the_deadline_on(store: &dyn Store, time: &Time) {
     let [decided, late, unclaimed] = [new_session(), new_session(), new_session()];
     for session in [&decided, &late, &unclaimed] {
         store.insert(session).await.unwrap();
@@ -271,15 +271,15 @@ async fn nothing_is_decided_from_the_deadline_on(store: &dyn Store, time: &Time)
     assert_eq!(replace(store, &too_late).await, Replaced::Stale, "decided in time, written too late");
     let (now, settled) = store.read_settled(&[late.key]).await.unwrap();
     assert_eq!((now, settled), (START.plus_seconds(300), vec![late]));
-    // A receipt has until the claim's end, which lies past the session's.
+    // An acknowledgement is accepted until the end of the claim period, which is past the session's deadline.
     time.advance_millis(59_998).await;
     assert_eq!(replace(store, &stepped(just_in_time.claim(now))).await, Replaced::Written(None));
     time.advance_millis(1).await;
     assert_eq!(replace(store, &stepped(never_claimed.claim(now))).await, Replaced::Stale);
 }
 
-async fn the_ended_are_swept_in_batches(store: &dyn Store, time: &Time) {
-    // Whatever is there from before.
+async fn ended_sessions_are_swept_in_batches(store: &dyn Store, time: &Time) {
+    // Remove what earlier checks have left.
     time.advance_millis(10_000_000).await;
     let now = START.plus_seconds(10_360);
     until("all that has ended is swept", async || store.sweep(now, 1000).await.unwrap().is_empty()).await;
@@ -321,7 +321,7 @@ async fn sqlite_conforms() {
     store.close().await;
 }
 
-/// A node on this database.
+/// Opens the store of a new node on this database.
 async fn node(url: &str) -> (NodeName, PostgresStore) {
     let node = NodeName::random();
     let setup = PostgresSetup { node: node.clone(), clock: Clock::shared(), max_connections: 4, sends_hints: true };
@@ -329,13 +329,13 @@ async fn node(url: &str) -> (NodeName, PostgresStore) {
 }
 
 #[tokio::test]
-async fn postgres_attaches_no_connection_whose_node_has_given_up() {
+async fn postgres_refuses_an_overdue_attachment() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
     let (_, store) = node(&url).await;
     let session = new_session();
     store.insert(&session).await.unwrap();
-    // What Postgres does now was asked for long ago.
+    // This node's clock is years behind, so Postgres finds that its request is overdue.
     let (clock, _hands) = Clock::manual(Timestamp::from_millis(1_600_000_000_000));
     let setup = PostgresSetup { node: NodeName::random(), clock, max_connections: 1, sends_hints: true };
     let late = PostgresStore::open(&Postgres::parse(&url).unwrap(), setup).await.unwrap();
@@ -360,7 +360,7 @@ async fn postgres_conforms() {
     conforms(Arc::new(store), &Time::Theirs(client)).await;
 }
 
-/// A session that was made a moment ago and lasts for some minutes, by the store's own clock.
+/// Inserts a session that was created now and lasts for five minutes, by the store's own clock.
 pub async fn session_of_now(store: &dyn Store) -> Session {
     let (now, _) = store.read_settled(&[]).await.unwrap();
     let session = Session { created_at: now, expires_at: now.plus_seconds(300), ..new_session() };
@@ -373,7 +373,7 @@ fn hint_of(session: &Session, attachment: u32) -> Hint {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_names_the_node_that_its_browser_came_to_last() {
+async fn row_names_the_node_to_which_its_browser_was_attached_last() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
     let ((here, ours), (there, theirs)) = (node(&url).await, node(&url).await);
@@ -382,7 +382,11 @@ async fn a_row_names_the_node_that_its_browser_came_to_last() {
     let first = ours.attach(&[session.key, new_session().key]).await.unwrap();
     assert_eq!(first, [Attached { session: session.clone(), attachment: 1, taken_over_from: None }]);
     let again = ours.attach(&[session.key]).await.unwrap();
-    assert_eq!((again[0].attachment, &again[0].taken_over_from), (2, &None), "not taken over from itself");
+    assert_eq!(
+        (again[0].attachment, &again[0].taken_over_from),
+        (2, &None),
+        "a node supersedes no connection of its own"
+    );
     let moved = theirs.attach(&[session.key]).await.unwrap();
     assert_eq!((moved[0].attachment, &moved[0].taken_over_from), (3, &Some(here)));
 
@@ -392,14 +396,14 @@ async fn a_row_names_the_node_that_its_browser_came_to_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_told_stays_with_the_node_that_it_concerns_until_it_is() {
+async fn undelivered_change_stays_with_its_node_until_it_is_delivered() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
     let ((_, ours), (_, theirs)) = (node(&url).await, node(&url).await);
     let session = session_of_now(&ours).await;
     let scanned = stepped(session.scan(&ann(), CODE, session.created_at));
     replace(&ours, &scanned).await;
-    assert_eq!(ours.untold().await.unwrap(), [], "nobody waits");
+    assert_eq!(ours.untold().await.unwrap(), [], "no browser waits");
 
     theirs.attach(&[session.key]).await.unwrap();
     let confirmed = confirmed(&scanned, session.created_at);
@@ -409,19 +413,19 @@ async fn what_is_not_told_stays_with_the_node_that_it_concerns_until_it_is() {
     assert_eq!(untold, [Untold { hint: hint_of(&confirmed, 1), session: Some(confirmed.clone()) }]);
 
     theirs.told(&[hint_of(&scanned, 1)]).await.unwrap();
-    assert_eq!(theirs.untold().await.unwrap(), untold, "told less than has happened");
+    assert_eq!(theirs.untold().await.unwrap(), untold, "an older version was delivered");
     theirs.told(&[hint_of(&confirmed, 1)]).await.unwrap();
     assert_eq!(theirs.untold().await.unwrap(), []);
     let claimed = stepped(confirmed.claim(session.created_at));
     replace(&ours, &claimed).await;
-    assert_eq!(theirs.untold().await.unwrap(), [], "nobody waits for a receipt");
+    assert_eq!(theirs.untold().await.unwrap(), [], "no browser waits for an acknowledgement");
 
     ours.attach(&[session.key]).await.unwrap();
     assert_eq!(theirs.untold().await.unwrap(), [Untold { hint: hint_of(&claimed, 2), session: Some(claimed) }]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_attaching_and_deciding_at_once_one_sees_the_other() {
+async fn of_concurrent_attachment_and_decision_one_sees_the_other() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
     let ((_, ours), (there, theirs)) = (node(&url).await, node(&url).await);
@@ -431,13 +435,13 @@ async fn of_attaching_and_deciding_at_once_one_sees_the_other() {
         let keys = [session.key];
         let (attached, replaced) = tokio::join!(theirs.attach(&keys), replace(&ours, &scanned));
         let sees_decision = attached.unwrap()[0].session == scanned;
-        let Replaced::Written(waits) = replaced else { panic!("nobody else writes") };
+        let Replaced::Written(waits) = replaced else { panic!("no other write happens") };
         assert!(sees_decision || waits.is_some_and(|waits| waits.node == there));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_decision_that_waits_past_the_deadline_is_not_written() {
+async fn decision_that_waits_for_a_lock_past_the_deadline_is_not_written() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
     let (_, store) = node(&url).await;
@@ -448,7 +452,7 @@ async fn a_decision_that_waits_past_the_deadline_is_not_written() {
     let set = "UPDATE qrlogin.sessions SET expires_at = $2 WHERE id = $1";
     client.execute(set, &[&&session.key.0[..], &session.expires_at.as_millis()]).await.unwrap();
 
-    // As `expired` is told: the row is held while the time is taken.
+    // Hold the lock of the row past the deadline, as a reading at the deadline does.
     let holder = client.transaction().await.unwrap();
     holder.execute("SELECT 1 FROM qrlogin.sessions WHERE id = $1 FOR SHARE", &[&&session.key.0[..]]).await.unwrap();
     let late = stepped(session.scan(&ann(), CODE, session.created_at));
@@ -465,7 +469,7 @@ async fn a_decision_that_waits_past_the_deadline_is_not_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_that_start_together_on_an_empty_database_make_one_schema() {
+async fn nodes_that_start_together_on_an_empty_database_create_one_schema() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
     let started = join_all((0..6).map(|_| node(&url))).await;
@@ -474,7 +478,7 @@ async fn nodes_that_start_together_on_an_empty_database_make_one_schema() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_of_postgres_touches_no_index_but_when_it_comes_and_goes() {
+async fn updates_of_a_login_touch_no_index_of_postgres() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
     let (_, store) = node(&url).await;
@@ -491,7 +495,7 @@ async fn a_login_of_postgres_touches_no_index_but_when_it_comes_and_goes() {
     store.close().await;
     let client = services::connect(&url).await.unwrap();
     let (mut updates, mut hot) = (0, 0);
-    // What a connection has done is counted when it ends, or a moment later.
+    // Postgres counts the updates of a connection when it ends, or a moment later.
     until("all updates are counted", async || {
         let counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'";
         let row = client.query_one(counts, &[]).await.unwrap();
@@ -503,7 +507,7 @@ async fn a_login_of_postgres_touches_no_index_but_when_it_comes_and_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgres_that_cannot_be_used_is_refused_by_name_and_without_its_password() {
+async fn unusable_postgres_is_refused_without_quoting_its_password() {
     let url = format!("postgres://ann:hunter2@127.0.0.1:{}/x", services::free_port());
     let setup =
         PostgresSetup { node: NodeName::random(), clock: Clock::shared(), max_connections: 1, sends_hints: true };
@@ -516,7 +520,7 @@ async fn a_postgres_that_cannot_be_used_is_refused_by_name_and_without_its_passw
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sqlite_keeps_what_it_was_given_and_shows_it_to_nobody_else() {
+async fn sqlite_keeps_sessions_in_a_private_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kept.db");
     let url = format!("sqlite://{}", path.display());
@@ -537,7 +541,7 @@ async fn sqlite_keeps_what_it_was_given_and_shows_it_to_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sqlites_log_stays_small_while_somebody_always_writes() {
+async fn write_ahead_log_of_sqlite_stays_small_under_constant_writes() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", dir.path().join("busy.db").display());
     let store = Arc::new(SqliteStore::open(&url, Clock::manual(START).0).unwrap());
@@ -556,7 +560,7 @@ async fn sqlites_log_stays_small_while_somebody_always_writes() {
     };
     tokio::select! {
         written = writers => assert!(written.iter().all(Result::is_ok)),
-        () = tidying => unreachable!("there is always something to tidy"),
+        () = tidying => unreachable!("the loop does not end"),
     }
     let log_bytes = std::fs::metadata(dir.path().join("busy.db-wal")).unwrap().len();
     assert!(log_bytes < 48 * 1024 * 1024, "{log_bytes} bytes");
@@ -564,7 +568,7 @@ async fn sqlites_log_stays_small_while_somebody_always_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_cannot_be_opened_is_refused_by_name() {
+async fn unusable_sqlite_url_is_refused_and_its_fault_named() {
     let dir = tempfile::tempdir().unwrap();
     let nonsense = dir.path().join("nonsense.db");
     std::fs::write(&nonsense, "this is not a database, although it is long enough to be looked at ".repeat(100))
@@ -593,7 +597,7 @@ async fn a_database_that_cannot_be_opened_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn path_is_the_name_of_the_file_as_it_is_written() {
+async fn path_of_sqlite_is_taken_literally() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["file:q.db", "100%.db", "a b.db", "a#b.db", "安.db", "%zz.db"] {
         let file = dir.path().join(name);
@@ -606,7 +610,7 @@ async fn path_is_the_name_of_the_file_as_it_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn error_of_one_statement_does_not_cost_the_pooled_connection() {
+async fn failed_statement_keeps_its_pooled_connection() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
     let setup =
@@ -632,7 +636,7 @@ async fn error_of_one_statement_does_not_cost_the_pooled_connection() {
     }
     // A connection that ends is replaced.
     admin.execute("SELECT pg_terminate_backend($1)", &[&before[0]]).await.unwrap();
-    until("it answers on another connection", async || store.read(&[session.key]).await.is_ok()).await;
+    until("the store answers on another connection", async || store.read(&[session.key]).await.is_ok()).await;
     assert_ne!(connection().await, before);
     store.close().await;
 }

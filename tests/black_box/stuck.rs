@@ -1,4 +1,4 @@
-//! Whatever is stuck, the program ends in its time; and what it is told while it runs, it does.
+//! The program ends in time whatever is stuck, and follows signals while it runs.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -13,11 +13,11 @@ use crate::harness::{Seen, Server, app_token};
 use crate::program::{Program, SERVE, qrlogin, signal};
 use crate::real_time::{now, sleep_millis};
 
-/// A server whose log nobody reads any more, once it has said where it listens.
+/// A server whose log is not read any more once it has logged its addresses.
 struct Unread {
     child: Child,
     base: String,
-    /// Kept open, and not read.
+    /// Kept open without being read.
     _log: BufReader<std::process::ChildStderr>,
 }
 
@@ -46,7 +46,7 @@ impl Unread {
         Self { child, base, _log: log }
     }
 
-    /// How long it takes to end after this signal.
+    /// Sends this signal and returns the time until the process has ended.
     fn ends(&mut self, name: &str) -> Duration {
         let asked = now();
         signal(self.child.id(), name);
@@ -55,7 +55,7 @@ impl Unread {
     }
 }
 
-/// Waits until a process has ended.
+/// Waits until a process has ended. Panics after 30 seconds.
 fn ended(child: &mut Child) -> ExitStatus {
     let asked = now();
     loop {
@@ -64,14 +64,14 @@ fn ended(child: &mut Child) -> ExitStatus {
         }
         if asked.elapsed() > Duration::from_secs(30) {
             drop(child.kill());
-            panic!("it is still running after 30 s");
+            panic!("the process is still running after 30 s");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_log_nobody_reads_logs_people_in_and_ends_when_it_is_asked_to() {
+async fn server_with_an_unread_log_serves_logins_and_ends_on_a_signal() {
     for (format, name) in [("text", "TERM"), ("json", "INT")] {
         let dir = tempfile::tempdir().unwrap();
         let mut server = Unread::serve(&dir, format);
@@ -84,7 +84,7 @@ async fn a_server_whose_log_nobody_reads_logs_people_in_and_ends_when_it_is_aske
             request.send().await.unwrap().json::<serde_json::Value>().await.unwrap()
         };
         let mut waiting = Vec::new();
-        // A pipe holds 64 KiB: this is several times that, at `trace`.
+        // At `trace`, these sessions log several times the 64 KiB that a pipe holds.
         for _ in 0..300 {
             let session = post("/v1/qr-login/generate", None, json!({})).await;
             let url = format!("{}{}", server.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
@@ -100,9 +100,9 @@ async fn a_server_whose_log_nobody_reads_logs_people_in_and_ends_when_it_is_aske
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_it_at_once() {
+async fn second_signal_ends_the_program_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    // An introspection endpoint that accepts connections and answers nothing: the request is handled for three seconds.
+    // An introspection endpoint that accepts connections and answers nothing. The request is handled for three seconds.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = qrlogin(dir.path(), &SERVE);
     command.env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET");
@@ -121,7 +121,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_panics_is_one_requests_failure_and_a_part_of_the_server_that_panics_is_the_servers() {
+async fn panicking_request_fails_alone_and_panicking_part_stops_the_server() {
     let server = Server::start().await;
     let (session, browser) = server.waiting().await;
     server.store.panic(true);
@@ -129,21 +129,21 @@ async fn a_request_that_panics_is_one_requests_failure_and_a_part_of_the_server_
     let refused = server.http.post(&path).send().await;
     assert!(refused.is_err() || refused.unwrap().status().is_server_error());
     server.store.panic(false);
-    assert_eq!(server.status(&session).await.status, 200, "it goes on");
+    assert_eq!(server.status(&session).await.status, 200, "the server still serves");
 
     server.store.panic(true);
     server.hands.advance_seconds(1);
     let seen = browser.rest().await;
-    let Some(Seen::Close(1012, _)) = seen.last() else { panic!("not sent away: {seen:?}") };
+    let Some(Seen::Close(1012, _)) = seen.last() else { panic!("no Close 1012: {seen:?}") };
     let failed = server.stopped().await.unwrap_err().to_string();
-    // Two parts ask the store by themselves, and either may be the first.
+    // Two parts of the server query the store by themselves, and either may fail first.
     let part = failed.strip_prefix("a part of the server has failed: ");
     assert!(matches!(part, Some("tidy" | "untold")), "{failed}");
 }
 
-/// What the next test runs as a process of its own: its log is full when a thread panics.
+/// Panics while its log is full, in a process that the next test starts.
 #[test]
-#[ignore = "the next test runs it"]
+#[ignore = "run by the next test in a process of its own"]
 fn one_that_panics() {
     let log = Log::start("info", LogFormat::Json);
     for _ in 0..2000 {
@@ -154,7 +154,7 @@ fn one_that_panics() {
 }
 
 #[test]
-fn a_panic_is_a_line_of_the_log_and_does_not_wait_for_its_reader() {
+fn panic_is_logged_without_waiting_for_the_reader_of_the_log() {
     let run = || {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "stuck::one_that_panics", "--ignored", "--nocapture"]);
@@ -172,13 +172,13 @@ fn a_panic_is_a_line_of_the_log_and_does_not_wait_for_its_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_files_says_so_once_and_goes_on_when_it_has_some() {
+async fn exhausted_file_descriptors_are_logged_once_and_accepting_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve_after(&dir, "ulimit -n 64");
     let address = program.base.trim_start_matches("http://").to_owned();
     let held: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
     program.until_logged("\"accept failed\"").await;
-    // Some go, others come, and fail.
+    // The file descriptors of closed connections are used up again by waiting ones.
     for stream in held.into_iter().step_by(2) {
         drop(stream);
         sleep_millis(20).await;
@@ -190,7 +190,7 @@ async fn a_server_without_files_says_so_once_and_goes_on_when_it_has_some() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_reloads_keys_and_the_log_level_and_ends_nothing() {
+async fn sighup_rereads_the_keys_and_the_log_level() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("qrlogin.toml");
     let level = |level: &str| fs::write(&config, format!("[log]\nlevel = \"{level}\"\n")).unwrap();
@@ -219,7 +219,7 @@ async fn sighup_reloads_keys_and_the_log_level_and_ends_nothing() {
 }
 
 #[test]
-fn a_demo_whose_terminal_is_closed_leaves_nothing_behind() {
+fn demo_removes_its_files_when_its_terminal_is_closed() {
     let (dir, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut demo = qrlogin(dir.path(), &["demo", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
         .env("TMPDIR", temp.path())

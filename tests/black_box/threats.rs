@@ -1,4 +1,4 @@
-//! What SECURITY.md says of attackers, where no other test shows it.
+//! Statements of SECURITY.md about attackers that no other test covers.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ async fn a_photographer_who_confirms_first_is_named_on_the_page_and_the_owner_is
     assert_eq!(browser.frame("confirmed").await["user"]["name"], "Name of eve");
     server.stop().await;
 
-    // Where numbers are compared he cannot even do that: he does not see the page.
+    // Number matching also prevents the confirmation, because the attacker does not see the page.
     let server = Server::start_with(|settings| settings.session.number_matching = true).await;
     let (session, mut browser) = server.waiting().await;
     let numbers = server.phone("eve").scan(&session).await.body["numbers"].clone();
@@ -53,7 +53,7 @@ async fn what_never_was_and_what_was_swept_look_the_same() {
     let server = Server::start().await;
     let swept = server.generate().await;
     server.hands.advance_seconds(300 + 60 + 600 + 11);
-    until("it is swept", async || {
+    until("the session is swept", async || {
         server.hands.advance_seconds(1);
         server.status(&swept).await.status == 404
     })
@@ -91,7 +91,7 @@ async fn every_answer_is_kept_from_frames_caches_and_guesses() {
     let bodies =
         [None, Some(json!({})), Some(json!({ "code": session.code })), Some(json!({ "session_id": session.id }))];
     for path in described.chain(others) {
-        // Of a session that is not there, so that no answer is without an end.
+        // The session does not exist, so that no answer is a stream without end.
         let path = path.replace("{session_id}", &"A".repeat(43));
         for method in [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
             for (token, body) in
@@ -103,7 +103,7 @@ async fn every_answer_is_kept_from_frames_caches_and_guesses() {
     }
     let statuses: BTreeSet<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
     for status in [200, 201, 204, 400, 401, 404, 405, 415, 426] {
-        assert!(statuses.contains(&status), "{status} was not looked at, but {statuses:?}");
+        assert!(statuses.contains(&status), "{status} is missing in {statuses:?}");
     }
     for answer in answers {
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{answer:?}");
@@ -115,7 +115,7 @@ async fn every_answer_is_kept_from_frames_caches_and_guesses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_get_decides_anything() {
+async fn get_requests_change_nothing() {
     let server = Server::start().await;
     let session = server.generate().await;
     let ann = server.phone("ann");
@@ -130,7 +130,7 @@ async fn no_get_decides_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_describes_itself() {
+async fn openapi_document_describes_every_call() {
     let server = Server::start().await;
     let document = server.get("/openapi.json").await.body;
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));

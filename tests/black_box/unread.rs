@@ -1,5 +1,5 @@
-//! Answers that a client does not read: they are bounded in bytes and in time, and a client that reads slowly has all of
-//! them.
+//! Answers that a client does not read are bounded in bytes and in time. A client that reads slowly receives all of its
+//! answers.
 
 use std::net::SocketAddr;
 
@@ -10,8 +10,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::harness::Server;
 use crate::real_time::{now, sleep_millis};
 
-/// Number of bytes of answers that the server may have made for a client that reads none: what is queued for one
-/// connection, and what the client's own system takes.
+/// Maximum number of bytes of answers that the server makes for a client that reads none: what is queued for one
+/// connection, and what the client's own system accepts.
 const MAX_UNREAD_BYTES: usize = 512 * 1024;
 const OPENAPI: &str = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -19,15 +19,15 @@ async fn server() -> Server {
     Server::start_with(|settings| settings.limits.header_seconds = 1).await
 }
 
-/// A client whose system takes two kilobytes of what it does not read.
+/// Connects a client whose system accepts about two kilobytes that the client does not read.
 async fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(address).await.unwrap()
 }
 
-/// Sends this again and again, reading nothing, until the connection is closed. Returns the seconds that it took, at most
-/// ten.
+/// Sends this request repeatedly, without reading, until the connection is closed. Returns the seconds that this took,
+/// at most ten.
 async fn send_until_closed(mut stream: TcpStream, request: String) -> f32 {
     let started = now();
     tokio::select! {
@@ -37,7 +37,7 @@ async fn send_until_closed(mut stream: TcpStream, request: String) -> f32 {
     started.elapsed().as_secs_f32()
 }
 
-/// The number of requests of this route that have been answered.
+/// Returns the number of requests of this route that have been answered.
 async fn answered(metrics: &str, route: &str) -> usize {
     let lines = metrics.lines().filter(|line| line.starts_with("qrlogin_http_request_seconds_count{"));
     let lines = lines.filter(|line| line.contains(&format!("route=\"{route}\"")));
@@ -82,7 +82,7 @@ async fn a_client_that_pipelines_requests_and_reads_no_answer_is_disconnected() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_the_second_port_that_reads_no_answer_is_disconnected() {
+async fn client_of_the_second_port_that_reads_no_answer_is_disconnected() {
     let server = server().await;
     let address = server.ops.trim_start_matches("http://").parse().unwrap();
     let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(20);
@@ -106,11 +106,11 @@ async fn the_answers_that_are_queued_for_one_connection_are_bounded_in_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_not_read_is_discarded_after_its_connection_has_been_closed() {
+async fn unread_answer_is_discarded_after_its_connection_is_closed() {
     let server = server().await;
     let mut stream = connect(server.address).await;
     stream.write_all(OPENAPI.as_bytes()).await.unwrap();
-    // The server closes a connection without a request after one second; the system then still has the answer.
+    // The server closes a connection without a request after one second. The system then still has the answer.
     sleep_millis(5000).await;
     let read = stream.read_to_end(&mut Vec::new()).await;
     assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
@@ -118,7 +118,7 @@ async fn an_answer_that_is_not_read_is_discarded_after_its_connection_has_been_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_reads_slowly_has_all_answers_to_its_pipelined_requests() {
+async fn slow_client_receives_all_answers_to_its_pipelined_requests() {
     let server = server().await;
     let mut stream = connect(server.address).await;
     let requests = [OPENAPI.repeat(15), OPENAPI.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")].concat();
@@ -139,7 +139,7 @@ async fn a_client_that_reads_slowly_has_all_answers_to_its_pipelined_requests() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_takes_none_of_its_codes_is_disconnected_and_they_are_discarded() {
+async fn browser_that_reads_no_codes_is_disconnected_and_they_are_discarded() {
     let server = Server::start_with(|settings| {
         settings.session.rotate_seconds = 1;
         settings.session.heartbeat_seconds = 3600;
@@ -155,7 +155,7 @@ async fn a_browser_that_takes_none_of_its_codes_is_disconnected_and_they_are_dis
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     server.until_active(1).await;
-    // A code has about four kilobytes.
+    // A frame with a code has about four kilobytes.
     let mut codes = 0;
     while server.active().await == 1 {
         server.hands.advance_seconds(1);

@@ -1,5 +1,5 @@
-//! A refusal looks the same whichever way its request came: as the first of its connection, which the gate reads, or as a
-//! later one, which goes to the general HTTP server.
+//! Refusals are the same for the first request of a connection, which the acceptor reads, and for a later one, which
+//! the general HTTP server reads.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::harness::Server;
 const PAGE: &str = "https://site.example";
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// A status, its fields, its body.
+/// The status, the fields and the body of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     status: u16,
@@ -21,7 +21,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Without what is of this answer, or of its connection, alone.
+    /// Returns the answer without the fields that belong to this answer or its connection alone.
     fn shape(&self) -> (u16, Vec<(&str, &str)>, &str) {
         let alone = ["date", "connection", "content-length", "retry-after"];
         let fields = self.fields.iter().filter(|(name, _)| !alone.contains(&name.as_str()));
@@ -51,7 +51,7 @@ async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(server.address).await.unwrap()
 }
 
-/// The same request as the first of its connection, and as the second.
+/// Sends the request as the first of one connection and as the second of another. Returns both answers.
 async fn both_ways(server: &Server, request: &str) -> [Seen; 2] {
     let mut first = connect(server).await;
     first.write_all(request.as_bytes()).await.unwrap();
@@ -88,7 +88,7 @@ fn are_alike([first, second]: &[Seen; 2], status: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refusal_of_a_request_has_the_same_fields_by_both_ways_in() {
+async fn refusals_have_the_same_fields_for_first_and_later_requests() {
     let server = server(|settings| {
         settings.limits = Settings::default().limits;
         settings.limits.websocket_opens_per_minute = 6;
@@ -110,7 +110,7 @@ async fn every_refusal_of_a_request_has_the_same_fields_by_both_ways_in() {
     ] {
         are_alike(&both_ways(&server, &request).await, status);
     }
-    // Too many a minute.
+    // More upgrades in a minute than the limit allows.
     let request = upgrade(&unknown, &of_page(&key));
     for _ in 0..6 {
         both_ways(&server, &request).await;
@@ -128,12 +128,12 @@ async fn every_refusal_of_a_request_has_the_same_fields_by_both_ways_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_connection_too_many_is_told_so_as_others_are() {
+async fn refusal_of_a_surplus_connection_has_the_same_fields_as_others() {
     let limits = |settings: &mut Settings| {
         settings.limits = Settings::default().limits;
         settings.limits.sockets_per_address = 2;
     };
-    // As a connection, which has no place.
+    // The connection itself is one too many.
     let direct = server(limits).await;
     let held = [connect(&direct).await, connect(&direct).await];
     let request = |more: &str| upgrade(&format!("/v1/ws/qr/{}", "A".repeat(43)), &format!("{more}Origin: {PAGE}\r\n"));
@@ -141,15 +141,15 @@ async fn one_connection_too_many_is_told_so_as_others_are() {
     one_too_many.write_all(request(&format!("Sec-WebSocket-Key: {KEY}\r\n")).as_bytes()).await.unwrap();
     let first = answer(&mut one_too_many).await;
     assert_eq!(first.fields["connection"], "close");
-    assert_eq!(one_too_many.read(&mut [0; 8]).await.unwrap(), 0, "it is closed");
-    // Any other request, too.
+    assert_eq!(one_too_many.read(&mut [0; 8]).await.unwrap(), 0, "the connection is closed");
+    // Another request is refused in the same way.
     let mut another = connect(&direct).await;
     let post = format!("POST /v1/qr-login/generate HTTP/1.1\r\nHost: x\r\nOrigin: {PAGE}\r\nContent-Length: 0\r\n\r\n");
     another.write_all(post.as_bytes()).await.unwrap();
     let other = answer(&mut another).await;
     drop(held);
 
-    // As a browser behind a trusted proxy, whose connections have any number.
+    // The browser is one too many, behind a trusted proxy whose own connections are not limited.
     let behind = server(|settings| {
         limits(settings);
         settings.trusted_proxies.push("127.0.0.1".to_owned());
@@ -180,14 +180,14 @@ async fn one_connection_too_many_is_told_so_as_others_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn far_more_connections_than_too_many_are_still_told() {
+async fn hundreds_of_surplus_connections_are_still_answered() {
     let server = server(|settings| {
         settings.limits = Settings::default().limits;
         settings.limits.sockets_per_address = 1;
     })
     .await;
     let _held = connect(&server).await;
-    // More than those whose request is waited for.
+    // More than the 256 surplus connections whose requests the server reads at a time.
     let mut surplus = Vec::new();
     for _ in 0..300 {
         surplus.push(connect(&server).await);
@@ -202,14 +202,14 @@ async fn far_more_connections_than_too_many_are_still_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_and_a_body_that_are_too_slow_are_told_so_alike() {
+async fn slow_head_and_slow_body_are_refused_alike() {
     let server = server(|settings| settings.limits.header_seconds = 1).await;
     let mut head = connect(&server).await;
     head.write_all(format!("GET /v1/ws/qr/{} HTTP/1.1\r\nHost: x\r\nOrigin: {PAGE}\r\nX-", "A".repeat(43)).as_bytes())
         .await
         .unwrap();
     let slow_head = answer(&mut head).await;
-    assert_eq!(head.read(&mut [0; 8]).await.unwrap(), 0, "it is closed");
+    assert_eq!(head.read(&mut [0; 8]).await.unwrap(), 0, "the connection is closed");
 
     let mut body = connect(&server).await;
     let request = format!(
@@ -225,7 +225,7 @@ async fn a_head_and_a_body_that_are_too_slow_are_told_so_alike() {
                 server.hands.advance_seconds(1);
                 server.active().await;
             }
-        } => unreachable!("time passes for ever"),
+        } => unreachable!("the loop does not end"),
     };
     are_alike(&[slow_head, slow_body], 408);
     server.stop().await;
