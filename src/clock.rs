@@ -1,4 +1,4 @@
-//! The only source of time. There are three clocks, for three purposes:
+//! The time, as the rest of the program reads it. There are three clocks, for three purposes:
 //!
 //! - [`Clock::steady`] is monotonic. Use it to measure or wait for a duration.
 //! - [`Clock::now`] is session time. Sessions begin, expire and are decided by it. After a step of the wall clock, it
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::session::Timestamp;
 
-/// Divisor of the elapsed time that gives the maximum slew of session time: 1/200, which is 5 ms a second.
+/// Divisor that gives the maximum slew of session time for an elapsed time: 5 ms for each second.
 pub const SLEW_DIVISOR: i64 = 200;
 /// Minimum time between two comparisons of session time with the wall clock, in microseconds.
 const COMPARE_MICROS: i64 = 100_000;

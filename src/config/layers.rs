@@ -144,8 +144,8 @@ impl Layers {
     /// Returns the settings that result from all layers.
     ///
     /// # Errors
-    /// Returns an error for the first setting that cannot be used, see [`Settings::check`]. It names the
-    /// source of the setting, unless that is the default.
+    /// Returns an error for the first setting that cannot be used, see [`Settings::check`]. It names the source of the
+    /// setting, unless that is the default.
     pub fn finish(self) -> Result<Settings, ConfigError> {
         let Self { table, origins, .. } = self;
         // `put` has checked the type of each value, so this does not fail.

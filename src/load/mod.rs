@@ -53,7 +53,7 @@ const SPARE_FILES: u64 = 64;
 pub enum Transport {
     /// A WebSocket, whose Close is the acknowledgement
     Websocket,
-    /// A WebSocket with an explicit acknowledgement, as <qr-login> uses it
+    /// A WebSocket with an explicit acknowledgement, as the qr-login element uses it
     WebsocketAck,
     /// Server-sent events
     Sse,

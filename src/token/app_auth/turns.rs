@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn free_turn_goes_to_an_address_without_one_before_all_that_wait() {
+    fn free_turn_goes_first_to_an_address_without_one() {
         let turns = Turns::default();
         // 40 addresses with 8 calls each are more calls than there are turns.
         let mut calls: Vec<_> =
