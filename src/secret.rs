@@ -8,8 +8,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// Text that is shown in place of a secret.
 pub const HIDDEN: &str = "(hidden)";
 
-/// Schemes of the server addresses that a setting may hold. An address with another scheme, except `sqlite`, is hidden as
-/// a whole.
+/// Schemes of the server addresses that a setting may hold. An address with another scheme, except `sqlite`, is hidden
+/// as a whole.
 const SCHEMES: [&str; 10] =
     ["postgres", "postgresql", "redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "http", "https"];
 /// URL parameters that hold no secret, with the values of each that may be shown.

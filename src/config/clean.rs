@@ -191,7 +191,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
-        /// A cleaned value is a part of the text, without control characters and without padding. An error has no control
+        /// A cleaned value is a part of the text, without control characters and padding. An error has no control
         /// character and only ASCII, so it does not quote the value.
         #[test]
         fn clean_value_has_no_control_character(text in "[ \\t\\r\\n\\x00-\\x1f\\x7f-\\x9fa-z:/@=]{0,12}", key in 0..8_usize) {
