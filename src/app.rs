@@ -1,4 +1,4 @@
-//! The only place that chooses implementations and puts them together.
+//! Assembly of the server: chooses the implementations from the settings, starts them, and stops them in order.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,25 +33,29 @@ use crate::token::{
     AppAuth, AppAuthError, KeyError, KeyRing, Minter, PUBLISH_TIME, open_code_secret, read_code_secret,
 };
 
-/// What is in flight has this long to end, once all browsers have been sent away.
+/// Time for open requests and connections to end after the drain, in seconds.
 const STOP_SECONDS: u64 = 8;
-/// Stopping takes no longer than this after draining, whatever is stuck: a million browsers are sent away in 20 seconds,
-/// and the rest takes two at most.
+/// Maximum time from the end of `shutdown.drain_seconds` to the end of the process, in seconds. The hub closes its
+/// connections within 20 seconds, however many there are. Closing the store and the log takes at most 2 seconds.
 pub const MAX_STOP_SECONDS: u64 = 20 + STOP_SECONDS + 2;
-/// Connections that the system keeps for us until they are accepted, if it is set up to keep as many.
+/// Maximum number of connections that the system queues until they are accepted. The system may have a lower limit.
 const BACKLOG: u32 = 4096;
+/// Time between two sweeps of ended sessions, in seconds.
 const SWEEP_SECONDS: u32 = 10;
+/// Time between two checks of the store, and of the memory, in seconds.
 const TIDY_SECONDS: u32 = 1;
+/// Time between two looks at the MaxMind files, in seconds.
 const PLACES_SECONDS: u32 = 60;
-/// Fewer than this hold nothing worth the trouble.
+/// Minimum peak of waiting connections after which free memory is returned to the system.
 const MANY_BROWSERS: i64 = 1000;
-/// As the last, in a second.
+/// Minimum peak of requests per second after which free memory is returned to the system.
 const MANY_REQUESTS: u64 = 500;
 
-/// Why the server does not start (every text names the setting), or has stopped without being asked.
+/// An error that keeps the server from starting, or that has stopped it. Texts name the setting that is the cause, if
+/// any.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// No way to verify app tokens.
+    /// No way to verify app tokens is configured.
     #[error(
         "app_auth: nothing is set to verify app tokens with; set app_auth.hmac_secret (QRLOGIN_APP_AUTH__HMAC_SECRET), \
          app_auth.public_key_file, app_auth.jwks_url or app_auth.introspection_url"
@@ -60,94 +64,94 @@ pub enum ServeError {
     /// The configured way to verify app tokens cannot be used.
     #[error(transparent)]
     AppAuth(#[from] AppAuthError),
-    /// A database of addresses that cannot be used.
+    /// A MaxMind database cannot be used.
     #[error(transparent)]
     Geo(#[from] GeoError),
-    /// No key to sign with.
+    /// The signing keys or the secret of the codes cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyError),
-    /// No database.
+    /// The database cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// A secret that was copied from what `print-config` shows.
+    /// A setting holds the text that `print-config` shows in place of a secret.
     #[error("{0}: holds '(hidden)', which print-config shows in place of a secret; set the secret itself")]
     HiddenSecret(&'static str),
-    /// No bus.
+    /// `bus_url` cannot be used.
     #[error(transparent)]
     Bus(#[from] BusUrlError),
-    /// A bus that would have nobody to speak to.
+    /// `bus_url` is set with an SQLite database, which serves only one node.
     #[error(
         "bus_url: is for nodes that share a Postgres; an SQLite database has one node (set database_url, or leave it out)"
     )]
     BusOfOne,
-    /// No thread, or no way to watch sockets.
+    /// A thread or the means to poll sockets (epoll) cannot be created.
     #[error("the system does not let us wait for sockets: {0}")]
     Threads(io::Error),
-    /// No port.
+    /// The server cannot listen on an address.
     #[error("{key}: cannot listen on {address}: {source}")]
     Listen {
-        /// The setting.
+        /// Key of the setting.
         key: &'static str,
-        /// Its value.
+        /// Value of the setting.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A part that it cannot do without has panicked.
+    /// A vital part has panicked, see [`Vital`](crate::shutdown::Vital).
     #[error("a part of the server has failed: {0}")]
     Failed(&'static str),
 }
 
-/// What [`run`] runs.
+/// The opened parts of a server, from which [`run`] assembles it.
 pub struct Parts {
-    /// All settings.
+    /// All settings of the server.
     pub settings: Settings,
-    /// Where the time comes from.
+    /// Source of the time, which follows a shared store.
     pub clock: Clock,
-    /// What is counted.
+    /// Counters and gauges of `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// Where sessions are kept.
+    /// Store of the sessions.
     pub store: Arc<dyn Store>,
-    /// How other nodes are told.
+    /// Bus that carries session changes between nodes.
     pub bus: Arc<dyn Bus>,
-    /// What signs.
+    /// Keys that sign `web_token`.
     pub keys: KeyRing,
-    /// What makes codes.
+    /// Secret that authenticates codes.
     pub code_secret: CodeSecret,
-    /// What verifies.
+    /// Verifier of app tokens.
     pub app_auth: AppAuth,
-    /// Where addresses are.
+    /// Locations and networks of client addresses.
     pub geo: Geo,
-    /// The demo's pages and users.
+    /// Users and secret of the demo; `None` in `serve`.
     pub demo: Option<Demo>,
 }
 
-/// Asks the running server to read again what can change while it runs: keys, MaxMind files. Clones ask the same.
+/// A handle that makes the running server read its keys and MaxMind files again. Clones refer to the same server.
 #[derive(Debug, Clone, Default)]
 pub struct Reload {
     asked: Arc<Notify>,
 }
 
 impl Reload {
-    /// Asks; what is asked while it reads is done after that.
+    /// Requests a reload. A request during a reload causes one more after it.
     pub fn ask(&self) {
         self.asked.notify_one();
     }
 }
 
-/// The two ports.
+/// The bound listening sockets of the server.
 pub struct Listeners {
-    /// For browsers and phones.
+    /// Listener for browsers and phones.
     pub public: std::net::TcpListener,
-    /// For the operator's tools.
+    /// Listener for the operator's tools: health checks and metrics.
     pub ops: TcpListener,
 }
 
 impl Listeners {
-    /// Listens where the settings say.
+    /// Binds the addresses of the settings `listen` and `ops_listen`.
     ///
     /// # Errors
-    /// A port in use, or an address that is not ours.
+    /// Returns [`ServeError::Listen`] if an address cannot be bound, for example because its port is in use.
     pub fn bind(settings: &Settings) -> Result<Self, ServeError> {
         let public = bind("listen", settings.listen, |listener| listener.into_std())?;
         Ok(Self { public, ops: bind("ops_listen", settings.ops_listen, Ok)? })
@@ -162,7 +166,7 @@ fn bind<T>(
     let listen = || {
         let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
         socket.set_reuseaddr(true)?;
-        // Inherited by the connections.
+        // Accepted connections inherit the size.
         socket.set_send_buffer_size(http::SEND_BUFFER_BYTES)?;
         socket.bind(address)?;
         wrap(socket.listen(BACKLOG)?)
@@ -171,10 +175,11 @@ fn bind<T>(
 }
 
 impl Parts {
-    /// Opens what the settings name. Nodes that share a store go by its clock, not by `clock`.
+    /// Opens the keys, the databases and the bus that the settings name. With a shared store, the parts use the store's
+    /// clock in place of `clock`.
     ///
     /// # Errors
-    /// What cannot be opened.
+    /// Returns an error for the first part that cannot be opened.
     pub async fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, ServeError> {
         check_urls(&settings)?;
         let keys = KeyRing::open(&settings.token.key_dir, clock.clone())?;
@@ -193,11 +198,11 @@ impl Parts {
     }
 }
 
-/// Checks what [`Parts::open`] would refuse, as far as that can be told without making anything. The ports and the
-/// database are left alone.
+/// Checks for what [`Parts::open`] would refuse, without opening the ports or the database, and without a request.
+/// Creates nothing, except that a directory of `token.key_dir` which is there and holds no key gets its first key.
 ///
 /// # Errors
-/// The first that cannot be used.
+/// Returns an error for the first setting that cannot be used.
 pub fn check(settings: &Settings, clock: &Clock) -> Result<(), ServeError> {
     check_urls(settings)?;
     app_auth(&settings.app_auth, clock)?;
@@ -209,10 +214,11 @@ pub fn check(settings: &Settings, clock: &Clock) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Whether the URLs are of a kind that can be used, and go together.
+/// Checks that no setting holds the text that `print-config` shows for a secret, and that `database_url` and `bus_url`
+/// can be used, each by itself and together.
 ///
 /// # Errors
-/// The first that is not.
+/// Returns an error for the first setting that cannot be used.
 pub fn check_urls(settings: &Settings) -> Result<(), ServeError> {
     if let Some((key, _)) = settings.secrets().into_iter().find(|(_, secret)| secret.is_hidden()) {
         return Err(ServeError::HiddenSecret(key));
@@ -230,7 +236,8 @@ pub fn check_urls(settings: &Settings) -> Result<(), ServeError> {
     if bus_url.is_empty() { Ok(()) } else { Err(ServeError::BusOfOne) }
 }
 
-/// Refuses the address of a server that was taken for a file's name.
+/// Checks the form of a URL that is not one of Postgres. Refuses a server's address behind `sqlite://`, which would
+/// otherwise become the name of a file.
 fn check_sqlite_url(url: &str) -> Result<(), &'static str> {
     match url.strip_prefix("sqlite://") {
         Some(file) if file.split_once('@').is_some_and(|(credentials, _)| credentials.contains(':')) => Err(
@@ -244,7 +251,7 @@ fn check_sqlite_url(url: &str) -> Result<(), &'static str> {
     }
 }
 
-/// What a node of many stands on.
+/// Opens the clock, the store and the bus of a node that shares a Postgres with others.
 async fn open_shared(
     settings: &Settings,
     metrics: &Arc<Metrics>,
@@ -265,10 +272,10 @@ async fn open_shared(
     Ok((clock, store, bus))
 }
 
-/// What verifies app tokens.
+/// Returns the verifier of app tokens that the settings describe.
 ///
 /// # Errors
-/// Nothing is set, or what is set cannot be used.
+/// Returns [`ServeError::NoAppAuth`] if none is configured, and [`ServeError::AppAuth`] if it cannot be used.
 pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, ServeError> {
     let secret = settings.hmac_secret.expose().as_bytes();
     let mut app_auth = if !secret.is_empty() {
@@ -295,11 +302,17 @@ pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, Se
     Ok(app_auth.with_user_claim(&settings.user_claim).with_max_age(settings.max_age_seconds))
 }
 
-/// Serves until it is asked to stop, and stops in order: first nobody new is sent here, then those who wait are sent
-/// away, then what is in flight is answered.
+/// Serves until `shutdown` is asked to stop, then stops in order:
+///
+/// - `/readyz` fails, and the server waits for `shutdown.drain_seconds`, in which load balancers send new clients
+///   elsewhere.
+/// - The hub drains: it closes the waiting connections in batches.
+/// - The public listener closes, and open requests are answered.
+/// - The operator's listener and the store close.
 ///
 /// # Errors
-/// The system does not give what it takes.
+/// Returns [`ServeError::Threads`] if a thread cannot be created, and [`ServeError::Failed`] if a vital part has
+/// panicked.
 pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload: Reload) -> Result<(), ServeError> {
     let Parts { settings, clock, metrics, store, bus, keys, code_secret, app_auth, geo, demo } = parts;
     let or_public = |value: &str| if value.is_empty() { settings.public_base() } else { value }.to_owned();
@@ -372,7 +385,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload:
         info!(event = "listening", %public, %ops, public_url = settings.public_base());
     }
     let header_seconds = settings.limits.header_seconds;
-    // The operator's port stays until the end: it is how one sees that the server is stopping.
+    // The operator's port stays open to the end, so that `/readyz` and `/metrics` show the server stopping.
     let ops_shutdown = Shutdown::new();
     let ops = http::serve_ops(
         listeners.ops,
@@ -431,8 +444,8 @@ fn client_limits(settings: &LimitSettings, clock: &Clock) -> ClientLimits {
     }
 }
 
-/// The promise to exit in time is kept on the machine's own clock.
-#[expect(clippy::disallowed_methods, reason = "nothing a test would want to move")]
+/// Waits for `future`, for at most `seconds` of the runtime's own timer. Returns `None` if it took longer.
+#[expect(clippy::disallowed_methods, reason = "a stop keeps its time limit under a manual clock too")]
 async fn within_seconds<F: Future>(seconds: u64, future: F) -> Option<F::Output> {
     tokio::time::timeout(Duration::from_secs(seconds), future).await.ok()
 }
@@ -446,7 +459,7 @@ async fn sweep(logins: Arc<Logins>, clock: Clock) {
     }
 }
 
-/// A key is added to a directory that all nodes share, and needs no restart.
+/// Reads the directory of signing keys every [`PUBLISH_TIME`], so that a key which is added needs no restart.
 async fn look_for_keys(logins: Arc<Logins>, clock: Clock) {
     loop {
         clock.sleep(PUBLISH_TIME).await;
@@ -456,11 +469,11 @@ async fn look_for_keys(logins: Arc<Logins>, clock: Clock) {
 
 async fn refresh_keys(logins: &Arc<Logins>) {
     let logins = logins.clone();
-    // The directory may be a network's.
+    // The directory may be on a network file system.
     drop(tokio::task::spawn_blocking(move || logins.minter.refresh_keys()).await);
 }
 
-/// Reads everything again that can change while the server runs, each time that it is asked to.
+/// Reads the signing keys, the MaxMind files and the keys of app tokens again, on each request of `reload`.
 async fn when_asked(reload: Reload, logins: Arc<Logins>, geo: Arc<Geo>, app_auth: Arc<AppAuth>) {
     loop {
         reload.asked.notified().await;
@@ -472,7 +485,7 @@ async fn when_asked(reload: Reload, logins: Arc<Logins>, geo: Arc<Geo>, app_auth
     }
 }
 
-/// The files of addresses are replaced every week or so.
+/// Reads the MaxMind files again when they have changed, as operators replace them every week or so.
 async fn look_for_places(geo: Arc<Geo>, clock: Clock) {
     while geo.is_set() {
         clock.sleep_seconds(PLACES_SECONDS).await;
@@ -481,14 +494,14 @@ async fn look_for_places(geo: Arc<Geo>, clock: Clock) {
     }
 }
 
-/// Housekeeping, and a look at whether the store still keeps what it is given. What fails again and again is logged
-/// once, and once that it no longer does.
+/// Runs the store's housekeeping, and checks that a store of one node can still be written. Logs a failure once until
+/// its reason changes, and logs its end.
 async fn tidy(store: Arc<dyn Store>, clock: Clock) {
     let mut failing = None;
     loop {
         clock.sleep_seconds(TIDY_SECONDS).await;
         let done = async {
-            // A shared store says so by itself: every node asks it every few seconds.
+            // A shared store needs no ping, because each node queries it every 1.5 seconds.
             if !store.is_shared() {
                 store.ping().await?;
             }
@@ -509,7 +522,7 @@ async fn tidy(store: Arc<dyn Store>, clock: Clock) {
     }
 }
 
-/// Once half of many browsers have gone, or a flood of requests has passed, what they held is the system's again.
+/// Returns free memory to the system when half of many connections have closed, or when a flood of requests has ended.
 async fn give_memory_back(metrics: Arc<Metrics>, clock: Clock) {
     let (mut most_active, mut most_answered, mut answered_before) = (0, 0, 0);
     loop {

@@ -1,16 +1,17 @@
-//! Why something failed, in one line.
+//! Texts of errors for the log: one line each, without credentials.
 
 use crate::secret::{HIDDEN, shown_address};
 
-/// Longest text of a driver that is shown, in characters.
+/// Maximum length of a text that is shown, in characters.
 const MAX_CHARS: usize = 500;
-/// Redis quotes the arguments of a command that it does not know. Those of `AUTH` and `HELLO` are a user and a password.
+/// Text after which Redis quotes the arguments of a command that it does not know. The arguments of `AUTH` and `HELLO`
+/// include a user name and a password.
 const QUOTED_ARGUMENTS: &str = "with args beginning with";
-/// Names in front of `=` whose values are not shown.
+/// Endings of the names, in `NAME=VALUE`, whose values are not shown.
 const SECRET_NAMES: [&str; 7] = ["password", "passwd", "pass", "pwd", "secret", "token", "key"];
 
-/// Returns the whole chain of causes, because a driver's error says itself often only the first. What may be secret in
-/// it is left out: see [`cleaned`].
+/// Returns the text of an error with those of all its sources, cleaned by [`cleaned`]. A driver's own text often names
+/// only the outermost failure.
 #[must_use]
 pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -25,8 +26,10 @@ pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     cleaned(&text)
 }
 
-/// Returns what a driver or a server said, as one line of at most 500 characters, without credentials: addresses as
-/// [`shown_address`] has them, no values of `password=` and the like, no arguments of commands.
+/// Returns a text of a driver or a server as one line of at most 500 characters and an ellipsis, without credentials.
+///
+/// Addresses are shown as by [`shown_address`]. The values of `password=` and similar names, and the arguments of Redis
+/// commands, are left out.
 #[must_use]
 pub fn cleaned(text: &str) -> String {
     let (text, cut) = text.split_once(QUOTED_ARGUMENTS).map_or((text, false), |(text, _)| (text, true));
@@ -64,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_left_out_of_what_a_driver_says() {
+    fn driver_text_is_one_line_of_bounded_length_without_credentials() {
         for (said, shown) in [
             ("password authentication failed for user \"ann\"", "password authentication failed for user \"ann\""),
             ("cannot connect to 'redis://u:hunter2@h:1': refused", "cannot connect to 'redis://(hidden)@h:1': refused"),

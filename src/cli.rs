@@ -1,4 +1,4 @@
-//! The command line: what each command does with the settings.
+//! The command line: the commands, their flags, and the settings that flags, environment and file give.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -25,9 +25,9 @@ use crate::token::sign_app_token;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Longer than any load test runs.
+/// Lifetime of the app token of a load test, in seconds. It is longer than the longest `--seconds`.
 const LOAD_TOKEN_SECONDS: u32 = 2 * 3600;
-/// What the runtime's threads have to end in.
+/// Time for the runtime's threads to end.
 const RUNTIME_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Log in on a web page by scanning a QR code with a phone on which you are already logged in.
@@ -40,17 +40,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve browsers and phones
+    /// Run the server
     Serve(ConfigFlags),
-    /// Try it out: serve with a phone page and users of its own, on loopback, leaving nothing behind
+    /// Run a demo server on loopback, with a phone page and demo users; its data is removed when it stops
     Demo {
-        /// Listen on all addresses, so that a real phone in the same network can scan
+        /// Listen on all addresses, so that a phone in the same network can scan
         #[arg(long)]
         lan: bool,
         #[command(flatten)]
         config: ConfigFlags,
     },
-    /// Say whether the settings can be used, and what serve would warn of, without serving
+    /// Check the settings, and print the warnings that serve would log about them
     CheckConfig {
         /// Fail if there is a warning
         #[arg(long)]
@@ -58,59 +58,59 @@ enum Command {
         #[command(flatten)]
         config: ConfigFlags,
     },
-    /// Print the settings as they are after flags, environment and file, secrets hidden
+    /// Print the settings that result from flags, environment and file, with secrets hidden
     PrintConfig(ConfigFlags),
-    /// Print an app token for trying out, signed with app_auth.hmac_secret
+    /// Print an app token for tests, signed with app_auth.hmac_secret
     GenToken {
-        /// The user's id
+        /// Id of the user (the claim app_auth.user_claim)
         #[arg(long, value_name = "NAME")]
         user: String,
-        /// The user's display name
+        /// Display name of the user (the claim name)
         #[arg(long)]
         name: Option<String>,
-        /// The URL of the user's picture
+        /// URL of the user's picture (the claim picture)
         #[arg(long, value_name = "URL")]
         picture: Option<String>,
-        /// How long the token is good, in seconds
+        /// Lifetime of the token, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
         ttl_seconds: u32,
         #[command(flatten)]
         config: ConfigFlags,
     },
-    /// Measure a running server: browsers that wait, and logins at an even rate
+    /// Measure a running server, with waiting browsers and logins at a constant rate
     Load(LoadFlags),
 }
 
 #[derive(Debug, Args)]
 struct LoadFlags {
-    /// The server [default: the setting listen]
+    /// URL of the server, http only [default: the address of the setting listen]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Browsers that wait all the time
+    /// Number of browsers that wait during the whole test
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     browsers: usize,
-    /// How browsers wait
+    /// Transport on which the browsers wait
     #[arg(long, value_enum, default_value_t = Transport::Websocket)]
     transport: Transport,
-    /// Logins, each with one more browser; 0 for none
+    /// Number of logins per second, each with a browser of its own; 0 means none
     #[arg(long, value_name = "COUNT", default_value_t = 50)]
     logins_per_second: u32,
-    /// For how long
+    /// Duration of the test once all browsers wait, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
-    /// Handshakes under way at once
+    /// Maximum number of concurrent handshakes
     #[arg(long, value_name = "COUNT", default_value_t = 64)]
     concurrency: usize,
-    /// Addresses that browsers connect from, in turn: one has about 28,000 ports (127.0.0.1,127.0.0.2,...)
+    /// Source addresses of the browsers, used in turn (127.0.0.1,127.0.0.2); one address has about 28,000 ports
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     sources: Vec<IpAddr>,
-    /// The phone's app token [default: one signed with app_auth.hmac_secret]
+    /// App token of the phone [default: one signed with app_auth.hmac_secret]
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
-    /// The server's process, to measure its memory and processor time
+    /// Process id of the server, to measure its memory and processor time
     #[arg(long, value_name = "ID")]
     pid: Option<u32>,
-    /// Print JSON instead of a table
+    /// Print the report as JSON instead of a table
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -119,37 +119,37 @@ struct LoadFlags {
 
 #[derive(Debug, Args)]
 struct ConfigFlags {
-    /// Read settings from this file [default: qrlogin.toml, if there is one]
+    /// File of settings, in TOML [default: qrlogin.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where browsers and phones connect
+    /// Address to listen on for browsers and phones
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Where /livez, /readyz and /metrics are
+    /// Address to listen on for /livez, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS")]
     ops_listen: Option<String>,
-    /// The base of the URL in the QR code
+    /// Base of the URL in the QR code
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
-    /// Where sessions are kept
+    /// Database of the sessions: sqlite://FILE, or postgres://... for several nodes
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
-    /// How nodes that share a database tell each other, if not by Postgres itself
+    /// Redis that carries notifications between nodes, in place of Postgres: redis://...
     #[arg(long, value_name = "URL")]
     bus_url: Option<String>,
-    /// Any setting, such as session.ttl_seconds=120; may be given more than once
+    /// Set any setting, as in session.ttl_seconds=120; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
 impl ConfigFlags {
-    /// The settings that flags, environment and file make, over these defaults. The file that nobody named is read
-    /// only `with_default_file`.
+    /// Returns the settings of flags, environment and file, laid over `defaults`. Without `--config`, reads
+    /// [`DEFAULT_FILE`] if it exists and `with_default_file` is true.
     fn settings(&self, defaults: &Settings, with_default_file: bool) -> Result<Settings, Failure> {
         Ok(self.settings_and_warnings(defaults, with_default_file)?.0)
     }
 
-    /// As [`ConfigFlags::settings`], with what the operator should know of them.
+    /// Returns the settings as [`ConfigFlags::settings`] does, and the warnings about them.
     fn settings_and_warnings(
         &self,
         defaults: &Settings,
@@ -183,7 +183,7 @@ impl ConfigFlags {
     }
 }
 
-/// Does what the command line says.
+/// Runs the command that the command line names. Returns the exit code of the process.
 #[must_use]
 pub fn main() -> ExitCode {
     memory::keep_together();
@@ -207,8 +207,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Removes what may be a secret from an error of the command line: a value that was typed without its flag, or after a
-/// wrong one.
+/// Hides values in an error of the command line, because one that was typed without its flag or after a wrong flag may
+/// be a secret.
 fn without_values(mut error: clap::Error) -> clap::Error {
     let is_flag = |text: &str| {
         let name = text.strip_prefix("--");
@@ -225,7 +225,7 @@ fn without_values(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Logs what the operator should know of the settings.
+/// Logs the warnings about the settings.
 fn log_warnings(warnings: &[Warning]) {
     for Warning { origin, key, reason } in warnings {
         warn!(event = "setting_unclean", origin, key, reason);
@@ -236,7 +236,7 @@ const fn succeeded((): ()) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The exit code of what ran while there was a log. A failure is written to the log, in its form.
+/// Returns the exit code of a command that has a log. Writes a failure to the log, in the log's format.
 fn logged(log: &Log, done: Result<(), Failure>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -247,11 +247,12 @@ fn logged(log: &Log, done: Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// Says why the program ends; nobody may be reading.
+/// Prints the failure with which the program ends. It uses a thread of its own, because a blocked reader of the output
+/// would block the write.
 fn say(failure: &Failure) {
     match Writing::start("qrlogin-failure", std::io::stderr(), LogFormat::Text) {
         Ok((mut terminal, _writing)) => drop(writeln!(terminal, "qrlogin: {failure}")),
-        // No thread is to be had.
+        // The thread cannot be created, so write directly.
         Err(_) => eprintln!("qrlogin: {failure}"),
     }
 }
@@ -309,13 +310,14 @@ fn run_demo(settings: Settings, lan: bool) -> Result<(), Failure> {
         }
         let parts = Parts::open(settings, Clock::system(), Some(demo)).await?;
         let shutdown = Shutdown::new();
-        // The terminal has been closed: the demo leaves nothing behind.
+        // SIGHUP means that the terminal has been closed. A stop in order removes the demo's data.
         let hung_up = || shutdown.stop();
         run_until_stopped(parts, listeners, &shutdown, Reload::default(), hung_up).await
     })
 }
 
-/// Runs until a signal asks to stop; a second one ends the process at once.
+/// Runs the server until it has stopped. A first SIGTERM or SIGINT asks it to stop, and a second one ends the process
+/// at once. SIGHUP calls `on_hang_up`.
 async fn run_until_stopped(
     parts: Parts,
     listeners: Listeners,
@@ -323,9 +325,9 @@ async fn run_until_stopped(
     reload: Reload,
     on_hang_up: impl Fn(),
 ) -> Result<(), Failure> {
-    // Each browser that waits is an open file.
+    // Each waiting connection is an open file.
     let _ = files::raise_limit();
-    // Listening for signals before anybody can know that we run.
+    // Handle signals before the server answers, so that a supervisor which sees it up can stop it in order.
     let mut signals = Signals::listen()?;
     let drain_seconds = parts.settings.shutdown.drain_seconds;
     let running = app::run(parts, listeners, shutdown.clone(), reload);
@@ -350,21 +352,21 @@ async fn run_until_stopped(
     }
 }
 
-/// Should anything keep the server from stopping, the process ends all the same, a little after its time.
+/// Starts a thread that ends the process if it has not stopped by itself within the time that a stop may take.
 fn stop_in_time(drain_seconds: u32) {
     let patience = Duration::from_secs(u64::from(drain_seconds) + app::MAX_STOP_SECONDS);
-    // A thread of its own: the runtime may be what is stuck.
+    // A thread and not a task, because the runtime itself may be stuck.
     let watching = std::thread::Builder::new().name("qrlogin-stop".to_owned()).spawn(move || {
         std::thread::sleep(patience);
         error!(event = "stopped by force", "the server did not stop within {} s", patience.as_secs());
-        // The log has a moment to say so.
+        // Gives the log's thread time to write the line.
         std::thread::sleep(Duration::from_millis(200));
         std::process::exit(1);
     });
     drop(watching);
 }
 
-/// Says what `serve` would refuse, as far as [`app::check`] finds it, and what it would warn of.
+/// Prints the warnings that `serve` would log about the settings, and fails if [`app::check`] refuses them.
 fn check_config(flags: &ConfigFlags, strict: bool) -> Result<(), Failure> {
     let (checked, warnings) = with_warnings(|| -> Result<(), Failure> {
         let (settings, warnings) = flags.settings_and_warnings(&Settings::default(), true)?;
@@ -452,9 +454,9 @@ fn load(flags: LoadFlags) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs `what`, and does not wait for threads that are stuck when it has ended.
+/// Runs `what` on a new runtime. Afterwards, waits at most [`RUNTIME_PATIENCE`] for threads that are still busy.
 fn in_runtime<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    // Two at least: one may be held up by the disk.
+    // At least two threads, because the disk may block one.
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let done = runtime.block_on(what);

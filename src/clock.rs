@@ -1,11 +1,11 @@
-//! Time, as the rest of the program reads it. Three clocks, for three purposes:
+//! The time, as the rest of the program reads it. There are three clocks, for three purposes:
 //!
-//! - [`Clock::steady`] is monotonic. Everything that measures or waits for a duration uses it.
-//! - [`Clock::now`] is session time. Sessions begin, expire and are decided by it. A step of the wall clock moves it by
-//!   at most one part in [`SLEW_DIVISOR`] of the time that passes.
-//! - [`Clock::wall`] is the date. Only what leaves the server as a date uses it.
+//! - [`Clock::steady`] is monotonic. Use it to measure or wait for a duration.
+//! - [`Clock::now`] is session time. Sessions begin, expire and are decided by it. After a step of the wall clock, it
+//!   is slewed towards the wall clock by at most one part in [`SLEW_DIVISOR`] of the time that passes.
+//! - [`Clock::wall`] is the date. Use it only for dates that leave the server, or that come from outside.
 //!
-//! `clippy.toml` bans other ways to read the time, so a test can hold all three still and move them.
+//! `clippy.toml` bans other ways to read the time, so that tests can hold all three clocks still and move them.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -15,14 +15,14 @@ use tokio::sync::{Notify, watch};
 
 use crate::session::Timestamp;
 
-/// Session time passes at most one part in this many faster or slower than the monotonic clock: 5 ms a second.
+/// Divisor that gives the maximum slew of session time for an elapsed time: 5 ms for each second.
 pub const SLEW_DIVISOR: i64 = 200;
-/// Shortest time between two comparisons of session time with the wall clock.
+/// Minimum time between two comparisons of session time with the wall clock, in microseconds.
 const COMPARE_MICROS: i64 = 100_000;
-/// Smallest correction of a shared clock that counts as a step, in milliseconds.
+/// Minimum correction of a shared clock that counts as a step, in milliseconds.
 const STEP_MILLIS: u64 = 1000;
 
-/// Source of the three times. Clones share their state.
+/// The three clocks of the server. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct Clock(Source);
 
@@ -33,60 +33,63 @@ enum Source {
     Manual(watch::Receiver<Moment>, Arc<SessionTime>),
 }
 
-/// A monotonic reading and the session time at the same instant.
+/// The monotonic time and the session time of one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// As of [`Clock::steady`].
+    /// Monotonic time, as [`Clock::steady`] returns it.
     pub steady: Duration,
-    /// As of [`Clock::now`].
+    /// Session time, as [`Clock::now`] returns it.
     pub session: Timestamp,
 }
 
-/// Session time of a server that shares it with no other: the wall clock as it was at the start, carried on by the
-/// monotonic clock, and moved towards the wall clock slowly.
+/// Session time of a single node: starts as the wall clock, advances with the monotonic clock, and is slewed towards
+/// the wall clock.
 ///
-/// Between any two readings, it advances by the steady time that has passed, plus or minus one part in
-/// [`SLEW_DIVISOR`] of that and the rounding of a millisecond. It never goes back.
+/// Between any two readings, it advances by the steady time that has passed, plus or minus one part in [`SLEW_DIVISOR`]
+/// of that and the rounding of a millisecond. It never goes back.
 #[derive(Debug)]
 struct SessionTime {
-    /// Session time minus steady time.
+    /// Session time minus steady time, in microseconds.
     offset_micros: AtomicI64,
     /// Steady time of the last comparison with the wall clock.
     compared_at_micros: AtomicI64,
-    /// Latest session time that was returned. Threads may read the steady time in one order and the offset in another.
+    /// Latest session time that was returned. It keeps session time from going back when threads read the steady time
+    /// in one order and the offset in another.
     latest_millis: AtomicI64,
 }
 
-/// Session time of a server that shares its store: the time of the store's machine. Between two readings of that, the
-/// monotonic clock carries it on.
+/// Session time of a node that shares its store: the clock of the store's machine. Between two readings of that clock,
+/// it advances with the monotonic clock.
 #[derive(Debug)]
 struct SharedTime {
-    /// Session time minus steady time.
+    /// Session time minus steady time, in milliseconds.
     offset_millis: AtomicI64,
+    /// Whether the store's clock has been read.
     is_known: AtomicBool,
+    /// Notified when the offset has been corrected by at least [`STEP_MILLIS`].
     stepped: Notify,
 }
 
-/// State of a manual clock's hands.
+/// State of a manual clock.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
     steady: Duration,
     wall: Timestamp,
 }
 
-/// Moves the clock that [`Clock::manual`] returned with it.
+/// The control of a manual clock. [`Clock::manual`] returns the two together.
 #[derive(Debug)]
 pub struct Hands(watch::Sender<Moment>);
 
 impl Clock {
-    /// The machine's clocks.
+    /// Returns the clocks of this machine.
     #[must_use]
     pub fn system() -> Self {
         Self(Source::System(Arc::new(SessionTime::starting(micros_of(machine_steady()), machine_wall_micros()))))
     }
 
-    /// A clock whose session time and date follow those of a shared store. They are the machine's until the first call
-    /// of [`Clock::follow`].
+    /// Returns a clock whose session time and date follow the clock of a shared store. Until the first call of
+    /// [`Clock::follow`], they are those of this machine.
     #[must_use]
     pub fn shared() -> Self {
         let offset_millis = machine_wall_micros() / 1000 - millis_of(machine_steady());
@@ -97,9 +100,10 @@ impl Clock {
         })))
     }
 
-    /// Adjusts a shared clock: the store's clock showed `shown` at some instant of the last `took`, which ends now.
+    /// Adjusts a shared clock to the store's clock, which showed `shown` at some instant within the last `took`.
     ///
-    /// Moves the clock no further than agreement requires, as a slow answer says little. Does nothing to other clocks.
+    /// The first call sets the clock to the middle of the possible range. Later calls move it only as far as the
+    /// reading proves it wrong, because a slow answer leaves a wide range. Other clocks ignore the call.
     pub fn follow(&self, shown: Timestamp, took: Duration) {
         let Source::Shared(time) = &self.0 else { return };
         let ours = self.now().as_millis();
@@ -121,7 +125,7 @@ impl Clock {
         }
     }
 
-    /// Returns a clock that stands at `start` until its hands are moved.
+    /// Returns a clock that stands at `start`, and the hands that move it.
     #[must_use]
     pub fn manual(start: Timestamp) -> (Self, Hands) {
         let moment = Moment { steady: Duration::ZERO, wall: start };
@@ -130,7 +134,7 @@ impl Clock {
         (Self(Source::Manual(receiver, Arc::new(session))), Hands(sender))
     }
 
-    /// Returns the session time: what `created_at`, `expires_at` and decisions are judged by.
+    /// Returns the session time, by which sessions are created, expire and are decided.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.reading().session
@@ -150,8 +154,8 @@ impl Clock {
         Reading { steady, session }
     }
 
-    /// Returns the date, for what leaves the server as one: the wall clock of the machine, or with a shared store that
-    /// of the store, so that all nodes give the same date.
+    /// Returns the date: the wall clock of this machine. With a shared store it is the store's clock, so that all nodes
+    /// give the same date.
     #[must_use]
     pub fn wall(&self) -> Timestamp {
         match &self.0 {
@@ -161,9 +165,11 @@ impl Clock {
         }
     }
 
-    /// Returns the date of an instant of session time. They differ by what session time has not made up for yet since
-    /// the wall clock was stepped, in whole seconds: so the date of an instant does not change from one call to the next
-    /// while the clocks agree.
+    /// Returns the date of an instant of session time.
+    ///
+    /// The two differ by the part of a step of the wall clock that session time has not made up for yet. The difference
+    /// is truncated to whole seconds, so that the date of an instant is the same from one call to the next while the
+    /// clocks agree.
     #[must_use]
     pub fn date_of(&self, instant: Timestamp) -> Timestamp {
         let ahead_millis = self.wall().as_millis() - self.now().as_millis();
@@ -180,14 +186,14 @@ impl Clock {
     }
 
     /// Waits until [`Clock::steady`] is at least `instant`.
-    #[expect(clippy::disallowed_methods, reason = "the one place that may sleep")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that sleeps on the runtime's timer")]
     pub async fn sleep_until_steady(&self, instant: Duration) {
         match &self.0 {
             Source::System(_) | Source::Shared(_) => tokio::time::sleep(instant.saturating_sub(self.steady())).await,
             Source::Manual(moment, _) => {
                 let moved = moment.clone().wait_for(|moment| moment.steady >= instant).await.map(|_| ());
                 if moved.is_err() {
-                    // The hands are gone: this clock never moves again.
+                    // The hands have been dropped, so the clock never moves again.
                     std::future::pending::<()>().await;
                 }
             }
@@ -199,17 +205,17 @@ impl Clock {
         self.sleep_until_steady(self.steady() + duration).await;
     }
 
-    /// Waits for `millis`.
+    /// Waits for `millis` milliseconds.
     pub async fn sleep_millis(&self, millis: u32) {
         self.sleep(Duration::from_millis(millis.into())).await;
     }
 
-    /// Waits for `seconds`.
+    /// Waits for `seconds` seconds.
     pub async fn sleep_seconds(&self, seconds: u32) {
         self.sleep(Duration::from_secs(seconds.into())).await;
     }
 
-    /// Waits for `future`, for at most `seconds`. Returns `None` if it took longer.
+    /// Waits for `future`, for at most `seconds` seconds. Returns `None` if it took longer.
     pub async fn timeout<F: Future>(&self, seconds: u32, future: F) -> Option<F::Output> {
         tokio::select! {
             biased;
@@ -245,7 +251,7 @@ impl SessionTime {
         Timestamp::from_millis(self.latest_millis.fetch_max(millis, Ordering::Relaxed).max(millis))
     }
 
-    /// Returns whether the caller is the one that compares at this time.
+    /// Returns whether the caller is to make the comparison. Of the threads that find it due, one gets `true`.
     fn begins_comparison(&self, compared_at: i64, steady_micros: i64) -> bool {
         let at = &self.compared_at_micros;
         at.compare_exchange(compared_at, steady_micros, Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -253,7 +259,7 @@ impl SessionTime {
 }
 
 impl Hands {
-    /// Lets `millis` pass on all three clocks.
+    /// Advances all three clocks by `millis` milliseconds. A negative number counts as 0.
     pub fn advance_millis(&self, millis: i64) {
         self.0.send_modify(|moment| {
             moment.steady += Duration::from_millis(u64::try_from(millis).unwrap_or(0));
@@ -261,24 +267,24 @@ impl Hands {
         });
     }
 
-    /// Lets `seconds` pass on all three clocks.
+    /// Advances all three clocks by `seconds` seconds.
     pub fn advance_seconds(&self, seconds: u32) {
         self.advance_millis(i64::from(seconds) * 1000);
     }
 
-    /// Sets the wall clock forward by `millis`, or back if that is negative. No time passes.
+    /// Steps the wall clock by `millis` milliseconds, back if that is negative. The steady clock does not move.
     pub fn step_wall_millis(&self, millis: i64) {
         self.0.send_modify(|moment| moment.wall = moment.wall.plus_millis(millis));
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that may ask")]
+#[expect(clippy::disallowed_methods, reason = "the only place that reads the monotonic clock")]
 fn machine_steady() -> Duration {
     static FIRST_ASKED: LazyLock<Instant> = LazyLock::new(Instant::now);
     FIRST_ASKED.elapsed()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that may ask")]
+#[expect(clippy::disallowed_methods, reason = "the only place that reads the wall clock")]
 fn machine_wall_micros() -> i64 {
     micros_of(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
 }
@@ -299,7 +305,8 @@ mod tests {
 
     const START_MICROS: i64 = 1_893_456_000_000_000;
 
-    /// Session time at `steady_micros`, with a wall clock that has been set forward by `stepped_micros` since the start.
+    /// Returns the session time at `steady_micros`, with a wall clock that was stepped by `stepped_micros` since the
+    /// start.
     fn session_millis(time: &SessionTime, steady_micros: i64, stepped_micros: i64) -> i64 {
         time.at(steady_micros, || START_MICROS + steady_micros + stepped_micros).as_millis()
     }
@@ -312,7 +319,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn time_of_sessions_passes_at_nearly_one_rate_however_the_wall_clock_is_set(events in events()) {
+        fn session_time_advances_with_steady_time_however_the_wall_clock_is_stepped(events in events()) {
             let time = SessionTime::starting(0, START_MICROS);
             let (mut steady_micros, mut stepped_micros) = (0, 0);
             let mut readings = vec![(0, START_MICROS / 1000)];
@@ -324,7 +331,8 @@ mod tests {
             for (index, (earlier_micros, earlier)) in readings.iter().enumerate() {
                 for (later_micros, later) in &readings[index..] {
                     let passed_micros = later_micros - earlier_micros;
-                    // Each reading is rounded to a millisecond, and one interval between comparisons counts in full.
+                    // Each reading is rounded to a millisecond, and the slew of one whole interval between comparisons
+                    // may fall between two readings.
                     let slack = passed_micros / SLEW_DIVISOR + COMPARE_MICROS / SLEW_DIVISOR + 1000;
                     prop_assert!(later >= earlier);
                     prop_assert!(((later - earlier) * 1000 - passed_micros).abs() <= slack);
@@ -333,7 +341,7 @@ mod tests {
         }
 
         #[test]
-        fn time_of_sessions_reaches_the_wall_clock_in_two_hundred_times_the_step(
+        fn session_time_reaches_a_stepped_wall_clock_within_two_hundred_times_the_step(
             step_micros in -3_600_000_000_i64..3_600_000_000,
             look_micros in 1_000..10_000_000_i64,
         ) {
@@ -342,7 +350,7 @@ mod tests {
             let mut steady_micros = 0;
             let mut last = session_millis(&time, 0, step_micros);
             while steady_micros < needed_micros {
-                // A bounded number of readings: the longer the way, the rarer they are.
+                // At most about 1,000 readings, however long the slew takes.
                 steady_micros += look_micros.max(needed_micros / 1000);
                 let session = session_millis(&time, steady_micros, step_micros);
                 prop_assert!(session >= last);
@@ -356,9 +364,9 @@ mod tests {
     }
 
     #[test]
-    fn time_of_sessions_follows_a_wall_clock_that_is_adjusted_slowly() {
+    fn session_time_follows_a_wall_clock_that_ntp_slews() {
         let time = SessionTime::starting(0, START_MICROS);
-        // 500 ppm, the most that NTP adjusts by; for an hour.
+        // NTP adjusts a clock by at most 500 ppm. The loop runs for an hour.
         for second in 1..3600 {
             let (steady_micros, adjusted_micros) = (second * 1_000_000, second * 500);
             let wall_millis = (START_MICROS + steady_micros + adjusted_micros) / 1000;
@@ -367,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn time_of_sessions_does_not_go_back_between_threads() {
+    fn session_time_never_goes_back_with_concurrent_readers() {
         let (clock, hands) = Clock::manual(Timestamp::from_millis(0));
         hands.step_wall_millis(-3_600_000);
         std::thread::scope(|scope| {
@@ -383,13 +391,13 @@ mod tests {
             }
             scope.spawn(|| (0..5_000).for_each(|_| hands.advance_millis(50)));
         });
-        // 250 s have passed, less 5 ms a second.
+        // The clocks have advanced by 250 s, and session time was slewed back by 5 ms a second.
         let now_millis = clock.now().as_millis();
         assert!((248_749..=248_751).contains(&now_millis), "{now_millis}");
     }
 
     #[test]
-    fn time_of_dates_is_the_wall_clock_at_once() {
+    fn dates_follow_a_step_of_the_wall_clock_at_once() {
         let (clock, hands) = Clock::manual(Timestamp::from_millis(1_000_000_000));
         let expires_at = clock.now().plus_seconds(300);
         assert_eq!(clock.date_of(expires_at), expires_at);
@@ -406,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn time_of_a_shared_store_is_followed() {
+    fn shared_clock_follows_the_store() {
         let clock = Clock::shared();
         let (hour_ahead, at_once) = (clock.now().plus_seconds(3600), Duration::ZERO);
         clock.follow(hour_ahead, at_once);
@@ -418,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn time_of_a_shared_store_moves_only_as_far_as_a_slow_answer_requires() {
+    fn slow_answer_moves_a_shared_clock_only_as_far_as_it_proves_it_wrong() {
         let clock = Clock::shared();
         let start = clock.now().plus_seconds(60);
         clock.follow(start, Duration::ZERO);
@@ -430,7 +438,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn time_of_a_shared_store_says_when_it_was_stepped() {
+    async fn shared_clock_notifies_of_a_step_and_not_of_the_first_reading() {
         let clock = Clock::shared();
         let is_stepped = async || tokio::select! { biased; () = clock.stepped() => true, () = async {} => false };
         let steps = async |millis: i64| {

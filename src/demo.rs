@@ -1,4 +1,4 @@
-//! `qrlogin demo`: the server with a phone page and users of its own. `serve` has none of this.
+//! The demo's users, secret and settings. Only `qrlogin demo` uses them, never `serve`.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -17,35 +17,35 @@ use crate::token::sign_app_token;
 
 const TOKEN_SECONDS: i64 = 3600;
 
-/// Somebody to log in as.
+/// A user of the demo.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct DemoUser {
-    /// The `sub` of the app token.
+    /// Id of the user, which is the `sub` of the app token.
     pub id: &'static str,
-    /// Display name.
+    /// Display name of the user, which is the `name` of the app token.
     pub name: &'static str,
 }
 
-/// Who there is to log in as.
+/// All users of the demo.
 pub const USERS: [DemoUser; 3] = [
     DemoUser { id: "ada", name: "Ada Lovelace" },
     DemoUser { id: "grace", name: "Grace Hopper" },
     DemoUser { id: "alan", name: "Alan Turing" },
 ];
 
-/// What the demo's pages need of the server.
+/// State of the demo: the secret that signs app tokens, and the terminal.
 #[derive(Clone)]
 pub struct Demo {
     secret: Secret,
-    /// Where codes are shown too.
+    /// Terminal in which codes are shown as well.
     terminal: Option<Lines>,
 }
 
 impl Demo {
-    /// A demo with a secret of its own, and the settings that go with it: loopback or the whole network, a database
-    /// and keys in `dir`.
+    /// Returns a demo with a random secret, and its settings: app tokens are verified with that secret, and the
+    /// database and the keys are in `dir`.
     ///
-    /// `public` is the address it really listens on. Codes are shown in the `terminal` too, if there is one.
+    /// `public` is the address of the bound listener. If there is a `terminal`, codes are shown there as well.
     #[must_use]
     pub fn new(
         mut settings: Settings,
@@ -68,14 +68,15 @@ impl Demo {
                 ip => format!("http://{}", SocketAddr::new(ip, port)),
             };
         }
-        // Whatever this machine is called by whoever sits before it.
+        // Names by which a browser on this machine may open the demo.
         settings
             .allowed_origins
             .extend(["localhost", "127.0.0.1", "[::1]"].map(|host| format!("http://{host}:{port}")));
         (Self { secret, terminal }, settings)
     }
 
-    /// An app token of a demo user, as the site's own login would give the phone one.
+    /// Returns an app token of a demo user, in place of one from a site's own login. Returns `None` if it cannot be
+    /// signed.
     #[must_use]
     pub fn app_token(&self, user: &DemoUser, now: Timestamp) -> Option<String> {
         let claims = Map::from_iter([
@@ -87,18 +88,18 @@ impl Demo {
         sign_app_token(self.secret.expose().as_bytes(), &claims)
     }
 
-    /// Shows a code in the terminal, for whoever has a phone at hand and no browser.
+    /// Shows a code in the terminal, if there is one. A phone can then scan it without a browser.
     pub fn show(&self, qr_url: &str) {
         if let (Some(terminal), Ok(picture)) = (&self.terminal, Picture::of(qr_url)) {
             let text = format!("\n{}\n{qr_url}\n\n", picture.terminal());
-            // Lines take everything.
+            // Writing to `Lines` never fails.
             drop(terminal.clone().write_all(text.as_bytes()));
         }
     }
 }
 
-/// This machine's address in its network: the one from which packets to elsewhere would leave. (Connecting a UDP
-/// socket sends nothing.)
+/// Returns the local address from which the system would send packets to other networks, or 127.0.0.1 if there is none.
+/// Connecting a UDP socket selects that address and sends nothing.
 fn network_address() -> IpAddr {
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
         .and_then(|socket| {

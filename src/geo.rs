@@ -1,4 +1,4 @@
-//! Where an address is, and in whose network: what MaxMind databases say of it.
+//! Location and network of a client address, from MaxMind databases.
 
 use std::fs;
 use std::io;
@@ -17,45 +17,46 @@ use crate::metrics::Stopwatch;
 use crate::protocol::{LocationView, NetworkView};
 use crate::warnings::Warnings;
 
-/// The databases that are set.
+/// The configured databases.
 #[derive(Default)]
 pub struct Geo {
     places: Option<Database>,
     networks: Option<Database>,
 }
 
-/// Why a database cannot be used.
+/// An error of [`Geo::open`]. Every text names the setting.
 #[derive(Debug, Error)]
 pub enum GeoError {
     /// The file cannot be read.
     #[error("{key}: {path}: {source}")]
     Io {
-        /// The setting.
+        /// Key of the setting.
         key: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The file holds something else.
+    /// The file is not a MaxMind database.
     #[error("{key}: {path}: not a MaxMind database: {source}")]
     NotADatabase {
-        /// The setting.
+        /// Key of the setting.
         key: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Error of the database reader.
         source: MaxMindDbError,
     },
 }
 
-/// A file, which is replaced from time to time.
+/// A database in a file, which the operator replaces from time to time.
 struct Database {
     key: &'static str,
     path: PathBuf,
     current: RwLock<Current>,
-    /// Readings of the file that failed, and look-ups that failed.
+    /// Failures to read the file again.
     not_read: Warnings,
+    /// Failures to look up an address.
     not_found: Warnings,
     opened: Stopwatch,
 }
@@ -67,10 +68,10 @@ struct Current {
 }
 
 impl Geo {
-    /// Opens what is set: places, and networks. An empty path is none.
+    /// Opens the database of locations and that of networks. An empty path means that there is none.
     ///
     /// # Errors
-    /// A file that cannot be read, or holds something else.
+    /// Returns an error if a file cannot be read or is not a MaxMind database.
     pub fn open(places: &Path, networks: &Path) -> Result<Self, GeoError> {
         let open = |key, path: &Path| {
             if path == Path::new("") { Ok(None) } else { Database::open(key, path).map(Some) }
@@ -78,13 +79,13 @@ impl Geo {
         Ok(Self { places: open("geoip.city_file", places)?, networks: open("geoip.asn_file", networks)? })
     }
 
-    /// Whether anything is known at all.
+    /// Returns whether at least one database is configured.
     #[must_use]
     pub const fn is_set(&self) -> bool {
         self.places.is_some() || self.networks.is_some()
     }
 
-    /// Where an address is.
+    /// Returns the location of an address, or `None` if it is not known.
     #[must_use]
     pub fn location(&self, address: IpAddr) -> Option<LocationView> {
         let database = self.places.as_ref()?;
@@ -101,7 +102,7 @@ impl Geo {
         (view != LocationView::default()).then_some(view)
     }
 
-    /// In whose network an address is.
+    /// Returns the network (autonomous system) of an address, or `None` if it is not known.
     #[must_use]
     pub fn network(&self, address: IpAddr) -> Option<NetworkView> {
         let database = self.networks.as_ref()?;
@@ -112,7 +113,7 @@ impl Geo {
         (view != NetworkView::default()).then_some(view)
     }
 
-    /// Reads those files again that have changed. One that cannot be used leaves what was.
+    /// Reads the files that have changed again. If a file cannot be used, its database stays as it was.
     pub fn refresh(&self) {
         for database in self.places.iter().chain(&self.networks) {
             match database.refresh() {
@@ -137,11 +138,11 @@ impl Database {
         }
     }
 
-    /// What the database says of an address. What cannot be read is not known: a login does not fail for it.
+    /// Returns the record of an address. A damaged record counts as none, so that no login fails because of it.
     fn look_up<'a, T: Deserialize<'a>>(&self, reader: &'a Reader<Vec<u8>>, address: IpAddr) -> Option<T> {
         match reader.lookup(address).and_then(|found| found.decode()) {
             Ok(found) => found,
-            // A database of IPv4 alone.
+            // The address is IPv6, and the database holds only IPv4.
             Err(MaxMindDbError::InvalidInput { .. }) => None,
             Err(error) => {
                 if let Some(count) = self.not_found.count(self.opened.elapsed()) {
@@ -178,7 +179,7 @@ impl Database {
 impl Current {
     fn read(key: &'static str, path: &Path) -> Result<Self, GeoError> {
         let failed = |source| GeoError::Io { key, path: path.to_owned(), source };
-        // Before it is read: if it changes meanwhile, it is read again.
+        // Taken before the file is read: if the file changes meanwhile, the next refresh reads it again.
         let modified = modified(path).map_err(failed)?;
         let bytes = fs::read(path).map_err(failed)?;
         let not_one = |source| GeoError::NotADatabase { key, path: path.to_owned(), source };

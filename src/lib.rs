@@ -1,11 +1,11 @@
 //! Log in on a web page by scanning a QR code with a phone on which you are already logged in.
 //!
-//! The map of the code; imports point downwards only (`tests/architecture.rs` sees to it), and ARCHITECTURE.md follows
-//! one login through it.
+//! A module imports only from modules of lower layers. `tests/black_box/architecture.rs` lists the layers and enforces
+//! this. ARCHITECTURE.md follows one login through the modules.
 //!
-//! `unsafe` stands in `memory` alone, where it was measured to be needed.
+//! Only `memory` contains `unsafe` code; measurements showed that it is needed there.
 
-// The program.
+// The program: the commands, and the wiring of the server.
 #[forbid(unsafe_code)]
 pub mod app;
 #[forbid(unsafe_code)]
@@ -15,17 +15,17 @@ pub mod demo;
 #[forbid(unsafe_code)]
 pub mod load;
 
-// What the outside talks to.
+// The public HTTP interface.
 #[forbid(unsafe_code)]
 pub mod http;
 
-// One login: its use-cases, and who waits for it.
+// The use cases of a login, and the connections that wait for one.
 #[forbid(unsafe_code)]
 pub mod hub;
 #[forbid(unsafe_code)]
 pub mod login;
 
-// What they stand on.
+// Services that the use cases depend on.
 #[forbid(unsafe_code)]
 pub mod bus;
 #[forbid(unsafe_code)]
@@ -45,11 +45,11 @@ pub mod token;
 #[forbid(unsafe_code)]
 pub mod websocket;
 
-// What a login is.
+// The session: its states and transitions, without I/O.
 #[forbid(unsafe_code)]
 pub mod session;
 
-// Needed everywhere.
+// Utilities that every layer uses.
 #[forbid(unsafe_code)]
 pub mod cause;
 #[forbid(unsafe_code)]

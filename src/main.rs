@@ -1,4 +1,4 @@
-//! The `qrlogin` program; see the library.
+//! The `qrlogin` program. It only calls [`qrlogin::cli::main`].
 
 #![forbid(unsafe_code)]
 

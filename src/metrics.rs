@@ -1,4 +1,4 @@
-//! What `/metrics` shows. Names and labels are part of the contract (PROTOCOL.md).
+//! The metrics of `/metrics`. Their names and labels are part of the protocol (PROTOCOL.md, "Metrics").
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -12,34 +12,34 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-/// Why a waiting connection ended.
+/// The reason why a waiting connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    /// The phone's owner confirmed or rejected.
+    /// The session was confirmed or rejected.
     Decided,
-    /// The session ran out of time.
+    /// The session expired.
     Expired,
-    /// The browser closed.
+    /// The browser sent a Close, or ended its event stream or long poll.
     Client,
-    /// Two heartbeats went unanswered.
+    /// The browser left two heartbeats unanswered.
     Heartbeat,
-    /// The network failed, or the browser vanished without a word.
+    /// The connection failed or ended without a Close.
     Network,
-    /// A newer connection of the same session took over.
+    /// A newer connection of the same session superseded this one.
     Replaced,
-    /// The browser gave up.
+    /// The session was cancelled.
     Cancelled,
-    /// This server is stopping.
+    /// The server drained.
     Shutdown,
-    /// The browser broke the WebSocket protocol.
+    /// The browser violated the WebSocket protocol.
     Protocol,
-    /// The browser did not read.
+    /// The browser did not read a frame within its time.
     Slow,
-    /// The store did not answer when it had to.
+    /// The store did not answer at the session's deadline.
     Unavailable,
-    /// The token could not be made.
+    /// The token could not be minted.
     Internal,
-    /// A long poll was answered; its browser asks again.
+    /// A long poll was answered before the session's end, and the browser polls again.
     Answered,
 }
 
@@ -60,7 +60,7 @@ impl CloseReason {
         Self::Answered,
     ];
 
-    /// The label, as it is shown in metrics and logs.
+    /// Returns the label of metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -81,18 +81,19 @@ impl CloseReason {
     }
 }
 
-/// What became of a session.
+/// The outcome of a session. `Confirmed`, `Rejected` and `Cancelled` are counted when the session changes, and
+/// `Expired` and `Unclaimed` when its row is swept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The phone's owner said yes. Counted when decided, as the next two.
+    /// The user confirmed the session.
     Confirmed,
-    /// The phone's owner said no.
+    /// The user rejected the session, or chose a wrong number.
     Rejected,
-    /// The browser gave up.
+    /// The browser cancelled the session, or the server did because too many waited to be scanned.
     Cancelled,
-    /// Nobody decided in time. Counted when the row is swept, as the next.
+    /// The session expired without a decision.
     Expired,
-    /// Confirmed (and counted so), but the browser never acknowledged its token.
+    /// The session was confirmed, and counted as such, but its token was never acknowledged.
     Unclaimed,
 }
 
@@ -144,7 +145,7 @@ struct RequestLabels {
     status: u16,
 }
 
-/// All that is counted.
+/// The counters, gauges and histograms of this process.
 pub struct Metrics {
     registry: Registry,
     active_connections: Gauge<i64, AtomicI64>,
@@ -166,7 +167,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Everything at zero.
+    /// Returns metrics that are all zero, except that `qrlogin_bus_connected` is 1.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("qrlogin");
@@ -174,9 +175,9 @@ impl Metrics {
             active_connections: Gauge::default(),
             connections_closed: Family::default(),
             sessions: Family::default(),
-            // 50 µs to 0.8 s.
+            // The bounds of the buckets are 50 µs to 0.8 s.
             push_seconds: Histogram::new(exponential_buckets(50e-6, 2.0, 15)),
-            // 0.25 ms to 8 s.
+            // The bounds of the buckets are 0.25 ms to 8 s.
             http_request_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(250e-6, 2.0, 16))),
             requests_answered: AtomicU64::new(0),
             bus_connected: Gauge::default(),
@@ -212,7 +213,7 @@ impl Metrics {
             metrics.untold_found.clone(),
         );
         registry.register("app_tokens_refused", "App tokens that were refused", metrics.app_tokens_refused.clone());
-        // A single node hears all it does.
+        // A single node has no bus that could fail. The buses of several nodes set the gauge themselves.
         metrics.bus_connected.set(1);
         for reason in CloseReason::ALL {
             drop(metrics.connections_closed.get_or_create(&ReasonLabel { reason }));
@@ -223,7 +224,7 @@ impl Metrics {
         Self { registry, ..metrics }
     }
 
-    /// The text that `/metrics` answers with (OpenMetrics 1.0).
+    /// Returns the response of `/metrics`, in the text format of OpenMetrics 1.0.
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::new();
@@ -231,67 +232,68 @@ impl Metrics {
         text
     }
 
-    /// A browser began to wait.
+    /// Counts a connection that begins to wait.
     pub fn connection_opened(&self) {
         self.active_connections.inc();
     }
 
-    /// A browser no longer waits.
+    /// Counts a waiting connection that has ended.
     pub fn connection_closed(&self, reason: CloseReason) {
-        // In this order: whoever sees the connection gone sees it counted.
+        // In this order, so that a reader which sees the gauge lowered also sees the connection counted as closed.
         self.connections_closed.get_or_create(&ReasonLabel { reason }).inc();
         self.active_connections.dec();
     }
 
-    /// How many browsers wait now.
+    /// Returns the number of waiting connections.
     #[must_use]
     pub fn active_connections(&self) -> i64 {
         self.active_connections.get()
     }
 
-    /// A session came to an end.
+    /// Counts a session that has ended.
     pub fn session_ended(&self, outcome: Outcome) {
         self.sessions.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// A change was written to a waiting browser.
+    /// Records that a change, stored at `since`, has been written to its connection.
     pub fn pushed(&self, since: Stopwatch) {
         self.push_seconds.observe(since.elapsed().as_secs_f64());
     }
 
-    /// Whether other nodes are heard.
+    /// Sets whether notifications of other nodes arrive.
     pub fn bus_connected(&self, is_connected: bool) {
         self.bus_connected.set(is_connected.into());
     }
 
-    /// Whether other nodes are heard.
+    /// Returns whether notifications of other nodes arrive.
     #[must_use]
     pub fn is_bus_connected(&self) -> bool {
         self.bus_connected.get() == 1
     }
 
-    /// Another node was heard.
+    /// Counts a notification of another node.
     pub fn hinted(&self) {
         self.hints.inc();
     }
 
-    /// Something was found by looking.
+    /// Counts a change that was found in the store without a notification.
     pub fn found_untold(&self) {
         self.untold_found.inc();
     }
 
-    /// An app token was refused. `reason` is one of a fixed set.
+    /// Counts a refused app token. `reason` is one of the fixed labels of `AuthError::as_str`.
     pub fn app_token_refused(&self, reason: &'static str) {
         self.app_tokens_refused.get_or_create(&TokenLabel { reason }).inc();
     }
 
-    /// How many requests have been answered.
+    /// Returns the number of requests that have been answered.
     #[must_use]
     pub fn requests_answered(&self) -> u64 {
         self.requests_answered.load(Ordering::Relaxed)
     }
 
-    /// A request was answered. `route` is the route's pattern, never the path that was asked for.
+    /// Counts an answered request that began at `since`. `route` is the pattern of the route, never the path of the
+    /// request, which may contain a session id.
     pub fn answered(&self, method: &str, route: &str, status: u16, since: Stopwatch) {
         self.requests_answered.fetch_add(1, Ordering::Relaxed);
         let labels = RequestLabels { method: method.to_owned(), route: route.to_owned(), status };
@@ -299,32 +301,32 @@ impl Metrics {
     }
 }
 
-/// Measures how long something took; durations are nobody's business but the metrics'.
+/// A stopwatch on the monotonic clock of the machine. Unlike `Clock`, tests cannot move it.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch(Instant);
 
 impl From<Instant> for Stopwatch {
-    /// Measures from this instant.
+    /// Returns a stopwatch that was started at this instant.
     fn from(start: Instant) -> Self {
         Self(start)
     }
 }
 
 impl Stopwatch {
-    /// Begins to measure.
+    /// Starts a stopwatch.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place that may ask")]
+    #[expect(clippy::disallowed_methods, reason = "measurements read the monotonic clock of the machine")]
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// From this start to a later one.
+    /// Returns the time from the start of this stopwatch to that of a later one, or zero if the other is earlier.
     #[must_use]
     pub fn until(self, later: Self) -> Duration {
         later.0.saturating_duration_since(self.0)
     }
 
-    /// How long it has been.
+    /// Returns the time since the start.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()

@@ -1,18 +1,19 @@
-//! Randomness, as the rest of the program gets it. Nothing else asks for it (`clippy.toml` sees to it).
+//! All randomness comes from here; `clippy.toml` bans `aws_lc_rs::rand::fill` elsewhere.
 
-/// `N` bytes nobody can guess, from the operating system.
+/// Returns `N` bytes from a cryptographically secure generator.
 ///
 /// # Panics
-/// If the system has no randomness to give: going on would hand out guessable secrets.
+/// Panics if the operating system provides no randomness, because secrets would then be guessable.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "the one place that may ask")]
+#[expect(clippy::disallowed_methods, reason = "the only place that calls the generator")]
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the operating system's randomness is available");
     bytes
 }
 
-/// A number below `bound`, evenly enough for spreading load (not for secrets).
+/// Returns a random number below `bound`, or 0 if `bound` is 0. The modulo makes it slightly uneven, so use it to
+/// spread load and not for secrets.
 #[must_use]
 pub fn below(bound: u32) -> u32 {
     u32::from_le_bytes(bytes()) % bound.max(1)

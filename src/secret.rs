@@ -1,17 +1,18 @@
-//! Settings that may hold a secret, and what is shown in their place.
+//! Settings that are or may hold a secret, and the text that is shown in their place.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Shown in place of a secret.
+/// Text that is shown in place of a secret.
 pub const HIDDEN: &str = "(hidden)";
 
-/// Schemes of the addresses that a setting may hold. Of another one, nothing is shown.
+/// Schemes of the server addresses that a setting may hold. An address with another scheme, except `sqlite`, is hidden
+/// as a whole.
 const SCHEMES: [&str; 10] =
     ["postgres", "postgresql", "redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "http", "https"];
-/// Parameters that are shown, with the values that are shown.
+/// URL parameters that hold no secret, with the values of each that may be shown.
 const SHOWN_PARAMETERS: [(&str, &[&str]); 4] = [
     ("sslmode", &["disable", "prefer", "require", "verify-ca", "verify-full"]),
     ("target_session_attrs", &["any", "read-write", "read-only"]),
@@ -19,35 +20,35 @@ const SHOWN_PARAMETERS: [(&str, &[&str]); 4] = [
     ("db", &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]),
 ];
 
-/// The value of a setting that is or may hold a secret. It cannot be printed or serialized, and is wiped from memory
-/// when it is dropped.
+/// The value of a setting that is or may hold a secret. `Debug` and `Serialize` do not show it, and it is wiped from
+/// memory when it is dropped.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Returns the value. Pass it to what needs it, and to nothing that prints.
+    /// Returns the value. Do not print or log it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Returns whether the setting is not set.
+    /// Returns whether the setting is not set, which an empty value means.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns whether the value is what was shown of another one.
+    /// Returns whether the value contains [`HIDDEN`], so was copied from the output of `print-config`.
     #[must_use]
     pub fn is_hidden(&self) -> bool {
         self.0.contains(HIDDEN)
     }
 
-    /// Serializes an address by [`shown_address`].
+    /// Serializes an address in the form that [`shown_address`] returns.
     ///
     /// # Errors
-    /// Only those of the serializer.
+    /// Returns the serializer's error.
     pub fn serialize_address<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&shown_address(&self.0))
     }
@@ -77,11 +78,11 @@ impl Serialize for Secret {
     }
 }
 
-/// Returns what may be shown of an address: scheme, hosts, path, and a few parameters.
+/// Returns an address without its secrets: the scheme, the hosts, the path and a few parameters.
 ///
-/// Programs disagree on how to read a URL with a raw `/`, `?`, `#` or `@` in its password, so what one of them takes for
-/// a host or a path may be a part of the password. Of an address that can be read in more than one way, and of a text
-/// that is no such address, nothing is shown.
+/// URL parsers disagree about a raw `/`, `?`, `#` or `@` in a password: what one parser reads as a host or a path may
+/// be a part of the password. An address that can be read in more than one way is therefore hidden as a whole, and so
+/// is a text that is no address with a known scheme.
 #[must_use]
 pub fn shown_address(text: &str) -> String {
     if text.is_empty() { String::new() } else { parts_of(text).unwrap_or_else(|| HIDDEN.to_owned()) }
@@ -121,7 +122,7 @@ fn parts_of(text: &str) -> Option<String> {
     shown.push_str(path);
     if let Some(query) = query {
         shown.push('?');
-        // The query of an HTTP URL is one key in some services.
+        // With some services, the whole query of an HTTP URL is an API key.
         shown.push_str(&if scheme.starts_with("http") { HIDDEN.to_owned() } else { shown_query(query)? });
     }
     if let Some(fragment) = fragment {
@@ -148,7 +149,7 @@ fn is_plain_path(path: &str) -> bool {
     path.chars().all(|letter| letter.is_alphanumeric() || "/._~%+- ".contains(letter))
 }
 
-/// Whether this is the name or the address of a host, with a port or without.
+/// Returns whether the text is a host name or an IP address, with or without a port.
 fn is_host(text: &str) -> bool {
     let (name, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_shown_without_what_may_be_secret() {
+    fn shown_address_has_no_credentials_and_is_stable() {
         for (address, shown) in [
             ("", ""),
             ("sqlite://qrlogin.db", "sqlite://qrlogin.db"),
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_has_no_printed_form() {
+    fn secret_is_not_printed_or_serialized() {
         let secret = Secret::from("hunter2");
         assert_eq!(format!("{secret:?}"), "Secret(…)");
         assert_eq!(serde_json::to_string(&secret).unwrap(), "\"(hidden)\"");

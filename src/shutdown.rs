@@ -1,4 +1,4 @@
-//! Stopping in order, and the signals that ask for it.
+//! The state of an orderly stop, and the signals that cause one.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -6,19 +6,22 @@ use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-/// Says when to stop; clones say the same.
+/// The state of the server's stop. Clones share it.
+///
+/// A stop has two stages: it is asked for, upon which `/readyz` fails, and after the drain the server closes.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
-    /// From here on `/readyz` fails.
+    /// Cancelled when the stop is asked for.
     asked: CancellationToken,
-    /// From here on nothing new is taken.
+    /// Cancelled when the server begins to close, and accepts no more connections.
     closing: CancellationToken,
-    /// The part that made it stop.
+    /// The first part that failed, if one has.
     failed: Arc<OnceLock<&'static str>>,
 }
 
-/// What the server cannot do without holds this while it runs: should it panic, the server stops. A server that goes on
-/// without it would look alive, and tell nobody anything.
+/// A guard that a vital thread or task holds while it runs. If the holder panics, the server stops.
+///
+/// Without that part, the server would still answer health checks and deliver nothing.
 #[must_use]
 #[derive(Debug)]
 pub struct Vital {
@@ -36,7 +39,7 @@ impl Drop for Vital {
 }
 
 impl Vital {
-    /// `future`, which holds this until it has ended.
+    /// Runs `future`, and holds the guard until it has ended.
     pub async fn with(self, future: impl Future<Output = ()>) {
         future.await;
         drop(self);
@@ -44,7 +47,7 @@ impl Vital {
 }
 
 impl Shutdown {
-    /// Nothing has been asked yet.
+    /// Returns the state of a server that has not been asked to stop.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -55,62 +58,62 @@ impl Shutdown {
         self.asked.cancel();
     }
 
-    /// Asks the server to stop, as this part of it has failed.
+    /// Asks the server to stop because `part` has failed.
     fn fail(&self, part: &'static str) {
-        // The first is the cause.
+        // Only the first failure is kept, because later ones may follow from it.
         let _ = self.failed.set(part);
         self.stop();
     }
 
-    /// The part whose failure has made the server stop, if one has.
+    /// Returns the first part that failed, if one has.
     #[must_use]
     pub fn failed(&self) -> Option<&'static str> {
         self.failed.get().copied()
     }
 
-    /// For this part of the server, which it cannot do without.
+    /// Returns the guard of a vital part of the server. `part` is its name in the log.
     pub fn vital(&self, part: &'static str) -> Vital {
         Vital { part, shutdown: self.clone() }
     }
 
-    /// Whether that has been asked.
+    /// Returns whether the server has been asked to stop.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.asked.is_cancelled()
     }
 
-    /// Waits until it is asked.
+    /// Waits until the server is asked to stop.
     pub async fn asked(&self) {
         self.asked.cancelled().await;
     }
 
-    /// Takes nothing new from here on.
+    /// Begins to close: listeners accept no more connections. Call this after the drain.
     pub fn close(&self) {
         self.closing.cancel();
     }
 
-    /// Whether nothing new is to be taken.
+    /// Returns whether the server has begun to close.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.closing.is_cancelled()
     }
 
-    /// Waits until nothing new is to be taken.
+    /// Waits until the server begins to close.
     pub async fn closing(&self) {
         self.closing.cancelled().await;
     }
 }
 
-/// What the operator asks for with a signal.
+/// A request of the operator, made by a signal to the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM, SIGINT (Ctrl-C): stop.
+    /// SIGTERM or SIGINT (Ctrl-C): the server is to stop.
     Stop,
-    /// SIGHUP: read again what can change while the server runs.
+    /// SIGHUP: `serve` is to read its keys, MaxMind files and log level again, and `demo` is to stop.
     Reload,
 }
 
-/// The signals to this process, from [`Signals::listen`] on.
+/// The signals that the process receives from [`Signals::listen`] on.
 pub struct Signals {
     #[cfg(unix)]
     kinds: [(Signal, tokio::signal::unix::Signal); 3],
@@ -118,10 +121,10 @@ pub struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    /// Begins to listen. A signal that is listened for no longer ends the process.
+    /// Installs handlers for SIGTERM, SIGINT and SIGHUP, which then no longer end the process by themselves.
     ///
     /// # Errors
-    /// The system does not permit it.
+    /// Returns an error if the system refuses a handler.
     pub fn listen() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let kinds = [
@@ -132,7 +135,7 @@ impl Signals {
         Ok(Self { kinds })
     }
 
-    /// Waits for the next.
+    /// Waits for the next signal.
     pub async fn next(&mut self) -> Signal {
         let [(first, terminate), (second, interrupt), (third, hangup)] = &mut self.kinds;
         tokio::select! {
@@ -145,10 +148,10 @@ impl Signals {
 
 #[cfg(not(unix))]
 impl Signals {
-    /// Begins to listen.
+    /// Returns the signals. Here, [`Signals::next`] installs the handler.
     ///
     /// # Errors
-    /// None.
+    /// Never fails on this system.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {})
     }
@@ -165,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vital_thread_that_panics_stops_the_server_and_one_that_ends_does_not() {
+    fn panic_of_a_vital_thread_stops_the_server_and_its_normal_end_does_not() {
         let shutdown = Shutdown::new();
         let run = |part, panics: bool| {
             let vital = shutdown.vital(part);

@@ -1,12 +1,12 @@
-//! Warnings of faults that repeat: one a minute at most, with the number of failures.
+//! Rate limit for warnings of a repeating fault: at most one a minute, with the number of failures.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Time between two warnings of one fault.
+/// Minimum time between two warnings of one fault.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Counts the failures of one kind, and says when the next warning is due.
+/// Counts the failures of one kind, and decides when the next warning is due.
 #[derive(Debug, Default)]
 pub struct Warnings(Mutex<Counted>);
 
@@ -18,8 +18,8 @@ struct Counted {
 }
 
 impl Warnings {
-    /// Counts a failure at `now`, a reading of a monotonic clock. Returns the number of failures since the last warning,
-    /// this one included, if a warning is due.
+    /// Counts a failure at `now`, a reading of a monotonic clock. If a warning is due, returns the number of failures
+    /// since the last warning, including this one.
     pub fn count(&self, now: Duration) -> Option<u64> {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counted.failures += 1;
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_warning_a_minute_is_due_and_has_the_number_of_failures() {
+    fn warning_is_due_once_a_minute_with_the_number_of_failures() {
         let warnings = Warnings::default();
         let due = |seconds| warnings.count(Duration::from_secs(seconds));
         assert_eq!(due(7), Some(1));

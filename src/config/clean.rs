@@ -1,29 +1,29 @@
-//! What is done to a value before it is used. A value comes from a shell, a compose file, an editor or a file of
-//! secrets, and brings blanks and line ends along.
+//! Cleaning of values before they are used. Shells, compose files, editors and files of secrets add white space and
+//! line ends to them.
 
 use std::net::SocketAddr;
 
-/// Longest text of a setting, or of an item of a list, in bytes.
+/// Maximum length of the text of a setting, or of an item of a list, in bytes.
 const MAX_TEXT_BYTES: usize = 8 * 1024;
-/// Settings that are taken as they are, because a blank may be a part of them.
+/// Settings whose values keep their white space, because it may be a part of the secret. One line end is removed.
 const SECRETS: [&str; 2] = ["app_auth.hmac_secret", "app_auth.introspection_client_secret"];
-/// Settings that are the name of a file or a directory.
+/// Settings whose value is the path of a file or a directory.
 const PATHS: [&str; 4] = ["app_auth.public_key_file", "token.key_dir", "geoip.city_file", "geoip.asn_file"];
-/// Settings that are an address to listen on.
+/// Settings whose value is an address to listen on.
 const LISTENERS: [&str; 2] = ["listen", "ops_listen"];
 
-/// A value that can be used.
+/// A cleaned value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Clean {
     pub(super) text: String,
-    /// What the operator should know of it.
+    /// Warning for the operator, as the predicate of a sentence about the key.
     pub(super) warning: Option<&'static str>,
 }
 
 /// Cleans the text of a setting, or of one item of a list.
 ///
 /// # Errors
-/// What is wrong with it, without the value.
+/// Returns a description of the error, as the predicate of a sentence about the key. It does not quote the value.
 pub(super) fn clean(key: &str, text: &str) -> Result<Clean, String> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(format!("is longer than {MAX_TEXT_BYTES} bytes"));
@@ -35,7 +35,8 @@ pub(super) fn clean(key: &str, text: &str) -> Result<Clean, String> {
         let warning = is_padded.then_some("begins or ends with a blank, which is a part of the secret");
         return Ok(Clean { text: text.to_owned(), warning });
     }
-    // Some editors and spreadsheets add these two, which are no white space by Unicode.
+    // Some editors and spreadsheets add a byte order mark or a zero-width space, which Unicode does not count as white
+    // space.
     let is_space = |letter: char| letter.is_whitespace() || matches!(letter, '\u{feff}' | '\u{200b}');
     let trimmed = text.trim_matches(is_space);
     check_characters(trimmed)?;
@@ -47,13 +48,13 @@ pub(super) fn clean(key: &str, text: &str) -> Result<Clean, String> {
     Ok(Clean { text, warning })
 }
 
-/// Returns whether a variable counts as not set.
+/// Returns whether an environment variable with this text counts as not set.
 pub(super) fn is_blank(key: &str, text: &str) -> bool {
     let is_line_end = |letter| matches!(letter, '\r' | '\n');
     text.chars().all(|letter| is_line_end(letter) || (letter.is_whitespace() && !SECRETS.contains(&key)))
 }
 
-/// Cuts off the line end of the file that a secret was read from.
+/// Removes one line end, which a secret has that was read from a file.
 fn without_line_end(text: &str) -> &str {
     let text = text.strip_suffix('\n').unwrap_or(text);
     text.strip_suffix('\r').unwrap_or(text)
@@ -68,7 +69,7 @@ fn check_characters(text: &str) -> Result<(), String> {
     }
 }
 
-/// An address to listen on, with the short forms `:PORT`, `*:PORT` and `localhost:PORT`.
+/// Expands the short forms of an address to listen on: `:PORT`, `*:PORT` and `localhost:PORT`.
 fn socket_address(text: &str) -> Result<String, String> {
     if text.is_empty() || text.parse::<SocketAddr>().is_ok() {
         return Ok(text.to_owned());
@@ -89,7 +90,7 @@ fn socket_address(text: &str) -> Result<String, String> {
     })
 }
 
-/// Reads a yes or a no.
+/// Parses a boolean in one of its usual spellings, in any case.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Some(true),
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_around_a_value_is_cut_off_with_a_warning() {
+    fn surrounding_white_space_is_removed_with_a_warning() {
         for padded in ["https://a.example\r", "https://a.example\r\n", " https://a.example", "\thttps://a.example\n\n"]
         {
             assert_eq!(cleaned("public_url", padded), Ok(("https://a.example".to_owned(), true)), "{padded:?}");
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_loses_one_line_end_and_nothing_else() {
+    fn secret_loses_one_line_end_and_no_other_character() {
         for key in SECRETS {
             for (text, expected) in [
                 ("secret", Ok(("secret", false))),
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn short_forms_of_a_listening_address_are_written_out() {
+    fn short_forms_of_a_listening_address_are_expanded() {
         for key in LISTENERS {
             for (text, address) in [
                 (":8080", "0.0.0.0:8080"),
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boolean_is_read_in_any_case() {
+    fn boolean_is_parsed_in_any_case() {
         for (text, value) in [("TRUE", true), ("1", true), ("Yes", true), ("on ", true)] {
             assert_eq!(boolean(text), Some(value));
         }
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_or_a_url_is_not_taken_for_a_path() {
+    fn key_or_url_in_place_of_a_path_is_refused() {
         for key in PATHS {
             for wrong in ["-----BEGIN PRIVATE KEY-----MC4CAQ", "https://id.example/jwks", "file:///keys"] {
                 assert!(clean(key, wrong).is_err(), "{wrong}");
@@ -190,9 +191,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
-        /// A cleaned value has no control character and no padding, and a refusal does not quote the value.
+        /// A cleaned value is a part of the text, without control characters and padding. An error has no control
+        /// character and only ASCII, so it does not quote the value.
         #[test]
-        fn a_clean_value_holds_no_control_character(text in "[ \\t\\r\\n\\x00-\\x1f\\x7f-\\x9fa-z:/@=]{0,12}", key in 0..8_usize) {
+        fn clean_value_has_no_control_character(text in "[ \\t\\r\\n\\x00-\\x1f\\x7f-\\x9fa-z:/@=]{0,12}", key in 0..8_usize) {
             let keys = [&SECRETS[..], &PATHS[..], &["public_url", "token.issuer"]].concat();
             match clean(keys[key], &text) {
                 Ok(clean) => {

@@ -1,8 +1,9 @@
-//! Where settings come from: flags, then the environment, then the file, then the defaults.
+//! The layers of settings: flags take precedence over the environment, the environment over the file, and the file over
+//! the defaults.
 //!
-//! The defaults, as a table, say which keys there are and of what kind each is; every other layer is laid over them
-//! key by key, so that an error names the key and its source. No error quotes a value, which may be a secret, or one
-//! that was written into the wrong line.
+//! The defaults, as a TOML table, define the keys and the type of each. The other layers are applied key by key, so
+//! that an error can name the key and its source. No error quotes a value: it may be a secret, also where the setting
+//! is none, if it was written into the wrong line.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,26 +16,28 @@ use toml::{Table, Value};
 use super::clean::{boolean, clean, is_blank};
 use super::{ConfigError, Settings};
 
-/// The file that is read where none is named; it need not exist.
+/// Name of the file of settings that is read if none is named. It need not exist.
 pub const DEFAULT_FILE: &str = "qrlogin.toml";
-/// The beginning of every environment variable that is a setting.
+/// Prefix of the environment variables that are settings.
 pub const ENV_PREFIX: &str = "QRLOGIN_";
-/// Longest unknown key that is quoted, in bytes.
+/// Maximum length of an unknown key that is quoted, in bytes.
 const MAX_SHOWN_KEY_BYTES: usize = 48;
 
-/// Settings in the making.
+/// A builder of [`Settings`], to which layers are applied in order of increasing precedence.
 pub struct Layers {
+    /// The defaults, which define the keys and their types.
     known: Table,
+    /// The settings so far, secrets included.
     table: Table,
-    /// Where each key was set last.
+    /// Source that set each key last.
     origins: BTreeMap<String, String>,
     warnings: Vec<Warning>,
 }
 
-/// A value that was changed before it was taken, or that looks like a mistake.
+/// A warning about a value that was changed before its use, or that looks like a mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// Where it was set.
+    /// Source of the value: a position in a file, an environment variable or a flag.
     pub origin: String,
     /// Key of the setting.
     pub key: String,
@@ -48,29 +51,30 @@ impl fmt::Display for Warning {
     }
 }
 
-/// A line and a column of a file, both from 1.
+/// Line and column of a position in a file, both counted from 1.
 type Position = (usize, usize);
 
 impl Layers {
-    /// These defaults, and nothing over them.
+    /// Returns layers with these defaults only.
     ///
     /// # Panics
-    /// Never: settings are written as TOML by their own definition.
+    /// Panics if the defaults cannot be serialized as TOML, which no [`Settings`] causes.
     #[must_use]
     pub fn over(defaults: &Settings) -> Self {
         let known = Table::try_from(defaults).expect("the defaults are TOML");
         let mut layers = Self { table: known.clone(), known, origins: BTreeMap::new(), warnings: Vec::new() };
-        // Secrets are not written.
+        // Serialization hides secrets, so copy them.
         for (key, secret) in defaults.secrets() {
             insert(&mut layers.table, key, Value::String(secret.expose().to_owned()));
         }
         layers
     }
 
-    /// Lays a TOML file over.
+    /// Applies a TOML file.
     ///
     /// # Errors
-    /// A file that cannot be read or is not TOML, an unknown key, a value of the wrong kind.
+    /// Returns an error if the file cannot be read or is not TOML, or if it has an unknown key or a value that cannot
+    /// be used.
     pub fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path)
@@ -86,11 +90,12 @@ impl Layers {
         })
     }
 
-    /// Lays those of these environment variables over that begin with [`ENV_PREFIX`]. An empty one is as one that is
-    /// not set, because a compose file makes one of each variable that it passes on.
+    /// Applies the environment variables that begin with [`ENV_PREFIX`]. In a variable's name, `__` separates the
+    /// section from the key. A blank variable counts as not set, because compose files pass on unset variables as empty
+    /// ones.
     ///
     /// # Errors
-    /// An unknown key, a value of the wrong kind.
+    /// Returns an error for an unknown key or a value that cannot be used.
     pub fn environment(
         &mut self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -109,10 +114,10 @@ impl Layers {
         Ok(())
     }
 
-    /// Lays one value over, given as text; lists are comma-separated.
+    /// Applies one value that is given as text. The items of a list are separated by commas. `origin` is its source.
     ///
     /// # Errors
-    /// An unknown key, a value of the wrong kind.
+    /// Returns an error for an unknown key or a value that cannot be used.
     pub fn text(&mut self, key: &str, text: &str, origin: &str) -> Result<(), ConfigError> {
         let wrong = |kind: &str| value_error(origin, key, format!("must be {kind}"));
         let value = match self.known(key, origin)? {
@@ -130,19 +135,20 @@ impl Layers {
         self.put(key, value, origin)
     }
 
-    /// Returns what has been noticed so far, and [`Layers::finish`] does not refuse.
+    /// Returns the warnings about the values that have been applied so far.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
 
-    /// The settings as they are now.
+    /// Returns the settings that result from all layers.
     ///
     /// # Errors
-    /// The first that cannot be used; see [`Settings::check`].
+    /// Returns an error for the first setting that cannot be used, see [`Settings::check`]. It names the source of the
+    /// setting, unless that is the default.
     pub fn finish(self) -> Result<Settings, ConfigError> {
         let Self { table, origins, .. } = self;
-        // Each value has been taken by itself.
+        // `put` has checked the type of each value, so this does not fail.
         let settings: Settings = table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
             file: "settings".to_owned(),
             reason: expected(&error),
@@ -185,7 +191,7 @@ impl Layers {
         })
     }
 
-    /// Puts a value of the right kind in, cleaned, if its setting takes it.
+    /// Cleans a value of the right TOML type and sets it, if the setting accepts it.
     fn put(&mut self, key: &str, value: Value, origin: &str) -> Result<(), ConfigError> {
         let value = self.cleaned(key, value, origin)?;
         let has_default = self.known(key, origin)?.as_str().is_some_and(|default| !default.is_empty());
@@ -195,7 +201,7 @@ impl Layers {
         }
         let mut attempt = self.table.clone();
         insert(&mut attempt, key, value);
-        // One at a time, so that what cannot be taken is named with its key and source.
+        // Deserialized after each value, so that an error can name the key and its source.
         let taken: Result<Settings, _> = attempt.clone().try_into();
         taken.map_err(|error| value_error(origin, key, format!("cannot be used: {}", expected(&error))))?;
         self.table = attempt;
@@ -220,7 +226,8 @@ impl Layers {
         }
     }
 
-    /// Why a file is not TOML: where, and what the parser expected. Its own text quotes the line.
+    /// Returns the error for a file that is not TOML, with the position and the parser's message. The parser's full
+    /// text would quote the line.
     fn syntax_error(&self, file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
         let Some(span) = error.span() else {
             return ConfigError::File { file: file.to_owned(), reason: format!("is not TOML: {}", error.message()) };
@@ -231,7 +238,7 @@ impl Layers {
         ConfigError::File { file: format!("{file}:{line}:{column}"), reason }
     }
 
-    /// The last known key that is set in these lines, unless an unknown one or a section follows.
+    /// Returns the last key that is set in the first `lines` lines, if it is known and no section header follows.
     fn key_near(&self, text: &str, lines: usize) -> Option<String> {
         let (mut section, mut near) = ("", None);
         for line in text.lines().take(lines).map(str::trim) {
@@ -239,7 +246,7 @@ impl Layers {
                 (section, near) = (header.split(']').next().unwrap_or_default().trim(), None);
             } else if let Some((name, _)) = line.split_once('=') {
                 let name = name.trim().trim_matches(['"', '\'']);
-                // A line of a text that goes over several may hold an equals sign too.
+                // A line of a multi-line string may contain an equals sign, so skip what does not look like a key.
                 if shown_key(name) == name {
                     let key = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
                     near = self.known(&key, "").is_ok().then_some(key);
@@ -261,13 +268,13 @@ fn insert(table: &mut Table, key: &str, value: Value) {
     }
 }
 
-/// A key as it is quoted. What does not look like one may be a value.
+/// Returns the key, or a placeholder if it does not look like a key, because it may then be a value.
 fn shown_key(key: &str) -> &str {
     let looks_like_one = key.bytes().all(|byte| byte.is_ascii_lowercase() || b"_.".contains(&byte));
     if looks_like_one && key.len() <= MAX_SHOWN_KEY_BYTES { key } else { "(not shown)" }
 }
 
-/// What a value should be. The rest of serde's text may quote the value.
+/// Returns the part of serde's message that describes the expected value. The rest of the message may quote the value.
 fn expected(error: &toml::de::Error) -> String {
     let wanted = error.message().rsplit_once("expected ").map_or("another value", |(_, wanted)| wanted);
     match wanted {
@@ -315,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
+    fn environment_overrides_the_file_and_the_file_overrides_the_defaults() {
         let file = "listen = '127.0.0.1:1'\n[session]\nttl_seconds = 10\nclaim_seconds = 20\n";
         let environment = [("QRLOGIN_SESSION__TTL_SECONDS", "30"), ("HOME", "/")];
         let settings = layered(file, &environment).unwrap();
@@ -333,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_key_and_its_source() {
+    fn error_names_the_key_and_its_source() {
         let refused = |file: &str, environment: &[(&str, &str)], parts: &[&str]| {
             let error = layered(file, environment).unwrap_err();
             for part in parts {
@@ -369,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syntax_error_names_its_place_and_its_key_and_quotes_nothing() {
+    fn syntax_error_names_position_and_key_and_quotes_no_value() {
         for (file, place, key) in [
             ("[app_auth]\nhmac_secret = hunter2\n", ":2:15: ", "app_auth.hmac_secret"),
             ("[app_auth]\nhmac_secret = 'hunter2\n", ":2:", "app_auth.hmac_secret"),
@@ -400,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_quoted_only_if_it_looks_like_one() {
+    fn unknown_key_is_quoted_only_if_it_looks_like_a_key() {
         for file in ["hunter2 = 1", "\"postgres://u:hunter2@h\" = 1", "[app_auth]\nHunter2 = 'x'"] {
             let error = layered(file, &[]).unwrap_err();
             assert!(
@@ -411,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_as_one_that_is_not_set() {
+    fn blank_variable_counts_as_not_set() {
         let names = [
             "LISTEN",
             "PUBLIC_URL",
@@ -437,7 +444,7 @@ mod tests {
                 assert_eq!(layered("", &[(&name, empty)]), Ok(Settings::default()), "{name}={empty:?}");
             }
         }
-        // What a file says is meant.
+        // In a file, an empty value is an error.
         for (file, key) in
             [("[token]\nkey_dir = ''", "token.key_dir"), ("[log]\nlevel = ' '", "log.level"), ("listen = ''", "listen")]
         {
@@ -447,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_warned_of() {
+    fn removed_white_space_causes_a_warning_with_source_and_key() {
         let mut layers = Layers::over(&Settings::default());
         let variables = [("QRLOGIN_PUBLIC_URL", "https://login.example.com\r"), ("QRLOGIN_BUS_URL", "redis://h")];
         layers.environment(variables.map(|(name, value)| (name.into(), value.into()))).unwrap();
@@ -464,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_is_refused() {
+    fn hmac_secret_of_fewer_than_32_bytes_is_refused() {
         for (secret, is_taken) in [("x".repeat(31), false), ("x".repeat(32), true), ("x".repeat(31) + "\n", false)] {
             let taken = layered("", &[("QRLOGIN_APP_AUTH__HMAC_SECRET", &secret)]);
             assert_eq!(taken.is_ok(), is_taken);
@@ -475,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_url_that_browsers_would_mend_is_refused() {
+    fn public_url_that_browsers_would_correct_is_refused() {
         for good in
             ["https://a.example", "https://a.example:8443/login/", "http://[::1]:8080", "https://b\u{fc}cher.example"]
         {
@@ -509,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_level_that_logs_nothing_is_refused() {
+    fn log_level_with_an_unknown_word_is_refused() {
         for good in ["info", "INFO", "off", "warn,qrlogin::http=debug", "qrlogin", "info,[request]=trace", "3"] {
             assert!(layered("", &[("QRLOGIN_LOG__LEVEL", good)]).is_ok(), "{good}");
         }
@@ -520,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_hidden_when_shown() {
+    fn secrets_are_hidden_in_toml_and_debug_output() {
         let secret = "swordfish, and another thirty-two bytes";
         let settings = layered(&format!("[app_auth]\nhmac_secret = '{secret}'"), &[]).unwrap();
         assert!(!settings.to_toml().unwrap().contains("swordfish"));

@@ -1,4 +1,4 @@
-//! Settings: their keys, defaults and limits. Where they come from is in [`Layers`].
+//! The settings: their keys, defaults and permitted values. [`Layers`] reads them from flags, environment and file.
 
 mod clean;
 mod layers;
@@ -21,199 +21,203 @@ pub use crate::secret::Secret;
 pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers, Warning};
 pub use origin::AllowedOrigin;
 
-/// `public_url` stands in every QR code.
+/// Maximum length of `public_url`, in bytes. It is a part of every QR code.
 const MAX_PUBLIC_URL_BYTES: usize = 512;
 
 /// All settings. An empty string or list means "not set".
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Where browsers and phones connect.
+    /// Address to listen on for browsers and phones.
     pub listen: SocketAddr,
-    /// Where the operator's tools connect: `/livez`, `/readyz`, `/metrics`.
+    /// Address to listen on for the operator's tools: `/livez`, `/readyz`, `/metrics`.
     pub ops_listen: SocketAddr,
-    /// The base of `qr_url`, and what "same origin" means; never taken from a request.
+    /// Base of `qr_url`, and the origin of the server's own pages. The server never derives either from a request.
     pub public_url: String,
-    /// `sqlite://FILE`, or `postgres://…` for many nodes.
+    /// Database of the sessions: `sqlite://FILE`, or `postgres://…` for several nodes.
     #[serde(serialize_with = "Secret::serialize_address")]
     pub database_url: Secret,
-    /// Connections to Postgres that this node opens for its statements, at most.
+    /// Maximum number of connections to Postgres that this node opens for its statements.
     pub database_connections: usize,
-    /// How nodes tell each other: `redis://…`; empty: by Postgres itself, and with SQLite not at all.
+    /// Redis that carries notifications between nodes: `redis://…`. If empty, Postgres carries them. Unused with
+    /// SQLite, which serves one node.
     #[serde(serialize_with = "Secret::serialize_address")]
     pub bus_url: Secret,
     /// Other origins whose pages may use the browser routes, see [`AllowedOrigin`].
     pub allowed_origins: Vec<String>,
-    /// Whether a request without `Origin` (a native client) passes.
+    /// Whether the browser routes accept a request without an `Origin` header, as native clients send.
     pub allow_missing_origin: bool,
-    /// Addresses and networks whose word on a client's address is taken.
+    /// Addresses and networks of the proxies whose `X-Forwarded-For` or `Forwarded` header is trusted.
     pub trusted_proxies: Vec<String>,
-    /// In which header they give it.
+    /// Header in which the trusted proxies give a client's address.
     pub proxy_header: ProxyHeader,
-    /// How long things last.
+    /// Lifetimes of sessions and codes, heartbeats, and number matching.
     pub session: SessionSettings,
-    /// How phones prove themselves.
+    /// Verification of app tokens.
     pub app_auth: AppAuthSettings,
-    /// What is minted for browsers.
+    /// Content and signing keys of `web_token`.
     pub token: TokenSettings,
-    /// Where addresses are.
+    /// Databases of locations and networks.
     pub geoip: GeoipSettings,
-    /// What is made of where they are.
+    /// Action when phone and browser are in different locations or networks.
     pub risk: RiskSettings,
-    /// How much is too much.
+    /// Limits per client, per node and per request.
     pub limits: LimitSettings,
-    /// How to stop.
+    /// Timing of a stop.
     pub shutdown: ShutdownSettings,
-    /// What is said.
+    /// Level and format of the log.
     pub log: LogSettings,
 }
 
-/// `[session]`
+/// The section `[session]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionSettings {
-    /// From generating to expiry.
+    /// Time from the generation of a session to its expiry, in seconds.
     pub ttl_seconds: u32,
-    /// Between the pings to a waiting browser.
+    /// Time between two heartbeats on a waiting connection, in seconds.
     pub heartbeat_seconds: u32,
-    /// From the decision to the last moment at which the token may be fetched.
+    /// Time after the decision within which the browser can get its token, in seconds.
     pub claim_seconds: u32,
-    /// How long a code is shown before the next takes its place; 0: for the session's whole life.
+    /// Time for which a code is shown before it rotates, in seconds. 0 means that codes do not rotate.
     pub rotate_seconds: u32,
-    /// Whether the phone's owner must pick the number that the browser shows.
+    /// Whether the user must pick, on the phone, the number that the browser shows.
     pub number_matching: bool,
 }
 
-/// `[app_auth]`: exactly one of the sources is required by `serve`.
+/// The section `[app_auth]`. `serve` requires exactly one of `hmac_secret`, `public_key_file`, `jwks_url` and
+/// `introspection_url`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppAuthSettings {
-    /// The secret of app tokens signed with HS256.
+    /// Secret of app tokens that are signed with HS256.
     pub hmac_secret: Secret,
-    /// The public key of app tokens signed with RS256, ES256 or EdDSA, as a PEM file.
+    /// PEM file with the public keys of app tokens: RSA, P-256, P-384, P-521 or Ed25519.
     pub public_key_file: PathBuf,
-    /// Where the public keys of app tokens are published, as a JWK Set (RFC 7517).
+    /// URL of the JWK Set (RFC 7517) with the public keys of app tokens.
     #[serde(serialize_with = "Secret::serialize_address")]
     pub jwks_url: Secret,
-    /// Who says whether an app token is good (RFC 7662).
+    /// URL of the introspection endpoint (RFC 7662) for app tokens.
     #[serde(serialize_with = "Secret::serialize_address")]
     pub introspection_url: Secret,
-    /// As whom it is asked; empty: as nobody.
+    /// Client id with which the server authenticates at the introspection endpoint. If empty, it does not authenticate.
     pub introspection_client_id: String,
-    /// With which secret.
+    /// Client secret with which the server authenticates at the introspection endpoint.
     pub introspection_client_secret: Secret,
-    /// The required `iss`.
+    /// Required `iss` of app tokens. If empty, `iss` is not checked.
     pub issuer: String,
-    /// The required `aud`.
+    /// Required `aud` of app tokens. If empty, `aud` is not checked.
     pub audience: String,
-    /// The claim that holds the user's id.
+    /// Claim of the app token that holds the user's id.
     pub user_claim: String,
-    /// How long ago the phone's user may have logged in there (`auth_time`); 0: ever.
+    /// Maximum time since the user's login on the phone (`auth_time`), in seconds. 0 means any time.
     pub max_age_seconds: u32,
 }
 
-/// `[token]`
+/// The section `[token]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenSettings {
-    /// `iss`; empty: `public_url`.
+    /// Value of `iss`. If empty, it is `public_url`.
     pub issuer: String,
-    /// `aud`; empty: `public_url`.
+    /// Value of `aud`. If empty, it is `public_url`.
     pub audience: String,
-    /// From the decision to the token's end.
+    /// Time from the decision to the token's expiry, in seconds.
     pub ttl_seconds: u32,
-    /// Claims of the app token that are passed on.
+    /// Names of the claims that are copied from the app token.
     pub claims: Vec<String>,
-    /// Where the signing keys are.
+    /// Directory of the signing keys and of the codes' secret.
     pub key_dir: PathBuf,
 }
 
-/// `[geoip]`: MaxMind databases, as GeoLite2 City and ASN.
+/// The section `[geoip]`: files of MaxMind databases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GeoipSettings {
-    /// Of places.
+    /// Database of locations, for example GeoLite2 City.
     pub city_file: PathBuf,
-    /// Of networks.
+    /// Database of networks, for example GeoLite2 ASN.
     pub asn_file: PathBuf,
 }
 
-/// `[risk]`
+/// The section `[risk]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RiskSettings {
-    /// What follows when the phone and the browser lie apart.
+    /// Action when phone and browser differ in one of the `signals`.
     pub policy: RiskPolicy,
-    /// In which respects they can.
+    /// Properties of the two client addresses that are compared.
     pub signals: Vec<RiskSignal>,
 }
 
-/// What follows from a risk.
+/// The action when phone and browser are in different locations or networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RiskPolicy {
-    /// The phone is told.
+    /// The answer to the scan names the difference.
     Report,
-    /// The phone is refused.
+    /// Scan and confirmation are refused with 403.
     Deny,
 }
 
-/// In which respect a phone and a browser lie apart.
+/// A property of a client's address in which phone and browser can differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RiskSignal {
-    /// In different countries.
+    /// The country in which the address is.
     Country,
-    /// In networks of different operators (autonomous systems).
+    /// The network (autonomous system) to which the address belongs.
     Network,
 }
 
-/// In which header a trusted proxy gives a client's address.
+/// The header in which a trusted proxy gives a client's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProxyHeader {
-    /// `X-Forwarded-For`, or where there is none `Forwarded`.
+    /// `X-Forwarded-For`, or `Forwarded` in a request without it.
     Any,
-    /// The one that nearly all proxies set.
+    /// `X-Forwarded-For`, which nearly all proxies set.
     XForwardedFor,
-    /// RFC 7239.
+    /// `Forwarded` (RFC 7239).
     Forwarded,
 }
 
-/// `[limits]`. Those per address take an IPv6 network of 64 bits as one, and 0 means no limit.
+/// The section `[limits]`. A limit per address counts an IPv6 network of 64 bits as one address. 0 means no limit,
+/// except for `body_bytes` and `header_seconds`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LimitSettings {
-    /// False turns the limits per client address, and those of all together, off; those on a single request stay.
+    /// Whether the limits apply. `body_bytes` and `header_seconds` always apply.
     pub enabled: bool,
-    /// Codes asked for, per address.
+    /// Generated sessions, per address and minute.
     pub generate_per_minute: u32,
-    /// Scans and decisions, per address.
+    /// Scans and decisions, per address and minute.
     pub scan_per_minute: u32,
-    /// Codes that are none, per phone user; and six times as many per address.
+    /// Unknown or malformed codes, per phone user and minute. Six times as many are allowed per address.
     pub wrong_codes_per_minute: u32,
-    /// Questions for a session's status, receipts and cancellations, per address.
+    /// Status requests (each long poll is one), acknowledgements and cancellations, per address and minute.
     pub status_per_minute: u32,
-    /// WebSockets opened, per address.
+    /// Opened WebSockets and event streams, per address and minute.
     pub websocket_opens_per_minute: u32,
-    /// Connections at once, per address.
+    /// Open connections, per address.
     pub sockets_per_address: u32,
-    /// Connections at once, of all.
+    /// Open connections in total.
     pub sockets: u32,
-    /// Sessions that wait to be scanned, of all that this node has made.
+    /// Sessions of this node that have not been scanned. Beyond it, the oldest of the address with the most are
+    /// cancelled.
     pub pending_sessions: u32,
-    /// A request's body.
+    /// Maximum length of a request body, in bytes.
     pub body_bytes: usize,
-    /// Time for a request's head to arrive, then for its body, and for a client to take some of an answer.
+    /// Time in seconds for a request's head to arrive, then for its body, and for a client to take a part of an answer.
     pub header_seconds: u32,
 }
 
-/// `[shutdown]`
+/// The section `[shutdown]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShutdownSettings {
-    /// From the signal, when `/readyz` begins to fail, to the first browser's being sent away.
+    /// Time from the signal, when `/readyz` begins to fail, to the closing of the first connection, in seconds.
     pub drain_seconds: u32,
 }
 
-/// `[log]`
+/// The section `[log]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LogSettings {
-    /// In `RUST_LOG` syntax.
+    /// Level of the log, in `RUST_LOG` syntax.
     pub level: String,
-    /// `text` or `json`.
+    /// Format of a log line, `text` or `json`.
     pub format: LogFormat,
 }
 
@@ -277,52 +281,53 @@ impl Default for Settings {
     }
 }
 
-/// Why the settings cannot be used. Every variant's text names the key, and where it was set if that is known.
+/// An error in the settings. The text names the key and the source of its value, as far as they are known. It never
+/// quotes the value.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
     /// The file cannot be read, or is not TOML.
     #[error("{file}: {reason}")]
     File {
-        /// The file.
+        /// Path of the file, with line and column if they are known.
         file: String,
-        /// What is wrong.
+        /// Description of the error.
         reason: String,
     },
-    /// There is no such key.
+    /// A key that is set does not exist.
     #[error("{origin}: unknown key '{key}'; known here: {known}")]
     UnknownKey {
-        /// Where it was set.
+        /// Source that sets the key: a position in a file, an environment variable or a flag.
         origin: String,
-        /// The key.
+        /// The unknown key, or a placeholder if it may be a value.
         key: String,
-        /// The keys of that section.
+        /// Known keys of the same section, separated by commas.
         known: String,
     },
-    /// The key is known, and its value is of the wrong kind or out of range.
+    /// A value is of the wrong type, or its setting does not permit it.
     #[error("{origin}: {key} {reason}")]
     Value {
-        /// Where it was set.
+        /// Source that sets the key: a position in a file, an environment variable or a flag.
         origin: String,
-        /// The key.
+        /// Key of the setting.
         key: String,
-        /// What is wrong.
+        /// Description of the error, as the predicate of a sentence about the key.
         reason: String,
     },
-    /// Settings that cannot be used as they are, or not together.
+    /// A value is not permitted, by itself or together with another one. Its source is not known.
     #[error("{key}: {reason}")]
     Invalid {
-        /// The key.
+        /// Key of the setting.
         key: &'static str,
-        /// What is wrong.
+        /// Description of the error, as the predicate of a sentence about the key.
         reason: String,
     },
 }
 
 impl Settings {
-    /// Looks at what a type cannot: ranges, forms, and what excludes each other.
+    /// Checks what the types do not: ranges, the form of texts, and settings that exclude each other.
     ///
     /// # Errors
-    /// The first setting that cannot be used.
+    /// Returns [`ConfigError::Invalid`] for the first setting that cannot be used.
     pub fn check(&self) -> Result<(), ConfigError> {
         public_url(&self.public_url).map_err(|reason| invalid("public_url", reason))?;
         for (item, origin) in (1..).zip(&self.allowed_origins) {
@@ -360,29 +365,29 @@ impl Settings {
         Ok(())
     }
 
-    /// `public_url` without a slash at its end.
+    /// Returns `public_url` without slashes at its end.
     #[must_use]
     pub fn public_base(&self) -> &str {
         self.public_url.trim_end_matches('/')
     }
 
-    /// The origins whose pages may use the browser routes: that of `public_url` and `allowed_origins`.
+    /// Returns the origins whose pages may use the browser routes: `allowed_origins` and the origin of `public_url`.
     #[must_use]
     pub fn origins(&self) -> Vec<AllowedOrigin> {
         let listed = self.allowed_origins.iter().filter_map(|text| AllowedOrigin::parse(text).ok());
         listed.chain(self.public_origin().map(AllowedOrigin::Exact)).collect()
     }
 
-    /// The origin of `public_url`.
+    /// Returns the origin of `public_url` (RFC 6454 §4), or `None` if it is not a URL with an origin.
     #[must_use]
     pub fn public_origin(&self) -> Option<String> {
         origin_of(&self.public_url)
     }
 
-    /// The settings as TOML, secrets hidden.
+    /// Returns the settings as TOML, with secrets hidden.
     ///
     /// # Errors
-    /// None that a setting can cause.
+    /// Returns an error if serialization fails, which no value of a setting causes.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(self)
     }
@@ -414,7 +419,7 @@ impl AppAuthSettings {
             return Err(invalid(one, format!("cannot be set together with {another}; choose one")));
         }
         let secret = &self.hmac_secret;
-        // What `print-config` shows can be read again.
+        // The output of `print-config` can be read again, and shows a placeholder in place of the secret.
         if !secret.is_empty() && !secret.is_hidden() && secret.expose().len() < MIN_HMAC_SECRET_BYTES {
             let reason = format!(
                 "is shorter than {MIN_HMAC_SECRET_BYTES} bytes, and could be guessed from one token (RFC 7518 §3.2); make one \
@@ -433,13 +438,15 @@ impl AppAuthSettings {
     }
 }
 
-/// An address, or a network of addresses. One that is written in IPv6's form of IPv4 is an IPv4 address.
+/// Parses an IP address or a network in CIDR notation. An IPv4-mapped IPv6 address becomes an IPv4 address, while an
+/// IPv4-mapped network stays one of IPv6.
 #[must_use]
 pub fn network(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(|address| address.to_canonical().into()))
 }
 
-/// What is asked for keys and tokens must not be listened to, nor answered by others: https, or within this machine.
+/// Checks a URL that keys or the state of tokens are fetched from. It must be https, or http on this machine, because
+/// others could otherwise read the tokens or forge the answers.
 fn fetched_url(address: &Secret) -> Result<(), String> {
     if address.is_empty() || address.is_hidden() {
         return Ok(());
@@ -453,8 +460,8 @@ fn fetched_url(address: &Secret) -> Result<(), String> {
     }
 }
 
-/// A URL with a host. Unlike a browser's address bar, this mends nothing: a URL that is handed on as it was written is
-/// read by other parsers too.
+/// Parses a URL that has a host. Refuses forms that browsers correct, because the URL is passed on as it was written,
+/// and other parsers read them differently.
 fn parsed_url(text: &str) -> Result<Url, String> {
     if text.contains(char::is_whitespace) {
         return Err("holds a blank; write it as %20".to_owned());
@@ -466,12 +473,12 @@ fn parsed_url(text: &str) -> Result<Url, String> {
     if !has_host {
         return Err("is not a URL with a host; write it as https://HOST".to_owned());
     }
-    // The parser's errors are fixed texts.
+    // The parser's errors are fixed texts, which do not quote the URL.
     let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
     if url.has_host() { Ok(url) } else { Err("is a URL without a host".to_owned()) }
 }
 
-/// Whether a URL leads to this machine.
+/// Returns whether the URL's host is `localhost` or a loopback address.
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
@@ -502,8 +509,8 @@ fn public_url(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Levels and directives of `RUST_LOG`. A word that is neither would be taken for the name of a target, and what it
-/// was to log would be silent.
+/// Checks a text in `RUST_LOG` syntax. Refuses a word that is neither a level nor a target of this program, because
+/// `EnvFilter` would take a misspelled level for a target and enable only that.
 fn log_level(text: &str) -> Result<(), String> {
     let is_level = |part: &str| tracing::level_filters::LevelFilter::from_str(part).is_ok();
     let is_known =

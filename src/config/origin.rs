@@ -1,4 +1,4 @@
-//! Origins of pages and native shells, as `allowed_origins` lists them.
+//! Entries of `allowed_origins`: origins of pages and of native shells (RFC 6454).
 
 use url::{Host, Url};
 
@@ -7,25 +7,25 @@ const NO_ORIGIN: &str = "is not an origin; write it as scheme://host or scheme:/
 /// An entry of `allowed_origins`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedOrigin {
-    /// One origin, spelled as the `Origin` header field has it.
+    /// One origin, as it is spelled in the `Origin` header (RFC 6454 §7).
     Exact(String),
-    /// Every origin whose host has one label before a given domain.
+    /// All origins whose host is one label followed by a given domain.
     AnyLabel {
-        /// The scheme and what separates it from the host: `https://`.
+        /// Scheme with its separator, as in `https://`.
         scheme: String,
-        /// The host from the dot after the label on: `.example.com`.
+        /// Domain with the dot before it, as in `.example.com`.
         parent: String,
-        /// The port with its colon, or nothing.
+        /// Port with its colon, as in `:8443`, or empty.
         port: String,
     },
 }
 
 impl AllowedOrigin {
-    /// Reads an entry: `scheme://host`, `scheme://host:port`, or for http and https `scheme://*.domain`.
+    /// Parses an entry: `scheme://host`, `scheme://host:port`, or with http and https `scheme://*.domain`.
     ///
     /// # Errors
-    /// The entry is no origin, or not as clients send it. The text says what to write instead; its subject is the entry,
-    /// which it does not quote.
+    /// Returns an error if the entry is no origin, or is not spelled as clients send it. The text is the predicate of a
+    /// sentence about the entry, says what to write instead, and does not quote the entry.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, authority) = match (text, text.split_once("://")) {
             (_, Some(parts)) => parts,
@@ -48,7 +48,7 @@ impl AllowedOrigin {
         }
     }
 
-    /// Whether a request with this `Origin` is of it.
+    /// Returns whether the entry allows requests with this `Origin` header.
     #[must_use]
     pub fn matches(&self, origin: &[u8]) -> bool {
         match self {
@@ -60,7 +60,7 @@ impl AllowedOrigin {
         }
     }
 
-    /// Whether a page of it can be at this host.
+    /// Returns whether an http or https page at this host can have an origin that the entry allows.
     #[must_use]
     pub fn has_host(&self, host: &Host) -> bool {
         match self {
@@ -75,7 +75,8 @@ impl AllowedOrigin {
     }
 }
 
-/// Returns the origin of an http(s) URL, as browsers write it (RFC 6454 §6.2).
+/// Returns the ASCII serialization of a URL's origin (RFC 6454 §6.2), as browsers send it, or `None` if the origin is
+/// opaque.
 pub(super) fn origin_of(url: &str) -> Option<String> {
     let url = Url::parse(url).ok()?;
     url.origin().is_tuple().then(|| url.origin().ascii_serialization())
@@ -109,7 +110,7 @@ fn any_label(scheme: &str, authority: &str) -> Result<AllowedOrigin, String> {
     Ok(AllowedOrigin::AnyLabel { scheme: format!("{scheme}://"), parent: format!(".{host}"), port: port.to_owned() })
 }
 
-/// Returns what a URL has that its origin does not, and what to write.
+/// Returns the reason why a URL is not spelled as its origin, and what to write instead.
 fn not_as_sent(url: &str) -> String {
     let authority = url.split("://").nth(1).unwrap_or_default();
     let reason = if authority.contains('@') {
@@ -132,7 +133,8 @@ fn has_port(authority: &str) -> bool {
     authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Native shells have schemes of their own: `capacitor://localhost`, `app://.`, `chrome-extension://…`.
+/// Parses the origin of a native shell or an extension, which has a scheme of its own: `capacitor://localhost`,
+/// `app://.`, `chrome-extension://…`.
 fn exact_custom(text: &str, scheme: &str, authority: &str) -> Result<AllowedOrigin, String> {
     let is_scheme = scheme.starts_with(|letter: char| letter.is_ascii_lowercase())
         && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte));
@@ -143,7 +145,8 @@ fn exact_custom(text: &str, scheme: &str, authority: &str) -> Result<AllowedOrig
     if is_scheme && is_host && is_port { Ok(AllowedOrigin::Exact(text.to_owned())) } else { Err(NO_ORIGIN.to_owned()) }
 }
 
-/// A label of a host name, as browsers write it: in lower case, other scripts in Punycode.
+/// Returns whether the text is a label of a host name as browsers send it: in lower case, and in Punycode if it is not
+/// ASCII.
 fn is_label(label: &[u8]) -> bool {
     !label.is_empty()
         && label.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(byte))
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_itself_and_no_other() {
+    fn exact_entry_matches_only_its_own_origin() {
         for entry in [
             "https://www.example.com",
             "http://localhost:3000",
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_one_whole_label() {
+    fn star_matches_exactly_one_label() {
         for (entry, origins) in [
             (
                 "https://*.example.com",
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused_with_what_to_write_instead() {
+    fn malformed_entry_is_refused_with_advice_that_does_not_quote_it() {
         for (entry, instead) in [
             ("https://www.example.com/", "the last '/' too"),
             ("https://www.example.com:443", "default; leave it out"),
@@ -289,7 +292,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
         #[test]
-        fn a_star_never_leaves_its_domain(label in "[a-z.:/@*%#?_-]{0,12}") {
+        fn star_never_matches_outside_its_domain(label in "[a-z.:/@*%#?_-]{0,12}") {
             let origin = format!("https://{label}.example.com");
             let entry = AllowedOrigin::parse("https://*.example.com").unwrap();
             if entry.matches(origin.as_bytes()) {

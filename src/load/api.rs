@@ -1,4 +1,4 @@
-//! The HTTP calls, over one kept-alive connection each.
+//! HTTP calls of browsers and phones, each client over one kept-alive connection.
 
 use std::net::SocketAddr;
 
@@ -11,51 +11,51 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-/// The server.
+/// The server that is measured.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) address: SocketAddr,
-    /// For `Host`.
+    /// Value of the `Host` header.
     pub(super) authority: String,
 }
 
-/// See the module.
+/// A client of the server's HTTP API, with one connection.
 pub(super) struct Api {
     sender: SendRequest<Full<Bytes>>,
     authority: String,
 }
 
-/// What `generate` gave.
+/// The session that a call of `generate` returned.
 pub(super) struct Generated {
     pub(super) id: String,
     pub(super) code: String,
 }
 
-/// A call that failed.
+/// An error of an HTTP call.
 #[derive(Debug, Error)]
 pub enum ApiFailure {
-    /// No connection.
+    /// The connection cannot be opened.
     #[error("cannot connect to the server: {0}")]
     Connect(std::io::Error),
-    /// The connection broke.
+    /// The connection failed during the call.
     #[error("{call}: the connection broke: {source}")]
     Broken {
-        /// Which.
+        /// Name of the call.
         call: &'static str,
-        /// How.
+        /// Error of the HTTP client.
         source: hyper::Error,
     },
-    /// Another answer than there should be.
+    /// The server answered with another status than the expected one.
     #[error("{call}: the server answered {status}: {code}")]
     Refused {
-        /// Which.
+        /// Name of the call.
         call: &'static str,
-        /// With what.
+        /// Status of the answer.
         status: u16,
-        /// Its stable code, or the beginning of what it said.
+        /// Error code of the answer (`code`), or the first 100 characters of its body.
         code: String,
     },
-    /// The tool itself is being torn down.
+    /// A task of the load test panicked or was cancelled.
     #[error("stopped")]
     Stopped,
 }
@@ -66,24 +66,24 @@ impl Api {
         stream.set_nodelay(true).map_err(ApiFailure::Connect)?;
         let connected = handshake(TokioIo::new(stream)).await;
         let (sender, connection) = connected.map_err(|source| ApiFailure::Broken { call: "connect", source })?;
-        // Its failure is the failure of the call that is under way.
+        // The call that is under way reports a failure of the connection.
         tokio::spawn(async move { drop(connection.await) });
         Ok(Self { sender, authority: target.authority.clone() })
     }
 
-    /// A browser asks for a code.
+    /// Generates a session, as a browser.
     pub(super) async fn generate(&mut self) -> Result<Generated, ApiFailure> {
         let answer = self.call("generate", None, &json!({}), StatusCode::CREATED).await?;
         let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
         Ok(Generated { id: text("session_id"), code: text("code") })
     }
 
-    /// A phone scans or decides.
+    /// Scans or decides, as a phone. `call` is `scan`, `confirm` or `reject`.
     pub(super) async fn phone(&mut self, call: &'static str, code: &str, token: &str) -> Result<(), ApiFailure> {
         self.call(call, Some(token), &json!({ "code": code }), StatusCode::OK).await.map(drop)
     }
 
-    /// A browser says that it has its token.
+    /// Acknowledges the token, as a browser without a WebSocket.
     pub(super) async fn acknowledge(&mut self, id: &str) -> Result<(), ApiFailure> {
         self.call("ack", None, &json!({ "session_id": id }), StatusCode::NO_CONTENT).await.map(drop)
     }

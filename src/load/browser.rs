@@ -1,4 +1,4 @@
-//! A browser that waits.
+//! A browser that waits for its login, on one of the transports.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,17 +21,19 @@ use super::{Shared, Transport};
 use crate::metrics::Stopwatch;
 use crate::protocol::{ACK_MESSAGE, ACK_SUBPROTOCOL, MAX_WAIT_SECONDS, SESSION_HEADER};
 
-/// Most of what a browser costs this tool.
+/// Size of a browser's read buffer, in bytes. It is most of the memory that a browser costs this tool.
 const BUFFER_BYTES: usize = 1024;
 
-/// An answer whose head is longer is none of ours.
+/// Maximum length of the head of an answer, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// Ending, in the report, of a connection that this tool closed.
 const CLOSED_BY_TOOL: &str = "closed by the tool";
-/// What a browser is told when it is logged in.
+/// Part of the frame that delivers the token.
 const CONFIRMED: &str = r#""status":"confirmed""#;
 
-/// See the module.
+/// A browser with an open connection.
 pub(super) enum Browser {
+    /// A WebSocket, and whether the browser acknowledges its token.
     WebSocket(Box<WebSocketStream<TcpStream>>, bool),
     Events(Events),
     Polls(Polls),
@@ -40,20 +42,20 @@ pub(super) enum Browser {
 /// A browser that reads a stream of events.
 pub(super) struct Events {
     stream: TcpStream,
-    /// That has been read, and is of no whole event yet.
+    /// Bytes that have been read since the last complete event.
     text: Vec<u8>,
 }
 
-/// A browser that asks again and again.
+/// A browser that uses long polls.
 pub(super) struct Polls {
     target: Arc<Target>,
     id: String,
     source: Option<IpAddr>,
-    /// That has asked, and waits.
+    /// Connection of the pending poll.
     stream: TcpStream,
 }
 
-/// A browser that could not be opened.
+/// An error of opening a browser.
 #[derive(Debug, Error)]
 pub(super) enum OpenFailure {
     #[error("a browser cannot connect: {0}")]
@@ -65,7 +67,10 @@ pub(super) enum OpenFailure {
 }
 
 impl Browser {
-    /// Opens a connection from `source`, on which it waits.
+    /// Opens the connection on which the browser waits, from the address `source` if there is one.
+    ///
+    /// # Errors
+    /// Returns an error if the connection cannot be opened, or if the server refuses it.
     pub(super) async fn open(
         transport: Transport,
         target: &Arc<Target>,
@@ -95,7 +100,7 @@ impl Browser {
         }
     }
 
-    /// Waits to the end; says when the token arrived, if anybody wants to know.
+    /// Waits until the connection ends. Sends the time at which the token arrived to `arrived`.
     pub(super) async fn wait(self, shared: &Shared, arrived: Option<oneshot::Sender<Stopwatch>>) {
         match self {
             Self::WebSocket(socket, acknowledges) => wait_on_websocket(*socket, acknowledges, shared, arrived).await,
@@ -117,7 +122,8 @@ async fn connect(target: &Target, source: Option<IpAddr>) -> std::io::Result<Tcp
 
 async fn ask(target: &Target, source: Option<IpAddr>, path: &str, id: &str) -> std::io::Result<TcpStream> {
     let mut stream = connect(target, source).await?;
-    // (What is answered at once would leave the connection open for more.)
+    // `Connection: close` makes the server close the connection after the answer, so its end marks the end of the
+    // answer.
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{SESSION_HEADER}: {id}\r\n\r\n",
         target.authority
@@ -231,13 +237,13 @@ async fn wait_on_websocket(
         match message {
             Some(Ok(Message::Text(text))) => {
                 note_arrival(&text, &mut arrived);
-                // If this fails, the next reading does.
+                // If this fails, the next read fails too.
                 if acknowledges && text.contains(CONFIRMED) {
                     drop(socket.send(Message::text(ACK_MESSAGE)).await);
                 }
             }
             Some(Ok(Message::Close(frame))) => {
-                // Reading on sends the Close back.
+                // Further reads make tungstenite answer the Close.
                 while let Some(Ok(_)) = socket.next().await {}
                 break frame.map_or_else(|| "no code".to_owned(), |frame| u16::from(frame.code).to_string());
             }

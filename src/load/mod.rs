@@ -1,7 +1,7 @@
-//! `qrlogin load`: many browsers that wait, and logins at a given rate, through the API and from outside.
+//! `qrlogin load`: measures a running server from outside, with many waiting browsers and logins at a given rate.
 //!
-//! It shares no code with the server that it measures, but for the names of the protocol: the browsers are
-//! `tungstenite`'s, the calls go through hyper.
+//! The browsers use `tungstenite` and the calls use hyper. Of the server's own protocol code, this module uses only the
+//! names in `protocol`.
 
 mod api;
 mod browser;
@@ -31,100 +31,104 @@ use usage::Usage;
 
 pub use report::Report;
 
-/// Connections over which sessions are generated before the handshakes begin.
+/// Number of connections over which sessions are generated before the handshakes begin.
 const GENERATORS: usize = 16;
-/// Phones, and browsers that are about to log in. A server that needs longer for a confirmation than these are due in is
-/// measured all the same: from when each was due.
+/// Maximum number of concurrent logins, each with a phone and a browser. If the server is too slow for them, later
+/// logins start late, and their latency still counts from when they were due.
 const MAX_LOGINS_AT_ONCE: u32 = 256;
-/// A confirmed login that has not arrived after this long is lost.
+/// Time after the confirmation after which a token that has not arrived counts as lost, in seconds.
 const LOST_SECONDS: u32 = 10;
-/// How long the browsers have to say goodbye.
+/// Time for all browsers to close their connections at the end, in seconds.
 const GOODBYE_SECONDS: u32 = 10;
-/// Nothing says that a poll has arrived: by then it has.
+/// Time for the server to register the long polls, in seconds. It does not answer them, so their arrival cannot be
+/// observed.
 const ARRIVING_SECONDS: u32 = 2;
-/// How long the phone's owner thinks before confirming, where the browser must ask again meanwhile.
+/// Time between scan and confirmation with long polls, in milliseconds. In it, the browser polls again.
 const THINKING_MILLIS: u32 = 20;
-/// Files that are needed besides the sockets.
+/// Number of open files that are reserved for other purposes than the browsers' sockets.
 const SPARE_FILES: u64 = 64;
 
-/// How browsers wait.
+/// The transport on which browsers wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Transport {
-    /// On a WebSocket, whose Close is the receipt.
+    /// A WebSocket, whose Close is the acknowledgement
     Websocket,
-    /// On a WebSocket, acknowledging the token, as `<qr-login>` does.
+    /// A WebSocket with an explicit acknowledgement, as the qr-login element uses it
     WebsocketAck,
-    /// For server-sent events.
+    /// Server-sent events
     Sse,
-    /// By long polling.
+    /// Long polls
     Poll,
 }
 
-/// What is to be done.
+/// The parameters of a load test.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Where the server is; `http` only.
+    /// URL of the server; `http` only.
     pub url: String,
-    /// How the browsers wait.
+    /// Transport on which the browsers wait.
     pub transport: Transport,
-    /// Browsers that wait from the beginning to the end.
+    /// Number of browsers that wait during the whole test.
     pub browsers: usize,
-    /// Logins a second, each with a browser of its own, besides.
+    /// Number of logins per second, each with an additional browser. 0 means none.
     pub logins_per_second: u32,
-    /// For how long.
+    /// Duration of the logins, or of the idle measurement if there are none, in seconds.
     pub seconds: u32,
-    /// Handshakes under way at once.
+    /// Maximum number of concurrent handshakes of the waiting browsers.
     pub concurrency: usize,
-    /// Addresses that the browsers connect from, in turn; none: whichever the system chooses.
+    /// Source addresses of the browsers, used in turn. If empty, the system chooses.
     pub sources: Vec<IpAddr>,
-    /// The app token of the phone.
+    /// App token of the phones.
     pub app_token: String,
-    /// The server's process, if it is on this machine and its memory and processor time are to be measured.
+    /// Process id of the server, if its memory and processor time are to be measured. It must run on this machine.
     pub pid: Option<u32>,
 }
 
-/// Why there is no report.
+/// An error that ends a load test without a report.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// Not a URL, or not of the kind that this tool speaks.
+    /// The URL is malformed or is not http.
     #[error("--url: not of the form http://HOST:PORT (TLS is not spoken: measure behind it)")]
     Url,
-    /// The name of the host cannot be resolved.
+    /// The host's name cannot be resolved.
     #[error("--url: {0}")]
     Resolve(std::io::Error),
-    /// More sockets than this process may open.
+    /// The browsers need more sockets than this process may open.
     #[error("--browsers: {wanted} need {wanted} files and a few more, and this process may open {limit} (ulimit -n)")]
     Files {
-        /// The browsers.
+        /// Number of browsers.
         wanted: usize,
-        /// The limit.
+        /// Limit on open files of this process.
         limit: u64,
     },
-    /// The process is not there, or not to be looked at.
+    /// The server's process does not exist or cannot be inspected.
     #[error("--pid: {0}")]
     Process(String),
-    /// The server did not do what was asked.
+    /// A session could not be generated.
     #[error("{0}")]
     Api(#[from] api::ApiFailure),
 }
 
-/// What is counted while it runs.
+/// The results that accumulate during a load test.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// Microseconds.
+    /// Times from when a confirmation was due to the arrival of its token, in microseconds.
     pub(crate) push: Vec<u64>,
+    /// Number of confirmed logins.
     pub(crate) confirmed: u64,
+    /// Number of confirmed logins whose token did not arrive.
     pub(crate) lost: u64,
-    /// By close code, or by what happened instead.
+    /// Number of ended connections, by close code or by a text in its place.
     pub(crate) closed: std::collections::BTreeMap<String, u64>,
+    /// Number of errors, by text.
     pub(crate) errors: std::collections::BTreeMap<String, u64>,
 }
 
-/// Shared by all that runs.
+/// State that all tasks of a load test share.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
     tally: Arc<Mutex<Tally>>,
-    /// When it is said, everybody goes.
+    /// Cancelled at the end of the test, upon which the browsers close their connections.
     goodbye: CancellationToken,
     clock: Clock,
 }
@@ -143,10 +147,11 @@ impl Shared {
     }
 }
 
-/// Runs it, and says what was measured.
+/// Runs a load test. Returns the report.
 ///
 /// # Errors
-/// The plan cannot be carried out. What goes wrong on the way is in the report.
+/// Returns an error if the test cannot be started or the server's process cannot be measured. Errors of single browsers
+/// and logins are counted in the report.
 pub async fn run(plan: &Plan) -> Result<Report, LoadError> {
     let target = Arc::new(target(plan).await?);
     let limit = usage::open_files_limit();
@@ -160,7 +165,7 @@ pub async fn run(plan: &Plan) -> Result<Report, LoadError> {
     let ids = generate(plan, &target).await?;
     let mut waiting = JoinSet::new();
     let bar = bar(plan.browsers as u64, "opening");
-    // In three parts, so that what a browser costs can be told from what a first browser costs.
+    // Opened in three parts, because the first browsers cause allocations that later ones do not.
     for part in ids.chunks(plan.browsers.div_ceil(3).max(1)) {
         let (before, started) = (look()?, Stopwatch::start());
         open(plan, part, &target, &shared, &mut waiting, &bar).await;
@@ -197,7 +202,7 @@ async fn target(plan: &Plan) -> Result<Target, LoadError> {
     Ok(Target { address, authority: url.authority().to_owned() })
 }
 
-/// One session for each browser, before the clock runs.
+/// Generates one session for each browser, before the measurement. Returns the session ids.
 async fn generate(plan: &Plan, target: &Arc<Target>) -> Result<Vec<String>, LoadError> {
     let bar = bar(plan.browsers as u64, "generating");
     let mut tasks = JoinSet::new();
@@ -222,7 +227,7 @@ async fn generate(plan: &Plan, target: &Arc<Target>) -> Result<Vec<String>, Load
     Ok(ids)
 }
 
-/// Opens a browser for each of these sessions; the tasks that remain are those of the browsers that wait.
+/// Opens a browser for each of these sessions. Adds a task to `waiting` for each one that waits.
 async fn open(
     plan: &Plan,
     ids: &[String],
@@ -234,7 +239,7 @@ async fn open(
     let turns = Arc::new(Semaphore::new(plan.concurrency.max(1)));
     let mut opening = JoinSet::new();
     for id in ids {
-        // Only when the program is torn down is a semaphore closed.
+        // The semaphore is never closed, so this does not fail.
         let Ok(turn) = turns.clone().acquire_owned().await else { return };
         let (transport, target, id) = (plan.transport, target.clone(), id.clone());
         let source = source(plan, waiting.len() + opening.len());
@@ -274,9 +279,10 @@ fn source(plan: &Plan, number: usize) -> Option<IpAddr> {
     (!plan.sources.is_empty()).then(|| plan.sources[number % plan.sources.len()])
 }
 
-/// Logins at an even rate: each confirmation is due at an instant of its own, and measured from that, so that a server
-/// that stalls is measured by all who would have come meanwhile (an open loop). Everything up to the confirmation is
-/// done beforehand.
+/// Runs the logins at a constant rate, or waits if there are none.
+///
+/// Each confirmation is due at a fixed time, and its latency counts from then. A stall of the server therefore shows in
+/// all confirmations that were due meanwhile (open loop). All steps before the confirmation are done beforehand.
 async fn log_in(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
     let total = plan.logins_per_second * plan.seconds;
     let bar = bar(if total == 0 { plan.seconds } else { total }.into(), "logging in");
@@ -306,7 +312,7 @@ async fn log_in(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
             while let Some(number) = schedule.take() {
                 let prepared = Login::prepare(&mut phone, &plan, &target, &shared, number).await;
                 if std::mem::take(&mut is_first) {
-                    // The time runs from when all have prepared their first.
+                    // The schedule starts when all tasks have prepared their first login.
                     schedule.are_ready.wait().await;
                 }
                 let done = match (prepared, &mut phone) {
@@ -326,7 +332,7 @@ async fn log_in(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
     bar.finish_and_clear();
 }
 
-/// When each confirmation is due.
+/// The times at which the confirmations are due.
 struct Schedule {
     next: AtomicU32,
     total: u32,
@@ -336,19 +342,19 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// The number of the next login.
+    /// Returns the number of the next login, or `None` if there is none left.
     fn take(&self) -> Option<u32> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         (number < self.total).then_some(number)
     }
 
-    /// When it is to be confirmed.
+    /// Returns the time at which the login of this number is to be confirmed. The first call starts the schedule.
     fn due(&self, number: u32) -> tokio::time::Instant {
         *self.start.get_or_init(tokio::time::Instant::now) + self.interval * number
     }
 }
 
-/// A login that waits to be confirmed.
+/// A login that has been scanned and is to be confirmed.
 struct Login {
     session: api::Generated,
     waiting: JoinHandle<()>,
@@ -356,7 +362,7 @@ struct Login {
 }
 
 impl Login {
-    /// Everything up to the confirmation: the code, the browser that waits, the scan.
+    /// Generates a session, opens its browser and scans the code.
     async fn prepare(
         phone: &mut Option<Api>,
         plan: &Plan,
@@ -375,13 +381,13 @@ impl Login {
         let waiting = tokio::spawn(async move { browser.wait(&theirs, Some(arrived)).await });
         api.phone("scan", &session.code, &plan.app_token).await?;
         if plan.transport == Transport::Poll {
-            // The browser has been answered, and is to have asked again.
+            // The scan has answered the browser's poll, so give it time to poll again.
             shared.clock.sleep_millis(THINKING_MILLIS).await;
         }
         Ok(Self { session, waiting, arrival })
     }
 
-    /// The confirmation, at its time, and the token; measured from when it was due to the frame's arrival.
+    /// Confirms the login at `due`, waits for its token, and counts the time from `due` to the token's arrival.
     async fn finish(
         self,
         phone: &mut Api,
@@ -389,7 +395,8 @@ impl Login {
         shared: &Shared,
         due: tokio::time::Instant,
     ) -> Result<(), LoginFailure> {
-        // Being woken late is not the server's fault; coming late, because it took so long before, is.
+        // If the task is ready in time, measure from its wake-up, because the timer may wake it late. If it is late
+        // because the server was slow before, measure from when the confirmation was due.
         let started = if tokio::time::Instant::now() < due {
             tokio::time::sleep_until(due).await;
             Stopwatch::start()

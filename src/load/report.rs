@@ -1,4 +1,4 @@
-//! What was measured, as a table or as JSON.
+//! The report of a load test, as a table or as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,85 +12,85 @@ use super::{Plan, Tally};
 
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// See the module. Times are in microseconds, memory in bytes.
+/// The results of a load test. Times are in microseconds, memory in bytes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Browsers that waited.
+    /// Number of browsers that waited.
     pub browsers: u64,
-    /// Browsers that could not be opened.
+    /// Number of browsers that could not be opened.
     pub browsers_failed: u64,
-    /// From the first connection to the last 101.
+    /// Number of opened browsers per second, from the first connection to the last successful handshake.
     pub handshakes_per_second: f64,
-    /// Logins that the phone was told are confirmed.
+    /// Number of logins whose confirmation the server answered with 200.
     pub logins: u64,
-    /// What was asked for.
+    /// Number of logins per second that the plan asked for.
     pub logins_per_second_wanted: u32,
-    /// Of the logins, those whose token did not arrive.
+    /// Number of confirmed logins whose token did not arrive.
     pub lost: u64,
-    /// From when the confirm request was due to the frame's arrival.
+    /// Time from when a confirmation was due to the arrival of its token.
     pub push_micros: Option<Percentiles>,
-    /// Connections by the code with which the server closed them.
+    /// Number of ended connections, by close code or by a text in its place.
     pub closed: BTreeMap<String, u64>,
-    /// What went wrong, and how often.
+    /// Number of errors, by text.
     pub errors: BTreeMap<String, u64>,
-    /// Of the server, if its process was named.
+    /// Memory and processor time of the server, if its process was named.
     pub server: Option<ServerReport>,
 }
 
-/// Of a distribution.
+/// Percentiles of a distribution.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Percentiles {
-    /// Half were faster.
+    /// The median.
     pub p50: u64,
-    /// One in a hundred was slower.
+    /// The 99th percentile.
     pub p99: u64,
-    /// One in a thousand was slower.
+    /// The 99.9th percentile.
     pub p999: u64,
-    /// The slowest.
+    /// The maximum.
     pub max: u64,
 }
 
-/// What the server held and used.
+/// The memory and processor time of the server.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ServerReport {
-    /// Resident before the first browser.
+    /// Resident memory before the first browser.
     pub resident_before: u64,
-    /// Resident with all browsers waiting.
+    /// Resident memory with all browsers waiting.
     pub resident_waiting: u64,
-    /// Resident after the logins.
+    /// Resident memory after the logins.
     pub resident_after: u64,
-    /// For each browser of the second third.
+    /// Growth of the resident memory per browser of the second third.
     pub per_browser_of_second_third: u64,
-    /// For each browser of the last third.
+    /// Growth of the resident memory per browser of the last third.
     pub per_browser_of_last_third: u64,
-    /// For each browser after the first third.
+    /// Growth of the resident memory per browser after the first third.
     pub per_browser: u64,
-    /// The same, with the kernel's memory for the server's end of the connection: half of what the machine's kernel
-    /// took, where the browsers are on the same machine.
+    /// `per_browser` and the kernel's memory for the server's end of the connection. That is taken to be half of the
+    /// growth of the whole kernel's memory, as if the browsers ran on the same machine.
     pub per_browser_with_kernel: u64,
-    /// Processor time, the kernel's for the server included.
+    /// Processor time of the server per handshake, in user and kernel mode.
     pub micros_per_handshake: f64,
-    /// Processor time, if there were logins.
+    /// Processor time of the server per login, if there were logins.
     pub micros_per_login: Option<f64>,
-    /// Processor time while all wait, in percent of one processor, if there were no logins.
+    /// Processor time of the server while all browsers wait, in percent of one processor, if there were no logins.
     pub idle_percent: Option<f64>,
 }
 
-/// Some of what was done, and what the server had used before and after.
+/// A part of the test, with the server's memory and processor time before and after it.
 #[derive(Debug)]
 pub(super) struct Part {
-    /// That wait by then.
+    /// Number of browsers that wait at its end.
     pub(super) browsers: u64,
     pub(super) time: Duration,
     pub(super) before: Option<Usage>,
     pub(super) after: Option<Usage>,
 }
 
-/// All that was done.
+/// The measurements of all parts of the test.
 #[derive(Debug, Default)]
 pub(super) struct Course {
     pub(super) start: Option<Usage>,
-    /// In three parts.
+    /// The three parts in which the browsers are opened.
     pub(super) opened: Vec<Part>,
     pub(super) logins: Option<Part>,
 }
@@ -113,19 +113,20 @@ impl Report {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of a load test")]
+/// Returns the rate per second, rounded to an integer.
+#[expect(clippy::cast_precision_loss, reason = "the counts of a load test are far below 2^52")]
 fn rounded(count: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { (count as f64 / time.as_secs_f64()).round() }
 }
 
-/// To a tenth.
-#[expect(clippy::cast_precision_loss, reason = "times of a load test")]
+/// Returns the microseconds per item, rounded to a tenth.
+#[expect(clippy::cast_precision_loss, reason = "the times of a load test are far below 2^52 ns")]
 fn micros_for_each(nanos: u64, count: u64) -> f64 {
     (nanos as f64 / 100.0 / count.max(1) as f64).round() / 10.0
 }
 
-/// To a hundredth.
-#[expect(clippy::cast_precision_loss, reason = "times of a load test")]
+/// Returns the share of `nanos` in `time`, in percent, rounded to a hundredth.
+#[expect(clippy::cast_precision_loss, reason = "the times of a load test are far below 2^52 ns")]
 fn percent(nanos: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { (nanos as f64 / time.as_nanos() as f64 * 10_000.0).round() / 100.0 }
 }
@@ -134,12 +135,12 @@ pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// To three significant digits.
+/// Returns the percentiles of the values with three significant digits, and their exact maximum.
 fn percentiles(values: &[u64]) -> Option<Percentiles> {
     let slowest = *values.iter().max()?;
     let mut histogram = Histogram::<u64>::new_with_max(slowest.max(2), SIGNIFICANT_DIGITS).ok()?;
     for value in values {
-        // (None is greater than the greatest.)
+        // Recording never fails, because no value exceeds the histogram's maximum.
         histogram.record(*value).ok()?;
     }
     let at = |quantile| histogram.value_at_quantile(quantile).min(slowest);
@@ -220,9 +221,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_those_of_the_values_however_large() {
+    fn percentiles_are_exact_to_three_digits_for_small_and_large_values() {
         assert!(percentiles(&[]).is_none());
-        // A thousand, of each size: 1 to 1,000 µs, ms and s.
+        // A thousand values in each unit: 1 to 1,000 µs, ms and s.
         for unit in [1, 1_000, 1_000_000] {
             let values: Vec<u64> = (1..=1000).rev().map(|value| value * unit).collect();
             let found = percentiles(&values).unwrap();
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn each_figure_is_what_its_name_says() {
+    fn report_is_computed_from_the_tally_and_the_usages() {
         let tally = Tally { push: vec![400, 600, 800], confirmed: 40, lost: 2, ..Tally::default() };
         let report = Report::new(&plan(), &course(), tally);
         assert_eq!((report.browsers, report.browsers_failed), (3000, 10));
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_shows_every_figure() {
+    fn table_has_a_row_for_each_figure() {
         let tally = Tally {
             push: vec![1_400_000],
             confirmed: 1,

@@ -1,20 +1,23 @@
-//! What a process on this machine holds and uses.
+//! Memory and processor time of a process on this machine, from procfs.
 
 use std::fs;
 
-/// At one moment.
+/// The memory and processor time of a process at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Usage {
-    /// Memory of the process: resident, in KiB.
+    /// Resident memory of the process, in KiB.
     pub(super) resident: u64,
-    /// Memory of the kernel, on behalf of everybody: unreclaimable slab, and the sockets' buffers, in KiB.
+    /// Memory of the whole kernel, in KiB: unreclaimable slab, and the buffers of TCP sockets in pages of 4 KiB.
     pub(super) kernel: u64,
-    /// Time on a processor so far, in nanoseconds.
+    /// Processor time of the process so far, in user and kernel mode, in nanoseconds.
     pub(super) cpu_nanos: u64,
 }
 
 impl Usage {
-    /// Of the process of this id, now.
+    /// Measures the process of this id.
+    ///
+    /// # Errors
+    /// Returns a description if the process does not exist, has no resident memory, or cannot be inspected.
     pub(super) fn of(pid: u32) -> Result<Self, String> {
         let read = |path: String| fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"));
         let status = read(format!("/proc/{pid}/status"))?;
@@ -27,7 +30,8 @@ impl Usage {
     }
 }
 
-/// `utime` and `stime` of proc_pid_stat(5), which come in ticks; the process's name stands in brackets before them.
+/// Returns the sum of `utime` and `stime` of proc_pid_stat(5), in nanoseconds. The fields are found after the process's
+/// name, which is in parentheses and may contain spaces and parentheses itself.
 fn cpu_nanos(stat: &str) -> Option<u64> {
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
@@ -44,12 +48,12 @@ const fn ticks_per_second() -> u64 {
     100
 }
 
-/// The number that follows this word.
+/// Returns the number that follows this word.
 fn number(text: &str, word: &str) -> Option<u64> {
     text.split_whitespace().skip_while(|found| *found != word).nth(1)?.parse().ok()
 }
 
-/// Files that this process may open, after asking for as many as it may ask for.
+/// Raises the limit on open files of this process to its maximum. Returns the limit that then applies.
 pub(super) fn open_files_limit() -> u64 {
     crate::files::raise_limit().unwrap_or(u64::MAX)
 }
@@ -63,8 +67,8 @@ mod tests {
     use crate::metrics::Stopwatch;
 
     #[test]
-    fn the_memory_that_a_process_takes_is_seen() {
-        // It keeps the last so many bytes of its input until that ends.
+    fn usage_includes_memory_that_the_process_allocates() {
+        // `tail` keeps the last 64 MiB of its input in memory until the input ends.
         let mut child = Command::new("tail").args(["-c", "67108864"]).stdin(Stdio::piped()).spawn().unwrap();
         let before = Usage::of(child.id()).unwrap().resident;
         child.stdin.as_mut().unwrap().write_all(&vec![0; 64 << 20]).unwrap();
@@ -76,10 +80,10 @@ mod tests {
     }
 
     #[test]
-    fn the_time_that_a_process_works_is_seen() {
+    fn usage_includes_processor_time_of_the_process() {
         let mut child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
         let (started, mut worked) = (Stopwatch::start(), 0);
-        // A busy machine gives it less than all of a processor, and never more.
+        // One thread gets at most one processor's time, and less on a busy machine.
         while worked < 300_000_000 {
             assert!(started.elapsed().as_secs() < 30, "{worked} ns");
             worked = Usage::of(child.id()).unwrap().cpu_nanos;
@@ -91,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_a_process_is_read_behind_its_name() {
+    fn processor_time_is_parsed_after_a_name_with_parentheses() {
         let stat = "7 (a ) name) S 1 7 7 0 -1 4194560 1 2 3 4 120 30 5 6 20 0 1 0 1 2 3";
         assert_eq!(cpu_nanos(stat), Some(150 * 1_000_000_000 / ticks_per_second()));
         assert_eq!(number("VmRSS:    123 kB\nVmX: 4", "VmRSS:"), Some(123));

@@ -1,4 +1,4 @@
-//! Log lines that are not events: they are written whatever the level of the log.
+//! Log lines that are not events. They are written at every level of the log.
 
 use std::error::Error;
 
@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
 use super::LogFormat;
 
-/// A line in JSON form, with the fields that an event's line has.
+/// A line in JSON, with the same fields as the line of an event.
 #[derive(Serialize)]
 struct Line<F> {
     timestamp: String,
@@ -29,7 +29,7 @@ struct Lost {
     lines: u64,
 }
 
-/// Returns the line that says why the program ends.
+/// Returns the line with the error that ends the program.
 pub(super) fn failure(format: LogFormat, failure: &dyn Error) -> String {
     match format {
         LogFormat::Text => format!("qrlogin: {failure}\n"),
@@ -37,7 +37,7 @@ pub(super) fn failure(format: LogFormat, failure: &dyn Error) -> String {
     }
 }
 
-/// Returns the line that says how many lines were not written.
+/// Returns the line with the number of lines that were not written.
 pub(super) fn lost(format: LogFormat, lines: u64) -> String {
     match format {
         LogFormat::Text => format!("({lines} log lines were lost: they were not read, or could not be written)\n"),

@@ -1,7 +1,7 @@
-//! The log, and other output that is not waited for.
+//! The log, and other output that must not block the thread that writes it.
 //!
-//! Only `tracing` events are shown, never those of the `log` crate, where libraries print what they please: whole frames,
-//! some of them, and frames carry tokens.
+//! Only `tracing` events are logged, and not those of the `log` crate. Some libraries log whole WebSocket frames
+//! through it, and frames contain tokens.
 
 mod line;
 mod warnings;
@@ -25,32 +25,33 @@ use tracing_subscriber::reload::Handle;
 pub use warnings::with_warnings;
 pub use writer::{Lines, Writing};
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// The log, until it is dropped.
+/// The log of the process. When it is dropped, its pending lines are written.
 pub struct Log {
     level: Level,
     format: LogFormat,
     lines: Lines,
-    /// Last: what has been said by then is written by then.
+    /// The writer thread. It is declared last, so that it is dropped last and writes all pending lines.
     writing: Option<Writing>,
 }
 
+/// The handle that changes the level of the running log, for each format.
 enum Level {
     Text(Handle<EnvFilter, Formatter<DefaultFields, Counted<Format>, Lines>>),
     Json(Handle<EnvFilter, Formatter<JsonFields, Counted<Format<Json>>, Lines>>),
 }
 
-/// An event format that counts the events it fails to format as lost lines. `tracing-subscriber` would write a line of
-/// its own instead, which is not JSON.
+/// An event format that counts events which cannot be formatted as lost lines. `tracing-subscriber` would write a line
+/// of its own for them, which is not JSON.
 struct Counted<F> {
     format: F,
     lines: Lines,
@@ -72,7 +73,8 @@ where
 }
 
 impl Log {
-    /// Begins to log to the standard error output. A second call changes nothing.
+    /// Starts the log, which writes to standard error and logs panics. If the process has a subscriber already, the log
+    /// gets no events.
     #[must_use]
     pub fn start(level: &str, format: LogFormat) -> Self {
         let (lines, writing) = Writing::start("qrlogin-log", io::stderr(), format)
@@ -81,7 +83,7 @@ impl Log {
             .with_env_filter(filter(level))
             .with_writer(lines.clone())
             .log_internal_errors(false);
-        // Somebody else logs already if this fails: in tests.
+        // `try_init` fails if the process has a subscriber already, as in tests.
         let (level, begun) = match format {
             LogFormat::Text => {
                 let builder = builder.with_ansi(io::stderr().is_terminal());
@@ -102,7 +104,7 @@ impl Log {
         Self { level, format, lines, writing }
     }
 
-    /// Writes why the program ends, in the form of the log and whatever its level.
+    /// Writes the error that ends the program, in the log's format and at every level.
     pub fn say_failure(&self, failure: &dyn Error) {
         let line = line::failure(self.format, failure);
         if self.writing.is_some() {
@@ -112,9 +114,9 @@ impl Log {
         }
     }
 
-    /// Logs at this level from now on.
+    /// Changes the level of the log, in `RUST_LOG` syntax.
     pub fn set_level(&self, level: &str) {
-        // The subscriber has gone if this fails, and with it all logging.
+        // This fails only if the subscriber has been dropped, and nothing is logged then.
         drop(match &self.level {
             Level::Text(handle) => handle.reload(filter(level)),
             Level::Json(handle) => handle.reload(filter(level)),
@@ -122,19 +124,19 @@ impl Log {
     }
 }
 
-/// A panic is logged like all else. The standard library would print it itself, and a thread that panics would wait for
-/// the output's reader, for ever if there is none.
+/// Logs a panic as an event. The hook of the standard library would write to standard error, and block the panicking
+/// thread for as long as nothing reads that output.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let (thread, message) = (thread.name().unwrap_or_default(), panic.payload_as_str().unwrap_or_default());
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    // If it is asked for (RUST_BACKTRACE).
+    // Captured only if RUST_BACKTRACE requests it.
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(backtrace));
     error!(event = "panic", thread, place, message, backtrace);
 }
 
-/// The settings have been checked: what cannot be read is a level that has been checked otherwise.
+/// Parses a level. `Settings::check` has checked it, so the fallback to `info` is not reached with the settings' value.
 fn filter(level: &str) -> EnvFilter {
     EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"))
 }

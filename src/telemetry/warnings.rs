@@ -1,4 +1,4 @@
-//! Warnings without a log.
+//! Collection of warnings as text, for commands that have no log.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 
-/// Runs `work` on this thread. Returns its result, and the events at WARN and ERROR of the meantime as lines of text.
+/// Runs `work` on this thread. Returns its result, and the events at WARN and ERROR that it caused on this thread, each
+/// as a line of text.
 pub fn with_warnings<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let result = with_default(tracing_subscriber::registry().with(Collector(lines.clone())), work);
@@ -17,6 +18,7 @@ pub fn with_warnings<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
     (result, lines)
 }
 
+/// A layer that keeps the text of each event at WARN and ERROR.
 struct Collector(Arc<Mutex<Vec<String>>>);
 
 impl<S: Subscriber> Layer<S> for Collector {
@@ -44,7 +46,7 @@ impl Line {
     }
 
     fn add(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        // Writing to a string does not fail.
+        // Writing to a string never fails.
         let _ = match field.name() {
             "event" => self.event.write_fmt(value),
             "message" => self.message.write_fmt(value),
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warnings_are_collected_as_text() {
+    fn events_at_warn_are_collected_as_text_and_those_at_info_are_not() {
         let (result, lines) = with_warnings(|| {
             info!(event = "fine");
             warn!(event = "setting cleaned", key = "public_url", count = 3);

@@ -1,5 +1,5 @@
-//! Lines of output, written by a thread of their own, many at once: a thread that writes a line never waits for the
-//! reader of the output, and under load a line costs no system call.
+//! Output of lines through a thread of its own, which writes many lines at a time. A thread that writes a line never
+//! waits for the reader of the output, and needs no system call under load.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,13 +9,13 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::{LogFormat, line};
 
-/// Lines beyond this are dropped, and the output says how many.
+/// Maximum length of all pending lines, in bytes. Further lines are dropped and counted.
 const MAX_PENDING_BYTES: usize = 4 * 1024 * 1024;
-/// What is kept of the buffer from one writing to the next.
+/// Capacity that the writer's buffer keeps after a write, in bytes.
 const KEPT_BYTES: usize = 64 * 1024;
-/// Lines that come within this time of the first are written with it.
+/// Time for which the writer waits for more lines after the first one.
 const GATHERING: Duration = Duration::from_millis(20);
-/// How long the program waits, when it ends, for a reader of its output.
+/// Maximum time that the end of the program is delayed by a slow reader of its output.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
@@ -32,19 +32,21 @@ struct Shared {
     changed: Condvar,
 }
 
-/// Takes lines.
+/// The queue of lines for the writer thread. Clones share it. Lines of the default value have no writer thread, and are
+/// never written.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<Shared>);
 
-/// Writes lines until it is dropped; then what has been said by then, if its reader takes it within a second.
+/// A guard of the writer thread. When it is dropped, the thread writes the pending lines and ends. The drop waits at
+/// most a second for that.
 pub struct Writing(Lines);
 
 impl Writing {
-    /// Writes to `output` from a thread of this name. `format` is the form of the line that says how many lines were
-    /// lost.
+    /// Starts a thread of this name that writes to `output`. `format` is the format of the line with the number of lost
+    /// lines.
     ///
     /// # Errors
-    /// The system gives us no thread.
+    /// Returns an error if the thread cannot be created.
     pub fn start(name: &str, output: impl Write + Send + 'static, format: LogFormat) -> io::Result<(Lines, Self)> {
         let lines = Lines::default();
         let (writing, thread) = (Self(lines.clone()), std::thread::Builder::new().name(name.to_owned()));
@@ -59,12 +61,13 @@ impl Lines {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a line that could not be made.
+    /// Counts a line that could not be formatted.
     pub(super) fn lose_one(&self) {
         self.lock().lost_lines += 1;
         self.0.changed.notify_all();
     }
 
+    /// Runs the writer thread until the guard is dropped.
     fn write_out(&self, output: impl Write, format: LogFormat) {
         let mut out = Outgoing { output, format, bytes: Vec::new(), is_mid_line: false, lost_lines: 0 };
         loop {
@@ -94,21 +97,23 @@ impl Lines {
     }
 }
 
-/// The output, and what is on its way to it.
+/// The output of the writer thread, and the lines that it has taken from the queue.
 struct Outgoing<O> {
     output: O,
     format: LogFormat,
-    /// Whole lines, except that the first may be the rest of one.
+    /// Bytes to be written: whole lines, of which the first may lack a part that has been written.
     bytes: Vec<u8>,
-    /// Whether the output has taken a part of the first line.
+    /// Whether a part of the first line has been written.
     is_mid_line: bool,
-    /// Number of lines that were lost since the output was last told.
+    /// Number of lines that were lost since the last notice was written.
     lost_lines: u64,
 }
 
 impl<O: Write> Outgoing<O> {
-    /// Writes all lines, and how many were lost before them. Of those that the output does not take, counts the whole
-    /// ones as lost, and keeps the rest of one that has been begun: else the next line would be a part of it.
+    /// Writes all lines, and then a notice with the number of lost lines, if there are any.
+    ///
+    /// If the output fails, lines of which nothing was written count as lost. The rest of a line that was written in
+    /// part is kept, because the next line would otherwise continue it.
     fn write(&mut self) {
         let notice = self.bytes.len();
         if self.lost_lines > 0 {
@@ -116,7 +121,7 @@ impl<O: Write> Outgoing<O> {
         }
         let written = self.write_some();
         if written == self.bytes.len() {
-            // There is no other place to report a failure of this.
+            // A failure cannot be reported anywhere, because this is the log.
             drop(self.output.flush());
             self.bytes.clear();
             self.bytes.shrink_to(KEPT_BYTES);
@@ -131,7 +136,7 @@ impl<O: Write> Outgoing<O> {
             written
         };
         if kept > notice {
-            // The notice has been begun, and is kept.
+            // The notice was written in part, and its rest is kept.
             self.lost_lines = 0;
         } else {
             let lost = self.bytes[kept..notice].iter().filter(|byte| **byte == b'\n').count();
@@ -143,7 +148,7 @@ impl<O: Write> Outgoing<O> {
         self.is_mid_line = is_mid_line;
     }
 
-    /// Writes until the output fails. Returns the number of bytes that it took.
+    /// Writes until everything is written or the output fails. Returns the number of bytes that were written.
     fn write_some(&mut self) -> usize {
         let mut written = 0;
         while written < self.bytes.len() {
@@ -151,7 +156,7 @@ impl<O: Write> Outgoing<O> {
                 Ok(0) => break,
                 Ok(more) => written += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Another process has made the output non-blocking, and its reader is slow.
+                // Another process that shares the output has made it non-blocking, and the reader is slow.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(GATHERING),
                 Err(_) => break,
             }
@@ -161,7 +166,8 @@ impl<O: Write> Outgoing<O> {
 }
 
 impl Write for Lines {
-    /// Takes one whole line, as `tracing-subscriber` writes it.
+    /// Queues one whole line, as `tracing-subscriber` writes it in one call. Never fails and never blocks on the
+    /// output.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut pending = self.lock();
         if pending.bytes.len() + line.len() > MAX_PENDING_BYTES {
@@ -194,7 +200,7 @@ impl Drop for Writing {
         let mut pending = lines.lock();
         pending.is_stopping = true;
         lines.0.changed.notify_all();
-        // A reader that does not read must not keep the program from ending: then the thread ends with the process.
+        // A reader that does not read must not keep the program from ending. The thread then ends with the process.
         drop(lines.0.changed.wait_timeout_while(pending, PATIENCE, |pending| !pending.has_stopped));
     }
 }
@@ -205,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    /// An output whose reader reads when it is told to.
+    /// An output that takes bytes when the sender of its channel sends a message or is dropped.
     struct Pipe(mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
 
     impl Write for Pipe {
@@ -221,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_reader_that_does_not_read_neither_while_it_runs_nor_at_its_end() {
+    fn blocked_reader_delays_neither_writers_nor_the_end_of_the_program() {
         let (reads, read) = mpsc::channel();
         let out = Arc::default();
         let (mut lines, writing) = Writing::start("test", Pipe(read, Arc::clone(&out)), LogFormat::Text).unwrap();
@@ -235,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_is_written_in_order_and_how_much_was_dropped() {
+    fn pending_lines_are_written_in_order_before_the_notice_of_lost_lines() {
         let (_, read) = mpsc::channel();
         let out = Arc::default();
         let (mut lines, writing) = Writing::start("test", Pipe(read, Arc::clone(&out)), LogFormat::Text).unwrap();
@@ -247,7 +253,7 @@ mod tests {
         assert_eq!(text, "one\ntwo\n(3 log lines were lost: they were not read, or could not be written)\n");
     }
 
-    /// An output that takes `room` bytes, and then fails.
+    /// An output that takes `room` bytes and then fails.
     #[derive(Default)]
     struct Disk {
         room: usize,
@@ -271,12 +277,12 @@ mod tests {
     }
 
     #[test]
-    fn failing_output_tears_no_line_and_loses_none_uncounted() {
+    fn failing_output_splits_no_line_and_every_lost_line_is_counted() {
         for format in [LogFormat::Text, LogFormat::Json] {
             for room in 0..80 {
                 let output = Disk { room, ..Disk::default() };
                 let mut out = Outgoing { output, format, bytes: Vec::new(), is_mid_line: false, lost_lines: 1 };
-                // The output fails in one of the first writes, the next ones, or in neither.
+                // Depending on `room`, the output fails in one of the first writes, in a later one, or never.
                 for room in [0, room / 2, 0, 1000] {
                     for number in 0..3 {
                         out.bytes.extend_from_slice(format!("{{\"line\":{number}}}\n").as_bytes());

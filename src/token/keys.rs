@@ -1,4 +1,5 @@
-//! The keys that sign `web_token`: Ed25519, PKCS#8 PEM files in one directory that all nodes share.
+//! The keys that sign `web_token`, and the secret of the codes: files in one directory that all nodes share. A signing
+//! key is an Ed25519 key in a PKCS#8 PEM file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
@@ -21,23 +22,24 @@ use crate::random;
 use crate::session::CodeSecret;
 use crate::warnings::Warnings;
 
-/// The file that the first start makes.
+/// Name of the file with the first key, which the first start creates.
 const FIRST_KEY: &str = "web-token.pem";
-/// The file of the [`CodeSecret`].
+/// Name of the file with the [`CodeSecret`].
 const CODE_SECRET: &str = "codes.key";
 
-/// The setting that names the directory.
+/// Key of the setting that names the directory.
 const SETTING: &str = "token.key_dir";
-/// Permissions to read and to write a file that its owner does not need.
+/// Mode bits with which the group or others may read a file.
 const OTHERS_READ: u32 = 0o044;
+/// Mode bits with which the group or others may write a file.
 const OTHERS_WRITE: u32 = 0o022;
-/// Shortest time between two readings of the directory that unknown key ids cause.
+/// Minimum time between two readings of the directory that unknown key ids cause.
 const LOOK_TIME: Duration = Duration::from_secs(1);
-/// Time for which a key that is added is published before it signs. Nodes read the directory this often, so the other
+/// Time for which an added key is published before it signs. Nodes read the directory at this interval, so all other
 /// nodes publish the key by then.
 pub const PUBLISH_TIME: Duration = Duration::from_secs(10);
 
-/// All keys of the directory: the newest signs what is decided now, an older one what was decided under it.
+/// All signing keys of the directory. The newest signs new grants, and the others sign the grants that name them.
 #[derive(Debug)]
 pub struct KeyRing {
     dir: PathBuf,
@@ -45,91 +47,93 @@ pub struct KeyRing {
     keys: RwLock<Keys>,
     /// Steady time of the last reading of the directory that an unknown key id caused.
     looked_at: Mutex<Option<Duration>>,
-    /// Readings of the directory that failed.
+    /// Failures to read the directory again.
     failures: Warnings,
-    /// Files that others may read, and that the log has named.
+    /// Files that the group or others may read, and that the log has named already.
     exposed: Mutex<BTreeSet<PathBuf>>,
 }
 
 #[derive(Debug, Default)]
 struct Keys {
     by_id: BTreeMap<String, Key>,
-    /// The id of the key that signs new decisions.
+    /// Id of the key that signs new grants.
     signing: String,
 }
 
 #[derive(Debug)]
 struct Key {
     pair: Ed25519KeyPair,
-    /// The file, if others may read it.
+    /// Path of the file, if the group or others may read it.
     exposed: Option<PathBuf>,
     /// Position among the keys of the directory, from the oldest file to the newest.
     age_rank: usize,
-    /// Steady time from which on the key may sign new decisions.
+    /// Steady time from which on the key may sign new grants.
     signs_from: Duration,
 }
 
-/// Why there are no keys to sign with.
+/// An error in the directory of keys.
 #[derive(Debug, Error)]
 pub enum KeyError {
     /// The directory cannot be read or written.
     #[error("token.key_dir: {path}: {source}")]
     Io {
-        /// What was being read or written.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A `.pem` file that is no signing key.
+    /// A `.pem` file does not hold a signing key.
     #[error("token.key_dir: {path}: not an Ed25519 private key in PKCS#8 PEM form")]
     NotAKey {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// A `.pem` file with more than one key, of which only the first would be used.
+    /// A `.pem` file holds more than one PEM block.
     #[error("token.key_dir: {path}: holds {blocks} PEM blocks; write each signing key into a file of its own")]
     SeveralKeys {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// How many.
+        /// Number of PEM blocks in the file.
         blocks: usize,
     },
-    /// Other users of the machine may write a secret.
+    /// The group or others may write the file of a secret.
     #[error("token.key_dir: {path}: others may write it (mode {mode:03o}); make it private with chmod 600")]
     Writable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its permissions.
+        /// Mode bits of the file.
         mode: u32,
     },
-    /// The file of the codes' secret holds something else.
+    /// The file of the codes' secret does not hold 32 bytes in base64.
     #[error(
         "token.key_dir: {path}: not 32 bytes in base64; remove it, and a new one is made (codes that are shown at that \
          moment can then no longer be scanned)"
     )]
     NotACodeSecret {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// All keys have been taken away.
+    /// All keys have been removed while the server runs.
     #[error("token.key_dir: {path}: holds no key any more")]
     Empty {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
     },
-    /// The system's cryptography failed to make a key.
+    /// The cryptography library failed to generate a key.
     #[error("token.key_dir: a key could not be made")]
     Generate,
 }
 
 impl KeyRing {
-    /// Reads every `.pem` file of `dir`; makes the directory and a first key if there is none.
+    /// Reads all `.pem` files of `dir`. If there is none, creates the directory and a first key.
     ///
-    /// The newest is the one modified last (of equals, the one whose name sorts last), so a key is rotated by adding
-    /// a file. `clock` measures how long a key that is added has been published.
+    /// The newest key is the one whose file was modified last, or of equals the one whose path sorts last. To rotate
+    /// the keys, add a file. `clock` measures for how long an added key has been published. The keys that are found
+    /// here may sign at once.
     ///
     /// # Errors
-    /// A directory or file that cannot be read or made, or a `.pem` file that holds something else.
+    /// Returns an error if the directory or a file cannot be read or created, if a `.pem` file does not hold exactly
+    /// one signing key, or if the group or others may write it.
     pub fn open(dir: &Path, clock: Clock) -> Result<Self, KeyError> {
         let mut files = key_files(dir)?;
         if files.is_empty() {
@@ -155,13 +159,13 @@ impl KeyRing {
         Ok(ring)
     }
 
-    /// Reads the directory again. A key that was added is published from now on. It signs from the first call that
-    /// comes [`PUBLISH_TIME`] later, when the other nodes publish it too. Reads files.
-    ///
-    /// The number of calls does not matter: a request that names an unknown key causes one too.
+    /// Reads the directory again, which blocks on file I/O. An added key is published from now on. It signs from the
+    /// first call that comes [`PUBLISH_TIME`] later, when the other nodes publish it too. Calls in between do not
+    /// shorten that time.
     ///
     /// # Errors
-    /// As [`KeyRing::open`]; the keys stay as they were.
+    /// Returns [`KeyError::Empty`] if no key is left, and otherwise the errors of [`KeyRing::open`]. The keys then stay
+    /// as they were.
     pub fn refresh(&self) -> Result<(), KeyError> {
         let now = self.clock.steady();
         let mut by_id = read_keys(key_files(&self.dir)?, now + PUBLISH_TIME)?;
@@ -181,7 +185,7 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Logs which keys others may read, each once.
+    /// Logs the key files that the group or others may read, each once.
     fn warn_of_exposed(&self) {
         let keys = self.read();
         let mut named = self.exposed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,25 +196,27 @@ impl KeyRing {
         }
     }
 
-    /// The id of the key that signs what is decided now.
+    /// Returns the id of the key that signs new grants.
     #[must_use]
     pub fn signing(&self) -> String {
         self.read().signing.clone()
     }
 
-    /// Signs with the key of this id; `None` if it is not in the directory.
+    /// Signs `message` with the key of this id. Returns `None` if the directory does not hold it.
+    ///
+    /// If the key is not known, reads the directory first, which blocks on file I/O, but at most once a second.
     #[must_use]
     pub fn sign(&self, kid: &str, message: &[u8]) -> Option<Vec<u8>> {
         let signed = self.read().sign(kid, message);
         if signed.is_some() || !self.may_look() {
             return signed;
         }
-        // Another node may have started with a key that we have not heard of.
+        // Another node may have started with an added key, and decided the session.
         self.refresh_or_warn();
         self.read().sign(kid, message)
     }
 
-    /// As [`KeyRing::refresh`], and logs why the keys cannot be read.
+    /// Reads the directory again as [`KeyRing::refresh`] does, and logs an error instead of returning it.
     pub fn refresh_or_warn(&self) {
         if let Err(error) = self.refresh()
             && let Some(count) = self.failures.count(self.clock.steady())
@@ -219,6 +225,7 @@ impl KeyRing {
         }
     }
 
+    /// Returns whether an unknown key id may cause a reading of the directory now, and notes the time if so.
     fn may_look(&self) -> bool {
         let now = self.clock.steady();
         let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -233,7 +240,7 @@ impl KeyRing {
         self.keys.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The public halves of all keys, as a JWK Set (RFC 7517 §5, RFC 8037 §2).
+    /// Returns the public keys as a JWK Set (RFC 7517 §5, RFC 8037 §2).
     #[must_use]
     pub fn jwks(&self) -> Value {
         let key = |(kid, key): (&String, &Key)| json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": public_part(&key.pair) });
@@ -246,8 +253,8 @@ impl Keys {
         Some(self.by_id.get(kid)?.pair.sign(message).as_ref().to_vec())
     }
 
-    /// Chooses the newest key that may sign by `now`. If there is none, because all older keys were removed, the newest
-    /// signs at once.
+    /// Chooses the newest key that may sign at `now`. If there is none, because all older keys were removed, chooses
+    /// the newest of all.
     fn choose_signing(&mut self, now: Duration) {
         let newest = self.by_id.iter().max_by_key(|(_, key)| (key.signs_from <= now, key.age_rank));
         self.signing = newest.map(|(kid, _)| kid.clone()).unwrap_or_default();
@@ -264,7 +271,8 @@ fn read_keys(files: Vec<(SystemTime, PathBuf)>, signs_from: Duration) -> Result<
     Ok(by_id)
 }
 
-/// The directory's `.pem` files, oldest first.
+/// Returns the `.pem` files of the directory with the times of their last modification, oldest first. A missing
+/// directory has none.
 fn key_files(dir: &Path) -> Result<Vec<(SystemTime, PathBuf)>, KeyError> {
     let failed = |source| KeyError::Io { path: dir.into(), source };
     let entries = match fs::read_dir(dir) {
@@ -283,7 +291,7 @@ fn key_files(dir: &Path) -> Result<Vec<(SystemTime, PathBuf)>, KeyError> {
     Ok(files)
 }
 
-/// The key in a file, and whether others may read it.
+/// Returns the key in a file, and whether the group or others may read the file.
 fn read_key(path: &Path) -> Result<(Ed25519KeyPair, bool), KeyError> {
     let (text, is_exposed) = read_private(path)?;
     let not_a_key = || KeyError::NotAKey { path: path.into() };
@@ -292,15 +300,16 @@ fn read_key(path: &Path) -> Result<(Ed25519KeyPair, bool), KeyError> {
         let blocks = blocks.len();
         return Err(if blocks == 0 { not_a_key() } else { KeyError::SeveralKeys { path: path.into(), blocks } });
     };
-    // "Maybe unchecked": openssl writes PKCS#8 v1, which does not carry the public half to check against.
+    // "Maybe unchecked" because OpenSSL writes PKCS#8 v1 (RFC 5208), which lacks the public key to check against.
     let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(block.contents()).map_err(|_| not_a_key())?;
     Ok((pair, is_exposed))
 }
 
-/// Reads a file that holds a secret, and whether others may read it.
+/// Returns the content of a file that holds a secret, and whether the group or others may read the file.
 ///
 /// # Errors
-/// The file cannot be read, or others may write it: the secret may then be theirs.
+/// Returns [`KeyError::Io`] if the file cannot be read, and [`KeyError::Writable`] if the group or others may write it,
+/// because the secret may then be theirs.
 fn read_private(path: &Path) -> Result<(Zeroizing<Vec<u8>>, bool), KeyError> {
     let failed = |source| KeyError::Io { path: path.into(), source };
     let mut file = fs::File::open(path).map_err(failed)?;
@@ -318,50 +327,52 @@ fn warn_of_exposed(path: &Path) {
     warn!(event = "key not private", setting = SETTING, %path, "others may read it; make it private with chmod 600");
 }
 
-/// Whether every user of the system may add files. (A directory that a group shares is common where several nodes mount
-/// it.)
+/// Returns whether every user of the system may add files. The group may, because nodes that mount the directory often
+/// share it through a group.
 fn others_may_write_dir(dir: &Path) -> bool {
     fs::metadata(dir).is_ok_and(|metadata| mode_of(&metadata) & 0o002 != 0)
 }
 
-/// The permissions of a file; none for others where the system has no such bits.
+/// Returns the permission bits of a file.
 #[cfg(unix)]
 fn mode_of(metadata: &fs::Metadata) -> u32 {
     std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777
 }
 
+/// Returns 0, because this system has no permission bits.
 #[cfg(not(unix))]
 const fn mode_of(_: &fs::Metadata) -> u32 {
     0
 }
 
-/// Written beside, then linked into place: the link fails where a file of that name has come meanwhile, so of two
-/// nodes that start at once one makes the key and both read it, and nobody ever reads half a file.
+/// Creates the first key, unless another node has created it meanwhile.
 fn make_first_key(dir: &Path) -> Result<(), KeyError> {
     let document = Ed25519KeyPair::generate().and_then(|key| key.to_pkcs8v1()).map_err(|_| KeyError::Generate)?;
     let text = Zeroizing::new(pem::encode(&pem::Pem::new("PRIVATE KEY", document.as_ref())));
     make_file(dir, FIRST_KEY, text.as_bytes())
 }
 
-/// Reads what makes codes, and makes it if it is not there: 32 random bytes in base64, in a file beside the signing
-/// keys. All nodes share it.
+/// Reads the secret of the codes, which all nodes share: 32 random bytes in base64, in a file beside the signing keys.
+/// Creates the file if it does not exist.
 ///
 /// # Errors
-/// As [`KeyRing::open`].
+/// Returns an error if the file cannot be read or created, if it does not hold 32 bytes in base64, or if the group or
+/// others may write it.
 pub fn open_code_secret(dir: &Path) -> Result<CodeSecret, KeyError> {
     if let Some(secret) = read_code_secret(dir)? {
         return Ok(secret);
     }
     let text = Zeroizing::new(STANDARD.encode(Zeroizing::new(random::bytes::<32>()).as_slice()) + "\n");
     make_file(dir, CODE_SECRET, text.as_bytes())?;
-    // Another node may have been first.
+    // Read back, because another node may have created the file first.
     read_code_secret(dir)?.ok_or_else(|| KeyError::NotACodeSecret { path: dir.join(CODE_SECRET) })
 }
 
-/// As [`open_code_secret`], but makes nothing.
+/// Reads the secret of the codes, see [`open_code_secret`]. Returns `None` if the file does not exist.
 ///
 /// # Errors
-/// A file that cannot be read, or holds something else.
+/// Returns an error if the file cannot be read, if it does not hold 32 bytes in base64, or if the group or others may
+/// write it.
 pub fn read_code_secret(dir: &Path) -> Result<Option<CodeSecret>, KeyError> {
     let path = dir.join(CODE_SECRET);
     let (text, is_exposed) = match read_private(&path) {
@@ -376,7 +387,10 @@ pub fn read_code_secret(dir: &Path) -> Result<Option<CodeSecret>, KeyError> {
     bytes.map(CodeSecret::new).map(Some).ok_or(KeyError::NotACodeSecret { path })
 }
 
-/// Makes a file that appears whole, and only if there is none.
+/// Creates a file with this content, unless a file of that name exists.
+///
+/// The content is written to a draft, which is then hard-linked to the name. The link fails if the name exists, so of
+/// two nodes that start at the same time one creates the file. No reader sees a partial file.
 fn make_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), KeyError> {
     let draft = dir.join(format!(".{name}.{:08x}", u32::from_le_bytes(random::bytes())));
     let written = create_private_dir(dir)
@@ -409,7 +423,8 @@ fn public_part(key: &Ed25519KeyPair) -> String {
     URL_SAFE_NO_PAD.encode(key.public_key().as_ref())
 }
 
-/// The JWK thumbprint (RFC 7638 §3, RFC 8037 §2): a key's id is what the key is, whatever its file is called.
+/// Returns the JWK thumbprint of a key (RFC 7638 §3, RFC 8037 §2), which is its id. It does not depend on the name of
+/// the key's file.
 fn thumbprint(key: &Ed25519KeyPair) -> String {
     let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, public_part(key));
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, canonical.as_bytes()))
@@ -420,7 +435,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_start_makes_one_private_key_and_the_next_reads_it() {
+    fn first_start_creates_one_private_key_and_the_next_reads_it() {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("deep/keys");
         let first = KeyRing::open(&keys, Clock::system()).unwrap();
@@ -436,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_first_starts_one_makes_the_key() {
+    fn first_key_is_not_replaced_by_a_concurrent_first_start() {
         let dir = tempfile::tempdir().unwrap();
         make_first_key(dir.path()).unwrap();
         let kid = KeyRing::open(dir.path(), Clock::system()).unwrap().signing().to_owned();
@@ -445,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_that_came_last_signs_and_all_are_published() {
+    fn newest_key_signs_and_all_keys_are_published() {
         let dir = tempfile::tempdir().unwrap();
         let old = KeyRing::open(dir.path(), Clock::system()).unwrap().signing().to_owned();
         let other = tempfile::tempdir().unwrap();
@@ -462,7 +477,7 @@ mod tests {
         assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
     }
 
-    /// Adds a new key to `dir`, in a file that is modified later than all others there. Returns the key's id.
+    /// Adds a new key to `dir`, in a file with a later modification time than all others. Returns the key's id.
     fn add_key(dir: &Path, name: &str) -> String {
         let other = tempfile::tempdir().unwrap();
         let kid = KeyRing::open(other.path(), Clock::system()).unwrap().signing();
@@ -514,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_added_one_after_another_do_not_delay_each_other() {
+    fn later_added_key_does_not_delay_an_earlier_one() {
         let dir = tempfile::tempdir().unwrap();
         let (clock, hands) = Clock::manual(crate::session::Timestamp::from_millis(0));
         let ring = KeyRing::open(dir.path(), clock).unwrap();
@@ -524,7 +539,7 @@ mod tests {
         let third = add_key(dir.path(), "third.pem");
         ring.refresh().unwrap();
         assert_eq!(ring.signing(), second);
-        // A key that is published for long enough takes precedence over a newer one.
+        // An older key that may sign takes precedence over a newer one that may not yet.
         fs::remove_file(dir.path().join("second.pem")).unwrap();
         ring.refresh().unwrap();
         assert_ne!(ring.signing(), third);
@@ -534,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_of_the_codes_is_made_once_and_is_private() {
+    fn code_secret_is_created_once_and_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("keys");
         let key = crate::session::SessionId::from_random([1; 32]).key();
@@ -552,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pem_file_that_is_no_key_is_refused_by_name() {
+    fn pem_file_without_a_key_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("notes.pem"), "hello").unwrap();
         let error = KeyRing::open(dir.path(), Clock::system()).unwrap_err().to_string();
@@ -561,7 +576,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn secret_that_others_may_write_is_refused_and_one_that_they_may_read_is_used() {
+    fn secret_that_others_may_write_is_refused_and_one_they_may_only_read_is_used() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let ring = KeyRing::open(dir.path(), Clock::system()).unwrap();
@@ -609,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn the_thumbprint_is_that_of_rfc_8037_appendix_a_3() {
+    fn thumbprint_matches_rfc_8037_appendix_a_3() {
         let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
         let key = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
         assert_eq!(thumbprint(&key), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");

@@ -1,4 +1,4 @@
-//! Minting `web_token`: what a decision grants, fixed once, becomes the same token at every delivery.
+//! Minting of the `web_token`. The decision fixes a grant, and every delivery mints the same token from it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,13 +10,13 @@ use super::{AppUser, KeyRing, WEB_TOKEN_TYPE};
 use crate::random;
 use crate::session::{Grant, Timestamp};
 
-/// Claims that say what the token is; `token.claims` cannot pass others on under these names.
+/// Claims that the server sets itself. `token.claims` cannot pass on claims of these names.
 pub const RESERVED_CLAIMS: [&str; 9] = ["iss", "sub", "aud", "iat", "nbf", "exp", "jti", "auth_time", "amr"];
 
-/// How the user was authenticated (RFC 8176 §2): over more than one channel, by a QR code.
+/// Authentication methods of the token's `amr` claim (RFC 8176 §2): `mca`, more than one channel, and `qr`, a QR code.
 const AMR: [&str; 2] = ["mca", "qr"];
 
-/// Mints `web_token`.
+/// Makes the grant of a decision, and mints the `web_token` of a grant.
 #[derive(Debug)]
 pub struct Minter {
     keys: KeyRing,
@@ -26,13 +26,13 @@ pub struct Minter {
     passed_on: Vec<String>,
 }
 
-/// Why a token could not be minted.
+/// An error of [`Minter::mint`].
 #[derive(Debug, Error)]
 pub enum MintError {
-    /// The key that the decision named is no longer in the directory.
+    /// The directory no longer holds the signing key that the grant names.
     #[error("token.key_dir: the signing key {0} is gone, and a login decided under it is still to be delivered")]
     KeyGone(String),
-    /// The claims could not be written as JSON.
+    /// The header or the claims could not be serialized as JSON.
     #[error("the token's claims could not be written: {0}")]
     Claims(#[from] serde_json::Error),
 }
@@ -59,14 +59,15 @@ struct Claims<'a> {
 }
 
 impl Minter {
-    /// Tokens of `issuer` for `audience`, good for `ttl_seconds` from the decision, with those claims of the app
-    /// token that `passed_on` names.
+    /// Returns a minter of tokens that `issuer` issues for `audience`, and that expire `ttl_seconds` after the
+    /// decision. `passed_on` names the claims that are copied from the app token.
     #[must_use]
     pub fn new(keys: KeyRing, issuer: String, audience: String, ttl_seconds: u32, passed_on: Vec<String>) -> Self {
         Self { keys, issuer, audience, ttl_seconds, passed_on }
     }
 
-    /// Returns what a yes of `by` grants. `date` is when it was said, by the wall clock: the token is for other machines.
+    /// Returns the grant of a confirmation by the user `by`. `date` is the time of the decision by the wall clock,
+    /// because other machines compare it with theirs.
     #[must_use]
     pub fn grant(&self, by: &AppUser, date: Timestamp) -> Grant {
         let pass_on = |name: &String| Some((name.clone(), by.claims.get(name)?.clone()));
@@ -82,11 +83,12 @@ impl Minter {
         }
     }
 
-    /// The token of a grant: an EdDSA JWT (RFC 7519, RFC 8037). Ed25519 signs deterministically, so the same grant
-    /// is the same token, byte for byte.
+    /// Returns the token of a grant: a JWT (RFC 7519) that is signed with EdDSA (RFC 8037). Ed25519 is deterministic,
+    /// so the same grant gives the same token, byte for byte.
     ///
     /// # Errors
-    /// The key that the grant names is gone.
+    /// Returns [`MintError::KeyGone`] if the directory no longer holds the key that the grant names, and
+    /// [`MintError::Claims`] if the token cannot be serialized.
     pub fn mint(&self, grant: &Grant) -> Result<String, MintError> {
         let header = Header { alg: "EdDSA", typ: WEB_TOKEN_TYPE, kid: &grant.kid };
         let claims = Claims {
@@ -110,12 +112,12 @@ impl Minter {
         Ok(token)
     }
 
-    /// Looks for keys that have come or gone; see [`KeyRing::refresh_or_warn`].
+    /// Reads the directory of signing keys again, see [`KeyRing::refresh_or_warn`].
     pub fn refresh_keys(&self) {
         self.keys.refresh_or_warn();
     }
 
-    /// The public keys, as a JWK Set.
+    /// Returns the public keys as a JWK Set (RFC 7517 §5).
     #[must_use]
     pub fn jwks(&self) -> Value {
         self.keys.jwks()

@@ -1,3 +1,5 @@
+//! HTTP requests to the source of app tokens: a JWK Set or an introspection endpoint.
+
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -8,20 +10,20 @@ use url::Url;
 
 use crate::cause::explain;
 
-/// Whoever asks waits for the answer: a phone, or all whose token names the same new key.
+/// Time limit of a request. Phones wait for its response.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Longer answers are none.
+/// Maximum length of a response's body, in bytes.
 const MAX_BYTES: usize = 512 * 1024;
-/// U+FEFF in UTF-8.
+/// The byte order mark, U+FEFF, in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// A source outside that is asked over HTTP.
+/// An HTTP source outside this server, at a fixed URL.
 pub(super) struct Source {
     http: Client,
     url: Url,
 }
 
-/// Why there is no answer. Holds nothing of what was sent.
+/// An error of a request. The text contains nothing of the request.
 #[derive(Debug, Error)]
 pub(super) enum FetchError {
     #[error("{0}")]
@@ -34,27 +36,29 @@ pub(super) enum FetchError {
 
 impl From<reqwest::Error> for FetchError {
     fn from(error: reqwest::Error) -> Self {
-        // The URL may hold something; the setting's name will do.
+        // The URL may contain a secret. The log names the setting instead.
         Self::NoAnswer(explain(&error.without_url()))
     }
 }
 
 impl Source {
+    /// Returns the source at this URL. A source on this machine may be plain http, and no proxy is used for it.
     pub(super) fn new(url: Url, is_loopback: bool) -> Result<Self, reqwest::Error> {
         let http = Client::builder()
             .timeout(PATIENCE)
-            // Who answers is who was set.
+            // Only the configured host may answer.
             .redirect(redirect::Policy::none())
             .user_agent(concat!("qrlogin/", env!("CARGO_PKG_VERSION")));
         let http = if is_loopback { http.no_proxy() } else { http.https_only(true) };
         Ok(Self { http: http.build()?, url })
     }
 
+    /// Requests the URL with GET. Returns the body of the response.
     pub(super) async fn get(&self) -> Result<Vec<u8>, FetchError> {
         self.ask(Method::GET, None, None).await
     }
 
-    /// Posts a form (`application/x-www-form-urlencoded`).
+    /// Posts a form (`application/x-www-form-urlencoded`). Returns the body of the response.
     pub(super) async fn post(&self, form: String, authorization: Option<&HeaderValue>) -> Result<Vec<u8>, FetchError> {
         self.ask(Method::POST, Some(form), authorization).await
     }
@@ -87,7 +91,7 @@ impl Source {
     }
 }
 
-/// Reads an answer as JSON. A byte order mark before it is skipped (RFC 8259 §8.1).
+/// Parses a response's body as JSON. Skips a byte order mark before it (RFC 8259 §8.1).
 pub(super) fn json_of<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
     serde_json::from_slice(body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body)).ok()
 }

@@ -1,4 +1,4 @@
-//! Asking whether an app token is good (RFC 7662).
+//! Verification of app tokens by an introspection endpoint (RFC 7662).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,22 +25,24 @@ use crate::random;
 use crate::session::network_of;
 use crate::warnings::Warnings;
 
-/// The setting that names the endpoint.
+/// Key of the setting that names the endpoint.
 const SETTING: &str = "app_auth.introspection_url";
-/// Beginning of the token that the server asks about when it starts.
+/// Prefix of the random token with which the endpoint is tried when the server starts.
 const TRIAL: &str = "qrlogin-trial-";
-/// Time that an answer is kept: a phone scans and decides within it, and a revoked token is refused soon.
+/// Time for which an answer is cached. A phone usually scans and decides within it, and a revoked token is refused
+/// after it.
 const KEPT: Duration = Duration::from_secs(10);
-/// Maximum number of answers that are kept.
+/// Maximum number of cached answers.
 const MAX_KEPT: usize = 10_000;
-/// Time that a question waits for its turn, in seconds. Then it is not asked.
+/// Maximum time that a request to the endpoint waits for its turn, in seconds. After it, the request is not sent.
 const TURN_SECONDS: u32 = 2;
-/// Time that a phone waits for an answer, in seconds: the turn, and the time that [`Source`] gives the endpoint.
+/// Maximum time that a phone waits, in seconds: for the turn, and then for the endpoint, to which [`Source`] gives 3
+/// seconds.
 const ANSWER_SECONDS: u32 = 5;
-/// Time between two trials of an endpoint that has not answered since the start, in seconds.
+/// Time between two trials of an endpoint that has not answered since the server's start, in seconds.
 const TRIAL_PAUSE_SECONDS: u32 = 15;
 
-/// Asks the endpoint. Concurrent requests with the same token share one question and its answer.
+/// A client of the endpoint. Concurrent phone requests with the same token share one request to it.
 #[derive(Clone)]
 pub(super) struct Introspection(Arc<Inner>);
 
@@ -48,30 +50,32 @@ struct Inner {
     source: Source,
     authorization: Option<HeaderValue>,
     clock: Clock,
-    /// Answers, by the SHA-256 of the token.
+    /// Cached answers, by the SHA-256 of the token.
     kept: Cache<[u8; 32], Kept>,
-    /// Questions without an answer yet, by the SHA-256 of the token.
+    /// Pending requests to the endpoint, by the SHA-256 of the token.
     waiting: Mutex<HashMap<[u8; 32], Question>>,
     turns: Turns,
-    /// Questions without an answer. A client can cause any number of them, so not each one is a line of the log.
+    /// Failed requests. A client can cause any number of them, so the log does not name each one.
     failures: Warnings,
 }
 
-/// What the endpoint says of a token: its claims, or that it is not active. An error if there is no such answer.
+/// An answer of the endpoint: the claims of a token, or `None` if the token is not active. An error means that there is
+/// no valid answer.
 type Said = Result<Option<Arc<Map<String, Value>>>, AuthError>;
 
-/// A question that is asked once, however many requests wait for its answer.
+/// A request to the endpoint that is sent once, however many phone requests wait for its answer.
 type Question = Shared<BoxFuture<'static, Said>>;
 
 #[derive(Clone)]
 struct Kept {
-    /// The claims of an active token.
+    /// Claims of the token; `None` if it is not active.
     claims: Option<Arc<Map<String, Value>>>,
+    /// Steady time at which the answer expires.
     until: Duration,
 }
 
 impl Introspection {
-    /// `client` is the name and the secret with which this server authenticates at the endpoint.
+    /// Returns a client of this endpoint. `client` is the client id and secret with which the server authenticates.
     pub(super) fn new(source: Source, client: Option<(&str, &str)>, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             source,
@@ -84,8 +88,8 @@ impl Introspection {
         }))
     }
 
-    /// Asks about a made-up token, until there is an answer: so the log names a wrong URL or client secret at the start,
-    /// and not only when a user logs in.
+    /// Asks about a random token until there is an answer. The log then names a wrong URL or client secret at the
+    /// start, and not only when a user logs in.
     pub(super) async fn try_out(&self) {
         loop {
             let token = format!("{TRIAL}{}", URL_SAFE_NO_PAD.encode(random::bytes::<16>()));
@@ -101,10 +105,11 @@ impl Introspection {
         }
     }
 
-    /// Returns the claims of this token, which a client at `address` sent.
+    /// Returns the claims of a token that a client at `address` sent.
     ///
     /// # Errors
-    /// The token is not active, or there is no answer within 5 seconds.
+    /// Returns [`InvalidToken::Inactive`] if the token is not active, and [`AuthError::Unavailable`] if there is no
+    /// valid answer within 5 seconds.
     pub(super) async fn ask(&self, token: &str, address: IpAddr) -> Result<Map<String, Value>, AuthError> {
         let mut key = [0; 32];
         key.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
@@ -119,15 +124,15 @@ impl Introspection {
         Ok(Map::clone(&*claims.ok_or(InvalidToken::Inactive)?))
     }
 
-    /// The question that waits for an answer about this token, or a new one. A new question runs as a task of its own: it
-    /// is answered also if the request that asked first is abandoned.
+    /// Returns the pending request about a token, or starts one. A new request runs as a task of its own, so that it
+    /// goes on if the phone request that caused it is abandoned.
     fn question(&self, key: [u8; 32], token: &str, address: IpAddr) -> Question {
         let mut waiting = self.0.waiting();
         if let Some(question) = waiting.get(&key) {
             return question.clone();
         }
         let (reply, answer) = oneshot::channel();
-        // The task may panic, and is dropped when the server stops.
+        // The sender is dropped without an answer if the task panics or the runtime ends.
         let question = answer.map(|said| said.unwrap_or(Err(AuthError::Unavailable))).boxed().shared();
         waiting.insert(key, question.clone());
         drop(waiting);
@@ -138,7 +143,7 @@ impl Introspection {
                 let until = asking.inner.clock.steady() + KEPT;
                 asking.inner.kept.insert(key, Kept { claims: claims.clone(), until });
             }
-            // A later request finds the answer, or asks anew.
+            // Removed after the answer is cached, so that a later phone request finds the answer in the cache.
             drop(asking);
             // The receiver may have been dropped; ignore the error.
             let _ = reply.send(said);
@@ -148,7 +153,7 @@ impl Introspection {
     }
 }
 
-/// A question that waits for its answer, until this is dropped.
+/// A guard that removes the pending request of a token when it is dropped.
 struct Asking {
     inner: Arc<Inner>,
     key: [u8; 32],
@@ -165,7 +170,7 @@ impl Inner {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks when it is the turn of this address.
+    /// Waits for a turn of this address, and then asks the endpoint.
     async fn ask_in_turn(&self, token: &str, address: IpAddr) -> Said {
         let Some(Ok(_turn)) = self.clock.timeout(TURN_SECONDS, self.turns.take(address)).await else {
             return Err(self.unanswered("too many tokens wait for it"));
@@ -174,7 +179,7 @@ impl Inner {
         said.map(|claims| claims.map(Arc::new)).map_err(|reason| self.unanswered(&reason))
     }
 
-    /// Logs that a question has no answer.
+    /// Logs a failed request, at most one a minute. Returns the error for the phone.
     fn unanswered(&self, reason: &str) -> AuthError {
         if let Some(count) = self.failures.count(self.clock.steady()) {
             let cost = "app tokens that it does not judge are answered with 503";
@@ -183,6 +188,8 @@ impl Inner {
         AuthError::Unavailable
     }
 
+    /// Asks the endpoint. Returns the claims of an active token, `None` for one that is not active, or the reason why
+    /// there is no valid answer.
     async fn ask_source(&self, token: &str) -> Result<Option<Map<String, Value>>, String> {
         let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("token", token)
@@ -198,7 +205,7 @@ impl Inner {
     }
 }
 
-/// HTTP Basic, as OAuth has it (RFC 6749 §2.3.1).
+/// Returns the `Authorization` header of HTTP Basic, in which OAuth form-encodes id and secret (RFC 6749 §2.3.1).
 fn basic(id: &str, secret: &str) -> Option<HeaderValue> {
     let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let credentials = STANDARD.encode(format!("{}:{}", encode(id), encode(secret)));

@@ -1,5 +1,6 @@
-//! A public key of app tokens, and the algorithms that are accepted with it: those of its type (RFC 7518 §3.1, RFC 8037
-//! §3.1), or the one that its `alg` names. Never an HMAC, whose key would be no secret (RFC 8725 §3.1, §3.5).
+//! A key that verifies app tokens, and the algorithms that are accepted with it: those of its type (RFC 7518 §3.1, RFC
+//! 8037 §3.1), or only the one that its `alg` names. A public key never verifies an HMAC, whose key would then be no
+//! secret (RFC 8725 §3.1, §3.5).
 
 use std::str::FromStr as _;
 
@@ -18,17 +19,18 @@ use thiserror::Error;
 
 use super::InvalidToken;
 
+/// Algorithms that are accepted with an RSA key.
 const RSA: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
 const P256: &[&str] = &["ES256"];
 const P384: &[&str] = &["ES384"];
 const P521: &[&str] = &["ES512"];
-/// RFC 9864 §2.2 has a name of its own for what RFC 8037 calls EdDSA.
+/// Names of the algorithm of an Ed25519 key: `EdDSA` (RFC 8037 §3.1) and `Ed25519` (RFC 9864 §2.2).
 const ED25519_NAMES: &[&str] = &["EdDSA", "Ed25519"];
-/// RFC 7518 §3.3, and the most that is verified.
+/// Permitted lengths of an RSA modulus, in bits: the minimum of RFC 7518 §3.3, and the maximum of the verifier.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// What stands before the key in a SubjectPublicKeyInfo (RFC 5480 §2, RFC 8410 §4) of this type; the rest is an
-/// uncompressed point, or the key itself.
+// A SubjectPublicKeyInfo (RFC 5480 §2, RFC 8410 §4) is one of these prefixes and the key: an uncompressed point, or the
+// octets of an Ed25519 key.
 const SPKI_P256: &[u8] = &[
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01, 0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE,
     0x3D, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
@@ -43,9 +45,9 @@ const SPKI_P521: &[u8] = &[
 ];
 const SPKI_ED25519: &[u8] = &[0x30, 0x2A, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// See the module.
+/// A key with the algorithms that are accepted with it.
 pub(super) struct Key {
-    /// Its `kid`.
+    /// Id of the key (`kid`), if it has one.
     pub(super) id: Option<String>,
     algorithms: Vec<&'static str>,
     verifier: Verifier,
@@ -58,13 +60,14 @@ enum Verifier {
 }
 
 impl Verifier {
-    /// A key on a curve: an uncompressed point, or the octets of an Ed25519 key. `None` if it is no point of the curve.
+    /// Returns the verifier of a key on a curve, given as an uncompressed point or as the octets of an Ed25519 key.
+    /// Returns `None` if it is no point of the curve.
     fn of_curve(algorithm: &'static dyn VerificationAlgorithm, key: &[u8]) -> Option<Self> {
         ParsedPublicKey::new(algorithm, key).ok().map(Box::new).map(Self::Curve)
     }
 }
 
-/// Why a published key is not used.
+/// The reason why a published key cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 pub(super) enum Unusable {
     #[error("it is no JWK")]
@@ -85,7 +88,7 @@ pub(super) enum Unusable {
     NotOnCurve,
 }
 
-/// The members that are looked at (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
+/// The members of a JWK that matter here (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -105,7 +108,10 @@ struct Jwk {
 }
 
 impl Key {
-    /// The key of a JWK (RFC 7517).
+    /// Reads a JWK (RFC 7517).
+    ///
+    /// # Errors
+    /// Returns the reason if the key cannot be used.
     pub(super) fn of_jwk(published: &Value) -> Result<Self, Unusable> {
         let jwk = Jwk::deserialize(published).map_err(|_| Unusable::Malformed)?;
         if jwk.r#use.as_ref().is_some_and(|r#use| r#use != "sig") {
@@ -141,7 +147,8 @@ impl Key {
         Ok(Self { id: jwk.kid, algorithms, verifier })
     }
 
-    /// The public key in a block of a PEM file: RSA, P-256, P-384, P-521 or Ed25519.
+    /// Reads the public key in a block of a PEM file: RSA, P-256, P-384, P-521 or Ed25519. Returns `None` for other
+    /// blocks. Does not check the length of an RSA key.
     pub(super) fn of_pem(block: &Pem) -> Option<Self> {
         let with =
             |algorithms: &[&'static str], verifier| Some(Self { id: None, algorithms: algorithms.to_vec(), verifier });
@@ -158,23 +165,27 @@ impl Key {
             .or_else(|| of(ED25519_NAMES, &ED25519, SPKI_ED25519))
     }
 
-    /// The secret of tokens signed with HS256.
+    /// Returns the key of a shared secret, which verifies HS256.
     pub(super) fn of_secret(secret: &[u8]) -> Self {
         let verifier = Verifier::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)));
         Self { id: None, algorithms: vec!["HS256"], verifier }
     }
 
-    /// Whether tokens of this `alg` are verified with it.
+    /// Returns whether tokens with this `alg` are accepted with this key.
     pub(super) fn fits(&self, algorithm: &str) -> bool {
         self.algorithms.contains(&algorithm)
     }
 
-    /// The claims of a token that is signed with this key and this `alg`.
+    /// Verifies the signature of a token with this key and this `alg`. Returns the claims of the token.
+    ///
+    /// # Errors
+    /// Returns [`InvalidToken::Signature`] if the key does not accept `algorithm` or has not made the signature, and
+    /// [`InvalidToken::Malformed`] if the token is no JWT.
     pub(super) fn verify(&self, token: &str, algorithm: &str) -> Result<Map<String, Value>, InvalidToken> {
         if !self.fits(algorithm) {
             return Err(InvalidToken::Signature);
         }
-        // RFC 7515 §5.2. The header has been read by the caller.
+        // RFC 7515 §5.2. The caller has parsed the header.
         let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
         let (_, payload) = message.split_once('.').ok_or(InvalidToken::Malformed)?;
         let (signed, payload) = (decode(signature)?, decode(payload)?);
@@ -197,7 +208,7 @@ fn decode(part: &str) -> Result<Vec<u8>, InvalidToken> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed)
 }
 
-/// The modulus and the exponent of an RSA key (RFC 7518 §6.3.1). Octets of zero before a number do not change it.
+/// Returns the verifier of an RSA key (RFC 7518 §6.3.1). Leading zero octets of modulus and exponent are skipped.
 fn rsa(jwk: &Jwk) -> Result<Verifier, Unusable> {
     let number = |text| {
         let octets = decoded(text)?;
@@ -212,8 +223,8 @@ fn rsa(jwk: &Jwk) -> Result<Verifier, Unusable> {
     key.map(Verifier::Rsa).map_err(|_| Unusable::Malformed)
 }
 
-/// The point of a key on a curve, uncompressed. Its coordinates have `octets` octets (RFC 7518 §6.2.1.2); zeros that are
-/// missing before a number, or too many, do not change it.
+/// Returns the uncompressed point of a key on a curve, with coordinates of `octets` octets (RFC 7518 §6.2.1.2). Accepts
+/// coordinates with missing or surplus leading zeros, which some sources publish.
 fn point(jwk: &Jwk, octets: usize) -> Result<Vec<u8>, Unusable> {
     let mut point = vec![0x04];
     for coordinate in [&jwk.x, &jwk.y] {
@@ -228,8 +239,8 @@ fn point(jwk: &Jwk, octets: usize) -> Result<Vec<u8>, Unusable> {
     Ok(point)
 }
 
-/// Reads base64url (RFC 7515 §2). Padding, the standard alphabet and white space are not permitted there, and published
-/// all the same.
+/// Decodes base64url (RFC 7515 §2). Accepts padding, the standard alphabet and white space too, which some sources
+/// publish. Returns `None` if the text is empty or cannot be decoded.
 fn decoded(text: &str) -> Option<Vec<u8>> {
     let plain = |letter: char| match letter {
         '+' => '-',
@@ -240,7 +251,7 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok().filter(|bytes| !bytes.is_empty())
 }
 
-/// The length of a big-endian number, whose first octet is not zero.
+/// Returns the length in bits of a big-endian number whose first octet is not zero.
 fn bits(number: &[u8]) -> usize {
     number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
 }
@@ -251,7 +262,7 @@ mod tests {
 
     use super::*;
 
-    /// Of 2,048 bits.
+    /// Returns a modulus of 2,048 bits.
     fn modulus() -> String {
         URL_SAFE_NO_PAD.encode([0x80; 256])
     }
@@ -261,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_the_bits_of_its_modulus_from_the_first_that_is_set() {
+    fn length_of_an_rsa_key_is_counted_from_the_first_set_bit_of_its_modulus() {
         for (number, expected) in [(&[0x01, 0x00, 0x01][..], 17), (&[0x80], 8), (&[0x7F, 0xFF], 15), (&[], 0)] {
             assert_eq!(bits(number), expected, "{number:?}");
         }
@@ -275,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn both_names_of_ed25519_pin_the_same_algorithm_and_none_of_another_type() {
+    fn alg_of_a_key_restricts_it_to_that_algorithm_of_its_type() {
         // RFC 8037 §A.2.
         let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
         for alg in [json!("EdDSA"), json!("Ed25519"), json!(null)] {
@@ -293,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn curves_and_types_that_are_not_known_are_named_as_such() {
+    fn unknown_types_and_curves_and_invalid_points_are_refused_with_their_reason() {
         assert_eq!(refused(json!({ "kty": "EC", "crv": "secp256k1" })), Some(Unusable::Curve));
         assert_eq!(refused(json!({ "kty": "OKP", "crv": "X25519" })), Some(Unusable::Curve));
         assert_eq!(refused(json!({ "kty": "oct", "k": "AA" })), Some(Unusable::Type));

@@ -1,4 +1,4 @@
-//! The public keys of app tokens, as their source publishes them: a JWK Set (RFC 7517).
+//! The public keys of app tokens that a source publishes as a JWK Set (RFC 7517 §5).
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -16,45 +16,47 @@ use crate::clock::Clock;
 use crate::session::printable;
 use crate::warnings::Warnings;
 
-/// The setting that names the source.
+/// Key of the setting that names the source.
 const SETTING: &str = "app_auth.jwks_url";
-/// How often the source is asked, so that a key that was taken back is.
+/// Time between two fetches of the set, in seconds. After it, a key that the source has withdrawn is refused.
 const REFRESH_SECONDS: u32 = 300;
-/// While it cannot be, how often it is tried.
+/// Time between two fetches while the source does not answer, in seconds.
 const RETRY_SECONDS: u32 = 15;
-/// A token that names an unknown key has the source asked, but not more often than this.
+/// Minimum time between two fetches that tokens with an unknown key cause.
 const ON_DEMAND: Duration = Duration::from_secs(10);
-/// While the source is down, its keys are used for this long.
+/// Time for which the known keys are used while the source does not answer.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
-/// Keys that are looked at of a set.
+/// Maximum number of keys that are read of a set.
 const MAX_KEYS: usize = 256;
-/// Keys that are tried on a token that does not say which one signed it, or whose `kid` several have.
+/// Maximum number of keys that are tried on one token. A token need not name its key, and keys may share an id.
 const MAX_TRIED: usize = 16;
-/// Characters of a key's id that are shown in the log.
+/// Maximum length of a key's id in the log, in characters.
 const MAX_KID_CHARS: usize = 128;
 
-/// See the module.
+/// The JWK Set of one source, which is fetched periodically and on demand.
 pub(super) struct KeySet {
     source: Source,
     clock: Clock,
     known: RwLock<Known>,
-    /// When a token last had the source asked. Held while it is.
+    /// Steady time of the last fetch that a token caused. The lock is held during such a fetch.
     demanded: Mutex<Option<Duration>>,
-    /// Fetches that failed, and fetches of a set without a key that can be used.
+    /// Failed fetches.
     failures: Warnings,
+    /// Fetches of a set without a usable key.
     empty: Warnings,
 }
 
 #[derive(Default)]
 struct Known {
     keys: Vec<Arc<Key>>,
-    /// The keys that are not used, and why: each is named in the log once.
+    /// Ids of the skipped keys that the log has named already, with the reasons.
     skipped: HashSet<(Option<String>, Unusable)>,
-    /// A set with too many keys has been named in the log.
+    /// Whether the log has named already that a set has too many keys.
     is_cut: bool,
-    /// When the source last answered, and whether it did when it was last asked.
+    /// Steady time of the last successful fetch.
     fetched_at: Option<Duration>,
+    /// Whether the last fetch succeeded.
     is_source_up: bool,
 }
 
@@ -69,7 +71,7 @@ impl KeySet {
         Self { source, clock, known: RwLock::default(), demanded: Mutex::default(), failures, empty }
     }
 
-    /// Asks the source at once and from time to time, for as long as the program runs.
+    /// Fetches the set at once, and then periodically. Never returns.
     pub(super) async fn keep_fresh(&self) {
         loop {
             let is_up = self.fetch().await;
@@ -77,13 +79,19 @@ impl KeySet {
         }
     }
 
-    /// The keys of this id; without one, all keys. A bounded number of those that fit this `alg`, none if none does.
+    /// Returns the keys of this id that fit this `alg`, or without an id, all keys that fit it: at most [`MAX_TRIED`],
+    /// and possibly none. If no key has the id, fetches the set first, unless a token caused a fetch less than
+    /// [`ON_DEMAND`] ago.
+    ///
+    /// # Errors
+    /// Returns [`InvalidToken::UnknownKey`] if the source does not publish a key of this id, and
+    /// [`AuthError::Unavailable`] if that is not known because the source does not answer.
     pub(super) async fn find(&self, id: Option<&str>, algorithm: &str) -> Result<Vec<Arc<Key>>, AuthError> {
         if let Some(keys) = self.look(id, algorithm) {
             return Ok(keys);
         }
         let mut demanded = self.demanded.lock().await;
-        // Another may have had the source asked meanwhile.
+        // Another request may have fetched the set while this one waited for the lock.
         if let Some(keys) = self.look(id, algorithm) {
             return Ok(keys);
         }
@@ -98,7 +106,8 @@ impl KeySet {
         if self.known().is_source_up { Err(InvalidToken::UnknownKey.into()) } else { Err(AuthError::Unavailable) }
     }
 
-    /// As [`KeySet::find`]; `None` if there is no key of this id at all.
+    /// Looks among the known keys as [`KeySet::find`] does. Returns `None` if none of them has this id, or if they are
+    /// stale.
     fn look(&self, id: Option<&str>, algorithm: &str) -> Option<Vec<Arc<Key>>> {
         let known = self.known();
         if known.is_stale(self.clock.steady()) {
@@ -109,12 +118,12 @@ impl KeySet {
         Some(of_id.filter(|key| key.fits(algorithm)).take(MAX_TRIED).cloned().collect())
     }
 
-    /// Asks the source now.
+    /// Fetches the set now.
     pub(super) async fn refresh(&self) {
         self.fetch().await;
     }
 
-    /// Whether the source answers.
+    /// Fetches the set, and logs changes of the source's state. Returns whether the fetch succeeded.
     async fn fetch(&self) -> bool {
         let fetched = match self.source.get().await {
             Ok(body) => json_of::<Published>(&body).ok_or_else(|| "its answer is no JWK Set".to_owned()),
@@ -164,12 +173,12 @@ impl KeySet {
 }
 
 impl Known {
-    /// Whether there are no keys, or only keys that are too old to be used.
+    /// Returns whether no set has been fetched, or only one that is too old to be used.
     fn is_stale(&self, now: Duration) -> bool {
         self.fetched_at.is_none_or(|fetched_at| now.saturating_sub(fetched_at) >= STALE)
     }
 
-    /// Keys that cannot be used are named in the log, each once.
+    /// Replaces the keys by the usable ones of a fetched set. Logs each skipped key once.
     fn take(&mut self, published: &[Value]) {
         self.keys.clear();
         if published.len() > MAX_KEYS && !std::mem::replace(&mut self.is_cut, true) {

@@ -1,4 +1,4 @@
-//! Verifying app tokens: the phone proves itself with a token of the integrator's own user system.
+//! Verification of app tokens, with which a phone authenticates as a user of the integrator's own user system.
 
 mod fetch;
 mod introspection;
@@ -28,20 +28,20 @@ use introspection::Introspection;
 use key::Key;
 use key_set::KeySet;
 
-/// Below this an HMAC secret is weaker than HS256 (RFC 7518 §3.2).
+/// Minimum length of the secret of HS256, in bytes: the length of its hash (RFC 7518 §3.2).
 pub const MIN_HMAC_SECRET_BYTES: usize = 32;
-/// How far ahead of ours the clock of whoever made a token may be.
+/// Leeway for `nbf`, in seconds, as the issuer's clock may be ahead of this server's.
 const NOT_BEFORE_LEEWAY_SECONDS: i64 = 5;
 /// Maximum number of keys in a file.
 const MAX_FILE_KEYS: usize = 16;
-/// A user's id, in bytes.
+/// Maximum length of a user's id, in bytes.
 const MAX_ID_BYTES: usize = 256;
-/// A display name, in characters; a longer one is cut.
+/// Maximum length of a display name, in characters. A longer name is truncated.
 const MAX_NAME_CHARS: usize = 128;
-/// A picture's URL, in bytes; a longer one is left out.
+/// Maximum length of a picture's URL, in bytes. A longer URL is left out.
 const MAX_PICTURE_BYTES: usize = 2048;
 
-/// Verifies app tokens.
+/// The verifier of app tokens.
 pub struct AppAuth {
     judge: Judge,
     issuer: Option<String>,
@@ -50,90 +50,90 @@ pub struct AppAuth {
     max_age_seconds: u32,
 }
 
-/// Who says whether a token is good.
+/// The way in which tokens are verified.
 enum Judge {
-    /// One key, of a secret.
+    /// HS256 with a shared secret.
     Secret(Arc<Key>),
-    /// The keys of a file.
+    /// Signatures of the public keys in a file.
     KeyFile(PathBuf, RwLock<Vec<Arc<Key>>>),
-    /// Keys that are published.
+    /// Signatures of the public keys in a published JWK Set.
     KeySet(Box<KeySet>),
-    /// Whoever gave it.
+    /// An introspection endpoint.
     Introspection(Introspection),
 }
 
-/// A phone user, with all that the app token says.
+/// A phone user, with the claims of the app token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AppUser {
-    /// Who.
+    /// Id, name and picture of the user.
     pub user: PhoneUser,
-    /// The token's claims, some of which may be passed on.
+    /// All claims of the token. `token.claims` names those that are copied into `web_token`.
     pub claims: Map<String, Value>,
 }
 
-/// Why an app token was refused; its text is for the phone's developer and never quotes the token.
+/// The reason why an app token was refused. The text is for the app's developer, and never quotes the token.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidToken {
-    /// No `Authorization: Bearer` header.
+    /// The request has no `Authorization: Bearer` header.
     #[error("the request carries no app token; send it as 'Authorization: Bearer'")]
     Missing,
-    /// Not a JWT, or not in its form.
+    /// The token is not a well-formed JWT (RFC 7519).
     #[error("the app token is not a well-formed JWT")]
     Malformed,
-    /// The signature or its algorithm is not that of the configured key.
+    /// No configured key has made the signature with the algorithm that the header names.
     #[error("the app token is not signed with the configured key and its algorithm")]
     Signature,
-    /// Past its `exp`.
+    /// The time is at or past the token's `exp`.
     #[error("the app token has expired")]
     Expired,
-    /// Before its `nbf`.
+    /// The time is before the token's `nbf`, by more than the leeway.
     #[error("the app token is not yet valid")]
     NotYetValid,
-    /// Another issuer.
+    /// The token's `iss` is not `app_auth.issuer`.
     #[error("the app token's 'iss' is not the configured issuer")]
     Issuer,
-    /// Another audience.
+    /// The token's `aud` does not name `app_auth.audience`.
     #[error("the app token's 'aud' does not name the configured audience")]
     Audience,
-    /// A claim that is needed is missing or of the wrong type.
+    /// A required claim is missing, or a claim is of the wrong type or length.
     #[error("the app token has no usable '{0}' claim")]
     Claim(String),
-    /// A claim has a control character, which no identifier has and no database takes.
+    /// The user's id has a control character. Postgres, for example, does not store U+0000.
     #[error("the app token's '{0}' claim has a control character")]
     ControlCharacter(String),
-    /// A token that was minted here for a browser.
+    /// The token is a `web_token`, which a server like this minted for a browser.
     #[error("a web_token is not an app token")]
     WebToken,
-    /// It demands what is not understood here.
+    /// The header has a `crit` (RFC 7515 §4.1.11), of which no extension is supported.
     #[error("the app token's header has a 'crit' that is not understood")]
     Critical,
-    /// It names a key that is not published.
+    /// The token names a key that the JWK Set does not contain.
     #[error("the app token is signed with a key that its source does not publish")]
     UnknownKey,
-    /// Whoever gave it says so.
+    /// The introspection endpoint answered that the token is not active.
     #[error("the app token is not active")]
     Inactive,
 }
 
-/// Why an app token does not let its phone in.
+/// An error of [`AppAuth::verify`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AuthError {
-    /// It proves nothing.
+    /// The token is not valid.
     #[error(transparent)]
     Invalid(#[from] InvalidToken),
-    /// The user's login on the phone is too long ago (RFC 9470).
+    /// The user's login on the phone is too long ago, or its time is not known (RFC 9470).
     #[error("the login on the phone is older than {max_age_seconds} s; log in there again")]
     TooOld {
-        /// How long ago it may be.
+        /// Maximum time since the login, in seconds.
         max_age_seconds: u32,
     },
-    /// Whoever would know does not answer.
+    /// The source that app tokens are verified with does not answer, or gives no valid answer.
     #[error("the source that app tokens are verified with does not answer; try again")]
     Unavailable,
 }
 
 impl InvalidToken {
-    /// The label of the metric.
+    /// Returns the label of the metric `qrlogin_app_tokens_refused_total`.
     const fn as_str(&self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -153,7 +153,7 @@ impl InvalidToken {
 }
 
 impl AuthError {
-    /// The label of the metric `qrlogin_app_tokens_refused_total`.
+    /// Returns the label of the metric `qrlogin_app_tokens_refused_total`.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -164,75 +164,80 @@ impl AuthError {
     }
 }
 
-/// Why app tokens cannot be verified as configured.
+/// An error in the settings of `app_auth`.
 #[derive(Debug, Error)]
 pub enum AppAuthError {
     /// The key file cannot be read.
     #[error("app_auth.public_key_file: {path}: {source}")]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A source cannot be asked.
+    /// The HTTP client for a source cannot be created.
     #[error("{key}: {reason}")]
     Source {
-        /// The setting.
+        /// Key of the setting.
         key: &'static str,
-        /// What is wrong.
+        /// Description of the error.
         reason: String,
     },
-    /// The key file holds something else.
+    /// A block of the key file is not a public key that can be used.
     #[error(
         "app_auth.public_key_file: {path}: not an RSA, P-256, P-384, P-521 or Ed25519 public key in PEM form (block \
          {number})"
     )]
     NotAKey {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which of its PEM blocks, from 1.
+        /// Number of the PEM block in the file, from 1.
         number: usize,
     },
-    /// Each key of the file is tried on each token.
+    /// The key file has too many keys, each of which is tried on each token.
     #[error("app_auth.public_key_file: {path}: more than {MAX_FILE_KEYS} keys")]
     TooManyKeys {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
 }
 
 impl AppAuth {
-    /// Tokens signed with HS256 and this secret.
+    /// Returns a verifier of tokens that are signed with HS256 and this secret.
     #[must_use]
     pub fn hmac(secret: &[u8]) -> Self {
         Self::judged_by(Judge::Secret(Arc::new(Key::of_secret(secret))))
     }
 
-    /// Tokens signed with the private half of a key in this file, by an algorithm of the key's type: RS256 to RS512 and
-    /// PS256 to PS512, ES256, ES384, ES512 or EdDSA.
+    /// Returns a verifier with the public keys of a PEM file. The algorithm must be one of the key's type: RS256 to
+    /// RS512 and PS256 to PS512, ES256, ES384, ES512 or EdDSA.
     ///
     /// # Errors
-    /// A file that cannot be read, or that holds no such key.
+    /// Returns an error if the file cannot be read, if it has no or too many PEM blocks, or if a block is not a public
+    /// key.
     pub fn public_key_file(path: &Path) -> Result<Self, AppAuthError> {
         let keys = read_keys(path)?;
         Ok(Self::judged_by(Judge::KeyFile(path.to_owned(), RwLock::new(keys))))
     }
 
-    /// Tokens signed with a key of the JWK Set that is published here.
+    /// Returns a verifier with the keys of the JWK Set at this URL. `is_loopback` says whether the URL leads to this
+    /// machine, so may be plain http.
     ///
     /// # Errors
-    /// The system's trusted certificates cannot be used.
+    /// Returns an error if the HTTP client cannot be created, for example because the system's trusted certificates
+    /// cannot be used.
     pub fn key_set(url: Url, is_loopback: bool, clock: Clock) -> Result<Self, AppAuthError> {
         let source = source("app_auth.jwks_url", url, is_loopback)?;
         Ok(Self::judged_by(Judge::KeySet(Box::new(KeySet::new(source, clock)))))
     }
 
-    /// Tokens of which this endpoint (RFC 7662) says that they are active; `client` is as whom it is asked, and with which
-    /// secret.
+    /// Returns a verifier that asks an introspection endpoint (RFC 7662). `client` is the client id and secret with
+    /// which the server authenticates there. `is_loopback` says whether the URL leads to this machine, so may be plain
+    /// http.
     ///
     /// # Errors
-    /// The system's trusted certificates cannot be used.
+    /// Returns an error if the HTTP client cannot be created, for example because the system's trusted certificates
+    /// cannot be used.
     pub fn introspection(
         url: Url,
         is_loopback: bool,
@@ -268,15 +273,15 @@ impl AppAuth {
         self
     }
 
-    /// Accepts tokens only of users who logged in no longer ago; 0: at any time.
+    /// Accepts tokens only if `auth_time` is at most this many seconds ago. 0 means any time.
     #[must_use]
     pub const fn with_max_age(mut self, seconds: u32) -> Self {
         self.max_age_seconds = seconds;
         self
     }
 
-    /// Asks the source outside, if there is one: for its keys, from time to time and for as long as the program runs; or
-    /// for a first answer.
+    /// Keeps in touch with the source outside, if there is one. Fetches a JWK Set periodically, and then never returns.
+    /// Tries an introspection endpoint until it answers.
     pub async fn keep_fresh(&self) {
         match &self.judge {
             Judge::KeySet(keys) => keys.keep_fresh().await,
@@ -285,7 +290,7 @@ impl AppAuth {
         }
     }
 
-    /// Reads the key's file again, or asks the source for its keys now. What cannot be had leaves what was.
+    /// Reads the key file again, or fetches the JWK Set now. If that fails, the known keys stay in use.
     pub async fn refresh(&self) {
         match &self.judge {
             Judge::KeyFile(path, known) => match read_keys(path) {
@@ -300,12 +305,13 @@ impl AppAuth {
         }
     }
 
-    /// Returns the user who sent this token from this address.
+    /// Verifies an app token that a phone at `address` sent. Returns its user. `now` is the date, by the wall clock.
     ///
     /// # Errors
-    /// See [`AuthError`].
+    /// Returns an error if the token is not valid, if the user's login is too long ago, or if the source does not
+    /// answer.
     pub async fn verify(&self, token: &str, address: IpAddr, now: Timestamp) -> Result<AppUser, AuthError> {
-        // Before a source outside sees it: it is not theirs.
+        // Checked first, so that a `web_token` is not sent to an introspection endpoint.
         let header = JoseHeader::of(token);
         let is_web_token = |typ: &String| typ.eq_ignore_ascii_case(WEB_TOKEN_TYPE);
         if header.as_ref().is_some_and(|header| header.typ.as_ref().is_some_and(is_web_token)) {
@@ -316,7 +322,7 @@ impl AppAuth {
             judge => {
                 let header = header.ok_or(InvalidToken::Malformed)?;
                 if header.crit.is_some() {
-                    // RFC 7515 §4.1.11: none of these is understood here.
+                    // A token with an extension that is not supported must be refused (RFC 7515 §4.1.11).
                     return Err(InvalidToken::Critical.into());
                 }
                 let keys = match judge {
@@ -379,7 +385,7 @@ fn source(key: &'static str, url: Url, is_loopback: bool) -> Result<Source, AppA
     Source::new(url, is_loopback).map_err(|error| AppAuthError::Source { key, reason: error.to_string() })
 }
 
-/// The keys of a file, each in a PEM block of its own.
+/// Reads the public keys of a PEM file, one of each block.
 fn read_keys(path: &Path) -> Result<Vec<Arc<Key>>, AppAuthError> {
     let text = std::fs::read(path).map_err(|source| AppAuthError::Io { path: path.into(), source })?;
     let not_a_key = |number| AppAuthError::NotAKey { path: path.into(), number };
@@ -394,7 +400,7 @@ fn read_keys(path: &Path) -> Result<Vec<Arc<Key>>, AppAuthError> {
     (1..).zip(&blocks).map(key).collect()
 }
 
-/// The header of a JWT (RFC 7515 §4.1), as far as it is looked at.
+/// The parameters of a JWT's header that matter here (RFC 7515 §4.1).
 #[derive(Deserialize)]
 struct JoseHeader {
     alg: String,
@@ -404,20 +410,21 @@ struct JoseHeader {
 }
 
 impl JoseHeader {
+    /// Returns the header of a token, or `None` if the token is not in the form of a JWT.
     fn of(token: &str) -> Option<Self> {
         let (header, _) = token.split_once('.')?;
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()
     }
 }
 
-/// The claims of a token that one of these keys has signed.
+/// Verifies a token with each of these keys until one has signed it. Returns the claims of the token.
 fn verify_with_any(keys: &[Arc<Key>], token: &str, algorithm: &str) -> Result<Map<String, Value>, InvalidToken> {
     let signature = InvalidToken::Signature;
     let said = keys.iter().map(|key| key.verify(token, algorithm)).find(|said| said.as_ref() != Err(&signature));
     said.unwrap_or(Err(signature))
 }
 
-/// Whether a claim is this text, or a list in which it stands (RFC 7519 §4.1.3).
+/// Returns whether a claim is this text or a list that contains it, as `aud` can be (RFC 7519 §4.1.3).
 fn names(claim: Option<&Value>, text: &str) -> bool {
     match claim {
         Some(Value::String(said)) => said == text,
@@ -426,20 +433,25 @@ fn names(claim: Option<&Value>, text: &str) -> bool {
     }
 }
 
-/// A `NumericDate` (RFC 7519 §2): seconds since the epoch, possibly with a fraction.
+/// Returns a claim of type `NumericDate` (RFC 7519 §2): seconds since the epoch, possibly with a fraction.
+///
+/// # Errors
+/// Returns [`InvalidToken::Claim`] if the claim is not a number.
 fn numeric_date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, InvalidToken> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let seconds = value.as_f64().ok_or_else(|| InvalidToken::Claim(name.to_owned()))?;
-    #[expect(clippy::cast_possible_truncation, reason = "saturates: a date beyond the range is far enough away")]
+    #[expect(clippy::cast_possible_truncation, reason = "the cast saturates, which keeps dates in order")]
     Ok(Some(Timestamp::from_millis((seconds * 1000.0) as i64)))
 }
 
+/// Returns the display name of the user, without unprintable characters and truncated.
 fn name(claims: &Map<String, Value>) -> Option<String> {
     let name = printable(claims.get("name")?.as_str()?, MAX_NAME_CHARS);
     (!name.is_empty()).then_some(name)
 }
 
-/// Only what a page may load as a picture: anything else than http(s) could be script.
+/// Returns the URL of the user's picture. Only http and https are accepted, because a page loads the picture, and a URL
+/// of another scheme could be a script.
 fn picture(claims: &Map<String, Value>) -> Option<String> {
     let picture = claims.get("picture")?.as_str()?;
     let is_web = picture.starts_with("https://") || picture.starts_with("http://");
@@ -447,7 +459,8 @@ fn picture(claims: &Map<String, Value>) -> Option<String> {
     is_kept.then(|| picture.to_owned())
 }
 
-/// An app token for trying out: `claims`, signed with HS256 and `secret`. `None` if the claims cannot be written.
+/// Returns an app token with these claims, signed with HS256, for tests and the demo. Returns `None` if it cannot be
+/// signed.
 #[must_use]
 pub fn sign_app_token(secret: &[u8], claims: &Map<String, Value>) -> Option<String> {
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret)).ok()
@@ -460,7 +473,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_picture_is_a_url_of_the_web_of_bounded_length() {
+    fn picture_is_an_http_url_of_bounded_length() {
         let kept = |url: String| picture(json!({ "picture": url }).as_object().unwrap()).is_some();
         let long = |bytes: usize| format!("{:a<bytes$}", "https://");
         assert!(kept("https://a.example/a.png".to_owned()) && kept("http://a.example/a.png".to_owned()));

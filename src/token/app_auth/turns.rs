@@ -1,4 +1,5 @@
-//! Turns to ask an endpoint: a bounded number at a time, shared fairly among client addresses.
+//! Fair scheduling of the requests to the introspection endpoint: a bounded number of turns, shared among client
+//! addresses.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -6,37 +7,46 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Maximum number of turns at a time, of all addresses and of one.
+/// Maximum number of concurrent turns of all addresses.
 const MAX_TURNS: usize = 64;
+/// Maximum number of concurrent turns of one address.
 const MAX_TURNS_OF_ADDRESS: usize = 8;
-/// Maximum number of calls that wait for their turn, of all addresses and of one.
+/// Maximum number of calls of all addresses that wait for a turn.
 const MAX_WAITING: usize = 4096;
+/// Maximum number of calls of one address that wait for a turn.
 const MAX_WAITING_OF_ADDRESS: usize = 512;
 
-/// See the module. Clones share the turns.
+/// The turns, and the queue of calls that wait for one. Clones share them.
 #[derive(Clone, Default)]
 pub(super) struct Turns(Arc<Mutex<Taken>>);
 
 #[derive(Default)]
 struct Taken {
+    /// Number of turns that are taken.
     count: usize,
+    /// Number of turns that each address has taken, for addresses with at least one.
     of_address: HashMap<IpAddr, usize>,
-    /// Calls without a turn, in their order.
+    /// Calls that wait for a turn, in the order of their arrival.
     waiting: VecDeque<(IpAddr, oneshot::Sender<Turn>)>,
 }
 
-/// A turn, until it is dropped.
+/// A guard of one turn, which becomes free when the guard is dropped.
 pub(super) struct Turn {
     turns: Turns,
     address: IpAddr,
 }
 
-/// Too many calls wait.
+/// The error of a call that would exceed the number of waiting calls.
 pub(super) struct TooMany;
 
 impl Turns {
-    /// Waits for a turn. A turn that becomes free is given to the address that has the fewest, so an address with many
-    /// calls waits for itself, and any number of such addresses does not keep out one that has none.
+    /// Waits for a turn of this address.
+    ///
+    /// A free turn goes to the waiting address that has the fewest turns. An address with many calls therefore delays
+    /// only itself, and many such addresses do not delay one that has no turn.
+    ///
+    /// # Errors
+    /// Returns [`TooMany`] at once if too many calls wait, of all addresses or of this one.
     pub(super) async fn take(&self, address: IpAddr) -> Result<Turn, TooMany> {
         let (given, turn) = oneshot::channel();
         {
@@ -52,7 +62,7 @@ impl Turns {
         turn.await.map_err(|_| TooMany)
     }
 
-    /// Gives the turns that are free.
+    /// Hands out free turns until none is left or no waiting call may have one.
     fn give(&self) {
         loop {
             let mut taken = self.lock();
@@ -60,7 +70,7 @@ impl Turns {
             taken.count += 1;
             *taken.of_address.entry(address).or_default() += 1;
             drop(taken);
-            // A caller that has gone drops the turn, which is free again then.
+            // If the call has been dropped, so is the turn, which makes it free again.
             drop(given.send(Turn { turns: self.clone(), address }));
         }
     }
@@ -71,7 +81,7 @@ impl Turns {
 }
 
 impl Taken {
-    /// Takes the call that is next, if there is a turn for it.
+    /// Removes and returns the call that is to have the next turn, if a turn is free for one.
     fn next(&mut self) -> Option<(IpAddr, oneshot::Sender<Turn>)> {
         if self.count >= MAX_TURNS {
             return None;
@@ -110,9 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_a_turn_is_next_however_many_calls_of_others_wait() {
+    fn free_turn_goes_first_to_an_address_without_one() {
         let turns = Turns::default();
-        // 40 addresses, each with 8 calls: more than there are turns.
+        // 40 addresses with 8 calls each are more calls than there are turns.
         let mut calls: Vec<_> =
             (0..320).map(|number| turns.take(address(u8::try_from(number % 40).unwrap())).boxed()).collect();
         let mut given: Vec<_> = calls.iter_mut().filter_map(|call| call.now_or_never()).collect();
@@ -124,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_has_a_part_of_the_turns_and_of_the_calls_that_wait() {
+    fn turns_and_waiting_calls_of_one_address_are_bounded() {
         let turns = Turns::default();
         let mut calls: Vec<_> =
             (0..MAX_WAITING_OF_ADDRESS + MAX_TURNS_OF_ADDRESS).map(|_| turns.take(address(1)).boxed()).collect();
@@ -132,7 +142,7 @@ mod tests {
         assert_eq!(given.len(), MAX_TURNS_OF_ADDRESS);
         assert!(matches!(turns.take(address(1)).now_or_never(), Some(Err(TooMany))));
         assert!(matches!(turns.take(address(2)).now_or_never(), Some(Ok(_))));
-        // Calls that are given up make room, and their turns go to others.
+        // Dropped calls leave the queue, and their turns become free.
         drop((calls, given));
         assert!(matches!(turns.take(address(1)).now_or_never(), Some(Ok(_))));
         assert_eq!(turns.lock().of_address.len(), 0);
