@@ -24,7 +24,39 @@ async function only(page, way) {
 const both_ready = (page) => page.waitForFunction(() => document.querySelectorAll("qr-login").length === 2
   && [...document.querySelectorAll("qr-login")].every(({ state }) => state.name === "ready"));
 
+/** As Firefox does it: a page that is being left closes its WebSockets before it has told the element's listeners all. */
+const closes_sockets = () => {
+  const Native = window.WebSocket;
+  window.WebSocket = class extends Native {
+    constructor(...how) {
+      super(...how);
+      document.addEventListener("qr-login:confirmed", () => this.close());
+    }
+  };
+};
+
 const stories = {
+  async "a socket that closes while the token is taken does not lose the acknowledgement"() {
+    const page = await visitor();
+    await page.addInitScript(closes_sockets);
+    const session = generated(page);
+    await page.goto(base);
+    await state(page, "ready");
+    await waiting(1);
+    await (await scans(await session)).confirms();
+    await received(await session);
+    await state(page, "confirmed");
+  },
+
+  async "a user whose name is no text is shown all the same"() {
+    const page = await visitor();
+    page.may_fail = true;
+    const scanned = JSON.stringify({ status: "scanned", user: { name: 5, picture: 7 } });
+    await page.routeWebSocket(/./, (socket) => socket.send(scanned));
+    await page.goto(base);
+    await state(page, "scanned");
+  },
+
   async "without storage it logs in, and a reload begins anew"() {
     const broken = [
       () => (Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError"); }),
@@ -155,6 +187,8 @@ const stories = {
         await page.evaluate(`document.addEventListener("qr-login:confirmed", ${end}, { once: true })`);
         await (await scans(await session)).confirms();
         await received(await session);
+        // Its session is over: the element has another one.
+        if (/again|new code/.test(name)) await state(page, "ready");
         // (Chromium opens no page any more once a context has been closed under a page that is being left.)
         if (name === "leaves the page") await page.waitForURL(/gallery/);
         console.log(`told: ${way}, ${name}`);

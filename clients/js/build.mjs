@@ -35,8 +35,8 @@ const words = {
     onLoad({ filter: /zh-CN\.js$/ }, async ({ path }) => {
       const [{ en }, { zh_CN }] = await Promise.all(["./languages/en.js", path].map((file) => import(file)));
       const list = JSON.stringify(Object.keys(en).map((key) => zh_CN[key]).join("|"));
-      const pairs = `Object.keys(en).map((key, index) => [key, ${list}.split("|")[index]])`;
-      return { contents: `import { en } from "./en.js";\nexport const zh_CN = Object.fromEntries(${pairs});`, loader: "js", resolveDir: here("languages") };
+      const fill = `const words = ${list}.split("|"); for (const key in en) zh_CN[key] = words.shift();`;
+      return { contents: `import { en } from "./en.js";\nexport const zh_CN = {}; ${fill}`, loader: "js", resolveDir: here("languages") };
     }),
 };
 

@@ -126,7 +126,7 @@ class QrLogin extends EventTarget {
     } catch (/** @type {any} */ error) {
       // What has been decided meanwhile is on its way here.
       if (/409|410/.test(error.status)) return;
-      this.#say("error", { code: (error.status && error.code) ?? "network", message: String(error) });
+      this.#say("error", { code: (error.status && error.code) ?? "network", message: `${error}` });
     }
     // (The connection may have been told first, and another code asked for since.)
     if (this.#id === session_id && !this.#is_over()) this.#end("cancelled");
@@ -183,6 +183,8 @@ class QrLogin extends EventTarget {
   async #keep_on(signal) {
     const is_over = () => signal.aborted || this.#is_over();
     let silent = false;
+    // A listener of confirmed may begin anew: the token is acknowledged first, and its session forgotten.
+    await null;
     for (let attempt = 0; ; attempt++) {
       /** @type {End} */
       let end = {};
@@ -302,6 +304,8 @@ class QrLogin extends EventTarget {
           const frame = typeof data === "string" && JSON.parse(data);
           alive(() => socket.send("ping"));
           if (!frame || !this.#hear(frame)) return;
+          // (A page that is being left may have closed it.)
+          if (socket.readyState > 1) return this.acknowledge(id);
           socket.send("ack");
           this.#forget(id);
         } catch {
@@ -317,7 +321,7 @@ class QrLogin extends EventTarget {
   async #by_events(signal, alive, id) {
     const { body, headers } = await this.#open("/v1/sse/qr", signal);
     // Something between says something of its own.
-    if (!/^text\/event-stream/.test(String(headers.get("content-type")))) return (await body?.cancel(), {});
+    if (!/^text\/event-stream/.test(`${headers.get("content-type")}`)) return (await body?.cancel(), {});
     const reader = /** @type {ReadableStream<Uint8Array>} */ (body).getReader();
     const decoder = new TextDecoder();
     for (let text = ""; ; ) {

@@ -28,7 +28,7 @@ const sheet = `
   --size: var(--qr-login-size, 15rem);
   --tone: var(--accent);
   display: grid; justify-items: center; padding: 1.5rem; border-radius: var(--qr-login-radius, 1.25rem);
-  background: var(--ground); color: var(--ink); font: 1rem/1.5 var(--qr-login-font, system-ui, sans-serif); text-align: center; font-variant-numeric: tabular-nums; outline: 0;
+  background: var(--ground); color: var(--ink); font: 1rem/1.5 var(--qr-login-font, system-ui); text-align: center; font-variant-numeric: tabular-nums; outline: 0;
 }
 * { box-sizing: border-box; margin: 0; }
 [hidden] { display: none !important; }
@@ -284,7 +284,7 @@ export class QrLoginElement extends HTMLElement {
     const state = name === "idle" ? "loading" : name;
     const had_focus = this.#root.activeElement;
     const is_open = /ready|scanned/.test(state);
-    const who = user?.name ?? "";
+    const who = `${user?.name ?? ""}`;
     // (Many an app token does not say who it is.)
     const person = /scanned|confirmed/.test(state) && (who || user?.picture) ? [this.#avatar, this.#name] : [];
     const numbers = state === "scanned" && number ? [this.#number] : [];
