@@ -148,7 +148,8 @@ fn every_test_named_in_the_threat_model_exists() {
         assert!(!named.is_empty(), "no test: {row}");
         for test in named {
             let name = test.rsplit("::").next().unwrap();
-            assert!(tests.contains(name), "SECURITY.md names {test}, which does not exist");
+            let is_test = tests.contains(&format!("fn {name}(")) || tests.contains(&format!("async \"{name}\"("));
+            assert!(is_test, "SECURITY.md names {test}, which does not exist");
         }
     }
 }
