@@ -1,5 +1,6 @@
 //! Connections to Postgres, for the store and for the bus.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::ready;
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, Recycling
 use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, poll_fn};
 use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -51,8 +53,17 @@ const PARAMETERS: [&str; 19] = [
     "channel_binding",
     "load_balance_hosts",
 ];
-/// URL parameters that libpq reads and the driver does not.
-const LIBPQ_PARAMETERS: [&str; 12] = [
+/// URL parameters that libpq or other drivers read, and this one does not.
+const FOREIGN_PARAMETERS: [&str; 21] = [
+    "ssl",
+    "sslaccept",
+    "sslcertmode",
+    "sslsni",
+    "requiressl",
+    "require_auth",
+    "pgbouncer",
+    "schema",
+    "fallback_application_name",
     "sslcert",
     "sslkey",
     "sslpassword",
@@ -70,6 +81,17 @@ const LIBPQ_PARAMETERS: [&str; 12] = [
 /// because it can be reused, or used on another server behind the same address.
 const SESSION_OF_STATEMENT: &str = "SELECT concat(pg_backend_pid(), ' ', \
     (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()))";
+
+/// The order in which [`Postgres::check_sessions`] queries its two connections. A pooler that takes its sessions in turn
+/// gives two of the queries of one connection to different sessions, however many it has.
+const PROBED: [usize; 6] = [0, 1, 1, 0, 0, 1];
+const IS_POOLER: &str = "leads to PgBouncer, or another pooler, in transaction mode, where the statements of one connection \
+    run in different sessions; connect to Postgres itself, or set pool_mode=session for this database in PgBouncer \
+    (qrlogin pools its connections itself: database_connections)";
+/// Minimum length of a part of the address that is left out of messages, in bytes. Shorter ones occur in other words.
+const MIN_HIDDEN_BYTES: usize = 4;
+/// Users that tell nothing, and occur in messages.
+const PUBLIC_NAMES: [&str; 3] = ["postgres", "qrlogin", "root"];
 
 /// The address of a Postgres server and how to connect to it. Prints without the password.
 #[derive(Clone)]
@@ -107,7 +129,10 @@ impl Postgres {
         config.keepalives_idle(Duration::from_secs(KEEPALIVE_SECONDS));
         config.keepalives_interval(Duration::from_secs(KEEPALIVE_SECONDS));
         config.keepalives_retries(2);
-        if config.get_ssl_mode() == SslMode::Prefer && config.get_hosts().iter().all(is_this_machine) {
+        // The driver connects to `hostaddr`, if it is given, and not to `host`.
+        let is_here =
+            config.get_hosts().iter().all(is_this_machine) && config.get_hostaddrs().iter().all(IpAddr::is_loopback);
+        if config.get_ssl_mode() == SslMode::Prefer && is_here {
             config.ssl_mode(SslMode::Disable);
         }
         let tls = match config.get_ssl_mode() {
@@ -132,35 +157,39 @@ impl Postgres {
         Ok((client, messages))
     }
 
-    /// Checks that each connection has its own Postgres session, by querying the sessions of two connections in turn.
-    /// Prepared statements, `LISTEN` and session settings depend on that.
+    /// Checks that each connection has its own Postgres session, by querying the sessions of two connections several
+    /// times. Prepared statements, `LISTEN` and session settings depend on that.
     ///
     /// # Errors
     /// A pooler runs the statements of one connection in different sessions.
     pub async fn check_sessions(&self) -> Result<(), String> {
-        let (Ok(one), Ok(other)) = (self.connect().await, self.connect().await) else {
-            // The store connects next and reports the error.
-            return Ok(());
-        };
-        let [(one, _polled), (other, _other_polled)] = [one, other]
-            .map(|(client, messages)| (client, AbortOnDropHandle::new(tokio::spawn(messages.for_each(|_| ready(()))))));
         let sessions = async {
-            Some([
-                session_of(&one).await?,
-                session_of(&other).await?,
-                session_of(&one).await?,
-                session_of(&other).await?,
-            ])
+            let [(one, _polled), (other, _other_polled)] = [self.connect().await.ok()?, self.connect().await.ok()?]
+                .map(|(client, messages)| {
+                    (client, AbortOnDropHandle::new(tokio::spawn(messages.for_each(|_| ready(())))))
+                });
+            let mut sessions = [BTreeSet::new(), BTreeSet::new()];
+            for connection in PROBED {
+                sessions[connection].insert(session_of([&one, &other][connection]).await?);
+            }
+            Some(sessions)
         };
-        // The store reports a server that does not answer.
-        let Some([first, second, first_again, second_again]) = in_time(sessions).await else { return Ok(()) };
-        if first == first_again && second == second_again && first != second {
-            return Ok(());
-        }
-        Err("leads to PgBouncer, or another pooler, in transaction mode, where the statements of one connection run in \
-             different sessions; connect to Postgres itself, or set pool_mode=session for this database in PgBouncer \
-             (qrlogin pools its connections itself: database_connections)"
-            .to_owned())
+        // The store connects next, and reports a server that refuses or does not answer.
+        let Some([of_one, of_other]) = in_time(sessions).await else { return Ok(()) };
+        let is_own = of_one.len() == 1 && of_other.len() == 1 && of_one != of_other;
+        if is_own { Ok(()) } else { Err(IS_POOLER.to_owned()) }
+    }
+
+    /// Returns the text without the password and the options of this address, and without its user if there is no
+    /// password: a password may have been written in the user's place.
+    #[must_use]
+    pub fn without_credentials(&self, text: &str) -> String {
+        let password = self.config.get_password().map(String::from_utf8_lossy);
+        let user = self.config.get_user().filter(|_| password.is_none());
+        let options = self.config.get_options().into_iter().flat_map(|options| options.split([' ', '=']));
+        let secrets = password.as_deref().into_iter().chain(user).chain(options);
+        let secrets = secrets.filter(|secret| secret.len() >= MIN_HIDDEN_BYTES && !PUBLIC_NAMES.contains(secret));
+        secrets.fold(text.to_owned(), |text, secret| text.replace(secret, HIDDEN))
     }
 
     /// Makes a pool of at most this many connections, which are opened when needed.
@@ -186,6 +215,15 @@ impl Postgres {
     }
 }
 
+/// Returns why an operation failed. Names a pooler if its use of sessions is the cause: prepared statements of other
+/// connections are there, or the connection's own are not.
+pub fn explain_failure(error: &(dyn std::error::Error + 'static)) -> String {
+    const OF_POOLERS: [&SqlState; 2] = [&SqlState::INVALID_SQL_STATEMENT_NAME, &SqlState::DUPLICATE_PSTATEMENT];
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let mut codes = causes.by_ref().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
+    if codes.any(|code| OF_POOLERS.contains(&code)) { IS_POOLER.to_owned() } else { explain(error) }
+}
+
 /// Parses a connection URL without using the network or the file system.
 ///
 /// # Errors
@@ -193,8 +231,13 @@ impl Postgres {
 pub fn check_url(url: &str) -> Result<Config, String> {
     let credentials =
         url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).map(|(credentials, _)| credentials);
-    let user = credentials.and_then(|credentials| credentials.split(':').next()).unwrap_or_default();
-    if user.contains(['/', '?', '#']) {
+    let (user, password) = credentials.and_then(|text| text.split_once(':')).unwrap_or((credentials.unwrap_or(""), ""));
+    // What looks like a port, a database and parameters is not a password, although it ends at an @.
+    let is_host = password.split_once('/').is_some_and(|(port, rest)| {
+        port.bytes().all(|byte| byte.is_ascii_digit())
+            && rest.split_once('?').is_some_and(|(_, query)| query.contains('='))
+    });
+    if user.contains(['/', '?', '#']) || is_host {
         return Err("has an @ behind its host; write it as %40".to_owned());
     }
     let config = Config::from_str(&for_driver(url)?).map_err(|error| explain(&error))?;
@@ -240,7 +283,7 @@ fn for_driver(url: &str) -> Result<Zeroizing<String>, String> {
                         .to_owned(),
                 );
             }
-            (name, _) if LIBPQ_PARAMETERS.contains(&name) => {
+            (name, _) if FOREIGN_PARAMETERS.contains(&name) => {
                 return Err(format!("{name} is not supported; leave it out"));
             }
             (name, value) if PARAMETERS.contains(&name) => value,
@@ -343,6 +386,9 @@ mod tests {
             ("?sslmode=hunter2", &["sslmode is none of"]),
             ("?sslmode=verify-full&sslrootcert=/hunter2.pem", &["sslrootcert", "SSL_CERT_FILE"]),
             ("?sslkey=hunter2", &["sslkey is not supported"]),
+            ("?ssl=hunter2", &["ssl is not supported"]),
+            ("?sslmode=require&pgbouncer=hunter2", &["pgbouncer is not supported"]),
+            ("?schema=hunter2", &["schema is not supported"]),
             ("?password=a&hunter2=c", &["unknown parameter"]),
             ("?hunter2", &["without a value"]),
             ("?port=hunter2", &["port"]),
@@ -353,18 +399,51 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_left_out_only_if_every_address_is_this_machine() {
+        for (url, mode) in [
+            ("postgres://u@localhost/d", SslMode::Disable),
+            ("postgres://u@127.0.0.2,[::1]/d", SslMode::Disable),
+            ("postgres://u@localhost/d?hostaddr=127.0.0.1", SslMode::Disable),
+            ("postgres://u@localhost/d?hostaddr=192.0.2.1", SslMode::Prefer),
+            ("postgres://u@localhost,db.example/d", SslMode::Prefer),
+            ("postgres://u@localhost/d?sslmode=require", SslMode::Require),
+        ] {
+            assert_eq!(Postgres::parse(url).unwrap().config.get_ssl_mode(), mode, "{url}");
+        }
+    }
+
+    #[test]
+    fn messages_of_a_server_lose_the_credentials_of_its_address() {
+        let text = "role \"hunter2\" does not exist: swordfish, postgres, app.mode";
+        for (url, shown) in [
+            ("postgres://hunter2@h/d", "role \"(hidden)\" does not exist: swordfish, postgres, app.mode"),
+            ("postgres://hunter2:swordfish@h/d", "role \"hunter2\" does not exist: (hidden), postgres, app.mode"),
+            ("postgres://postgres@h/d", text),
+            (
+                "postgres://u:swordfish@h/d?options=-c%20app.mode=hunter2",
+                "role \"(hidden)\" does not exist: (hidden), postgres, (hidden)",
+            ),
+        ] {
+            assert_eq!(Postgres::parse(url).unwrap().without_credentials(text), shown, "{url}");
+        }
+    }
+
+    #[test]
     fn host_is_hidden_if_it_may_be_part_of_the_password() {
         for (url, shown) in [
             ("postgres://u:hunter2@db,db2:5433/d", "Postgres at db,db2:5432,5433"),
             ("postgres://u:hun/ter2#x@db/d", "not shown"),
-            ("postgres://db:5432/d?password=x@hunter2", "not shown"),
         ] {
             let postgres =
                 Postgres::parse(&format!("{url}{}sslmode=disable", if url.contains('?') { "&" } else { "?" }));
             let printed = format!("{0} {0:?}", postgres.unwrap());
             assert!(printed.contains(shown) && !printed.contains("hunter2") && !printed.contains("ter2"), "{printed}");
         }
-        for url in ["postgres://u:hun@ter2@db/d", "postgres://db/d?password=hun@ter2"] {
+        for url in [
+            "postgres://u:hun@ter2@db/d",
+            "postgres://db/d?password=hun@ter2",
+            "postgres://db:5432/d?user=u&password=hun@ter2",
+        ] {
             let reason = check_url(url).unwrap_err();
             assert!(reason.contains("%40") && !reason.contains("ter2"), "{reason}");
         }

@@ -62,12 +62,13 @@ impl Source for Channel {
     async fn hear(&mut self, ears: &Ears) -> String {
         let (client, messages) = match answer(self.postgres.connect()).await {
             Ok(connection) => connection,
-            Err(why) => return why,
+            Err(why) => return self.postgres.without_credentials(&why),
         };
-        tokio::select! {
+        let why = tokio::select! {
             why = pass_on(messages, ears) => why,
             why = keep(&client, &self.name, ears) => why,
-        }
+        };
+        self.postgres.without_credentials(&why)
     }
 }
 

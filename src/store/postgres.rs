@@ -26,7 +26,7 @@ use crate::cause::explain;
 use crate::clock::Clock;
 use crate::metrics::Stopwatch;
 use crate::node::{Hint, NodeName, Waits};
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, explain_failure};
 use crate::session::{Client, CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
 
 /// Migrations of the schema, in order. A released migration never changes.
@@ -79,12 +79,15 @@ impl PostgresStore {
     /// # Errors
     /// Postgres does not answer or refuses the connection, its encoding is not UTF8, or the schema cannot be migrated.
     pub async fn open(postgres: &Postgres, setup: PostgresSetup) -> Result<Self, OpenError> {
-        let failed = |reason| OpenError::Postgres { server: postgres.to_string(), reason };
+        let failed = |reason: String| OpenError::Postgres {
+            server: postgres.to_string(),
+            reason: postgres.without_credentials(&reason),
+        };
         let pool = postgres.pool(setup.max_connections).map_err(failed)?;
         let prepare = async {
-            let mut connection = pool.get().await.map_err(|error| explain(&error))?;
+            let mut connection = pool.get().await.map_err(|error| explain_failure(&error))?;
             check_encoding(&connection).await?;
-            migrate(&mut connection).await.map_err(|error| explain(&error))
+            migrate(&mut connection).await.map_err(|error| explain_failure(&error))
         };
         in_time(deadline(PATIENCE * 2), prepare)
             .await
@@ -181,7 +184,7 @@ impl PostgresStore {
 /// Checks that the encoding of the database is UTF8, because names and addresses are text in any script.
 async fn check_encoding(connection: &Object) -> Result<(), String> {
     let row = connection.query_one("SELECT current_setting('server_encoding')", &[]).await;
-    let encoding: String = row.and_then(|row| row.try_get(0)).map_err(|error| explain(&error))?;
+    let encoding: String = row.and_then(|row| row.try_get(0)).map_err(|error| explain_failure(&error))?;
     match encoding.as_str() {
         "UTF8" => Ok(()),
         other => Err(format!(
@@ -470,7 +473,8 @@ impl Store for PostgresStore {
             if let Some(id) = column_of::<Option<&[u8]>>(row, AFTER)? {
                 let key = SessionKey(hash(id)?);
                 let hint = Hint { key, version: number(row, AFTER + 1)?, attachment: number(row, AFTER + 2)? };
-                let session = is_there(row).then(|| session(row)).transpose()?;
+                // A row that cannot be read is read again by itself, and does not hide the others.
+                let session = is_there(row).then(|| session(row).ok()).flatten();
                 untold.push(Untold { hint, session });
             }
         }
@@ -590,7 +594,7 @@ fn ids(keys: &[SessionKey]) -> Vec<&[u8]> {
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
-        Self::Unavailable(explain(&error).into())
+        Self::Unavailable(explain_failure(&error).into())
     }
 }
 

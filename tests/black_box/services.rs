@@ -220,6 +220,42 @@ fn program(name: &str) -> PathBuf {
     programs.pop().unwrap_or_else(|| name.into())
 }
 
+/// A PgBouncer in front of a Postgres server.
+pub struct PgBouncer {
+    _running: Kept,
+    port: u16,
+    _dir: TempDir,
+}
+
+impl PgBouncer {
+    /// Starts a pooler with these lines of settings.
+    pub fn start(postgres: &Postgres, settings: &str) -> Self {
+        let (dir, port) = (tempfile::Builder::new().prefix("qrlogin-pgbouncer-").tempdir().unwrap(), free_port());
+        let file = dir.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={} user=qrlogin\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n{settings}\n",
+            postgres.port
+        );
+        fs::write(&file, text).unwrap();
+        let user = postgres_user();
+        if let Some((user, group)) = user {
+            chown(dir.path(), Some(user), Some(group)).unwrap();
+        }
+        let command = ["/usr/sbin/pgbouncer", file.to_str().unwrap()];
+        let running = Kept::start(&command, "TERM", &dir.path().join("log"), user);
+        Self { _running: running, port, _dir: dir }
+    }
+
+    /// Returns the URL of a database behind the pooler, which has this URL in front of it.
+    pub async fn url(&self, database: &str) -> String {
+        let name = database.rsplit('/').next().unwrap();
+        let url = format!("postgres://qrlogin@127.0.0.1:{}/{name}", self.port);
+        until("PgBouncer answers", async || connect(&url).await.is_ok()).await;
+        url
+    }
+}
+
 /// A Redis server with a directory of its own.
 pub struct Redis {
     running: Mutex<Option<Kept>>,
