@@ -85,8 +85,15 @@ impl RedisBus {
 }
 
 fn client(url: &str) -> Result<Client, BusUrlError> {
+    const ENCODING: &str = "in a password, write / as %2F, ? as %3F, # as %23 and @ as %40";
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let behind_host = rest.split_once(['/', '?', '#']).map_or("", |(_, behind)| behind);
+    // What stands in front would be taken for the host, and looked up.
+    if !scheme.contains("unix") && behind_host.contains('@') {
+        return Err(BusUrlError(format!("has an @ behind its host; {ENCODING}")));
+    }
     // The error text of the library may quote the password.
-    Client::open(url).map_err(|error| BusUrlError(format!("not a URL of Redis ({:?})", error.kind())))
+    Client::open(url).map_err(|error| BusUrlError(format!("not a URL of Redis ({:?}); {ENCODING}", error.kind())))
 }
 
 impl Bus for RedisBus {
