@@ -206,10 +206,8 @@ impl Parts {
 pub fn check(settings: &Settings, clock: &Clock) -> Result<(), ServeError> {
     check_urls(settings)?;
     app_auth(&settings.app_auth, clock)?;
-    if settings.token.key_dir.exists() {
-        KeyRing::open(&settings.token.key_dir, clock.clone())?;
-        read_code_secret(&settings.token.key_dir)?;
-    }
+    KeyRing::check(&settings.token.key_dir, clock.clone())?;
+    read_code_secret(&settings.token.key_dir)?;
     Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
     Ok(())
 }

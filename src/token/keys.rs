@@ -159,6 +159,14 @@ impl KeyRing {
         Ok(ring)
     }
 
+    /// Checks the keys in `dir` as [`KeyRing::open`] does, and creates none if there is none yet.
+    ///
+    /// # Errors
+    /// Returns the errors of [`KeyRing::open`].
+    pub fn check(dir: &Path, clock: Clock) -> Result<(), KeyError> {
+        if key_files(dir)?.is_empty() { Ok(()) } else { Self::open(dir, clock).map(drop) }
+    }
+
     /// Reads the directory again, which blocks on file I/O. An added key is published from now on. It signs from the
     /// first call that comes [`PUBLISH_TIME`] later, when the other nodes publish it too. Calls in between do not
     /// shorten that time.
@@ -394,7 +402,12 @@ pub fn read_code_secret(dir: &Path) -> Result<Option<CodeSecret>, KeyError> {
 fn make_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), KeyError> {
     let draft = dir.join(format!(".{name}.{:08x}", u32::from_le_bytes(random::bytes())));
     let written = create_private_dir(dir)
-        .and_then(|()| create_private_file(&draft)?.write_all(content))
+        .and_then(|()| {
+            let mut file = create_private_file(&draft)?;
+            file.write_all(content)?;
+            // The name is not to lead to an empty file after a power loss.
+            file.sync_all()
+        })
         .and_then(|()| fs::hard_link(&draft, dir.join(name)));
     let removed = fs::remove_file(&draft);
     match written.and(removed) {

@@ -408,7 +408,18 @@ async fn every_key_of_a_key_file_is_used_and_other_pem_blocks_are_refused() {
     assert_eq!(scan(&server, &session, &other).await.status, 401);
     server.stop().await;
     let certificate = pem::encode(&pem::Pem::new("CERTIFICATE", *b"no key"));
+    let openssl = |arguments: &[&str]| {
+        let done = std::process::Command::new("openssl").args(arguments).current_dir(dir.path()).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let rsa_of =
+        |bits: &str| openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", &format!("rsa_keygen_bits:{bits}")]);
+    let (private, short) = (rsa_of("2048"), rsa_of("1024"));
+    std::fs::write(dir.path().join("short"), short).unwrap();
     for (text, part) in [
+        (private, "block 1"),
+        (openssl(&["pkey", "-in", "short", "-pubout"]), "2,048 to 8,192 bits"),
         (format!("{text}{certificate}"), "block 5"),
         (String::new(), "public key in PEM form"),
         (keys[0].0.pem().repeat(17), "more than 16 keys"),

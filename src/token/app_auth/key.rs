@@ -5,6 +5,7 @@
 use std::str::FromStr as _;
 
 use aws_lc_rs::hmac;
+use aws_lc_rs::rsa::PublicKey;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, ParsedPublicKey,
     VerificationAlgorithm,
@@ -147,13 +148,16 @@ impl Key {
         Ok(Self { id: jwk.kid, algorithms, verifier })
     }
 
-    /// Reads the public key in a block of a PEM file: RSA, P-256, P-384, P-521 or Ed25519. Returns `None` for other
-    /// blocks. Does not check the length of an RSA key.
+    /// Reads the public key in a block of a PEM file: RSA of 2,048 to 8,192 bits, P-256, P-384, P-521 or Ed25519.
+    /// Returns `None` for other blocks.
     pub(super) fn of_pem(block: &Pem) -> Option<Self> {
         let with =
             |algorithms: &[&'static str], verifier| Some(Self { id: None, algorithms: algorithms.to_vec(), verifier });
         if let Ok(key) = DecodingKey::from_rsa_pem(pem::encode(block).as_bytes()) {
-            return with(RSA, Verifier::Rsa(key));
+            // A private key is read too, and would verify nothing.
+            let public = key.try_get_as_bytes().ok().and_then(|der| PublicKey::from_der(der).ok())?;
+            let is_usable = modulus(public.as_ref()).is_some_and(|n| RSA_BITS.contains(&bits(n)));
+            return if is_usable { with(RSA, Verifier::Rsa(key)) } else { None };
         }
         let der = block.contents();
         let of = |names: &[&'static str], algorithm: &'static dyn VerificationAlgorithm, prefix: &[u8]| {
@@ -249,6 +253,14 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
     };
     let text: String = text.chars().filter(|letter| !letter.is_ascii_whitespace()).map(plain).collect();
     URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok().filter(|bytes| !bytes.is_empty())
+}
+
+/// Returns the modulus of an `RSAPublicKey` (RFC 8017 §A.1.1) in DER, without leading zero octets. Returns `None` if it
+/// has fewer than 2,040 bits, whose length is encoded in another form.
+fn modulus(public_key: &[u8]) -> Option<&[u8]> {
+    let [0x30, 0x82, _, _, 0x02, 0x82, high, low, rest @ ..] = public_key else { return None };
+    let number = rest.get(..usize::from(u16::from_be_bytes([*high, *low])))?;
+    number.get(number.iter().position(|octet| *octet != 0)?..)
 }
 
 /// Returns the length in bits of a big-endian number whose first octet is not zero.

@@ -185,8 +185,8 @@ pub enum AppAuthError {
     },
     /// A block of the key file is not a public key that can be used.
     #[error(
-        "app_auth.public_key_file: {path}: not an RSA, P-256, P-384, P-521 or Ed25519 public key in PEM form (block \
-         {number})"
+        "app_auth.public_key_file: {path}: not an RSA (2,048 to 8,192 bits), P-256, P-384, P-521 or Ed25519 public key \
+         in PEM form (block {number})"
     )]
     NotAKey {
         /// Path of the file.
