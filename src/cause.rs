@@ -34,8 +34,11 @@ pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
 pub fn cleaned(text: &str) -> String {
     let (text, cut) = text.split_once(QUOTED_ARGUMENTS).map_or((text, false), |(text, _)| (text, true));
     let words = text.split(|letter: char| letter.is_whitespace() || letter.is_control());
-    let words: Vec<_> = words.filter(|word| !word.is_empty()).map(cleaned_word).collect();
-    let mut line = words.join(" ");
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    // A quoted value can go on over several words, and blanks can stand around the sign, so no word after it is shown.
+    let end = (0..words.len()).find(|at| begins_quoted_secret(words[*at], words.get(at + 1)));
+    let shown = words[..end.unwrap_or(words.len())].iter().map(|word| cleaned_word(word));
+    let mut line = shown.chain(end.map(|_| HIDDEN.to_owned())).collect::<Vec<_>>().join(" ");
     if cut {
         line.push_str(" with arguments that are not shown");
     }
@@ -57,6 +60,14 @@ fn cleaned_word(word: &str) -> String {
     }
 }
 
+/// Returns whether a word is the name of a secret with a blank or a quote before its value: `password =`, `pwd='…`.
+fn begins_quoted_secret(word: &str, next: Option<&&str>) -> bool {
+    match word.split_once('=') {
+        Some((name, value)) => is_secret_name(name) && (value.is_empty() || value.starts_with(['\'', '"'])),
+        None => is_secret_name(word) && next.is_some_and(|next| next.starts_with('=')),
+    }
+}
+
 fn is_secret_name(name: &str) -> bool {
     let name = name.to_lowercase();
     SECRET_NAMES.iter().any(|secret| name.ends_with(secret))
@@ -73,6 +84,9 @@ mod tests {
             ("cannot connect to 'redis://u:hunter2@h:1': refused", "cannot connect to 'redis://(hidden)@h:1': refused"),
             ("no host in \"postgres://u:hun/ter2@h\"", "no host in \"(hidden)\""),
             ("bad: host=db user=u password=hunter2", "bad: host=db user=u password=(hidden)"),
+            ("bad: user=u password='hun ter2' port=1", "bad: user=u (hidden)"),
+            ("bad: user=u password = hunter2", "bad: user=u (hidden)"),
+            ("bad: user=u password= hunter2", "bad: user=u (hidden)"),
             (
                 "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'u' 'hunter2'",
                 "ERR unknown command 'HELLO', with arguments that are not shown",
