@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::{Host, Url};
@@ -21,6 +21,8 @@ pub use crate::secret::Secret;
 pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers, Warning};
 pub use origin::AllowedOrigin;
 
+/// Bits of an IPv4-mapped IPv6 address in front of the IPv4 address (RFC 4291 §2.5.5.2).
+const MAPPED_BITS: u8 = 96;
 /// Maximum length of `public_url`, in bytes. It is a part of every QR code.
 const MAX_PUBLIC_URL_BYTES: usize = 512;
 
@@ -438,11 +440,17 @@ impl AppAuthSettings {
     }
 }
 
-/// Parses an IP address or a network in CIDR notation. An IPv4-mapped IPv6 address becomes an IPv4 address, while an
-/// IPv4-mapped network stays one of IPv6.
+/// Parses an IP address or a network in CIDR notation. An IPv4-mapped IPv6 address or network becomes one of IPv4,
+/// because addresses of clients are compared in that form.
 #[must_use]
 pub fn network(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(|address| address.to_canonical().into()))
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()?;
+    let IpNet::V6(mapped) = network else { return Some(network) };
+    let (Some(address), Some(bits)) = (mapped.addr().to_ipv4_mapped(), mapped.prefix_len().checked_sub(MAPPED_BITS))
+    else {
+        return Some(network);
+    };
+    Ipv4Net::new(address, bits).ok().map(IpNet::V4)
 }
 
 /// Checks a URL that keys or the state of tokens are fetched from. It must be https, or http on this machine, because
