@@ -106,12 +106,16 @@ impl Clock {
     /// reading proves it wrong, because a slow answer leaves a wide range. Other clocks ignore the call.
     pub fn follow(&self, shown: Timestamp, took: Duration) {
         let Source::Shared(time) = &self.0 else { return };
-        let ours = self.now().as_millis();
+        let offset = time.offset_millis.load(Ordering::Relaxed);
+        let ours = offset + millis_of(self.steady());
         let (earliest, latest) = (shown.as_millis(), shown.plus_millis(millis_of(took)).as_millis());
         let was_known = time.is_known.swap(true, Ordering::Relaxed);
         let agreed = if was_known { ours.clamp(earliest, latest) } else { earliest.midpoint(latest) };
-        time.offset_millis.fetch_add(agreed - ours, Ordering::Relaxed);
-        if was_known && agreed.abs_diff(ours) >= STEP_MILLIS {
+        // Concurrent calls may have read the same offset. Only one of them corrects it, because two would overshoot.
+        let corrected = offset + (agreed - ours);
+        let is_corrected =
+            time.offset_millis.compare_exchange(offset, corrected, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_corrected && was_known && agreed.abs_diff(ours) >= STEP_MILLIS {
             time.stepped.notify_one();
         }
     }
