@@ -66,8 +66,9 @@ impl TrustedProxies {
     pub(super) fn client_address(&self, peer: IpAddr, fields: &(impl Fields + ?Sized)) -> IpAddr {
         let peer = peer.to_canonical();
         if !self.trusts(peer) {
-            if is_near(peer) && fields.line(&X_FORWARDED_FOR).is_some() {
-                self.warn_once(peer);
+            if is_near(peer) {
+                let sent = [&X_FORWARDED_FOR, &STANDARD].into_iter().find(|name| fields.line(name).is_some());
+                sent.into_iter().for_each(|name| self.warn_once(peer, name));
             }
             return peer;
         }
@@ -95,9 +96,10 @@ impl TrustedProxies {
 
     /// Warns, once in the life of the process, of a peer that looks like a proxy and is not trusted. All clients behind
     /// it have the proxy's address, and share its limits.
-    fn warn_once(&self, address: IpAddr) {
+    fn warn_once(&self, address: IpAddr, header: &HeaderName) {
         if !self.has_warned.swap(true, Ordering::Relaxed) {
-            warn!(event = "proxy not trusted", %address, "it sends X-Forwarded-For; to take it, add it to trusted_proxies");
+            let advice = "to use the header that it sends, add it to trusted_proxies";
+            warn!(event = "proxy not trusted", %address, %header, advice);
         }
     }
 }
