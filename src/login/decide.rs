@@ -33,9 +33,6 @@ impl Logins {
         let is_confirmed = matches!(verdict, Verdict::Confirm(_));
         let logins = self.clone();
         let decided = self.change(Which::Code(code.key()), move |session, now| {
-            if is_confirmed && !is_safe(&session.client) {
-                return Err(Refusal::Risk);
-            }
             let decision = match &verdict {
                 Verdict::Confirm(picked) => Decision::Confirm {
                     grant: logins.minter.grant(&by, logins.clock.wall()),
@@ -44,7 +41,10 @@ impl Logins {
                 },
                 Verdict::Reject => Decision::Reject,
             };
-            session.decide(&by.user, presented, decision, now)
+            let step = session.decide(&by.user, presented, decision, now)?;
+            // A decision that was made is repeated, wherever the phone is by now.
+            let is_risky = is_confirmed && session.is_undecided() && !is_safe(&session.client);
+            if is_risky { Err(Refusal::Risk) } else { Ok(step) }
         });
         match decided.await?.state {
             State::Rejected(_) if is_confirmed => Err(Refusal::WrongNumber.into()),

@@ -144,17 +144,20 @@ impl Logins {
         let attached = read_apart(keys, query).await;
         let read_at = self.clock.now();
         let mut arrivals = HashMap::with_capacity(keys.len());
-        let mut unsettled = Vec::new();
         for Attached { session, attachment, taken_over_from } in attached.found {
             if let Some(before) = &taken_over_from {
                 self.bus.take_over(before, Hint { key: session.key, version: session.version, attachment });
             }
-            if session.is_undecided() && read_at >= session.expires_at {
-                unsettled.push(session.key);
-            }
             arrivals.insert(session.key, Ok(Arrival { session, attachment, read_at, taken_over_from }));
         }
         arrivals.extend(attached.failed.into_iter().map(|(key, error)| (key, Err(error))));
+        let is_unsettled = |session: &Session| session.is_undecided() && read_at >= session.expires_at;
+        // Each key once, although two connections of one session may have been asked for together.
+        let unsettled: Vec<_> = arrivals
+            .iter()
+            .filter(|(_, arrival)| arrival.as_ref().is_ok_and(|arrival| is_unsettled(&arrival.session)))
+            .map(|(key, _)| *key)
+            .collect();
         if !unsettled.is_empty() {
             self.settle(&unsettled, &mut arrivals).await;
         }

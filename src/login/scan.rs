@@ -32,7 +32,8 @@ impl Logins {
     ) -> Result<Scan, LoginError> {
         let presented = self.presented(code).await?;
         let scanned = self.change(Which::Code(code.key()), move |session, now| {
-            if is_safe(&session.client) { session.scan(&by, presented, now) } else { Err(Refusal::Risk) }
+            let step = session.scan(&by, presented, now)?;
+            if is_safe(&session.client) { Ok(step) } else { Err(Refusal::Risk) }
         });
         let session = scanned.await?;
         Ok(Scan {
