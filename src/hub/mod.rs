@@ -54,7 +54,7 @@ use registry::{Fate, Place, Registry};
 use settle::Overdue;
 use shared::Sharing;
 use socket::Socket;
-use waiting::{Opening, Others, RECEIPT_SECONDS, Turn, Waiting};
+use waiting::{Opening, Others, RECEIPT_SECONDS, Turn, Waiting, is_after};
 use wheel::{Epoch, SessionTick, Wheel};
 
 pub use message::wire_view;
@@ -137,7 +137,8 @@ impl<S: Socket + Send + 'static> Hub<S> {
             overdue: Overdue::default(),
             earlier: Notify::new(),
             ended: Notify::new(),
-            next_arrival: AtomicU32::new(0),
+            // The numbers wrap around early, so that tests see it.
+            next_arrival: AtomicU32::new(u32::MAX - 2),
             hints: Hints::default(),
             is_closing: AtomicBool::new(false),
             poll,
@@ -357,7 +358,11 @@ impl<S: Socket + Send + 'static> Hub<S> {
             active.extend(waiting.active_arrival().map(|arrival| (arrival, place)));
             attachment = attachment.max(waiting.attachment());
         });
-        let Some((newest, place)) = active.iter().copied().max_by_key(|(arrival, _)| *arrival) else { return };
+        let Some((newest, place)) =
+            active.iter().copied().reduce(|newest, other| if is_after(other.0, newest.0) { other } else { newest })
+        else {
+            return;
+        };
         self.act(place, |waiting, _| waiting.adopt(attachment));
         for (_, place) in active.into_iter().filter(|(arrival, _)| *arrival != newest) {
             self.act(place, Waiting::give_way);

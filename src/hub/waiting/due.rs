@@ -103,10 +103,10 @@ impl<S: Socket> Waiting<S> {
             info!(event = "heartbeat failed", session = %self.key, active);
             return self.close(close_code::HEARTBEAT, "no answer to two heartbeats", CloseReason::Heartbeat, turn);
         }
-        self.unanswered += 1;
         self.next_beat = turn.now.plus_seconds(turn.heartbeat_seconds);
         // No ping is queued behind unsent bytes, which have a deadline of their own.
         if !self.has_unsent() {
+            self.unanswered += 1;
             let beat = if self.acknowledges { wire::PING_AND_BEAT } else { wire::PING };
             self.write(beat, turn);
         }

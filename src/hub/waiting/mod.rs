@@ -142,10 +142,16 @@ enum Phase {
     Ended,
 }
 
+/// Returns whether the connection with number `arrival` was registered after `other`. The numbers wrap around, so what
+/// counts is their difference (as in RFC 1982 §3.2).
+pub(super) const fn is_after(arrival: u32, other: u32) -> bool {
+    arrival.wrapping_sub(other).cast_signed() > 0
+}
+
 /// The other connections of the same session during a turn.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Others {
-    /// Greatest arrival of the open connections at this node.
+    /// Arrival of the newest open connection at this node.
     newest: Option<u32>,
     /// Greatest attachment of the connections at this node.
     attachment: u32,
@@ -162,7 +168,11 @@ impl Others {
         if IS_BLIND.get() {
             return;
         }
-        self.newest = self.newest.max(other.active_arrival());
+        if let Some(arrival) = other.active_arrival()
+            && self.newest.is_none_or(|newest| is_after(arrival, newest))
+        {
+            self.newest = Some(arrival);
+        }
         self.attachment = self.attachment.max(other.attachment);
         self.awaits_ack |= other.awaits_ack();
     }

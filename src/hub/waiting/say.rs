@@ -5,7 +5,7 @@ use std::io;
 
 use tracing::info;
 
-use super::{CLOSE_SECONDS, HoldBack, Phase, Turn, Waiting};
+use super::{CLOSE_SECONDS, HoldBack, Phase, Turn, Waiting, is_after};
 use crate::hub::message::{Ending, Message, Text};
 use crate::hub::socket::{Socket, Watch};
 use crate::hub::wheel::SessionTick;
@@ -77,9 +77,9 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Returns whether a newer connection of the session is open. At this node it is the one with the greatest arrival.
+    /// Returns whether a newer connection of the session is open. At this node it is the one that was registered last.
     fn is_superseded(&self, turn: &Turn<'_, S>) -> bool {
-        turn.others.newest > Some(self.arrival) || turn.others.is_newer_elsewhere
+        turn.others.newest.is_some_and(|newest| is_after(newest, self.arrival)) || turn.others.is_newer_elsewhere
     }
 
     fn is_to_hold_back(&self, turn: &Turn<'_, S>) -> bool {
