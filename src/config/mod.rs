@@ -539,3 +539,27 @@ fn in_range(key: &'static str, value: u32, min: u32, max: u32) -> Result<(), Con
 fn invalid(key: &'static str, reason: String) -> ConfigError {
     ConfigError::Invalid { key, reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_of_mapped_addresses_are_of_ipv4() {
+        for (text, expected) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("192.0.2.1", "192.0.2.1/32"),
+            ("::ffff:192.0.2.1", "192.0.2.1/32"),
+            ("::ffff:192.0.2.1/128", "192.0.2.1/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::/0", "::/0"),
+            ("::ffff:0.0.0.0/95", "::ffff:0.0.0.0/95"),
+            ("2001:db8::/32", "2001:db8::/32"),
+        ] {
+            assert_eq!(network(text), Some(expected.parse().unwrap()), "{text}");
+        }
+        for text in ["10.0.0.0/33", "proxy.example", "", "::ffff:10.0.0.0/129"] {
+            assert_eq!(network(text), None, "{text}");
+        }
+    }
+}

@@ -240,7 +240,7 @@ mod tests {
             proxies.has_warned.into_inner()
         };
         for near in ["127.0.0.1", "10.0.0.2", "192.168.1.1", "::1", "fd00::1", "::ffff:127.0.0.1"] {
-            assert!(warned_of(near, "x-forwarded-for"), "{near}");
+            assert!(warned_of(near, "x-forwarded-for") && warned_of(near, "forwarded"), "{near}");
             assert!(!warned_of(near, "user-agent"), "{near}");
         }
         for far in ["203.0.113.5", "2001:db8::1", "10.0.0.1"] {
