@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::metrics::Stopwatch;
 use crate::protocol::{LocationView, NetworkView};
+use crate::secret::shown_path;
 use crate::warnings::Warnings;
 
 /// The configured databases.
@@ -28,7 +29,7 @@ pub struct Geo {
 #[derive(Debug, Error)]
 pub enum GeoError {
     /// The file cannot be read.
-    #[error("{key}: {path}: {source}")]
+    #[error("{key}: {}: {source}", shown_path(.path))]
     Io {
         /// Key of the setting.
         key: &'static str,
@@ -38,7 +39,7 @@ pub enum GeoError {
         source: io::Error,
     },
     /// The file is not a MaxMind database.
-    #[error("{key}: {path}: not a MaxMind database: {source}")]
+    #[error("{key}: {}: not a MaxMind database: {source}", shown_path(.path))]
     NotADatabase {
         /// Key of the setting.
         key: &'static str,

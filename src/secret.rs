@@ -1,6 +1,7 @@
 //! Settings that are or may hold a secret, and the text that is shown in their place.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -86,6 +87,31 @@ impl Serialize for Secret {
 #[must_use]
 pub fn shown_address(text: &str) -> String {
     if text.is_empty() { String::new() } else { parts_of(text).unwrap_or_else(|| HIDDEN.to_owned()) }
+}
+
+/// Returns a path for an error or a log line, or [`HIDDEN`] if it holds a character that paths rarely have and secrets
+/// often do: one of `=@#?&;`, a control character or an invisible one. The path comes from a setting, and a secret may
+/// have been written into the wrong setting.
+#[must_use]
+pub fn shown_path(path: impl AsRef<Path>) -> String {
+    let text = path.as_ref().to_string_lossy();
+    let is_hidden = |letter: char| "=@#?&;".contains(letter) || letter.is_control() || is_invisible(letter);
+    if text.contains(is_hidden) { HIDDEN.to_owned() } else { text.into_owned() }
+}
+
+/// Returns whether a character is shown as nothing, ends a line or changes the direction of the text around it. No
+/// setting needs such a character. Editors and web pages add them to copied text.
+#[must_use]
+pub const fn is_invisible(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{AD}'
+            | '\u{61C}'
+            | '\u{200B}'..='\u{200F}'
+            | '\u{2028}'..='\u{202E}'
+            | '\u{2060}'..='\u{2069}'
+            | '\u{FEFF}'
+    )
 }
 
 fn parts_of(text: &str) -> Option<String> {
@@ -199,6 +225,30 @@ mod tests {
         ] {
             assert_eq!(shown_address(address), shown, "{address}");
             assert_eq!(shown_address(shown), shown, "what is shown is shown as it is");
+        }
+    }
+
+    #[test]
+    fn shown_path_is_hidden_if_it_looks_like_a_secret() {
+        for path in ["keys/", "/var/lib/qr login/city.mmdb", "../geo-lite_2~.mmdb", "C:\\keys", "schlüssel.pem", ""] {
+            assert_eq!(shown_path(path), path);
+            assert_eq!(shown_path(Path::new(path)), path);
+        }
+        for secret in [
+            "q7hunter2SEKRETb64=",
+            "u:hunter2@h/d",
+            "hunter2#",
+            "x?key",
+            "a&b",
+            "a;b",
+            "a\nb",
+            "a\u{1b}[0m",
+            "a\u{200b}b",
+            "a\u{202e}b",
+            "a\u{ad}b",
+            "\u{feff}a",
+        ] {
+            assert_eq!(shown_path(secret), HIDDEN, "{secret:?}");
         }
     }
 

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::random;
+use crate::secret::shown_path;
 use crate::session::CodeSecret;
 use crate::warnings::Warnings;
 
@@ -75,7 +76,7 @@ struct Key {
 #[derive(Debug, Error)]
 pub enum KeyError {
     /// The directory cannot be read or written.
-    #[error("token.key_dir: {path}: {source}")]
+    #[error("token.key_dir: {}: {source}", shown_path(.path))]
     Io {
         /// Path of the file or directory.
         path: PathBuf,
@@ -83,13 +84,16 @@ pub enum KeyError {
         source: io::Error,
     },
     /// A `.pem` file does not hold a signing key.
-    #[error("token.key_dir: {path}: not an Ed25519 private key in PKCS#8 PEM form")]
+    #[error("token.key_dir: {}: not an Ed25519 private key in PKCS#8 PEM form", shown_path(.path))]
     NotAKey {
         /// Path of the file.
         path: PathBuf,
     },
     /// A `.pem` file holds more than one PEM block.
-    #[error("token.key_dir: {path}: holds {blocks} PEM blocks; write each signing key into a file of its own")]
+    #[error(
+        "token.key_dir: {}: holds {blocks} PEM blocks; write each signing key into a file of its own",
+        shown_path(.path)
+    )]
     SeveralKeys {
         /// Path of the file.
         path: PathBuf,
@@ -97,7 +101,10 @@ pub enum KeyError {
         blocks: usize,
     },
     /// The group or others may write the file of a secret.
-    #[error("token.key_dir: {path}: others may write it (mode {mode:03o}); make it private with chmod 600")]
+    #[error(
+        "token.key_dir: {}: others may write it (mode {mode:03o}); make it private with chmod 600",
+        shown_path(.path)
+    )]
     Writable {
         /// Path of the file.
         path: PathBuf,
@@ -106,15 +113,16 @@ pub enum KeyError {
     },
     /// The file of the codes' secret does not hold 32 bytes in base64.
     #[error(
-        "token.key_dir: {path}: not 32 bytes in base64; remove it, and a new one is made (codes that are shown at that \
-         moment can then no longer be scanned)"
+        "token.key_dir: {}: not 32 bytes in base64; remove it, and a new one is made (codes that are shown at that \
+         moment can then no longer be scanned)",
+        shown_path(.path)
     )]
     NotACodeSecret {
         /// Path of the file.
         path: PathBuf,
     },
     /// All keys have been removed while the server runs.
-    #[error("token.key_dir: {path}: holds no key any more")]
+    #[error("token.key_dir: {}: holds no key any more", shown_path(.path))]
     Empty {
         /// Path of the directory.
         path: PathBuf,
@@ -152,7 +160,7 @@ impl KeyRing {
             exposed: Mutex::default(),
         };
         if others_may_write_dir(dir) {
-            let path = dir.display();
+            let path = shown_path(dir);
             warn!(event = "key directory not private", setting = SETTING, %path, "others may add a key that then signs");
         }
         ring.warn_of_exposed();
@@ -331,7 +339,7 @@ fn read_private(path: &Path) -> Result<(Zeroizing<Vec<u8>>, bool), KeyError> {
 }
 
 fn warn_of_exposed(path: &Path) {
-    let path = path.display();
+    let path = shown_path(path);
     warn!(event = "key not private", setting = SETTING, %path, "others may read it; make it private with chmod 600");
 }
 

@@ -50,7 +50,7 @@ const SHAPES: [&str; 26] = [
     "//u:MARK@h",
     "-----BEGIN PRIVATE KEY-----MARK-----END PRIVATE KEY-----",
 ];
-/// Settings whose value is printed where it is used, because it names a file.
+/// Settings whose value names a file. It is printed where it is used, unless it looks like a secret.
 const PATHS: [&str; 4] = ["app_auth.public_key_file", "token.key_dir", "geoip.city_file", "geoip.asn_file"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +140,12 @@ fn literal(value: &str, default: &Value) -> String {
         Value::Array(_) => format!("[{}]", value.split(',').map(text).collect::<Vec<_>>().join(", ")),
         _ => text(value),
     }
+}
+
+/// Returns whether an error about a missing file quotes this value.
+fn is_shown_path(key: &str, value: &str) -> bool {
+    let is_hidden = value.contains(['=', '@', '#', '?', '&', ';']) || value.contains("://") || value.contains("BEGIN");
+    PATHS.contains(&key) && !is_hidden
 }
 
 /// Returns the settings that the tested one is laid over. They are valid, unless the tested setting is the one that app
@@ -287,8 +293,7 @@ fn no_setting_shows_a_secret_that_was_put_into_it() {
                     refusal.as_ref().is_none_or(|refusal| refusal.contains(&key)),
                     "{key} {way:?} {value:?}: not named: {printed}"
                 );
-                // An error about a missing file quotes its path.
-                if !PATHS.contains(&key.as_str()) || shape.contains("://") || shape.contains("BEGIN") {
+                if !is_shown_path(&key, &value) {
                     assert!(!printed.contains(PART), "{key} {way:?} {value:?}: {printed}");
                 }
             }
@@ -308,7 +313,7 @@ fn program_prints_no_secret_of_its_settings() {
             SHAPES[(index + 13) % SHAPES.len()].replace("MARK", MARK),
             format!("{}\r", good(&key, &default)),
         ];
-        for (turn, value) in values.iter().enumerate() {
+        for value in &values {
             let name = format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"));
             for way in WAYS {
                 let file = dir.path().join("qrlogin.toml");
@@ -332,9 +337,8 @@ fn program_prints_no_secret_of_its_settings() {
                     let printed = format!("{stdout}{stderr}");
                     runs += 1;
                     assert!(matches!(status.code(), Some(0 | 1)), "{key} {way:?} {value:?}: {status}: {printed}");
-                    let is_own_path = PATHS.contains(&key.as_str()) && turn < 2 && !value.contains("://");
                     assert!(
-                        is_own_path || !printed.contains(PART),
+                        is_shown_path(&key, value) || !printed.contains(PART),
                         "{name_of_command} {key} {way:?} {value:?}: {printed}"
                     );
                     // A valid value of another setting leaves no way to verify app tokens, and the refusal names that.
@@ -346,6 +350,35 @@ fn program_prints_no_secret_of_its_settings() {
     }
     println!("{runs} runs");
     assert!(runs > 600, "{runs}");
+}
+
+#[test]
+fn secret_in_place_of_a_path_is_not_quoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut runs = 0;
+    for key in PATHS {
+        let name = format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"));
+        for secret in
+            [format!("{MARK}="), format!("host=db password={MARK}"), format!("u:{MARK}@h"), format!("/{MARK}#")]
+        {
+            // A directory that does not exist is created, so a file is in its place.
+            let file = dir.path().join(&secret);
+            if key == "token.key_dir" && !secret.starts_with('/') {
+                std::fs::write(file, "").unwrap();
+            }
+            let mut command = qrlogin(dir.path(), &["check-config"]);
+            if key == "app_auth.public_key_file" {
+                command.env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET");
+            }
+            let (status, stdout, stderr) = run(command.env(&name, &secret));
+            assert!(!format!("{stdout}{stderr}").contains(PART), "{key}: {stdout}{stderr}");
+            if !status.success() {
+                assert!(stderr.contains(&format!("{key}: (hidden): ")), "{key}: {stderr}");
+                runs += 1;
+            }
+        }
+    }
+    assert_eq!(runs, 15);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use url::Url;
 
 use super::WEB_TOKEN_TYPE;
 use crate::clock::Clock;
+use crate::secret::shown_path;
 use crate::session::{PhoneUser, Timestamp, printable};
 use fetch::Source;
 use introspection::Introspection;
@@ -168,7 +169,7 @@ impl AuthError {
 #[derive(Debug, Error)]
 pub enum AppAuthError {
     /// The key file cannot be read.
-    #[error("app_auth.public_key_file: {path}: {source}")]
+    #[error("app_auth.public_key_file: {}: {source}", shown_path(.path))]
     Io {
         /// Path of the file.
         path: PathBuf,
@@ -185,8 +186,9 @@ pub enum AppAuthError {
     },
     /// A block of the key file is not a public key that can be used.
     #[error(
-        "app_auth.public_key_file: {path}: not an RSA (2,048 to 8,192 bits), P-256, P-384, P-521 or Ed25519 public key \
-         in PEM form (block {number})"
+        "app_auth.public_key_file: {}: not an RSA (2,048 to 8,192 bits), P-256, P-384, P-521 or Ed25519 public key \
+         in PEM form (block {number})",
+        shown_path(.path)
     )]
     NotAKey {
         /// Path of the file.
@@ -195,7 +197,7 @@ pub enum AppAuthError {
         number: usize,
     },
     /// The key file has too many keys, each of which is tried on each token.
-    #[error("app_auth.public_key_file: {path}: more than {MAX_FILE_KEYS} keys")]
+    #[error("app_auth.public_key_file: {}: more than {MAX_FILE_KEYS} keys", shown_path(.path))]
     TooManyKeys {
         /// Path of the file.
         path: PathBuf,
