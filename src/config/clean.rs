@@ -3,6 +3,8 @@
 
 use std::net::SocketAddr;
 
+use crate::secret::is_invisible;
+
 /// Maximum length of the text of a setting, or of an item of a list, in bytes.
 const MAX_TEXT_BYTES: usize = 8 * 1024;
 /// Settings whose values keep their white space, because it may be a part of the secret. One line end is removed.
@@ -30,22 +32,29 @@ pub(super) fn clean(key: &str, text: &str) -> Result<Clean, String> {
     }
     if SECRETS.contains(&key) {
         let text = without_line_end(text);
-        check_characters(text)?;
+        refuse("a control", text, char::is_control)?;
         let is_padded = text.trim() != text;
         let warning = is_padded.then_some("begins or ends with a blank, which is a part of the secret");
         return Ok(Clean { text: text.to_owned(), warning });
     }
-    // Some editors and spreadsheets add a byte order mark or a zero-width space, which Unicode does not count as white
-    // space.
-    let is_space = |letter: char| letter.is_whitespace() || matches!(letter, '\u{feff}' | '\u{200b}');
-    let trimmed = text.trim_matches(is_space);
-    check_characters(trimmed)?;
-    let warning = (trimmed != text).then_some("has white space around its value, which was cut off");
+    let (trimmed, warning) = trim(text);
+    refuse("a control", trimmed, char::is_control)?;
+    refuse("an invisible", trimmed, is_invisible)?;
     if PATHS.contains(&key) && (trimmed.contains("://") || trimmed.contains("-----BEGIN")) {
         return Err("must be the path of a file, not a URL or a key".to_owned());
     }
     let text = if LISTENERS.contains(&key) { socket_address(trimmed)? } else { trimmed.to_owned() };
     Ok(Clean { text, warning })
+}
+
+/// Removes the white space around a value. If there was any, returns a warning, as the predicate of a sentence about the
+/// key.
+fn trim(text: &str) -> (&str, Option<&'static str>) {
+    // Some editors and spreadsheets add a byte order mark or a zero-width space, which Unicode does not count as white
+    // space.
+    let is_space = |letter: char| letter.is_whitespace() || matches!(letter, '\u{feff}' | '\u{200b}');
+    let trimmed = text.trim_matches(is_space);
+    (trimmed, (trimmed != text).then_some("has white space around its value, which was cut off"))
 }
 
 /// Returns whether an environment variable with this text counts as not set.
@@ -60,10 +69,11 @@ fn without_line_end(text: &str) -> &str {
     text.strip_suffix('\r').unwrap_or(text)
 }
 
-fn check_characters(text: &str) -> Result<(), String> {
-    match text.chars().enumerate().find(|(_, letter)| letter.is_control()) {
+/// Refuses a text with a character for which `is_bad` is true, and names the first one.
+fn refuse(kind: &str, text: &str, is_bad: impl Fn(char) -> bool) -> Result<(), String> {
+    match text.chars().enumerate().find(|(_, letter)| is_bad(*letter)) {
         Some((index, letter)) => {
-            Err(format!("holds a control character (U+{:04X}, character {})", u32::from(letter), index + 1))
+            Err(format!("holds {kind} character (U+{:04X}, character {})", u32::from(letter), index + 1))
         }
         None => Ok(()),
     }
@@ -144,6 +154,24 @@ mod tests {
     }
 
     #[test]
+    fn invisible_character_within_a_value_is_refused_but_not_within_a_secret() {
+        let invisible = "\u{ad}\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\u{202a}\u{202e}\u{2060}\u{2069}\u{feff}";
+        for letter in invisible.chars() {
+            let value = format!("https://a.ex{letter}ample");
+            let reason = format!("holds an invisible character (U+{:04X}, character 13)", u32::from(letter));
+            assert_eq!(cleaned("public_url", &value), Err(reason.clone()));
+            assert_eq!(cleaned("geoip.city_file", &value), Err(reason));
+            for key in SECRETS {
+                assert_eq!(cleaned(key, &value), Ok((value.clone(), false)));
+            }
+        }
+        // These two are cut off at the ends, as white space is. The others are refused there too.
+        assert_eq!(cleaned("token.issuer", "\u{feff}x\u{200b}"), Ok(("x".to_owned(), true)));
+        assert!(cleaned("token.issuer", "x\u{202e}").unwrap_err().contains("U+202E, character 2"));
+        assert_eq!(cleaned("token.issuer", "b\u{fc}cher"), Ok(("b\u{fc}cher".to_owned(), false)));
+    }
+
+    #[test]
     fn short_forms_of_a_listening_address_are_expanded() {
         for key in LISTENERS {
             for (text, address) in [
@@ -194,11 +222,12 @@ mod tests {
         /// A cleaned value is a part of the text, without control characters and padding. An error has no control
         /// character and only ASCII, so it does not quote the value.
         #[test]
-        fn clean_value_has_no_control_character(text in "[ \\t\\r\\n\\x00-\\x1f\\x7f-\\x9fa-z:/@=]{0,12}", key in 0..8_usize) {
+        fn clean_value_has_no_control_character(text in "[ \\t\\r\\n\\x00-\\x1f\\x7f-\\x9f\\u{200b}\\u{202e}a-z:/@=]{0,12}", key in 0..8_usize) {
             let keys = [&SECRETS[..], &PATHS[..], &["public_url", "token.issuer"]].concat();
             match clean(keys[key], &text) {
                 Ok(clean) => {
                     prop_assert!(!clean.text.chars().any(char::is_control));
+                    prop_assert!(SECRETS.contains(&keys[key]) || !clean.text.chars().any(is_invisible));
                     prop_assert!(text.contains(&clean.text));
                     prop_assert!(SECRETS.contains(&keys[key]) || clean.text.trim() == clean.text);
                     prop_assert!(SECRETS.contains(&keys[key]) || clean.warning.is_some() == (clean.text != text));
