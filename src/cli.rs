@@ -13,8 +13,8 @@ use tracing::{error, info, warn};
 
 use crate::app::{self, Listeners, Parts, Reload};
 use crate::clock::Clock;
-use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Settings, Warning};
-use crate::demo::{Demo, USERS};
+use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Loaded, Origins, Settings, Warning};
+use crate::demo::{DEMO_SETTINGS, Demo, USERS};
 use crate::files;
 use crate::load::{self, Plan, Transport};
 use crate::memory;
@@ -145,16 +145,7 @@ struct ConfigFlags {
 impl ConfigFlags {
     /// Returns the settings of flags, environment and file, laid over `defaults`. Without `--config`, reads
     /// [`DEFAULT_FILE`] if it exists and `with_default_file` is true.
-    fn settings(&self, defaults: &Settings, with_default_file: bool) -> Result<Settings, Failure> {
-        Ok(self.settings_and_warnings(defaults, with_default_file)?.0)
-    }
-
-    /// Returns the settings as [`ConfigFlags::settings`] does, and the warnings about them.
-    fn settings_and_warnings(
-        &self,
-        defaults: &Settings,
-        with_default_file: bool,
-    ) -> Result<(Settings, Vec<Warning>), Failure> {
+    fn read(&self, defaults: &Settings, with_default_file: bool) -> Result<Loaded, Failure> {
         let mut layers = Layers::over(defaults);
         match &self.config {
             Some(file) => layers.file(file)?,
@@ -178,8 +169,7 @@ impl ConfigFlags {
             let (key, value) = setting.split_once('=').ok_or("--set: write it as KEY=VALUE")?;
             layers.text(key.trim(), value, "--set")?;
         }
-        let warnings = layers.warnings().to_vec();
-        Ok((layers.finish()?, warnings))
+        Ok(layers.finish()?)
     }
 }
 
@@ -225,6 +215,15 @@ fn without_values(mut error: clap::Error) -> clap::Error {
     error
 }
 
+/// Puts the source of a setting in front of an error whose text begins with the setting's key.
+fn located(origins: &Origins, failure: impl Into<Failure>) -> Failure {
+    let failure = failure.into();
+    match origins.of_error(&failure.to_string()) {
+        Some(origin) => format!("{origin}: {failure}").into(),
+        None => failure,
+    }
+}
+
 /// Logs the warnings about the settings.
 fn log_warnings(warnings: &[Warning]) {
     for Warning { origin, key, reason } in warnings {
@@ -258,7 +257,7 @@ fn say(failure: &Failure) {
 }
 
 fn serve(flags: &ConfigFlags) -> Result<ExitCode, Failure> {
-    let (settings, warnings) = flags.settings_and_warnings(&Settings::default(), true)?;
+    let Loaded { settings, warnings, origins } = flags.read(&Settings::default(), true)?;
     let log = Log::start(&settings.log.level, settings.log.format);
     log_warnings(&warnings);
     let served = in_runtime(async {
@@ -266,8 +265,8 @@ fn serve(flags: &ConfigFlags) -> Result<ExitCode, Failure> {
         let parts = Parts::open(settings, Clock::system(), None).await?;
         let reload = Reload::default();
         run_until_stopped(parts, listeners, &Shutdown::new(), reload.clone(), || {
-            match flags.settings_and_warnings(&Settings::default(), true) {
-                Ok((settings, warnings)) => {
+            match flags.read(&Settings::default(), true) {
+                Ok(Loaded { settings, warnings, .. }) => {
                     log_warnings(&warnings);
                     log.set_level(&settings.log.level);
                     info!(event = "reloading", log_level = settings.log.level, "other settings need a restart");
@@ -278,7 +277,7 @@ fn serve(flags: &ConfigFlags) -> Result<ExitCode, Failure> {
         })
         .await
     });
-    Ok(logged(&log, served))
+    Ok(logged(&log, served.map_err(|failure| located(&origins, failure))))
 }
 
 fn demo(lan: bool, flags: &ConfigFlags) -> Result<ExitCode, Failure> {
@@ -286,13 +285,16 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<ExitCode, Failure> {
     if lan {
         defaults.listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
     }
-    let settings = flags.settings(&defaults, false)?;
+    let Loaded { settings, mut origins, .. } = flags.read(&defaults, false)?;
     if !lan && !settings.listen.ip().is_loopback() {
         let reason = "the demo listens on loopback only; to let a real phone in, add --lan".to_owned();
-        return Err(ConfigError::Invalid { key: "listen", reason }.into());
+        return Err(located(&origins, ConfigError::Invalid { key: "listen", reason }));
+    }
+    for key in DEMO_SETTINGS {
+        origins.forget(key);
     }
     let log = Log::start(&settings.log.level, settings.log.format);
-    Ok(logged(&log, run_demo(settings, lan)))
+    Ok(logged(&log, run_demo(settings, lan).map_err(|failure| located(&origins, failure))))
 }
 
 fn run_demo(settings: Settings, lan: bool) -> Result<(), Failure> {
@@ -368,15 +370,15 @@ fn stop_in_time(drain_seconds: u32) {
 
 /// Prints the warnings that `serve` would log about the settings, and fails if [`app::check`] refuses them.
 fn check_config(flags: &ConfigFlags, strict: bool) -> Result<(), Failure> {
-    let (checked, warnings) = with_warnings(|| -> Result<(), Failure> {
-        let (settings, warnings) = flags.settings_and_warnings(&Settings::default(), true)?;
+    let Loaded { settings, warnings, origins } = flags.read(&Settings::default(), true)?;
+    let (checked, warnings) = with_warnings(|| {
         log_warnings(&warnings);
-        Ok(app::check(&settings, &Clock::system())?)
+        app::check(&settings, &Clock::system())
     });
     for warning in &warnings {
         eprintln!("qrlogin: warning: {warning}");
     }
-    checked?;
+    checked.map_err(|error| located(&origins, error))?;
     if strict && !warnings.is_empty() {
         return Err("the settings can be used, but not without a warning (--strict)".into());
     }
@@ -385,7 +387,7 @@ fn check_config(flags: &ConfigFlags, strict: bool) -> Result<(), Failure> {
 }
 
 fn print_config(flags: &ConfigFlags) -> Result<(), Failure> {
-    print!("{}", flags.settings(&Settings::default(), true)?.to_toml()?);
+    print!("{}", flags.read(&Settings::default(), true)?.settings.to_toml()?);
     Ok(())
 }
 
@@ -396,8 +398,9 @@ fn gen_token(
     picture: Option<String>,
     ttl_seconds: u32,
 ) -> Result<(), Failure> {
-    let settings = flags.settings(&Settings::default(), true)?.app_auth;
-    println!("{}", app_token(&settings, user, name, picture, ttl_seconds)?);
+    let Loaded { settings, origins, .. } = flags.read(&Settings::default(), true)?;
+    let token = app_token(&settings.app_auth, user, name, picture, ttl_seconds);
+    println!("{}", token.map_err(|failure| located(&origins, failure))?);
     Ok(())
 }
 
@@ -429,10 +432,11 @@ fn app_token(
 }
 
 fn load(flags: LoadFlags) -> Result<(), Failure> {
-    let settings = flags.config.settings(&Settings::default(), true)?;
+    let Loaded { settings, origins, .. } = flags.config.read(&Settings::default(), true)?;
     let app_token = match flags.token {
         Some(token) => token,
-        None => app_token(&settings.app_auth, "load", None, None, LOAD_TOKEN_SECONDS)?,
+        None => app_token(&settings.app_auth, "load", None, None, LOAD_TOKEN_SECONDS)
+            .map_err(|failure| located(&origins, failure))?,
     };
     let plan = Plan {
         url: flags.url.unwrap_or_else(|| format!("http://{}", settings.listen)),

@@ -33,6 +33,9 @@ pub const USERS: [DemoUser; 3] = [
     DemoUser { id: "alan", name: "Alan Turing" },
 ];
 
+/// Settings of which [`Demo::new`] replaces the value, and which can then be the cause of an error.
+pub const DEMO_SETTINGS: [&str; 2] = ["database_url", "token.key_dir"];
+
 /// State of the demo: the secret that signs app tokens, and the terminal.
 #[derive(Clone)]
 pub struct Demo {

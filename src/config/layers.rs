@@ -29,8 +29,7 @@ pub struct Layers {
     known: Table,
     /// The settings so far, secrets included.
     table: Table,
-    /// Source that set each key last.
-    origins: BTreeMap<String, String>,
+    origins: Origins,
     warnings: Vec<Warning>,
 }
 
@@ -51,6 +50,40 @@ impl fmt::Display for Warning {
     }
 }
 
+/// The settings that result from all layers.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// Warnings about their values.
+    pub warnings: Vec<Warning>,
+    /// Sources of their values.
+    pub origins: Origins,
+}
+
+/// The source of each setting that is not a default: a position in a file, an environment variable or a flag.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(BTreeMap<String, String>);
+
+impl Origins {
+    /// Returns the source of a setting, or `None` if it is not set.
+    #[must_use]
+    pub fn of(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// Returns the source of the setting that an error is about. The error's text begins with the key and a colon.
+    #[must_use]
+    pub fn of_error(&self, error: &str) -> Option<&str> {
+        error.split_once(": ").and_then(|(key, _)| self.of(key))
+    }
+
+    /// Removes the source of a setting whose value has been replaced by another one.
+    pub fn forget(&mut self, key: &str) {
+        self.0.remove(key);
+    }
+}
+
 /// Line and column of a position in a file, both counted from 1.
 type Position = (usize, usize);
 
@@ -62,7 +95,7 @@ impl Layers {
     #[must_use]
     pub fn over(defaults: &Settings) -> Self {
         let known = Table::try_from(defaults).expect("the defaults are TOML");
-        let mut layers = Self { table: known.clone(), known, origins: BTreeMap::new(), warnings: Vec::new() };
+        let mut layers = Self { table: known.clone(), known, origins: Origins::default(), warnings: Vec::new() };
         // Serialization hides secrets, so copy them.
         for (key, secret) in defaults.secrets() {
             insert(&mut layers.table, key, Value::String(secret.expose().to_owned()));
@@ -141,25 +174,26 @@ impl Layers {
         &self.warnings
     }
 
-    /// Returns the settings that result from all layers.
+    /// Returns the settings that result from all layers, with their sources and the warnings about them.
     ///
     /// # Errors
     /// Returns an error for the first setting that cannot be used, see [`Settings::check`]. It names the source of the
     /// setting, unless that is the default.
-    pub fn finish(self) -> Result<Settings, ConfigError> {
-        let Self { table, origins, .. } = self;
+    pub fn finish(self) -> Result<Loaded, ConfigError> {
+        let Self { table, origins, warnings, .. } = self;
         // `put` has checked the type of each value, so this does not fail.
         let settings: Settings = table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
             file: "settings".to_owned(),
             reason: expected(&error),
         })?;
         settings.check().map_err(|error| match error {
-            ConfigError::Invalid { key, reason } if origins.contains_key(key) => {
-                value_error(&origins[key], key, reason)
-            }
+            ConfigError::Invalid { key, reason } => match origins.of(key) {
+                Some(origin) => value_error(origin, key, reason),
+                None => ConfigError::Invalid { key, reason },
+            },
             error => error,
         })?;
-        Ok(settings)
+        Ok(Loaded { settings, warnings, origins })
     }
 
     fn lay_table(&mut self, prefix: &str, table: Table, origin: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
@@ -205,7 +239,7 @@ impl Layers {
         let taken: Result<Settings, _> = attempt.clone().try_into();
         taken.map_err(|error| value_error(origin, key, format!("cannot be used: {}", expected(&error))))?;
         self.table = attempt;
-        self.origins.insert(key.to_owned(), origin.to_owned());
+        self.origins.0.insert(key.to_owned(), origin.to_owned());
         Ok(())
     }
 
@@ -318,6 +352,7 @@ mod tests {
             .file(&path)
             .and_then(|()| layers.environment(variables))
             .and_then(|()| layers.finish())
+            .map(|loaded| loaded.settings)
             .map_err(|error| error.to_string())
     }
 
@@ -418,6 +453,32 @@ mod tests {
     }
 
     #[test]
+    fn origin_of_an_error_is_that_of_the_key_it_begins_with() {
+        let mut layers = Layers::over(&Settings::default());
+        layers.environment([("QRLOGIN_DATABASE_URL".into(), "sqlite://a.db".into())]).unwrap();
+        layers.text("geoip.city_file", "a.mmdb", "--set").unwrap();
+        let mut origins = layers.finish().unwrap().origins;
+        assert_eq!(origins.of_error("database_url: cannot open"), Some("environment variable QRLOGIN_DATABASE_URL"));
+        assert_eq!(origins.of_error("geoip.city_file: a.mmdb: missing"), Some("--set"));
+        for other in ["bus_url: is wrong", "database_url is wrong", "the system: database_url: is wrong", ""] {
+            assert_eq!(origins.of_error(other), None);
+        }
+        origins.forget("database_url");
+        assert_eq!(origins.of_error("database_url: cannot open"), None);
+    }
+
+    #[test]
+    fn client_secret_without_an_id_is_named_with_its_source() {
+        for (name, missing) in [("SECRET", "id"), ("ID", "secret")] {
+            let name = format!("QRLOGIN_APP_AUTH__INTROSPECTION_CLIENT_{name}");
+            let error = layered("", &[(&name, "hunter2")]).unwrap_err();
+            let key = name.strip_prefix(ENV_PREFIX).unwrap().to_lowercase().replace("__", ".");
+            let reason = format!("goes together with app_auth.introspection_client_{missing}; set both or none");
+            assert_eq!(error, format!("environment variable {name}: {key} {reason}"));
+        }
+    }
+
+    #[test]
     fn blank_variable_counts_as_not_set() {
         let names = [
             "LISTEN",
@@ -467,7 +528,7 @@ mod tests {
                 "--set: token.key_dir has white space around its value, which was cut off",
             ]
         );
-        assert_eq!(layers.finish().unwrap().public_base(), "https://login.example.com");
+        assert_eq!(layers.finish().unwrap().settings.public_base(), "https://login.example.com");
     }
 
     #[test]

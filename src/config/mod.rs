@@ -18,7 +18,7 @@ use crate::token::{MIN_HMAC_SECRET_BYTES, RESERVED_CLAIMS};
 use origin::origin_of;
 
 pub use crate::secret::Secret;
-pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers, Warning};
+pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers, Loaded, Origins, Warning};
 pub use origin::AllowedOrigin;
 
 /// Bits of an IPv4-mapped IPv6 address in front of the IPv4 address (RFC 4291 §2.5.5.2).
@@ -433,8 +433,9 @@ impl AppAuthSettings {
         fetched_url(&self.introspection_url).map_err(|reason| invalid("app_auth.introspection_url", reason))?;
         let names_client = !self.introspection_client_id.is_empty();
         if names_client == self.introspection_client_secret.is_empty() {
-            let reason = "goes together with app_auth.introspection_client_secret; set both or none".to_owned();
-            return Err(invalid("app_auth.introspection_client_id", reason));
+            let (id, secret) = ("app_auth.introspection_client_id", "app_auth.introspection_client_secret");
+            let (set, missing) = if names_client { (id, secret) } else { (secret, id) };
+            return Err(invalid(set, format!("goes together with {missing}; set both or none")));
         }
         Ok(())
     }

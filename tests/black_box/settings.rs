@@ -148,6 +148,22 @@ fn is_shown_path(key: &str, value: &str) -> bool {
     PATHS.contains(&key) && !is_hidden
 }
 
+/// Returns whether a refusal names the setting and where it was set.
+fn is_located(refusal: &str, key: &str, way: Way) -> bool {
+    let origin = match way {
+        Way::Variable => format!("environment variable {}: ", variable(key)),
+        Way::Flag => "--set: ".to_owned(),
+        Way::File | Way::Unquoted => "qrlogin.toml:".to_owned(),
+    };
+    // A valid value of another setting leaves no way to verify app tokens, and the refusal names that.
+    refusal.starts_with("app_auth: nothing is set") || refusal.contains(key) && refusal.contains(&origin)
+}
+
+/// Returns the name of the setting's environment variable.
+fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"))
+}
+
 /// Returns the settings that the tested one is laid over. They are valid, unless the tested setting is the one that app
 /// tokens are verified with.
 fn base(key: &str) -> Settings {
@@ -184,7 +200,7 @@ impl Bench {
         let mut layers = Layers::over(&base(key));
         let given = match way {
             Way::Variable => {
-                let name = format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"));
+                let name = variable(key);
                 layers.environment([(OsString::from(name), OsString::from(value))])
             }
             Way::Flag => layers.text(key, value, "--set"),
@@ -196,11 +212,15 @@ impl Bench {
             }
         };
         let mut printed: String = layers.warnings().iter().map(|warning| format!("{warning}\n")).collect();
-        let settings = given.and_then(|()| layers.finish());
-        let refusal = match &settings {
+        let loaded = given.and_then(|()| layers.finish());
+        let refusal = match &loaded {
             Err(error) => Some(error.to_string()),
-            Ok(settings) => app::check(settings, &Clock::system()).err().map(|error| error.to_string()),
+            Ok(loaded) => app::check(&loaded.settings, &Clock::system()).err().map(|error| {
+                let error = error.to_string();
+                loaded.origins.of_error(&error).map_or_else(|| error.clone(), |origin| format!("{origin}: {error}"))
+            }),
         };
+        let settings = loaded.map(|loaded| loaded.settings);
         printed.extend(refusal.clone());
         if let Ok(settings) = &settings {
             if let Ok(postgres) = Postgres::parse(settings.database_url.expose()) {
@@ -230,7 +250,8 @@ fn padded_values_are_accepted_and_refusals_name_the_setting() {
             let taken = bench.give(&key, &default, &good, way).settings;
             // This setting is invalid without the other one of its pair.
             if key.starts_with("app_auth.introspection_client_") {
-                assert!(taken.unwrap_err().to_string().contains("app_auth.introspection_client_id"));
+                let error = taken.unwrap_err().to_string();
+                assert!(error.contains("set both or none") && is_located(&error, &key, way), "{error}");
                 continue;
             }
             assert!(taken.is_ok(), "{key} {way:?}: {taken:?}");
@@ -265,7 +286,10 @@ fn padded_values_are_accepted_and_refusals_name_the_setting() {
                 let given = bench.give(&key, &default, &wrong, way);
                 let shown: String = wrong.chars().take(40).collect();
                 let refusal = given.refusal.unwrap_or_default();
-                assert!(refusal.contains(&key), "{key} {way:?} {shown:?}: {refusal}");
+                assert!(
+                    refusal.contains(&key) && is_located(&refusal, &key, way),
+                    "{key} {way:?} {shown:?}: {refusal}"
+                );
                 assert!(refusal.len() < 1000, "{key} {way:?} {shown:?}: {refusal}");
             }
         }
@@ -290,8 +314,8 @@ fn no_setting_shows_a_secret_that_was_put_into_it() {
             for way in WAYS {
                 let Outcome { printed, refusal, .. } = bench.give(&key, &default, &value, way);
                 assert!(
-                    refusal.as_ref().is_none_or(|refusal| refusal.contains(&key)),
-                    "{key} {way:?} {value:?}: not named: {printed}"
+                    refusal.as_ref().is_none_or(|refusal| is_located(refusal, &key, way)),
+                    "{key} {way:?} {value:?}: not located: {printed}"
                 );
                 if !is_shown_path(&key, &value) {
                     assert!(!printed.contains(PART), "{key} {way:?} {value:?}: {printed}");
@@ -314,7 +338,7 @@ fn program_prints_no_secret_of_its_settings() {
             format!("{}\r", good(&key, &default)),
         ];
         for value in &values {
-            let name = format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"));
+            let name = variable(&key);
             for way in WAYS {
                 let file = dir.path().join("qrlogin.toml");
                 drop(std::fs::remove_file(&file));
@@ -341,9 +365,9 @@ fn program_prints_no_secret_of_its_settings() {
                         is_shown_path(&key, value) || !printed.contains(PART),
                         "{name_of_command} {key} {way:?} {value:?}: {printed}"
                     );
-                    // A valid value of another setting leaves no way to verify app tokens, and the refusal names that.
-                    let is_named = printed.contains(&key) || printed.contains("app_auth: nothing is set");
-                    assert!(status.success() || is_named, "{key} {way:?} {value:?}: {printed}");
+                    let refusal = stderr.lines().last().and_then(|line| line.strip_prefix("qrlogin: "));
+                    let is_located = refusal.is_some_and(|refusal| is_located(refusal, &key, way));
+                    assert!(status.success() || is_located, "{key} {way:?} {value:?}: {printed}");
                 }
             }
         }
@@ -357,7 +381,7 @@ fn secret_in_place_of_a_path_is_not_quoted() {
     let dir = tempfile::tempdir().unwrap();
     let mut runs = 0;
     for key in PATHS {
-        let name = format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"));
+        let name = variable(key);
         for secret in
             [format!("{MARK}="), format!("host=db password={MARK}"), format!("u:{MARK}@h"), format!("/{MARK}#")]
         {
@@ -379,6 +403,48 @@ fn secret_in_place_of_a_path_is_not_quoted() {
         }
     }
     assert_eq!(runs, 15);
+}
+
+#[test]
+fn refusal_of_serve_and_check_config_names_the_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = "\n[geoip]\ncity_file = 'missing.mmdb'\n";
+    let redis = "redis://cache.example";
+    let cases: [(&str, &str, &str); 6] = [
+        ("database_url", "host=db user=u password=x", "is in libpq's keyword form"),
+        ("database_url", "sqlite://file:q.db", "SQLite's own URIs"),
+        ("bus_url", redis, "is for nodes that share a Postgres"),
+        ("bus_url", "(hidden)", "holds '(hidden)'"),
+        ("geoip.asn_file", "missing.mmdb", "missing.mmdb: "),
+        ("app_auth.introspection_client_secret", "x", ""),
+    ];
+    for arguments in [&["check-config"][..], &SERVE] {
+        for (key, value, reason) in cases {
+            let (_, _, stderr) = run(qrlogin(dir.path(), arguments).env(variable(key), value));
+            let separator = if reason.is_empty() { " goes together" } else { ": " };
+            let text = format!("qrlogin: environment variable {}: {key}{separator}{reason}", variable(key));
+            assert!(stderr.lines().any(|line| line.starts_with(&text)), "{arguments:?}: {stderr}");
+        }
+        let flags = [arguments, &["--database-url", "mysql://h/d"]].concat();
+        let (_, _, stderr) = run(&mut qrlogin(dir.path(), &flags));
+        assert!(stderr.contains("qrlogin: --database-url: database_url: is not of the form"), "{stderr}");
+        let flags = [arguments, &["--config", "given.toml"]].concat();
+        std::fs::write(dir.path().join("given.toml"), file).unwrap();
+        let (_, _, stderr) = run(&mut qrlogin(dir.path(), &flags));
+        assert!(stderr.contains("qrlogin: given.toml:3:1: geoip.city_file: missing.mmdb: "), "{stderr}");
+    }
+    // The log of `serve` has the source too, in its own format.
+    let mut serve = qrlogin(dir.path(), &SERVE);
+    let (_, _, stderr) = run(serve.env("QRLOGIN_LOG__FORMAT", "json").env("QRLOGIN_BUS_URL", redis));
+    let event: serde_json::Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+    let error = event["error"].as_str().unwrap();
+    assert!(error.starts_with("environment variable QRLOGIN_BUS_URL: bus_url: is for nodes"), "{error}");
+    let mut verifying = qrlogin(dir.path(), &["check-config", "--set", "app_auth.public_key_file=missing.pem"]);
+    let (_, _, stderr) = run(verifying.env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET"));
+    assert!(stderr.starts_with("qrlogin: --set: app_auth.public_key_file: missing.pem: "), "{stderr}");
+    let mut token = qrlogin(dir.path(), &["gen-token", "--user", "ann"]);
+    let (_, _, stderr) = run(token.env("QRLOGIN_APP_AUTH__HMAC_SECRET", "(hidden)"));
+    assert!(stderr.starts_with("qrlogin: environment variable QRLOGIN_APP_AUTH__HMAC_SECRET: app_auth."), "{stderr}");
 }
 
 #[test]
