@@ -285,7 +285,7 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<ExitCode, Failure> {
     if lan {
         defaults.listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
     }
-    let Loaded { settings, mut origins, .. } = flags.read(&defaults, false)?;
+    let Loaded { settings, warnings, mut origins } = flags.read(&defaults, false)?;
     if !lan && !settings.listen.ip().is_loopback() {
         let reason = "the demo listens on loopback only; to let a real phone in, add --lan".to_owned();
         return Err(located(&origins, ConfigError::Invalid { key: "listen", reason }));
@@ -294,6 +294,7 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<ExitCode, Failure> {
         origins.forget(key);
     }
     let log = Log::start(&settings.log.level, settings.log.format);
+    log_warnings(&warnings);
     Ok(logged(&log, run_demo(settings, lan).map_err(|failure| located(&origins, failure))))
 }
 
@@ -371,10 +372,8 @@ fn stop_in_time(drain_seconds: u32) {
 /// Prints the warnings that `serve` would log about the settings, and fails if [`app::check`] refuses them.
 fn check_config(flags: &ConfigFlags, strict: bool) -> Result<(), Failure> {
     let Loaded { settings, warnings, origins } = flags.read(&Settings::default(), true)?;
-    let (checked, warnings) = with_warnings(|| {
-        log_warnings(&warnings);
-        app::check(&settings, &Clock::system())
-    });
+    let (checked, events) = with_warnings(|| app::check(&settings, &Clock::system()));
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).chain(events).collect();
     for warning in &warnings {
         eprintln!("qrlogin: warning: {warning}");
     }
