@@ -49,7 +49,7 @@ pub(super) fn clean(key: &str, text: &str) -> Result<Clean, String> {
 
 /// Removes the white space around a value. If there was any, returns a warning, as the predicate of a sentence about the
 /// key.
-fn trim(text: &str) -> (&str, Option<&'static str>) {
+pub(super) fn trim(text: &str) -> (&str, Option<&'static str>) {
     // Some editors and spreadsheets add a byte order mark or a zero-width space, which Unicode does not count as white
     // space.
     let is_space = |letter: char| letter.is_whitespace() || matches!(letter, '\u{feff}' | '\u{200b}');
@@ -102,7 +102,7 @@ fn socket_address(text: &str) -> Result<String, String> {
 
 /// Parses a boolean in one of its usual spellings, in any case.
 pub(super) fn boolean(text: &str) -> Option<bool> {
-    match text.trim().to_ascii_lowercase().as_str() {
+    match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Some(true),
         "false" | "0" | "no" | "off" => Some(false),
         _ => None,
@@ -196,13 +196,13 @@ mod tests {
 
     #[test]
     fn boolean_is_parsed_in_any_case() {
-        for (text, value) in [("TRUE", true), ("1", true), ("Yes", true), ("on ", true)] {
+        for (text, value) in [("TRUE", true), ("1", true), ("Yes", true), ("oN", true)] {
             assert_eq!(boolean(text), Some(value));
         }
         for text in ["False", "0", "NO", "off"] {
             assert_eq!(boolean(text), Some(false));
         }
-        for text in ["", "y", "2", "enabled", "truefalse"] {
+        for text in ["", "y", "2", "enabled", "truefalse", "on "] {
             assert_eq!(boolean(text), None);
         }
     }

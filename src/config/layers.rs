@@ -13,7 +13,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::clean::{boolean, clean, is_blank};
+use super::clean::{boolean, clean, is_blank, trim};
 use super::{ConfigError, Settings};
 
 /// Name of the file of settings that is read if none is named. It need not exist.
@@ -155,13 +155,26 @@ impl Layers {
         let wrong = |kind: &str| value_error(origin, key, format!("must be {kind}"));
         let value = match self.known(key, origin)? {
             Value::String(_) => Value::String(text.to_owned()),
-            Value::Integer(_) => Value::Integer(text.trim().parse().map_err(|_| wrong("a whole number"))?),
+            Value::Integer(_) => {
+                let text = self.cleaned_text(key, text, origin)?;
+                Value::Integer(text.parse().map_err(|_| wrong("a whole number"))?)
+            }
             Value::Boolean(_) => {
-                Value::Boolean(boolean(text).ok_or_else(|| wrong("true or false (or 1, 0, yes, no, on, off)"))?)
+                let text = self.cleaned_text(key, text, origin)?;
+                Value::Boolean(boolean(&text).ok_or_else(|| wrong("true or false (or 1, 0, yes, no, on, off)"))?)
             }
             Value::Array(_) => {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-                Value::Array(items.map(Value::from).collect())
+                let (text, warning) = trim(text);
+                self.warn(key, origin, warning);
+                let mut items = Vec::new();
+                for item in text.split(',') {
+                    // Blanks around commas are usual, and are not warned of. Line ends are.
+                    let item = self.cleaned_text(key, item.trim_matches([' ', '\t']), origin)?;
+                    if !item.is_empty() {
+                        items.push(Value::from(item));
+                    }
+                }
+                Value::Array(items)
             }
             kind => return Err(wrong(&format!("set key by key, being a {}", kind.type_str()))),
         };
@@ -245,18 +258,26 @@ impl Layers {
 
     fn cleaned(&mut self, key: &str, value: Value, origin: &str) -> Result<Value, ConfigError> {
         match value {
-            Value::String(text) => {
-                let clean = clean(key, &text).map_err(|reason| value_error(origin, key, reason))?;
-                if let Some(reason) = clean.warning {
-                    self.warnings.push(Warning { origin: origin.to_owned(), key: key.to_owned(), reason });
-                }
-                Ok(Value::String(clean.text))
-            }
+            Value::String(text) => Ok(Value::String(self.cleaned_text(key, &text, origin)?)),
             Value::Array(items) => {
                 let items: Result<_, _> = items.into_iter().map(|item| self.cleaned(key, item, origin)).collect();
                 Ok(Value::Array(items?))
             }
             value => Ok(value),
+        }
+    }
+
+    fn cleaned_text(&mut self, key: &str, text: &str, origin: &str) -> Result<String, ConfigError> {
+        let clean = clean(key, text).map_err(|reason| value_error(origin, key, reason))?;
+        self.warn(key, origin, clean.warning);
+        Ok(clean.text)
+    }
+
+    /// Adds a warning, unless the last one is the same, as it may be for several items of a list.
+    fn warn(&mut self, key: &str, origin: &str, reason: Option<&'static str>) {
+        let warning = reason.map(|reason| Warning { origin: origin.to_owned(), key: key.to_owned(), reason });
+        if warning.as_ref() != self.warnings.last() {
+            self.warnings.extend(warning);
         }
     }
 
@@ -449,6 +470,39 @@ mod tests {
                 error.contains("unknown key '(not shown)'") && !error.to_lowercase().contains("hunter2"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn line_end_in_a_list_a_number_or_a_boolean_causes_a_warning() {
+        let warnings = |name: &str, value: &str| {
+            let mut layers = Layers::over(&Settings::default());
+            layers.environment([(format!("{ENV_PREFIX}{name}").into(), value.into())]).unwrap();
+            layers.finish().unwrap().warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for (name, value) in [
+            ("ALLOWED_ORIGINS", "https://a.example\r"),
+            ("ALLOWED_ORIGINS", "https://a.example\r, https://b.example"),
+            ("ALLOWED_ORIGINS", "https://a.example,\nhttps://b.example,\nhttps://c.example"),
+            ("ALLOWED_ORIGINS", " https://a.example"),
+            ("ALLOWED_ORIGINS", "https://a.example,\r\n"),
+            ("SESSION__TTL_SECONDS", "60\r"),
+            ("SESSION__TTL_SECONDS", " 60"),
+            ("ALLOW_MISSING_ORIGIN", "true\r\n"),
+        ] {
+            let warned = warnings(name, value);
+            assert_eq!(warned.len(), 1, "{value:?}: {warned:?}");
+            assert!(warned[0].contains(name) && warned[0].contains("white space"), "{warned:?}");
+        }
+        for (name, value) in [
+            ("ALLOWED_ORIGINS", "https://a.example, https://b.example ,\thttps://c.example,"),
+            ("ALLOWED_ORIGINS", "https://a.example,,https://b.example, "),
+            ("SESSION__TTL_SECONDS", "60"),
+            ("ALLOW_MISSING_ORIGIN", "TRUE"),
+        ] {
+            // A blank at the end of the whole value is one around it.
+            let expected = usize::from(value.ends_with(' '));
+            assert_eq!(warnings(name, value).len(), expected, "{value:?}");
         }
     }
 
