@@ -14,14 +14,13 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::clean::{boolean, clean, is_blank, trim};
+use super::keys::{self, Likeness};
 use super::{ConfigError, Settings};
 
 /// Name of the file of settings that is read if none is named. It need not exist.
 pub const DEFAULT_FILE: &str = "qrlogin.toml";
 /// Prefix of the environment variables that are settings.
 pub const ENV_PREFIX: &str = "QRLOGIN_";
-/// Maximum length of an unknown key that is quoted, in bytes.
-const MAX_SHOWN_KEY_BYTES: usize = 48;
 
 /// A builder of [`Settings`], to which layers are applied in order of increasing precedence.
 pub struct Layers {
@@ -135,10 +134,12 @@ impl Layers {
     ) -> Result<(), ConfigError> {
         for (name, value) in variables {
             let name = name.to_string_lossy();
-            let Some(key) = name.strip_prefix(ENV_PREFIX) else { continue };
-            let origin = format!("environment variable {}", name.escape_debug());
-            let key = key.to_lowercase().replace("__", ".");
-            self.known(&key, &origin)?;
+            let Some(suffix) = name.strip_prefix(ENV_PREFIX) else { continue };
+            let key = suffix.to_lowercase().replace("__", ".");
+            if self.find(&key).is_none() {
+                return Err(self.unknown_variable(suffix));
+            }
+            let origin = format!("environment variable {name}");
             let value = value.into_string().map_err(|_| value_error(&origin, &key, "is not UTF-8 text".to_owned()))?;
             if !is_blank(&key, &value) {
                 self.text(&key, &value, &origin)?;
@@ -225,17 +226,43 @@ impl Layers {
         Ok(())
     }
 
+    /// Returns the default of a setting, or the table of a section.
+    fn find(&self, key: &str) -> Option<&Value> {
+        match key.rsplit_once('.') {
+            None => self.known.get(key),
+            Some((section, name)) => self.known.get(section)?.get(name),
+        }
+    }
+
     fn known(&self, key: &str, origin: &str) -> Result<&Value, ConfigError> {
-        let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
-        let table = match section {
-            "" => Some(&self.known),
-            section => self.known.get(section).and_then(Value::as_table),
-        };
-        table.and_then(|table| table.get(name)).ok_or_else(|| ConfigError::UnknownKey {
-            origin: origin.to_owned(),
-            key: shown_key(key).to_owned(),
-            known: table.unwrap_or(&self.known).keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+        self.find(key).ok_or_else(|| {
+            let nearest = keys::nearest(key, &self.known).map(|(_, nearest)| nearest);
+            self.unknown(key, origin.to_owned(), keys::shown(key, &self.known), nearest)
         })
+    }
+
+    fn unknown(&self, key: &str, origin: String, shown: String, nearest: Option<String>) -> ConfigError {
+        let section = key.rsplit_once('.').and_then(|(section, _)| self.known.get(section)?.as_table());
+        let known = section.unwrap_or(&self.known).keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        ConfigError::UnknownKey { origin, key: shown, nearest, known }
+    }
+
+    /// Returns the error for an environment variable of this name, after the prefix. The name is shown only if it looks
+    /// like one, because `:` in place of `=` makes the value a part of it.
+    fn unknown_variable(&self, suffix: &str) -> ConfigError {
+        let key = suffix.replace("__", ".");
+        let is_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+        let nearest = keys::nearest(&key, &self.known);
+        let is_like_known = matches!(nearest, Some((Likeness::Misspelled(_) | Likeness::Shortened(_), _)));
+        let is_shown = suffix.len() <= keys::MAX_SHOWN_BYTES && (is_like_known || suffix.bytes().all(is_name));
+        let (origin, shown) = if is_shown {
+            let name = suffix.escape_debug();
+            (format!("environment variable {ENV_PREFIX}{name}"), key.to_lowercase().escape_debug().to_string())
+        } else {
+            (format!("environment variable {ENV_PREFIX}… (its name is not shown)"), "(not shown)".to_owned())
+        };
+        let nearest = nearest.map(|(_, key)| format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")));
+        self.unknown(&key.to_lowercase(), origin, shown, nearest)
     }
 
     /// Cleans a value of the right TOML type and sets it, if the setting accepts it.
@@ -302,9 +329,9 @@ impl Layers {
             } else if let Some((name, _)) = line.split_once('=') {
                 let name = name.trim().trim_matches(['"', '\'']);
                 // A line of a multi-line string may contain an equals sign, so skip what does not look like a key.
-                if shown_key(name) == name {
+                if keys::is_plain(name) {
                     let key = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
-                    near = self.known(&key, "").is_ok().then_some(key);
+                    near = self.find(&key).is_some().then_some(key);
                 }
             }
         }
@@ -321,12 +348,6 @@ fn insert(table: &mut Table, key: &str, value: Value) {
         }
         None => drop(table.insert(key.to_owned(), value)),
     }
-}
-
-/// Returns the key, or a placeholder if it does not look like a key, because it may then be a value.
-fn shown_key(key: &str) -> &str {
-    let looks_like_one = key.bytes().all(|byte| byte.is_ascii_lowercase() || b"_.".contains(&byte));
-    if looks_like_one && key.len() <= MAX_SHOWN_KEY_BYTES { key } else { "(not shown)" }
 }
 
 /// Returns the part of serde's message that describes the expected value. The rest of the message may quote the value.
@@ -470,6 +491,62 @@ mod tests {
                 error.contains("unknown key '(not shown)'") && !error.to_lowercase().contains("hunter2"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn misspelled_key_is_shown_with_the_one_that_was_meant() {
+        for (file, place, key, meant) in [
+            ("public-url = 'https://a.example'", ":1:1", "public-url", "public_url"),
+            ("Listen = ':1'", ":1:1", "Listen", "listen"),
+            ("[session]\nttl-seconds = 1", ":2:1", "session.ttl-seconds", "session.ttl_seconds"),
+            ("[session]\nttlSeconds = 1", ":2:1", "session.ttlSeconds", "session.ttl_seconds"),
+            ("[Session]\nttl_seconds = 1", ":1:2", "Session", "session"),
+            ("[app_auth]\nhmac_secret2 = 'x'", ":2:1", "app_auth.hmac_secret2", "app_auth.hmac_secret"),
+            ("hmac_secret = 'x'", ":1:1", "hmac_secret", "app_auth.hmac_secret"),
+        ] {
+            let error = layered(file, &[]).unwrap_err();
+            let text = format!("qrlogin.toml{place}: unknown key '{key}' (did you mean {meant}?); known here: ");
+            assert!(error.contains(&text), "{error}");
+        }
+        let mut layers = Layers::over(&Settings::default());
+        let error = layers.text("LISTEN", ":1", "--set").unwrap_err().to_string();
+        assert!(error.starts_with("--set: unknown key 'LISTEN' (did you mean listen?); known here: "), "{error}");
+        let error = layers.text("app_auth.hmac_secret:hunter2b64", "", "--set").unwrap_err().to_string();
+        assert!(error.starts_with("--set: unknown key '(not shown)' (did you mean app_auth.hmac_secret?);"), "{error}");
+        let error = layers.text("frobnicate", "", "--set").unwrap_err().to_string();
+        assert!(error.starts_with("--set: unknown key 'frobnicate'; known here: "), "{error}");
+    }
+
+    #[test]
+    fn name_of_an_unknown_variable_is_shown_only_if_it_looks_like_one() {
+        for (name, shown) in [
+            (
+                "QRLOGIN_SESSION_TTL_SECONDS",
+                "unknown key 'session_ttl_seconds' (did you mean QRLOGIN_SESSION__TTL_SECONDS?)",
+            ),
+            ("QRLOGIN_HMAC_SECRET", "unknown key 'hmac_secret' (did you mean QRLOGIN_APP_AUTH__HMAC_SECRET?)"),
+            ("QRLOGIN_APP_AUTH__HMAC_SECRET2", "(did you mean QRLOGIN_APP_AUTH__HMAC_SECRET?)"),
+            ("QRLOGIN_Lisen", "(did you mean QRLOGIN_LISTEN?)"),
+            ("QRLOGIN_PORT_8080_TCP", "unknown key 'port_8080_tcp'; known here: "),
+        ] {
+            let error = layered("", &[(name, "x")]).unwrap_err();
+            assert!(error.starts_with(&format!("environment variable {name}: ")) && error.contains(shown), "{error}");
+        }
+        for (name, meant) in [
+            ("QRLOGIN_APP_AUTH__HMAC_SECRET:q7hunter2SEKRETb64", Some("QRLOGIN_APP_AUTH__HMAC_SECRET")),
+            ("QRLOGIN_APP_AUTH__HMAC_SECRET.Hunter", Some("QRLOGIN_APP_AUTH__HMAC_SECRET")),
+            ("QRLOGIN_APP_AUTH__HMAC_SECRET hunter", Some("QRLOGIN_APP_AUTH__HMAC_SECRET")),
+            ("QRLOGIN_DATABASE_URL: postgres://u:hunter2@h/d", Some("QRLOGIN_DATABASE_URL")),
+            ("QRLOGIN_hunter2", None),
+            ("QRLOGIN_HUNTER2AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", None),
+        ] {
+            let error = layered("", &[(name, "x")]).unwrap_err();
+            let question = meant.map_or_else(String::new, |meant| format!(" (did you mean {meant}?)"));
+            let text = format!(
+                "environment variable QRLOGIN_… (its name is not shown): unknown key '(not shown)'{question}; known here: "
+            );
+            assert!(error.starts_with(&text) && !error.to_lowercase().contains("hunter"), "{error}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The settings: their keys, defaults and permitted values. [`Layers`] reads them from flags, environment and file.
 
 mod clean;
+mod keys;
 mod layers;
 mod origin;
 
@@ -296,12 +297,14 @@ pub enum ConfigError {
         reason: String,
     },
     /// A key that is set does not exist.
-    #[error("{origin}: unknown key '{key}'; known here: {known}")]
+    #[error("{origin}: unknown key '{key}'{}; known here: {known}", question(.nearest.as_deref()))]
     UnknownKey {
         /// Source that sets the key: a position in a file, an environment variable or a flag.
         origin: String,
         /// The unknown key, or a placeholder if it may be a value.
         key: String,
+        /// Known key, or name of an environment variable, that is most like the unknown one.
+        nearest: Option<String>,
         /// Known keys of the same section, separated by commas.
         known: String,
     },
@@ -439,6 +442,10 @@ impl AppAuthSettings {
         }
         Ok(())
     }
+}
+
+fn question(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |nearest| format!(" (did you mean {nearest}?)"))
 }
 
 /// Parses an IP address or a network in CIDR notation. An IPv4-mapped IPv6 address or network becomes one of IPv4,

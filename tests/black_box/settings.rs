@@ -406,6 +406,19 @@ fn secret_in_place_of_a_path_is_not_quoted() {
 }
 
 #[test]
+fn variable_with_a_colon_in_place_of_the_equals_sign_is_refused_without_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    for key in ["app_auth.hmac_secret", "database_url"] {
+        let mut command = qrlogin(dir.path(), &["check-config"]);
+        command.env(format!("{}:{MARK}b64", variable(key)), "");
+        let (status, stdout, stderr) = run(&mut command);
+        assert!(status.code() == Some(1) && !format!("{stdout}{stderr}").to_lowercase().contains(PART), "{stderr}");
+        let parts = ["QRLOGIN_… (its name is not shown)", &format!("did you mean {}?", variable(key))];
+        assert!(parts.iter().all(|part| stderr.contains(part)), "{stderr}");
+    }
+}
+
+#[test]
 fn refusal_of_serve_and_check_config_names_the_source() {
     let dir = tempfile::tempdir().unwrap();
     let file = "\n[geoip]\ncity_file = 'missing.mmdb'\n";
@@ -472,6 +485,8 @@ fn command_line_errors_do_not_quote_values() {
         &["serve", "--database-urll", &url],
         &["serve", &format!("--database-urll={url}")],
         &["serve", "--set", MARK],
+        &["serve", "--set", &format!("app_auth.hmac_secret:{MARK}=")],
+        &["serve", "--set", &format!("APP_AUTH.HMAC_SECRET-{MARK}=")],
         &["serve", "--set", &url],
         &["serve", "--set", &format!("{url}?sslmode=require")],
         &["serve", &format!("--{MARK}")],
