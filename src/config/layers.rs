@@ -109,12 +109,13 @@ impl Layers {
     /// be used.
     pub fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::File { file: file.clone(), reason: error.to_string() })?;
-        let table: Table = text.parse().map_err(|error| self.syntax_error(&file, &text, &error))?;
+        let bytes =
+            std::fs::read(path).map_err(|error| ConfigError::File { file: file.clone(), reason: error.to_string() })?;
+        let text = str::from_utf8(&bytes).map_err(|error| self.encoding_error(&file, &bytes, error.valid_up_to()))?;
+        let table: Table = text.parse().map_err(|error| self.syntax_error(&file, text, &error))?;
         let mut positions = BTreeMap::new();
-        if let Ok(spanned) = DeTable::parse(&text) {
-            note_positions(&mut positions, "", spanned.get_ref(), &text);
+        if let Ok(spanned) = DeTable::parse(text) {
+            note_positions(&mut positions, "", spanned.get_ref(), text);
         }
         self.lay_table("", table, &|key| match positions.get(key) {
             Some((line, column)) => format!("{file}:{line}:{column}"),
@@ -308,6 +309,18 @@ impl Layers {
         }
     }
 
+    /// Returns the error for a file that is not UTF-8. The bytes are valid up to `valid_up_to`.
+    fn encoding_error(&self, file: &str, bytes: &[u8], valid_up_to: usize) -> ConfigError {
+        if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+            let reason = "is UTF-16, and must be UTF-8; save it in that encoding".to_owned();
+            return ConfigError::File { file: file.to_owned(), reason };
+        }
+        let text = String::from_utf8_lossy(&bytes[..valid_up_to]);
+        let (line, column) = position(&text, valid_up_to);
+        let reason = format!("is not UTF-8 text{}", self.near(&text, line));
+        ConfigError::File { file: format!("{file}:{line}:{column}"), reason }
+    }
+
     /// Returns the error for a file that is not TOML, with the position and the parser's message. The parser's full
     /// text would quote the line.
     fn syntax_error(&self, file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
@@ -315,9 +328,12 @@ impl Layers {
             return ConfigError::File { file: file.to_owned(), reason: format!("is not TOML: {}", error.message()) };
         };
         let (line, column) = position(text, span.start);
-        let near = self.key_near(text, line).map_or_else(String::new, |key| format!(" (near {key})"));
-        let reason = format!("is not TOML: {}{near}", error.message());
+        let reason = format!("is not TOML: {}{}", error.message(), self.near(text, line));
         ConfigError::File { file: format!("{file}:{line}:{column}"), reason }
+    }
+
+    fn near(&self, text: &str, line: usize) -> String {
+        self.key_near(text, line).map_or_else(String::new, |key| format!(" (near {key})"))
     }
 
     /// Returns the last key that is set in the first `lines` lines, if it is known and no section header follows.
@@ -548,6 +564,32 @@ mod tests {
             );
             assert!(error.starts_with(&text) && !error.to_lowercase().contains("hunter"), "{error}");
         }
+    }
+
+    #[test]
+    fn file_that_is_not_utf8_is_refused_with_the_position_of_the_first_bad_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qrlogin.toml");
+        let refusal = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let error = Layers::over(&Settings::default()).file(&path).unwrap_err().to_string();
+            assert!(!error.contains("hunter"), "{error}");
+            error.split_once("qrlogin.toml").unwrap().1.to_owned()
+        };
+        let latin = b"listen = ':1'\n[app_auth]\nhmac_secret = 'hunter\xe92'\n";
+        assert_eq!(refusal(latin), ":3:22: is not UTF-8 text (near app_auth.hmac_secret)");
+        assert_eq!(refusal(b"# caf\xe9\nlisten = ':1'\n"), ":1:6: is not UTF-8 text");
+        // Columns are counted in characters.
+        assert_eq!(refusal(b"listen = '\xc3\xa9\xff'\n"), ":1:12: is not UTF-8 text (near listen)");
+        assert_eq!(refusal(b"listen = '\xc3"), ":1:11: is not UTF-8 text (near listen)");
+        let wide: Vec<u16> = "\u{feff}listen = 'hunter2'\n".encode_utf16().collect();
+        let little: Vec<u8> = wide.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+        let big: Vec<u8> = wide.iter().flat_map(|unit| unit.to_be_bytes()).collect();
+        for bytes in [little, big] {
+            assert_eq!(refusal(&bytes), ": is UTF-16, and must be UTF-8; save it in that encoding");
+        }
+        // A byte order mark of UTF-8 is allowed.
+        assert_eq!(layered("\u{feff}listen = ':1'", &[]).unwrap().listen.port(), 1);
     }
 
     #[test]
