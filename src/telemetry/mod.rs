@@ -15,6 +15,7 @@ use std::panic::PanicHookInfo;
 
 use serde::{Deserialize, Serialize};
 use tracing::field::display;
+use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber, error};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{DefaultFields, Format, Json, JsonFields, Writer};
@@ -24,6 +25,11 @@ use tracing_subscriber::reload::Handle;
 
 pub use warnings::with_warnings;
 pub use writer::{Lines, Writing};
+
+/// Beginning of the targets of the pool of connections to Postgres (the crates `deadpool` and `deadpool-postgres`).
+const POOL: &str = "deadpool";
+/// The directive that hides the lines of the pool.
+const POOL_OFF: &str = "deadpool=off";
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,5 +144,84 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 
 /// Parses a level. `Settings::check` has checked it, so the fallback to `info` is not reached with the settings' value.
 fn filter(level: &str) -> EnvFilter {
-    EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"))
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    if shows_pool(level) {
+        return filter;
+    }
+    // The directive is constant, and a unit test shows that it can be parsed.
+    POOL_OFF.parse().map_or_else(|_| EnvFilter::new("info"), |pool_off| filter.add_directive(pool_off))
+}
+
+/// Returns whether the log shows lines of [`POOL`]: from the level `debug` on, or if a directive names the target.
+///
+/// The pool warns of each connection that Postgres has closed. The server's own warning has the cause and the
+/// consequence, and does not grow with the pool.
+fn shows_pool(level: &str) -> bool {
+    level.split(',').map(str::trim).any(|directive| {
+        let is_verbose = directive.parse::<LevelFilter>().is_ok_and(|level| level >= LevelFilter::DEBUG);
+        is_verbose || directive.starts_with(POOL)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::subscriber::with_default;
+    use tracing::{info, warn};
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Output {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn lines_of_the_connection_pool_are_shown_at_debug_or_if_its_target_is_named() {
+        for (level, is_shown) in [
+            ("info", false),
+            ("warn", false),
+            ("info,qrlogin=debug", false),
+            ("qrlogin=trace, hyper=debug", false),
+            ("debug", true),
+            ("TRACE", true),
+            ("5", true),
+            ("qrlogin=info,debug", true),
+            ("info,deadpool=warn", true),
+            ("info, deadpool.postgres=debug", true),
+            ("info,deadpool=error", false),
+            ("debug,deadpool=off", false),
+        ] {
+            let output = Output::default();
+            let subscriber = tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(output.clone());
+            with_default(subscriber.finish(), || {
+                warn!(target: "deadpool.postgres", "of the pool");
+                warn!("of the server");
+                info!(target: "hyper", "of another library");
+            });
+            let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.contains("of the pool"), is_shown, "{level}: {text}");
+            assert!(text.contains("of the server"), "{level}: {text}");
+        }
+    }
 }
