@@ -21,7 +21,7 @@ use crate::geo::{Geo, GeoError};
 use crate::http::{self, App, AppParts, ClientLimits};
 use crate::hub::Hub;
 use crate::limits::{Limits, PerMinute, Sockets};
-use crate::login::{Codes, Logins, Pending, Policy};
+use crate::login::{Codes, Faults, Logins, Pending, Policy};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::node::NodeName;
@@ -32,6 +32,7 @@ use crate::store::{BatchingReader, OpenError, PostgresSetup, PostgresStore, Sqli
 use crate::token::{
     AppAuth, AppAuthError, KeyError, KeyRing, Minter, PUBLISH_TIME, open_code_secret, read_code_secret,
 };
+use crate::warnings::Warnings;
 
 /// Time for open requests and connections to end after the drain, in seconds.
 const STOP_SECONDS: u64 = 8;
@@ -346,6 +347,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload:
         ),
         metrics: metrics.clone(),
         changes: changes.clone(),
+        faults: Faults::default(),
     });
     let app_auth = Arc::new(app_auth);
     let limits = client_limits(&settings.limits, &clock);
@@ -449,10 +451,13 @@ async fn within_seconds<F: Future>(seconds: u64, future: F) -> Option<F::Output>
 }
 
 async fn sweep(logins: Arc<Logins>, clock: Clock) {
+    let failures = Warnings::default();
     loop {
         clock.sleep_seconds(SWEEP_SECONDS).await;
-        if let Err(error) = logins.sweep().await {
-            warn!(event = "sweep failed", %error);
+        if let Err(error) = logins.sweep().await
+            && let Some(count) = failures.count(clock.steady())
+        {
+            warn!(event = "sweep failed", %error, count, "the rows of ended sessions are kept until a sweep succeeds");
         }
     }
 }

@@ -53,13 +53,14 @@ use crate::metrics::Metrics;
 use crate::protocol::JwkSet;
 use crate::shutdown::Shutdown;
 use crate::token::AppAuth;
+use crate::warnings::Warnings;
 use base::BasePath;
 use client::TrustedProxies;
 use host::Hosts;
 use observe::Observed;
 use openapi::ANYONE;
 use origin::OriginPolicy;
-use problem::ApiError;
+use problem::{ApiError, Fault};
 use refused::Refused;
 use risk::Risks;
 
@@ -92,6 +93,8 @@ pub struct App {
     body_bytes: usize,
     header_seconds: u32,
     demo: Option<Demo>,
+    /// Rate limit for warnings of browsers that are refused because too many wait for the store.
+    handshakes_refused: Warnings,
 }
 
 /// The parts from which an [`App`] is created.
@@ -138,6 +141,7 @@ impl App {
             body_bytes: settings.limits.body_bytes,
             header_seconds: settings.limits.header_seconds,
             demo,
+            handshakes_refused: Warnings::default(),
         })
     }
 }
@@ -184,12 +188,15 @@ pub fn routes(app: Arc<App>) -> Router {
     base::under_base(&app, routes)
 }
 
-/// Counts and logs a request, and adds the header fields of [`EVERY_ANSWER`] that its answer does not have.
+/// Counts and logs a request, logs the fault that it met, and adds the header fields of [`EVERY_ANSWER`] that its answer does not have.
 async fn answer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let observed = Observed::of(&request);
     let mut response = next.run(request).await;
     for (name, value) in EVERY_ANSWER {
         response.headers_mut().entry(name).or_insert(value);
+    }
+    if let Some(fault) = response.extensions_mut().remove::<Fault>() {
+        fault.warn(&app);
     }
     observed.answered(&app.metrics, response.status());
     response

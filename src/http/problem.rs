@@ -1,12 +1,15 @@
 //! All errors of the HTTP API, and their answers (RFC 9457).
 
+use std::sync::Arc;
+
 use axum::http::header::{
     CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
 use axum::response::{IntoResponse, Response};
 use thiserror::Error;
-use tracing::error;
+use tracing::warn;
 
+use super::App;
 use crate::hub::Closing;
 use crate::limits::{Exceeded, Full};
 use crate::login::LoginError;
@@ -51,6 +54,8 @@ pub(super) enum ApiError {
     RateLimited(Exceeded),
     #[error("the server has as many connections as it takes (limits.sockets); come back")]
     Full,
+    #[error("too many browsers wait for the store; come back")]
+    TooManyHandshakes,
     #[error("the server is stopping; come back")]
     Stopping,
     #[error(transparent)]
@@ -101,7 +106,9 @@ impl ApiError {
             Self::UnsupportedMediaType => ProblemCode::UnsupportedMediaType,
             Self::UpgradeRequired => ProblemCode::UpgradeRequired,
             Self::RateLimited(_) => ProblemCode::RateLimited,
-            Self::Auth(AuthError::Unavailable) | Self::Full | Self::Stopping => ProblemCode::Unavailable,
+            Self::Auth(AuthError::Unavailable) | Self::Full | Self::TooManyHandshakes | Self::Stopping => {
+                ProblemCode::Unavailable
+            }
             Self::Login(error) => return login_parts(error),
         };
         (code, self.to_string())
@@ -116,7 +123,8 @@ impl ApiError {
     }
 }
 
-/// Returns the kind and the text of an error of a use-case. Causes inside the server are logged, and not in the text.
+/// Returns the kind and the text of an error of a use-case. Causes inside the server are logged ([`Fault`]), and not in
+/// the text.
 fn login_parts(error: &LoginError) -> (ProblemCode, String) {
     let (code, detail) = match error {
         LoginError::NotFound => (ProblemCode::NotFound, "there is no such session or code"),
@@ -135,13 +143,9 @@ fn login_parts(error: &LoginError) -> (ProblemCode, String) {
             Refusal::Risk => (ProblemCode::Risk, "the phone and the browser are in different countries or networks"),
         },
         LoginError::Store(_) | LoginError::Read(_) | LoginError::Contended => {
-            error!(event = "store unavailable", %error);
             (ProblemCode::Unavailable, "the store does not answer; try again")
         }
-        LoginError::Mint(_) => {
-            error!(event = "token not minted", %error);
-            (ProblemCode::Internal, "the token cannot be made; the server's log says why")
-        }
+        LoginError::Mint(_) => (ProblemCode::Internal, "the token cannot be made; the server's log says why"),
     };
     (code, detail.to_owned())
 }
@@ -157,6 +161,31 @@ fn challenge(refused: &AuthError) -> Option<HeaderValue> {
         ))
         .ok(),
         AuthError::Unavailable => None,
+    }
+}
+
+/// A fault of the server or of what it depends on. It is an extension of the answer that it causes, because only the
+/// layers have the state that limits its warnings.
+#[derive(Debug, Clone)]
+pub(super) enum Fault {
+    /// An error of a use-case.
+    Login(Arc<LoginError>),
+    /// Too many browsers wait for the store.
+    TooManyHandshakes,
+}
+
+impl Fault {
+    /// Logs the fault, each kind at most once a minute.
+    pub(super) fn warn(&self, app: &App) {
+        match self {
+            Self::Login(error) => app.logins.warn_of(error),
+            Self::TooManyHandshakes => {
+                if let Some(count) = app.handshakes_refused.count(app.logins.clock.steady()) {
+                    let cause = "browsers connect faster than the store reads their sessions";
+                    warn!(event = "too many handshakes", count, reason = cause, "more browsers are answered with 503");
+                }
+            }
+        }
     }
 }
 
@@ -187,6 +216,15 @@ impl IntoResponse for ApiError {
         if matches!(self, Self::UpgradeRequired) {
             set(UPGRADE, HeaderValue::from_static("websocket"));
             set(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        let fault = match self {
+            Self::Login(LoginError::NotFound | LoginError::Refused(_)) => None,
+            Self::Login(error) => Some(Fault::Login(Arc::new(error))),
+            Self::TooManyHandshakes => Some(Fault::TooManyHandshakes),
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            response.extensions_mut().insert(fault);
         }
         response
     }

@@ -15,6 +15,8 @@ pub(super) enum Refused {
     NotFound,
     /// The session's row could not be read.
     Unread(Arc<StoreError>),
+    /// Too many browsers wait for the store.
+    TooManyHandshakes,
     /// The client exceeds one of its limits.
     Limited(Exceeded),
     /// The server has `limits.sockets` connections.
@@ -39,6 +41,7 @@ impl From<Refused> for ApiError {
         match refused {
             Refused::NotFound => LoginError::NotFound.into(),
             Refused::Unread(error) => LoginError::Read(error).into(),
+            Refused::TooManyHandshakes => Self::TooManyHandshakes,
             Refused::Limited(exceeded) => exceeded.into(),
             Refused::Full => Self::Full,
             Refused::Stopping => Self::Stopping,

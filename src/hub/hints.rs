@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::Hub;
 use super::socket::Socket;
@@ -115,7 +115,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
                         self.hints.told(some.iter().copied());
                     }
                     Err(error) => {
-                        warn!(event = "store unavailable", %error, "changes wait for the store");
+                        self.logins.warn_of_store(&error);
                         let mut to_look_at = self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner);
                         // A session that is left out here is read at its deadline.
                         if to_look_at.len() < MAX_TO_LOOK_AT {
@@ -147,9 +147,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
             is_answered = match self.look_once().await {
                 Ok(()) => true,
                 Err(error) => {
-                    if was_answered {
-                        warn!(event = "store unavailable", %error, "changes at other nodes wait for the store");
-                    }
+                    self.logins.warn_of_store(&error);
                     false
                 }
             };

@@ -34,7 +34,7 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::clock::Clock;
 use crate::limits::{Seat, Sockets};
@@ -339,7 +339,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         self.runtime.spawn(async move {
             // A token whose acknowledgement is not stored can be delivered again, to a browser with the session id.
             if let Err(error) = hub.logins.claim(key).await {
-                warn!(event = "receipt lost", session = %key, %error);
+                hub.logins.warn_of_receipt(&error);
             }
             hub.act(place, Waiting::claimed);
         });
@@ -383,7 +383,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
     /// Returns the message for the session's state, or `None` if the token cannot be minted.
     fn message(&self, session: &Session, as_of: Timestamp, wants_view: bool) -> Option<Message> {
         let message = Message::of(&self.logins, session, as_of, wants_view);
-        message.inspect_err(|error| error!(event = "token not minted", session = %session.key, %error)).ok()
+        message.map_err(|error| self.logins.warn_of(&error.into())).ok()
     }
 
     /// Delivers a session's state, as it has just been read or written, to its connections at this node. A connection

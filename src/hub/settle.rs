@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
-use tracing::warn;
 
 use super::message::Message;
 use super::registry::{Fate, Keyed as _, Place};
@@ -56,7 +55,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
             let keys: Vec<_> = due.iter().map(|due| due.key).collect();
             let read = self.logins.read_settled(&keys).await;
             if let Some((_, error)) = read.failed.first() {
-                warn!(event = "store unavailable", waiting = read.failed.len(), %error, "deadlines wait for the store");
+                self.logins.warn_of_store(error);
             }
             let failed: HashSet<_> = read.failed.into_iter().map(|(key, _)| key).collect();
             let (unread, read_here): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| failed.contains(&due.key));

@@ -5,6 +5,7 @@ mod cancel;
 mod claim;
 mod codes;
 mod decide;
+mod faults;
 mod generate;
 mod overload;
 mod scan;
@@ -29,6 +30,7 @@ use crate::token::{MintError, Minter};
 
 pub use codes::Codes;
 pub use decide::Verdict;
+pub use faults::Faults;
 pub use generate::Generated;
 pub use overload::Pending;
 pub use scan::Scan;
@@ -70,6 +72,8 @@ pub struct Logins {
     pub metrics: Arc<Metrics>,
     /// Changes that run as tasks, for the shutdown to await.
     pub changes: TaskTracker,
+    /// Rate limits for warnings of faults.
+    pub faults: Faults,
 }
 
 /// The session of a browser that has connected to wait for it.

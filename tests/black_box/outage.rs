@@ -2,9 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
+use qrlogin::telemetry::with_warnings;
 use serde_json::json;
 
 use crate::harness::{Browser, Seen, Server};
+use crate::program::Program;
 use crate::real_time::until;
 use crate::services::{Postgres, connect};
 
@@ -203,4 +205,72 @@ async fn store_whose_clock_is_behind_is_read_again_when_the_session_ends_by_that
     }
     drop(browser);
     server.stop().await;
+}
+
+/// Returns the lines of this event.
+fn lines_of<'a>(lines: &'a [String], event: &str) -> Vec<&'a String> {
+    lines.iter().filter(|line| line.starts_with(event)).collect()
+}
+
+#[test]
+fn store_outage_is_warned_of_once_a_minute_however_many_requests_meet_it() {
+    // One thread, because warnings are collected per thread.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ((), lines) = with_warnings(|| {
+        runtime.block_on(async {
+            let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
+            let (session, browser) = server.waiting().await;
+            server.store.fail(true);
+            for _ in 0..20 {
+                assert_eq!(server.post("/v1/qr-login/generate", json!({})).await.refusal(), "503 unavailable");
+                assert_eq!(server.phone("ann").scan(&session).await.refusal(), "503 unavailable");
+                assert_eq!(server.status(&session).await.refusal(), "503 unavailable");
+                assert_eq!(Browser::open(&server, &session.ws_path, None).await.err(), Some(503));
+            }
+            // The store is swept every 10 seconds and asked for undelivered changes every 1.5 seconds.
+            for _ in 0..55 {
+                server.hands.advance_seconds(1);
+                server.active().await;
+            }
+            for _ in 0..10 {
+                server.hands.advance_seconds(1);
+                server.active().await;
+            }
+            assert_eq!(server.status(&session).await.refusal(), "503 unavailable");
+            drop(browser);
+            server.stop().await;
+        });
+    });
+    let unavailable = lines_of(&lines, "store unavailable");
+    assert_eq!(unavailable.len(), 2, "{lines:#?}");
+    for part in ["made to fail", "answered with 503", "count 1"] {
+        assert!(unavailable[0].contains(part), "'{part}' is missing in {}", unavailable[0]);
+    }
+    let count: u64 = unavailable[1].rsplit_once("count ").unwrap().1.parse().unwrap();
+    assert!(count >= 80, "79 requests and the server's own queries failed before the second warning: {count}");
+    assert_eq!(lines_of(&lines, "sweep failed").len(), 1, "{lines:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_connections_of_the_pool_are_logged_at_debug_only() {
+    let postgres = Postgres::start().await;
+    let url = postgres.database().await;
+    let keys = postgres.keys();
+    let environment = [("QRLOGIN_DATABASE_URL", url.as_str()), ("QRLOGIN_TOKEN__KEY_DIR", keys.to_str().unwrap())];
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let info = Program::serve_with(&dirs[0], "info", &environment);
+    let debug = Program::serve_with(&dirs[1], "debug", &environment);
+    for program in [&info, &debug] {
+        futures_util::future::join_all((0..40).map(|_| program.generate())).await;
+    }
+    postgres.restart().await;
+    for program in [&info, &debug] {
+        for _ in 0..40 {
+            drop(program.post("/v1/qr-login/generate", None, json!({})).await.unwrap());
+        }
+    }
+    debug.until_logged("\"deadpool.postgres\"").await;
+    let log = info.log();
+    assert!(!log.contains("deadpool"), "{log}");
+    assert!(log.matches("\"store unavailable\"").count() <= 1, "{log}");
 }

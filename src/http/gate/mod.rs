@@ -405,7 +405,7 @@ impl Arrivals {
             return;
         }
         drop(queue);
-        arrival.refuse(&self.connections, Refused::Unread(Arc::new(too_many())));
+        arrival.refuse(&self.connections, Refused::TooManyHandshakes);
     }
 
     /// Ensures that a task reads the rows of the connections in the queue. Spawns one if all others wait for the store
@@ -447,7 +447,7 @@ impl Arrivals {
             let (batch, late): (Vec<_>, Vec<_>) =
                 batch.into_iter().partition(|arrival| arrival.since.elapsed().as_secs() < ARRIVAL_SECONDS);
             for arrival in late {
-                arrival.refuse(&self.connections, Refused::Unread(Arc::new(too_many())));
+                arrival.refuse(&self.connections, Refused::TooManyHandshakes);
             }
             let keys: Vec<_> = batch.iter().map(|arrival| arrival.registration.key()).collect();
             let rows = if keys.is_empty() { HashMap::new() } else { self.attach(&keys).await };
@@ -499,10 +499,6 @@ impl Drop for Asking<'_> {
     fn drop(&mut self) {
         self.0.lock().asking -= 1;
     }
-}
-
-fn too_many() -> StoreError {
-    StoreError::Unavailable("too many browsers wait for it".into())
 }
 
 type Rows = HashMap<SessionKey, Result<login::Arrival, Arc<StoreError>>>;

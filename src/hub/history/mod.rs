@@ -36,7 +36,7 @@ use super::{Channel, Connection, Hub};
 use crate::bus::{Bus as _, Listener, LocalBus};
 use crate::clock::{Clock, Hands};
 use crate::hub::parking::Parking;
-use crate::login::{Codes, LoginError, Logins, Pending, Policy, Verdict};
+use crate::login::{Codes, Faults, LoginError, Logins, Pending, Policy, Verdict};
 use crate::metrics::Metrics;
 use crate::session::{
     Client, CodeSecret, PhoneUser, Refusal, Rotation, Session, SessionId, SessionKey, State, Timestamp,
@@ -267,6 +267,7 @@ impl Node {
             pending: Pending::new(0, TTL_SECONDS),
             metrics: metrics.clone(),
             changes: TaskTracker::new(),
+            faults: Faults::default(),
         });
         let (_, parking) = Parking::prepare().unwrap();
         let hub = Arc::new(Hub::<End>::new(logins.clone(), None, (), parking));
