@@ -144,6 +144,44 @@ async fn where_risks_are_denied_a_phone_elsewhere_can_neither_scan_nor_confirm_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn state_of_the_session_is_answered_before_its_risk() {
+    let (_dir, city, asn) = databases();
+    let server = server(&city, &asn, |settings| settings.risk.policy = RiskPolicy::Deny).await;
+    let refusal =
+        async |address: &str, path: &str, code: &Value| post_from(&server, address, path, code.clone()).await.refusal();
+    // A repeated decision has its earlier answer, also from a phone that has changed networks.
+    let confirmed = code_from(&server, BERLIN).await;
+    assert_eq!(refusal(BERLIN, "confirm", &confirmed).await, "200");
+    for phone in [BERLIN_ELSEWHERE, JAPAN, BERLIN] {
+        assert_eq!(refusal(phone, "confirm", &confirmed).await, "200", "{phone}");
+        assert_eq!(refusal(phone, "reject", &confirmed).await, "409 already_decided", "{phone}");
+    }
+    let rejected = code_from(&server, BERLIN).await;
+    assert_eq!(refusal(JAPAN, "reject", &rejected).await, "200");
+    assert_eq!(refusal(JAPAN, "confirm", &rejected).await, "409 already_decided");
+
+    let request = json!({});
+    let generated = post_from(&server, BERLIN, "generate", request).await.body;
+    let cancelled = json!({ "code": generated["code"] });
+    let cancel = json!({ "session_id": generated["session_id"] });
+    assert_eq!(post_from(&server, BERLIN, "cancel", cancel).await.status, 200);
+    let expired = code_from(&server, BERLIN).await;
+    // A scan alone is not a decision, so its session's risk counts until it has been decided.
+    let scanned = code_from(&server, BERLIN).await;
+    assert_eq!(refusal(BERLIN, "scan", &scanned).await, "200");
+    assert_eq!(refusal(JAPAN, "confirm", &scanned).await, "403 risk");
+    server.hands.advance_seconds(300);
+    for phone in [BERLIN, JAPAN] {
+        for path in ["scan", "confirm"] {
+            assert_eq!(refusal(phone, path, &cancelled).await, "410 cancelled", "{path} from {phone}");
+            assert_eq!(refusal(phone, path, &expired).await, "410 expired", "{path} from {phone}");
+            assert_eq!(refusal(phone, path, &scanned).await, "410 expired", "{path} from {phone}");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn scan_without_a_database_has_no_location_and_no_risk() {
     let none = PathBuf::new();
     let server = server(&none, &none, |settings| settings.risk.policy = RiskPolicy::Deny).await;
