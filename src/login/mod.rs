@@ -275,3 +275,49 @@ impl Announcer for Logins {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::LocalBus;
+    use crate::session::{Client, CodeSecret, Rotation, Status};
+    use crate::shutdown::Shutdown;
+    use crate::store::SqliteStore;
+    use crate::token::KeyRing;
+
+    #[tokio::test]
+    async fn two_connections_of_an_expired_session_in_one_batch_both_find_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, hands) = Clock::manual(Timestamp::from_millis(0));
+        let url = format!("sqlite://{}", dir.path().join("test.db").display());
+        let store = Arc::new(SqliteStore::open(&url, clock.clone()).unwrap());
+        let keys = KeyRing::open(&dir.path().join("keys"), clock.clone()).unwrap();
+        let logins = Arc::new(Logins {
+            reader: BatchingReader::new(store.clone(), Shutdown::new().vital("reader")),
+            store,
+            bus: Arc::new(LocalBus::default()),
+            clock,
+            minter: Minter::new(keys, "issuer".to_owned(), "audience".to_owned(), 60, Vec::new()),
+            codes: Codes {
+                secret: CodeSecret::new([7; 32]),
+                rotation: Rotation::NONE,
+                compares_numbers: false,
+                public_base: "https://a.example".to_owned(),
+            },
+            policy: Policy { ttl_seconds: 300, claim_seconds: 60, heartbeat_seconds: 30 },
+            pending: Pending::new(0, 300),
+            metrics: Arc::new(Metrics::new()),
+            changes: TaskTracker::new(),
+            faults: Faults::default(),
+        });
+        let expired = logins.generate(Client::default()).await.unwrap().session.key;
+        hands.advance_seconds(300);
+        let pending = logins.generate(Client::default()).await.unwrap().session.key;
+        let arrivals = logins.attach(&[expired, pending, expired, pending]).await;
+        for (key, status) in [(expired, Status::Expired), (pending, Status::Pending)] {
+            let arrival = arrivals[&key].as_ref().unwrap();
+            assert_eq!(arrival.session.status(arrival.read_at), status);
+        }
+        logins.store.close().await;
+    }
+}
