@@ -349,7 +349,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload:
         changes: changes.clone(),
         faults: Faults::default(),
     });
-    let app_auth = Arc::new(app_auth);
+    let app_auth = Arc::new(app_auth.with_passed_on(settings.token.claims.clone()));
     let limits = client_limits(&settings.limits, &clock);
     let hub = Hub::start(logins.clone(), limits.sockets.clone(), shutdown.vital("parking"));
     let hub = hub.map_err(ServeError::Threads)?;

@@ -550,6 +550,47 @@ async fn control_characters_are_refused_in_the_user_id_and_removed_from_displaye
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn claims_that_are_passed_on_are_refused_with_control_characters_at_any_depth() {
+    let server = Server::start_with(|settings| {
+        settings.token.claims = vec!["email".to_owned(), "groups".to_owned()];
+    })
+    .await;
+    let session = server.generate().await;
+    let scanned = async |claims: Value| {
+        let mut claims = claims;
+        claims["sub"] = json!("ann");
+        scan(&server, &session, &server.app_token(claims)).await
+    };
+    for (claim, value) in [
+        ("email", json!("a\0b")),
+        ("email", json!("a\u{1b}[2J")),
+        ("email", json!("a\u{85}b")),
+        ("groups", json!(["staff", "a\u{7f}"])),
+        ("groups", json!([[{ "names": { "deep\u{8}": 1 } }]])),
+        ("groups", json!([[{ "names": { "deep": [null, true, 1, "\u{b}"] } }]])),
+    ] {
+        let refused = scanned(json!({ claim: value })).await;
+        assert_eq!(refused.refusal(), "401 invalid_token", "{value}");
+        let detail = refused.body["detail"].as_str().unwrap();
+        assert!(detail.contains(&format!("'{claim}'")) && detail.contains("control character"), "{value}: {detail}");
+    }
+    assert_eq!(server.metric("qrlogin_app_tokens_refused_total{reason=\"claim\"}").await, 6);
+    // A claim that is not passed on may have any content.
+    assert_eq!(scanned(json!({ "locale": "a\0b" })).await.status, 200);
+    let kept = json!({ "email": "a@a.example", "groups": [{ "note\t": "two\r\nlines" }, 7, null] });
+    assert_eq!(scanned(kept.clone()).await.status, 200);
+    let mut claims = kept.clone();
+    claims["sub"] = json!("ann");
+    let (token, body) = (server.app_token(claims), json!({ "code": session.code }));
+    let confirm = server.request(Method::POST, "/v1/qr-login/confirm", Some(&token), Some(body)).await;
+    assert_eq!(confirm.status, 200);
+    let answer = server.status(&session).await;
+    let passed_on = crate::harness::claims_of(answer.body["web_token"].as_str().unwrap());
+    assert_eq!((&passed_on["email"], &passed_on["groups"]), (&kept["email"], &kept["groups"]));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn token_with_nul_is_refused_or_stored_without_it_on_postgres() {
     let (_postgres, nodes) = crate::many_nodes::nodes(1, None).await;
     let server = &nodes[0];

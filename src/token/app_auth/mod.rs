@@ -49,6 +49,7 @@ pub struct AppAuth {
     audience: Option<String>,
     user_claim: String,
     max_age_seconds: u32,
+    passed_on: Vec<String>,
 }
 
 /// The way in which tokens are verified.
@@ -99,7 +100,8 @@ pub enum InvalidToken {
     /// A required claim is missing, or a claim is of the wrong type or length.
     #[error("the app token has no usable '{0}' claim")]
     Claim(String),
-    /// The user's id has a control character. Postgres, for example, does not store U+0000.
+    /// The user's id, or a claim that is passed on, has a control character. Postgres, for example, does not store
+    /// U+0000.
     #[error("the app token's '{0}' claim has a control character")]
     ControlCharacter(String),
     /// The token is a `web_token`, which a server like this minted for a browser.
@@ -251,7 +253,8 @@ impl AppAuth {
     }
 
     fn judged_by(judge: Judge) -> Self {
-        Self { judge, issuer: None, audience: None, user_claim: "sub".to_owned(), max_age_seconds: 0 }
+        let (user_claim, passed_on) = ("sub".to_owned(), Vec::new());
+        Self { judge, issuer: None, audience: None, user_claim, max_age_seconds: 0, passed_on }
     }
 
     /// Accepts tokens of this issuer only.
@@ -279,6 +282,14 @@ impl AppAuth {
     #[must_use]
     pub const fn with_max_age(mut self, seconds: u32) -> Self {
         self.max_age_seconds = seconds;
+        self
+    }
+
+    /// Refuses tokens with a control character other than tab, line feed and carriage return in one of these claims,
+    /// which are copied into `web_token`.
+    #[must_use]
+    pub fn with_passed_on(mut self, claims: Vec<String>) -> Self {
+        self.passed_on = claims;
         self
     }
 
@@ -341,6 +352,10 @@ impl AppAuth {
             }
         };
         self.check(&claims, now)?;
+        let has_control = |name: &&String| claims.get(*name).is_some_and(has_control_character);
+        if let Some(name) = self.passed_on.iter().find(has_control) {
+            return Err(InvalidToken::ControlCharacter(name.clone()).into());
+        }
         let user = PhoneUser { id: self.user_id(&claims)?, name: name(&claims), picture: picture(&claims) };
         Ok(AppUser { user, claims })
     }
@@ -432,6 +447,18 @@ fn names(claim: Option<&Value>, text: &str) -> bool {
         Some(Value::String(said)) => said == text,
         Some(Value::Array(said)) => said.iter().any(|said| said == text),
         _ => false,
+    }
+}
+
+/// Returns whether a string or a key within this value has a control character other than tab, line feed and carriage
+/// return.
+fn has_control_character(value: &Value) -> bool {
+    let has = |text: &String| text.contains(|letter: char| letter.is_control() && !"\t\n\r".contains(letter));
+    match value {
+        Value::String(text) => has(text),
+        Value::Array(items) => items.iter().any(has_control_character),
+        Value::Object(members) => members.iter().any(|(key, value)| has(key) || has_control_character(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
