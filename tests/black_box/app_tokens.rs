@@ -550,6 +550,33 @@ async fn control_characters_are_refused_in_the_user_id_and_removed_from_displaye
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn skipped_keys_without_a_kid_are_named_by_their_position_in_the_set() {
+    let (source, address) = Source::start().await;
+    let signer = Signer::new();
+    source.says_json(json!({ "keys": [
+        signer.public,
+        { "kty": "QUANTUM" },
+        "no key",
+        { "kty": "QUANTUM", "kid": 7 },
+        { "kty": "QUANTUM", "kid": "" },
+        { "kty": "QUANTUM", "kid": "future" },
+    ] }));
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("http://{address}/");
+    let environment = [("QRLOGIN_APP_AUTH__HMAC_SECRET", ""), ("QRLOGIN_APP_AUTH__JWKS_URL", &url)];
+    let program = Program::serve_with(&dir, "info", &environment);
+    program.until_logged("future").await;
+    signal(program.id(), "HUP");
+    program.until_logged("\"reloaded\"").await;
+    let (_, log) = program.terminate();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let skipped = lines.filter(|line| line["event"] == "key of app tokens skipped");
+    let named: Vec<_> = skipped.map(|line| line["key"].as_str().unwrap().to_owned()).collect();
+    let expected = ["key 2 of the set", "key 3 of the set", "key 4 of the set", "key 5 of the set", "future"];
+    assert_eq!(named, expected, "each once: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn claims_that_are_passed_on_are_refused_with_control_characters_at_any_depth() {
     let server = Server::start_with(|settings| {
         settings.token.claims = vec!["email".to_owned(), "groups".to_owned()];

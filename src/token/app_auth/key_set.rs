@@ -50,8 +50,8 @@ pub(super) struct KeySet {
 #[derive(Default)]
 struct Known {
     keys: Vec<Arc<Key>>,
-    /// Ids of the skipped keys that the log has named already, with the reasons.
-    skipped: HashSet<(Option<String>, Unusable)>,
+    /// Names of the skipped keys that the log has named already, with the reasons.
+    skipped: HashSet<(String, Unusable)>,
     /// Whether the log has named already that a set has too many keys.
     is_cut: bool,
     /// Steady time of the last successful fetch.
@@ -191,17 +191,22 @@ impl Known {
                 "the set has too many keys"
             );
         }
-        for published in published.iter().take(MAX_KEYS) {
+        for (number, published) in (1..).zip(published.iter().take(MAX_KEYS)) {
             match Key::of_jwk(published) {
                 Ok(key) => self.keys.push(Arc::new(key)),
                 Err(reason) => {
-                    let id = published.get("kid").and_then(Value::as_str).map(|id| printable(id, MAX_KID_CHARS));
-                    let shown = id.clone().unwrap_or_else(|| "(none)".to_owned());
-                    if self.skipped.len() < MAX_KEYS && self.skipped.insert((id, reason)) {
-                        warn!(event = "key of app tokens skipped", setting = SETTING, kid = shown, %reason);
+                    let name = name_of(published, number);
+                    if self.skipped.len() < MAX_KEYS && self.skipped.insert((name.clone(), reason)) {
+                        warn!(event = "key of app tokens skipped", setting = SETTING, key = name, %reason);
                     }
                 }
             }
         }
     }
+}
+
+/// Returns the name of a key in the log: its id, or its position in the set if it has none.
+fn name_of(published: &Value, number: usize) -> String {
+    let id = published.get("kid").and_then(Value::as_str).map(|id| printable(id, MAX_KID_CHARS));
+    id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("key {number} of the set"))
 }
