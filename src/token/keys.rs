@@ -17,6 +17,7 @@ use thiserror::Error;
 use tracing::warn;
 use zeroize::Zeroizing;
 
+use super::key_file::{mode_of, pem_blocks};
 use crate::clock::Clock;
 use crate::random;
 use crate::secret::shown_path;
@@ -88,6 +89,16 @@ pub enum KeyError {
     NotAKey {
         /// Path of the file.
         path: PathBuf,
+    },
+    /// A PEM block of a `.pem` file is cut off or damaged.
+    #[error(
+        "token.key_dir: {path}: block {number} is no complete PEM block; write one whole Ed25519 private key (PKCS#8)"
+    )]
+    Broken {
+        /// Path of the file.
+        path: PathBuf,
+        /// Number of the PEM block in the file, from 1.
+        number: usize,
     },
     /// A `.pem` file holds more than one PEM block.
     #[error(
@@ -299,8 +310,11 @@ fn key_files(dir: &Path) -> Result<Vec<(SystemTime, PathBuf)>, KeyError> {
     for entry in entries {
         let path = entry.map_err(failed)?.path();
         if path.extension().is_some_and(|extension| extension == "pem") {
-            let modified = fs::metadata(&path).and_then(|file| file.modified()).map_err(failed)?;
-            files.push((modified, path));
+            match fs::metadata(&path).and_then(|file| file.modified()) {
+                Ok(modified) => files.push((modified, path)),
+                // For example a symbolic link that leads nowhere.
+                Err(source) => return Err(KeyError::Io { path, source }),
+            }
         }
     }
     files.sort();
@@ -311,7 +325,7 @@ fn key_files(dir: &Path) -> Result<Vec<(SystemTime, PathBuf)>, KeyError> {
 fn read_key(path: &Path) -> Result<(Ed25519KeyPair, bool), KeyError> {
     let (text, is_exposed) = read_private(path)?;
     let not_a_key = || KeyError::NotAKey { path: path.into() };
-    let blocks = pem::parse_many(&text).map_err(|_| not_a_key())?;
+    let blocks = pem_blocks(&text).map_err(|number| KeyError::Broken { path: path.into(), number })?;
     let [block] = blocks.as_slice() else {
         let blocks = blocks.len();
         return Err(if blocks == 0 { not_a_key() } else { KeyError::SeveralKeys { path: path.into(), blocks } });
@@ -347,18 +361,6 @@ fn warn_of_exposed(path: &Path) {
 /// share it through a group.
 fn others_may_write_dir(dir: &Path) -> bool {
     fs::metadata(dir).is_ok_and(|metadata| mode_of(&metadata) & 0o002 != 0)
-}
-
-/// Returns the permission bits of a file.
-#[cfg(unix)]
-fn mode_of(metadata: &fs::Metadata) -> u32 {
-    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777
-}
-
-/// Returns 0, because this system has no permission bits.
-#[cfg(not(unix))]
-const fn mode_of(_: &fs::Metadata) -> u32 {
-    0
 }
 
 /// Creates the first key, unless another node has created it meanwhile.
@@ -585,6 +587,29 @@ mod tests {
         fs::write(keys.join(CODE_SECRET), "swordfish").unwrap();
         let error = open_code_secret(&keys).unwrap_err().to_string();
         assert!(error.contains("token.key_dir") && !error.contains("swordfish"), "{error}");
+    }
+
+    #[test]
+    fn pem_file_with_a_block_that_is_cut_off_is_refused_with_the_number_of_the_block() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(KeyRing::open(dir.path(), Clock::system()).unwrap());
+        let file = dir.path().join(FIRST_KEY);
+        let text = fs::read_to_string(&file).unwrap();
+        let cut = &text[..text.find("-----END").unwrap()];
+        for (text, block) in [(cut.to_owned(), "block 1"), (format!("{text}{cut}"), "block 2")] {
+            fs::write(&file, text).unwrap();
+            let error = KeyRing::open(dir.path(), Clock::system()).unwrap_err().to_string();
+            assert!(error.contains(FIRST_KEY) && error.contains(block), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn symbolic_link_that_leads_nowhere_is_refused_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("missing", dir.path().join("link.pem")).unwrap();
+        let error = KeyRing::open(dir.path(), Clock::system()).unwrap_err().to_string();
+        assert!(error.contains("token.key_dir") && error.contains("link.pem"), "{error}");
     }
 
     #[test]

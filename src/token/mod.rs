@@ -1,6 +1,7 @@
 //! The two kinds of token: the server mints `web_token`s, and verifies the app tokens of the integrator.
 
 mod app_auth;
+mod key_file;
 mod keys;
 mod mint;
 

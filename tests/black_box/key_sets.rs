@@ -1,6 +1,8 @@
 //! JWK Sets and tokens in the shapes that the documentation of identity providers shows. Each token is accepted, or
 //! refused for the right reason.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
@@ -11,6 +13,7 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use qrlogin::clock::Clock;
+use qrlogin::telemetry::with_warnings;
 use qrlogin::token::AppAuth;
 use serde_json::{Map, Value, json};
 
@@ -421,11 +424,40 @@ async fn every_key_of_a_key_file_is_used_and_other_pem_blocks_are_refused() {
         (private, "block 1"),
         (openssl(&["pkey", "-in", "short", "-pubout"]), "2,048 to 8,192 bits"),
         (format!("{text}{certificate}"), "block 5"),
+        (format!("{text}-----BEGIN PUBLIC KEY-----\nMFkw"), "block 5"),
+        (format!("{}{text}", &text[..60]), "block 1"),
         (String::new(), "public key in PEM form"),
         (keys[0].0.pem().repeat(17), "more than 16 keys"),
     ] {
         std::fs::write(&file, text).unwrap();
         let error = AppAuth::public_key_file(&file).err().unwrap().to_string();
         assert!(error.contains("app_auth.public_key_file") && error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn key_file_that_others_may_write_is_refused_and_one_that_its_group_may_write_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key.pem");
+    std::fs::write(&file, Key::ed().pem()).unwrap();
+    for (mode, is_used, is_warned_of) in [
+        (0o600, true, false),
+        (0o444, true, false),
+        (0o644, true, false),
+        (0o664, true, true),
+        (0o646, false, false),
+        (0o666, false, false),
+        (0o602, false, false),
+    ] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (opened, warnings) = with_warnings(|| AppAuth::public_key_file(&file).map(drop));
+        assert_eq!((opened.is_ok(), !warnings.is_empty()), (is_used, is_warned_of), "{mode:o}: {warnings:?}");
+        let said = opened.err().map(|error| error.to_string()).into_iter().chain(warnings).collect::<String>();
+        if !is_used || is_warned_of {
+            let path = file.display().to_string();
+            for part in ["app_auth.public_key_file", path.as_str(), "log in as any user", "chmod"] {
+                assert!(said.contains(part), "'{part}' is missing in: {said}");
+            }
+        }
     }
 }

@@ -6,6 +6,8 @@ mod key;
 mod key_set;
 mod turns;
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,6 +23,7 @@ use tracing::{info, warn};
 use url::Url;
 
 use super::WEB_TOKEN_TYPE;
+use super::key_file::{mode_of, pem_blocks};
 use crate::clock::Clock;
 use crate::secret::shown_path;
 use crate::session::{PhoneUser, Timestamp, printable};
@@ -33,6 +36,10 @@ use key_set::KeySet;
 pub const MIN_HMAC_SECRET_BYTES: usize = 32;
 /// Leeway for `nbf`, in seconds, as the issuer's clock may be ahead of this server's.
 const NOT_BEFORE_LEEWAY_SECONDS: i64 = 5;
+/// Mode bit with which others than the owner and the group may write a file.
+const OTHERS_WRITE: u32 = 0o002;
+/// Mode bit with which the group may write a file.
+const GROUP_WRITE: u32 = 0o020;
 /// Maximum number of keys in a file.
 const MAX_FILE_KEYS: usize = 16;
 /// Maximum length of a user's id, in bytes.
@@ -198,6 +205,17 @@ pub enum AppAuthError {
         /// Number of the PEM block in the file, from 1.
         number: usize,
     },
+    /// Everybody on the machine may write the key file, and so log in as any user.
+    #[error(
+        "app_auth.public_key_file: {path}: others may write it (mode {mode:03o}), and with it log in as any user; run \
+         chmod o-w on it"
+    )]
+    Writable {
+        /// Path of the file.
+        path: PathBuf,
+        /// Mode bits of the file.
+        mode: u32,
+    },
     /// The key file has too many keys, each of which is tried on each token.
     #[error("app_auth.public_key_file: {}: more than {MAX_FILE_KEYS} keys", shown_path(.path))]
     TooManyKeys {
@@ -217,8 +235,8 @@ impl AppAuth {
     /// RS512 and PS256 to PS512, ES256, ES384, ES512 or EdDSA.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be read, if it has no or too many PEM blocks, or if a block is not a public
-    /// key.
+    /// Returns an error if the file cannot be read, if others may write it, if it has no or too many PEM blocks, or if a
+    /// block is not a public key or is cut off.
     pub fn public_key_file(path: &Path) -> Result<Self, AppAuthError> {
         let keys = read_keys(path)?;
         Ok(Self::judged_by(Judge::KeyFile(path.to_owned(), RwLock::new(keys))))
@@ -402,11 +420,23 @@ fn source(key: &'static str, url: Url, is_loopback: bool) -> Result<Source, AppA
     Source::new(url, is_loopback).map_err(|error| AppAuthError::Source { key, reason: error.to_string() })
 }
 
-/// Reads the public keys of a PEM file, one of each block.
+/// Reads the public keys of a PEM file, one of each block. Logs a file that its group may write.
 fn read_keys(path: &Path) -> Result<Vec<Arc<Key>>, AppAuthError> {
-    let text = std::fs::read(path).map_err(|source| AppAuthError::Io { path: path.into(), source })?;
+    let failed = |source| AppAuthError::Io { path: path.into(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let mode = mode_of(&file.metadata().map_err(failed)?);
+    if mode & OTHERS_WRITE != 0 {
+        return Err(AppAuthError::Writable { path: path.into(), mode });
+    }
+    if mode & GROUP_WRITE != 0 {
+        let (setting, path) = ("app_auth.public_key_file", path.display());
+        let cost = "its group may write it, and with it log in as any user; run chmod g-w on it";
+        warn!(event = "key of app tokens not private", setting, %path, "{cost}");
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(failed)?;
     let not_a_key = |number| AppAuthError::NotAKey { path: path.into(), number };
-    let blocks = pem::parse_many(&text).map_err(|_| not_a_key(1))?;
+    let blocks = pem_blocks(&text).map_err(not_a_key)?;
     if blocks.is_empty() {
         return Err(not_a_key(1));
     }
