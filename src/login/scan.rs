@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{LoginError, Logins};
-use crate::session::{Client, Code, PhoneUser, Refusal, Timestamp};
+use crate::session::{Client, Code, PhoneUser, Refusal, Step, Timestamp};
 use crate::store::Which;
 
 /// The answer to a scan, for the phone user.
@@ -33,7 +33,8 @@ impl Logins {
         let presented = self.presented(code).await?;
         let scanned = self.change(Which::Code(code.key()), move |session, now| {
             let step = session.scan(&by, presented, now)?;
-            if is_safe(&session.client) { Ok(step) } else { Err(Refusal::Risk) }
+            // A repeated scan changes nothing, and is answered as before.
+            if matches!(step, Step::Repeated) || is_safe(&session.client) { Ok(step) } else { Err(Refusal::Risk) }
         });
         let session = scanned.await?;
         Ok(Scan {

@@ -169,6 +169,7 @@ async fn state_of_the_session_is_answered_before_its_risk() {
     // A scan alone is not a decision, so its session's risk counts until it has been decided.
     let scanned = code_from(&server, BERLIN).await;
     assert_eq!(refusal(BERLIN, "scan", &scanned).await, "200");
+    assert_eq!(refusal(JAPAN, "scan", &scanned).await, "200", "a repeated scan has its earlier answer");
     assert_eq!(refusal(JAPAN, "confirm", &scanned).await, "403 risk");
     server.hands.advance_seconds(300);
     for phone in [BERLIN, JAPAN] {
