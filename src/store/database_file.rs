@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::secret::shown_path;
+
 /// Suffix of the lock file, which holds the id of the process that has the lock.
 const LOCK_SUFFIX: &str = "-lock";
 /// Suffixes of the files of the database, of which the first is the database itself.
@@ -37,15 +39,15 @@ pub(super) enum InUse {
 /// The reason for which an open database is not usable any more.
 #[derive(Debug, Error)]
 pub(super) enum Lost {
-    #[error("the database file '{0}' has been deleted; what is stored now is lost when the server ends")]
+    #[error("the database file '{}' has been deleted; what is stored now is lost when the server ends", shown_path(.0))]
     Deleted(PathBuf),
-    #[error("the database file '{0}' has been replaced; what is stored now is lost when the server ends")]
+    #[error("the database file '{}' has been replaced; what is stored now is lost when the server ends", shown_path(.0))]
     Replaced(PathBuf),
-    #[error("the database file '{0}' is read-only")]
+    #[error("the database file '{}' is read-only", shown_path(.0))]
     ReadOnly(PathBuf),
-    #[error("the database file '{0}' cannot be written: {1}")]
+    #[error("the database file '{}' cannot be written: {}", shown_path(.0), .1)]
     Unwritable(PathBuf, Box<dyn std::error::Error + Send + Sync>),
-    #[error("the database file '{0}' cannot be looked at: {1}")]
+    #[error("the database file '{}' cannot be looked at: {}", shown_path(.0), .1)]
     Unknown(PathBuf, io::Error),
 }
 
@@ -75,7 +77,7 @@ impl DatabaseLock {
     /// Another process has the lock ([`InUse`]), or the lock file cannot be created.
     pub(super) fn take(database: &Path) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let path = with_suffix(database, LOCK_SUFFIX);
-        let mut file = open_lock_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut file = open_lock_file(&path).map_err(|error| format!("{}: {error}", shown_path(&path)))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -85,7 +87,7 @@ impl DatabaseLock {
                 let process = if process.is_empty() { "(unknown)".to_owned() } else { process.trim().to_owned() };
                 return Err(InUse::ByProcess(process).into());
             }
-            Err(TryLockError::Error(error)) => return Err(format!("{}: {error}", path.display()).into()),
+            Err(TryLockError::Error(error)) => return Err(format!("{}: {error}", shown_path(&path)).into()),
         }
         let database = lock_inode(database)?;
         file.set_len(0)?;

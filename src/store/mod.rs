@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::node::{Hint, NodeName};
+use crate::secret::shown_path;
 use crate::session::{CodeKey, Session, SessionKey, Status, Timestamp};
 
 pub use committed::{Announcer, Changed, Committed, Stored, Transition, Which};
@@ -154,7 +155,7 @@ pub enum OpenError {
     #[error("database_url: {0}")]
     UrlPart(String),
     /// The file cannot be opened or created, or is not a database.
-    #[error("database_url: cannot open '{path}': {source}")]
+    #[error("database_url: cannot open '{}': {source}", shown_path(path))]
     Open {
         /// Path of the file.
         path: PathBuf,
