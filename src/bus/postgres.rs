@@ -13,7 +13,7 @@ use crate::node::{Hint, NodeName};
 use crate::postgres::{Messages, Postgres};
 
 /// A bus over `LISTEN` and `NOTIFY` of the Postgres that is the store. It only receives. The statements of
-/// [`PostgresStore`](crate::store::PostgresStore) send the notifications, in the transaction of the change, so this bus
+/// `PostgresStore` send the notifications, in the transaction of the change, so this bus
 /// must be used together with that store.
 pub struct PostgresBus {
     here: Arc<LocalBus>,
