@@ -1,7 +1,7 @@
 //! Carries session changes between nodes: from the node that wrote a change to the node where the browser waits.
 //!
 //! Notifications are not reliable. A node that missed one finds the change in the store, at its next call of
-//! [`Store::untold`](crate::store::Store::untold).
+//! `Store::untold`.
 
 mod hearing;
 mod local;
