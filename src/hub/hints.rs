@@ -1,7 +1,7 @@
 //! Changes at other nodes. A notification names a session that has changed. Changes whose notification was lost are
 //! found in the store (`Store::untold`), which is asked every 1.5 seconds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -22,9 +22,9 @@ use crate::store::{StoreError, Untold};
 const LOOK_MILLIS: u32 = 1500;
 /// Maximum number of sessions read in one query.
 const MAX_BATCH: usize = 500;
-/// Maximum number of queries for undelivered changes in a row, if each returns a change for a waiting connection.
+/// Maximum number of queries for undelivered changes in a row, if each returns further ones.
 const MAX_PORTIONS: usize = 50;
-/// Maximum number of sessions that wait to be read again because the store did not answer.
+/// Maximum number of sessions that wait to be read.
 const MAX_TO_LOOK_AT: usize = 100_000;
 /// Maximum number of delivered changes that wait to be reported to the store. Others are returned by the store again.
 const MAX_TOLD: usize = 100_000;
@@ -90,9 +90,14 @@ impl<S: Socket + Send + 'static> Hub<S> {
         concerns
     }
 
-    /// Queues the session to be read and delivered.
+    /// Queues the session to be read and delivered. If the queue is full, the change stays in the store's list of
+    /// undelivered changes, which is read every 1.5 seconds.
     fn look_at(&self, hint: Hint) {
-        self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner).push(hint);
+        let mut to_look_at = self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if to_look_at.len() < MAX_TO_LOOK_AT {
+            to_look_at.push(hint);
+        }
+        drop(to_look_at);
         self.hints.came.notify_one();
     }
 
@@ -117,7 +122,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
                     Err(error) => {
                         self.logins.warn_of_store(&error);
                         let mut to_look_at = self.hints.to_look_at.lock().unwrap_or_else(PoisonError::into_inner);
-                        // A session that is left out here is read at its deadline.
+                        // As in `look_at`, what is left out here stays undelivered in the store.
                         if to_look_at.len() < MAX_TO_LOOK_AT {
                             to_look_at.extend_from_slice(some);
                         }
@@ -157,10 +162,10 @@ impl<S: Socket + Send + 'static> Hub<S> {
         }
     }
 
-    /// Reports delivered changes to the store and handles undelivered ones, until a query returns none for a waiting
-    /// connection.
+    /// Reports delivered changes to the store and handles undelivered ones, until a query returns no further one.
     async fn look_once(self: &Arc<Self>) -> Result<(), StoreError> {
         let store = &self.logins.store;
+        let mut seen = HashSet::new();
         for _ in 0..MAX_PORTIONS {
             let told = take(&self.hints.told);
             if !told.is_empty()
@@ -172,13 +177,20 @@ impl<S: Socket + Send + 'static> Hub<S> {
             let since = Stopwatch::start();
             let mut is_new = false;
             for Untold { hint, session } in store.untold().await? {
-                if self.concerns(&hint) {
-                    is_new = true;
+                let is_first = seen.insert(hint.key);
+                is_new |= is_first;
+                let is_awaited = self.concerns(&hint);
+                if is_awaited && is_first {
                     self.logins.metrics.found_untold();
-                    match session {
-                        Some(session) => self.tell_here(&Arc::new(session), hint.attachment, since),
-                        None => self.look_at(hint),
+                }
+                match session {
+                    Some(session) if is_awaited => self.tell_here(&Arc::new(session), hint.attachment, since),
+                    // It is reported to the store when it has been read and delivered.
+                    None if is_awaited => {
+                        self.look_at(hint);
+                        continue;
                     }
+                    _ => {}
                 }
                 self.hints.told([hint]);
             }
