@@ -135,7 +135,6 @@ class QrLogin extends EventTarget {
   /** Lets go of the connection, and leaves the session as it is. */
   stop() {
     this.#run.abort();
-    in_use.delete(this.#key);
   }
 
   /**
@@ -163,6 +162,7 @@ class QrLogin extends EventTarget {
     this.#key ||= `qr-login ${this.#base}`;
     while (in_use.has(this.#key)) this.#key += "+";
     in_use.add(this.#key);
+    signal.addEventListener("abort", () => in_use.delete(this.#key));
     this.#show(state);
     const on = globalThis.addEventListener;
     // (Captured, as not all of them bubble.)
@@ -181,7 +181,6 @@ class QrLogin extends EventTarget {
 
   /** @param {AbortSignal} signal */
   async #keep_on(signal) {
-    const is_over = () => signal.aborted || this.#is_over();
     let silent = false;
     // A listener of confirmed may begin anew: the token is acknowledged first, and its session forgotten.
     await null;
@@ -191,17 +190,17 @@ class QrLogin extends EventTarget {
       try {
         if (!this.#base) throw refused(400, "no_endpoint", "endpoint must be an absolute URL");
         if (!this.#id) await this.#ask(signal);
-        if (!is_over()) end = await this.#wait(signal, attempt, silent);
+        if (!signal.aborted && !this.#is_over()) end = await this.#wait(signal, attempt, silent);
       } catch (/** @type {any} */ refusal) {
         end = refusal.status ? { refusal } : await this.#diagnose(attempt, signal);
       }
       if (signal.aborted) return;
       const { code, reason, refusal, worked } = end;
-      if (is_over()) return this.#let_go();
+      if (this.#is_over()) return this.#let_go();
       if (code === REPLACED || refusal?.code === "replaced") return this.#end("replaced");
       // Swept: long past its end.
       if (refusal?.status === 404 && this.#id) return this.#end("expired");
-      if (refusal && refusal.status < 500 && refusal.status !== 429) return this.#block(refusal);
+      if (refusal && !/408|429|5../.test(/** @type {any} */ (refusal.status))) return this.#block(refusal);
       silent = !!end.silent;
       // (A stream of events has worked before it ends so: without this, each pause would be as short as the first.)
       if (worked && code !== FAILED) attempt = 0;
@@ -232,8 +231,9 @@ class QrLogin extends EventTarget {
       this.#forget();
     }
     const answer = await this.#post("generate", { client_info: this.#client_info }, signal);
-    this.#id = answer.session_id;
-    this.#store("setItem", answer.session_id);
+    // Something between answers in the server's place.
+    if (!answer.session_id) throw Error();
+    this.#store("setItem", (this.#id = answer.session_id));
     this.#hear({ ...answer, status: "pending" });
   }
 
@@ -277,6 +277,8 @@ class QrLogin extends EventTarget {
       this.#doubt = undefined;
       clearInterval(looking);
       end.silent = end.worked && given_up.signal.aborted;
+      // What could not be read is still open.
+      give_up();
       // A server that refuses, or closes with a reason, has been reached.
       if (end.worked || end.refusal || end.reason || signal.aborted) return end;
     }
@@ -321,7 +323,8 @@ class QrLogin extends EventTarget {
   async #by_events(signal, alive, id) {
     const { body, headers } = await this.#open("/v1/sse/qr", signal);
     // Something between says something of its own.
-    if (!/^text\/event-stream/.test(`${headers.get("content-type")}`)) return (await body?.cancel(), {});
+    const type = /** @type {any} */ (headers.get("content-type"));
+    if (!/^text\/event-stream/.test(type)) return (await body?.cancel(), {});
     const reader = /** @type {ReadableStream<Uint8Array>} */ (body).getReader();
     const decoder = new TextDecoder();
     for (let text = ""; ; ) {
@@ -341,14 +344,15 @@ class QrLogin extends EventTarget {
   /** @param {AbortSignal} signal @param {() => void} alive @param {any} id @returns {Promise<End>} */
   async #by_polling(signal, alive, id) {
     const seconds = Math.min(POLL_SECONDS, this.#beat_ms / 1000 || POLL_SECONDS);
-    for (let version = 0; !signal.aborted; ) {
+    for (let version = 0; !this.#is_over(); ) {
       const asked_at = performance.now();
       const view = await this.#get(`status?wait=${seconds}&version=${version}`, signal);
       alive();
       if (this.#hear(view)) await this.acknowledge(id);
       // Something between answers at once, in the server's place.
-      if (view.version === version && performance.now() - asked_at < 1000) await pause(1000, signal);
-      version = view.version;
+      const { version: now = version } = view;
+      if (now === version && performance.now() - asked_at < 1000) await pause(1000, signal);
+      version = now;
     }
     return {};
   }
@@ -394,7 +398,7 @@ class QrLogin extends EventTarget {
     const page = globalThis.origin;
     const { origin } = new URL(this.#base);
     // A server that does not know this origin answers, and the page may not read it.
-    if (!page || page === origin || attempt === 0) return {};
+    if (!page || page === origin || !attempt) return {};
     try {
       await fetch(`${this.#base}/.well-known/jwks.json`, { mode: "no-cors", signal });
     } catch {
@@ -477,7 +481,7 @@ class QrLogin extends EventTarget {
     const response = await fetch(this.#base + path, { ...init, cache: "no-store", credentials: "omit" });
     if (response.ok) return response;
     const { code, detail } = await response.json().catch(() => ({}));
-    throw refused(response.status, code, detail, Number(response.headers.get("retry-after")) * 1000);
+    throw refused(response.status, code, detail, /** @type {any} */ (response.headers.get("retry-after")) * 1000);
   }
 }
 
