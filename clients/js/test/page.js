@@ -1,0 +1,221 @@
+// A page in the process of the test: an instance of core.js with the globals of a browser that it uses, a clock that
+// the test sets, and a record of what it has sent.
+import assert from "node:assert/strict";
+import { WebSocket } from "ws";
+import { Server, hangs_up } from "./server.js";
+
+/** Maximum real time until a condition holds. */
+const PATIENCE_MS = 3000;
+const EVENTS = ["ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "error"];
+/** The routes that fail for a page that waits in this way. */
+export const transports = { ws: [], sse: ["ws"], poll: ["ws", "sse"] };
+
+const { setTimeout, setInterval, clearTimeout, clearInterval, fetch, performance } = globalThis;
+const real = { now: performance.now.bind(performance), date: Date.now, timeout: AbortSignal.timeout };
+
+/** Waits until the condition holds. */
+export async function until(condition, what = condition) {
+  for (const end = real.now() + PATIENCE_MS; !condition(); ) {
+    if (real.now() > end) assert.fail(`did not happen: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+/** Lets promises and local connections that are ready make progress. */
+async function settle() {
+  for (let turn = 0; turn < 4; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Waits until the login has this state. */
+export const state = (login, name) => until(() => login.state.name === name, `state ${name}, not ${login.state.name}`);
+
+/** The time of core.js. (Node's mock timers would also hold those of fetch and of the WebSocket's client.) */
+class Clock {
+  #timers = new Map();
+  #now = 1_000_000;
+  /** Signals of `AbortSignal.timeout()`, which a page cannot end. */
+  #deadlines = [];
+  /** What the wall clock is ahead of the monotonic clock. */
+  wall_ms = 1.7e12;
+
+  #add(run, ms, every_ms) {
+    const timer = { id: Symbol(), run, ms, every_ms, at: this.#now + ms };
+    this.#timers.set(timer.id, timer);
+    return timer.id;
+  }
+
+  install() {
+    const is_core = () => new Error().stack.split("\n")[3].includes("/core.js?");
+    Object.assign(globalThis, {
+      setTimeout: (run, ms, ...rest) => (is_core() ? this.#add(run, ms) : setTimeout(run, ms, ...rest)),
+      setInterval: (run, ms, ...rest) => (is_core() ? this.#add(run, ms, ms) : setInterval(run, ms, ...rest)),
+      clearTimeout: (id) => (this.#timers.delete(id), typeof id === "symbol" || clearTimeout(id)),
+      clearInterval: (id) => (this.#timers.delete(id), typeof id === "symbol" || clearInterval(id)),
+    });
+    performance.now = () => this.#now;
+    Date.now = () => this.wall_ms + this.#now;
+    AbortSignal.timeout = (ms) => {
+      const controller = new AbortController();
+      this.#deadlines.push({ at: this.#now + ms, controller });
+      return controller.signal;
+    };
+  }
+
+  static uninstall() {
+    Object.assign(globalThis, { setTimeout, setInterval, clearTimeout, clearInterval });
+    Object.assign(performance, { now: real.now });
+    Date.now = real.date;
+    AbortSignal.timeout = real.timeout;
+  }
+
+  /** Delays of the timeouts that are running. The pause between two attempts is one. */
+  get pauses() {
+    return [...this.#timers.values()].filter(({ every_ms }) => !every_ms).map(({ ms }) => ms);
+  }
+
+  get timers() {
+    return this.#timers.size;
+  }
+
+  /** Waits until a pause of this length has begun. */
+  async paused(ms) {
+    await until(() => this.pauses.includes(ms), `a pause of ${ms} ms`);
+  }
+
+  /** Advances the time, and runs the timers that are due, each at its time. */
+  async advance(ms) {
+    for (const { at, controller } of this.#deadlines) if (at <= this.#now + ms) controller.abort();
+    for (const end = this.#now + ms; ; ) {
+      const [next] = [...this.#timers.values()].sort((a, b) => a.at - b.at);
+      if (!next || next.at > end) return void (this.#now = end);
+      this.#now = Math.max(this.#now, next.at);
+      if (next.every_ms) next.at = this.#now + next.every_ms;
+      else this.#timers.delete(next.id);
+      next.run();
+      await settle();
+    }
+  }
+}
+
+/** Storage of a tab. */
+export class Storage {
+  items = new Map();
+  getItem(key) {
+    return this.items.get(key) ?? null;
+  }
+  setItem(key, value) {
+    this.items.set(key, `${value}`);
+  }
+  removeItem(key) {
+    this.items.delete(key);
+  }
+}
+
+let pages = 0;
+
+/** A server, and a page of a browser with a tab's storage. */
+export class Page {
+  clock = new Clock();
+  storage = new Storage();
+  /** What the page has sent, in order, as it called for it. */
+  sent = [];
+  errors = [];
+  logins = [];
+
+  /** Opens a page, which the end of the test closes. It waits on the transport that is named. */
+  static async open(t, transport = "ws") {
+    const page = new Page();
+    page.server = await new Server().start();
+    t.after(() => page.#close());
+    for (const route of transports[transport]) page.server.instead[route] = hangs_up;
+    t.mock.method(Math, "random", () => 0.5);
+    t.mock.method(console, "error", (line) => page.errors.push(line));
+    page.#install();
+    await page.reload();
+    return page;
+  }
+
+  #install() {
+    const { sent } = this;
+    this.clock.install();
+    globalThis.sessionStorage = this.storage;
+    globalThis.fetch = (url, init) => {
+      sent.push(`${init?.method ?? "GET"} ${new URL(url).pathname.split("/").at(-1)}`);
+      return fetch(url, init);
+    };
+    globalThis.WebSocket = class extends WebSocket {
+      constructor(...how) {
+        super(...how);
+        sent.push("WebSocket");
+        // A browser reports the failure in its console.
+        this.on("error", () => {});
+      }
+      send(data) {
+        sent.push(`send ${data}`);
+        super.send(data);
+      }
+    };
+  }
+
+  /** Begins with a new instance of core.js, as a reload does. */
+  async reload() {
+    for (const login of this.logins) login.stop();
+    this.module = await import(`../core.js?page=${++pages}`);
+  }
+
+  /** Creates a login that records its events. */
+  create(options) {
+    const login = this.module.createQrLogin({ endpoint: this.server.url, ...options });
+    login.events = [];
+    login.details = {};
+    for (const name of EVENTS) {
+      login.addEventListener(name, ({ detail }) => (login.events.push(name), (login.details[name] = detail)));
+    }
+    this.logins.push(login);
+    return login;
+  }
+
+  /** Starts a login, and waits until its session has a connection. */
+  async start(options) {
+    const login = this.create(options);
+    login.start();
+    await this.connected(login);
+    return login;
+  }
+
+  /** Waits until the newest session has a connection whose first message the page has received, or a poll that waits. */
+  async connected(login, kind) {
+    await until(() => this.server.session?.connection, "a connection");
+    const { session } = this.server;
+    await until(() => !kind || session.connection?.kind === kind, `a connection of kind ${kind}`);
+    const is_waiting = () => this.server.polls.at(-1).version === `${session.version}`;
+    if (session.connection?.kind === "poll") await until(is_waiting, "a poll that waits");
+    await state(login, session.status === "pending" ? "ready" : session.status);
+    await until(() => login.is_connected);
+    await settle();
+  }
+
+  /** Sets globals of a page for the time of the test. */
+  globals(t, values) {
+    for (const [name, value] of Object.entries(values)) {
+      const before = Object.getOwnPropertyDescriptor(globalThis, name);
+      Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+      t.after(() => (before ? Object.defineProperty(globalThis, name, before) : delete globalThis[name]));
+    }
+  }
+
+  /** Stops all logins. Nothing of them is to be left. */
+  async #close() {
+    try {
+      for (const login of this.logins) login.stop();
+      await until(() => this.clock.pauses.length === this.clock.timers, "intervals are cleared");
+      await until(() => this.server.connections.size === 0, "connections are closed");
+    } finally {
+      Clock.uninstall();
+      globalThis.fetch = fetch;
+      delete globalThis.WebSocket;
+      delete globalThis.sessionStorage;
+      await this.server.stop();
+    }
+  }
+}

@@ -1,0 +1,333 @@
+// A server that speaks the wire of PROTOCOL.md, in the process of the test. The test decides what the phone does, and
+// can have any route answered differently.
+import { createServer } from "node:http";
+import { WebSocketServer } from "ws";
+
+const HEARTBEAT_SECONDS = 10;
+const TTL_SECONDS = 300;
+const ENDED = ["confirmed", "rejected", "cancelled", "expired"];
+
+/** Returns a handler that refuses a request with problem details. */
+export const refuses = (status, code, headers = {}) => (request, response) =>
+  answer(response, status, { type: "about:blank", title: "refused", status, code, detail: `refused: ${code}` }, {
+    "content-type": "application/problem+json",
+    ...headers,
+  });
+
+/** Returns a handler that answers with this text, as a proxy or a captive portal does. */
+export const says = (body, type = "text/html", status = 200) => (request, response) =>
+  response.writeHead(status, { "content-type": type }).end(body);
+
+/** Accepts a request and never answers it. */
+export const is_silent = () => {};
+
+/** Closes the connection of a request without an answer. */
+export const hangs_up = ({ socket }) => socket.destroy();
+
+function answer(response, status, body, headers = {}) {
+  response.writeHead(status, { "content-type": "application/json", "cache-control": "no-store", ...headers });
+  response.end(body && JSON.stringify(body));
+}
+
+/** A session, with the actions of its phone. */
+class Session {
+  version = 1;
+  status = "pending";
+  period = 0;
+  is_claimed = false;
+  /** The newest connection. @type {Connection | undefined} */
+  connection;
+
+  constructor(server, number, client_info) {
+    Object.assign(this, { server, client_info, id: `session${number}`.padEnd(43, "-"), name: `code${number}` });
+    this.token = `token of ${this.id}`;
+  }
+
+  get code() {
+    const code = `${this.name}.${this.period}`;
+    return { code, qr_url: `${this.server.url}/q/${code}`, qr_image: `data:image/svg+xml,${code}` };
+  }
+
+  /** The frame that a connection of this session begins with. */
+  get frame() {
+    const { status, version, user, number, reason } = this;
+    if (status === "pending") return { status, version, expires_in: TTL_SECONDS };
+    if (status === "scanned") return { status, version, user, number };
+    if (status === "rejected") return { status, message: "Login rejected by user" };
+    if (status === "expired") return { status, message: "QR code expired" };
+    if (status === "cancelled") return { status, reason };
+    if (this.is_claimed) return { status, claimed: true };
+    return { status, web_token: this.token, token_type: "Bearer", expires_in: 3600, user };
+  }
+
+  /** The answer of `status`. */
+  get view() {
+    const { frame, version } = this;
+    const is_open = !ENDED.includes(this.status);
+    const expires_in = frame.expires_in ?? (is_open ? TTL_SECONDS : 0);
+    const while_open = is_open ? { ...this.code, heartbeat_seconds: this.server.heartbeat_seconds } : {};
+    return { ...frame, version, expires_in, ...while_open };
+  }
+
+  #change(status, more) {
+    Object.assign(this, { status, ...more });
+    this.version++;
+    this.connection?.deliver();
+  }
+
+  scan({ user = { name: "Ada" }, number } = {}) {
+    this.#change("scanned", { user, number });
+  }
+  confirm(more) {
+    this.#change("confirmed", more);
+  }
+  reject() {
+    this.#change("rejected");
+  }
+  expire() {
+    this.#change("expired");
+  }
+  cancel(reason) {
+    this.#change("cancelled", { reason });
+  }
+  rotate() {
+    this.period++;
+    this.connection?.rotate({ status: "rotated", ...this.code });
+  }
+  /** Another tab opens a connection of this session. */
+  replace() {
+    this.connection?.close(4409, "a newer connection took over");
+  }
+  acknowledge() {
+    if (this.status !== "confirmed") return false;
+    this.is_claimed = true;
+    this.server.acknowledged.push(this.id);
+    return true;
+  }
+}
+
+/** A connection on which a browser waits. */
+class Connection {
+  constructor(session, server) {
+    Object.assign(this, { session, server });
+    session.connection?.close(4409, "a newer connection took over");
+    session.connection = this;
+    server.connections.add(this);
+    server.opened.push(this);
+  }
+
+  ended() {
+    this.server.connections.delete(this);
+    if (this.session.connection === this) this.session.connection = undefined;
+  }
+}
+
+class SocketConnection extends Connection {
+  kind = "ws";
+  received = [];
+
+  constructor(session, server, socket) {
+    super(session, server);
+    this.socket = socket;
+    socket.on("close", (code) => (Object.assign(this, { code }), this.ended()));
+    socket.on("error", () => {});
+    socket.on("message", (data, is_binary) => {
+      if (!is_binary) this.received.push(`${data}`);
+      if (`${data}` === "ping" && !this.is_dead) this.heartbeat();
+      if (`${data}` === "ack" && session.acknowledge()) socket.close(1000);
+    });
+    this.deliver();
+  }
+
+  deliver() {
+    if (this.is_dead) return;
+    const { frame, status } = this.session;
+    this.send(JSON.stringify(frame));
+    if (ENDED.includes(status) && !frame.web_token) this.socket.close(1000);
+  }
+  rotate(frame) {
+    this.send(JSON.stringify(frame));
+  }
+  send(text) {
+    this.socket.send(text);
+  }
+  heartbeat() {
+    this.socket.send(Buffer.alloc(0));
+  }
+  close(code, reason) {
+    this.socket.close(code, reason);
+  }
+  destroy() {
+    this.socket.terminate();
+  }
+}
+
+class StreamConnection extends Connection {
+  kind = "sse";
+
+  constructor(session, server, response) {
+    super(session, server);
+    this.response = response;
+    response.on("close", () => this.ended());
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    this.heartbeat();
+    this.deliver();
+  }
+
+  deliver() {
+    if (this.is_dead) return;
+    const { frame, status, version } = this.session;
+    this.send(`data: ${JSON.stringify(frame)}\nid: ${version}\n\n`);
+    if (ENDED.includes(status)) this.close(1000, "");
+  }
+  rotate(frame) {
+    this.send(`data: ${JSON.stringify(frame)}\n\n`);
+  }
+  send(text) {
+    this.response.write(text);
+  }
+  heartbeat() {
+    this.send(":\n\n");
+  }
+  close(code, reason) {
+    this.response.end(`event: close\ndata: ${JSON.stringify({ code, reason })}\n\n`);
+  }
+  destroy() {
+    this.response.destroy();
+  }
+}
+
+class PollConnection extends Connection {
+  kind = "poll";
+
+  constructor(session, server, response, version) {
+    super(session, server);
+    this.response = response;
+    response.on("close", () => this.ended());
+    if (version !== session.version || ENDED.includes(session.status)) this.deliver();
+  }
+
+  deliver() {
+    if (!this.is_dead) answer(this.response, 200, this.session.view);
+  }
+  /** Answers as when the time is up, which heartbeats do too: a poll is at most as long as their interval. */
+  heartbeat() {
+    this.deliver();
+  }
+  rotate() {
+    this.deliver();
+  }
+  close(code) {
+    if (code === 4409) refuses(409, "replaced")(undefined, this.response);
+    else if (code === 1011) refuses(500, "internal")(undefined, this.response);
+    else refuses(503, "unavailable", { "retry-after": "2" })(undefined, this.response);
+  }
+  destroy() {
+    this.response.destroy();
+  }
+}
+
+export class Server {
+  heartbeat_seconds = HEARTBEAT_SECONDS;
+  /** Each request's route, in order. */
+  requests = [];
+  /** The query of each long poll. */
+  polls = [];
+  /** Handlers in the place of a route: generate, status, poll, sse, ws, ack, cancel. */
+  instead = {};
+  sessions = [];
+  /** Ids of the sessions whose token has been acknowledged, once for each acknowledgement. */
+  acknowledged = [];
+  /** Ids of the sessions that the browser has cancelled. */
+  cancelled = [];
+  /** Open connections on which a browser waits. */
+  connections = new Set();
+  /** All connections on which a browser has waited. */
+  opened = [];
+  /** Open sockets of any kind. Those that have been upgraded are unknown to the HTTP server. */
+  #open = new Set();
+  #sockets = new WebSocketServer({ noServer: true, handleProtocols: () => "qrlogin.ack" });
+  #http = createServer((request, response) => this.#handle(request, response));
+
+  async start() {
+    this.#http.on("connection", (socket) => {
+      this.#open.add(socket);
+      socket.on("close", () => this.#open.delete(socket));
+    });
+    this.#http.on("upgrade", (request, socket, head) => this.#upgrade(request, socket, head));
+    await new Promise((listening) => this.#http.listen(0, "127.0.0.1", listening));
+    this.url = `http://127.0.0.1:${this.#http.address().port}`;
+    return this;
+  }
+
+  stop() {
+    for (const connection of this.connections) connection.destroy();
+    const closed = new Promise((resolve) => this.#http.close(resolve));
+    for (const socket of this.#open) socket.destroy();
+    return closed;
+  }
+
+  /** The newest session. */
+  get session() {
+    return this.sessions.at(-1);
+  }
+
+  count(route) {
+    return this.requests.filter((name) => name === route).length;
+  }
+
+  #find(id) {
+    return this.sessions.find((session) => session.id === id);
+  }
+
+  async #handle(request, response) {
+    const { pathname, searchParams } = new URL(request.url, this.url);
+    let body = "";
+    for await (const chunk of request) body += chunk;
+    const { client_info, session_id } = body ? JSON.parse(body) : {};
+    const last = pathname.split("/").at(-1);
+    const route = pathname.endsWith("/v1/sse/qr") ? "sse" : searchParams.has("wait") ? "poll" : last;
+    this.requests.push(route);
+    const session = this.#find(request.headers["x-qr-session"] ?? session_id);
+    if (route === "poll") this.polls.push(Object.fromEntries(searchParams));
+    if (this.instead[route]) return this.instead[route](request, response);
+    if (route === "generate") {
+      const created = new Session(this, this.sessions.length, client_info);
+      this.sessions.push(created);
+      const heartbeat_seconds = this.heartbeat_seconds;
+      const times = { expires_in: TTL_SECONDS, heartbeat_seconds };
+      return answer(response, 201, { session_id: created.id, ...created.code, ...times });
+    }
+    if (!session) return refuses(404, "not_found")(request, response);
+    if (route === "status") return answer(response, 200, session.view);
+    if (route === "sse") return new StreamConnection(session, this, response);
+    if (route === "poll") {
+      const version = searchParams.get("version") ?? "";
+      if (!/^\d+$/.test(version)) return refuses(400, "invalid_request")(request, response);
+      return new PollConnection(session, this, response, Number(version));
+    }
+    if (route === "ack") {
+      return session.acknowledge() ? answer(response, 204) : refuses(409, "not_decided")(request, response);
+    }
+    if (["confirmed", "rejected"].includes(session.status)) {
+      return refuses(409, "already_decided")(request, response);
+    }
+    this.cancelled.push(session.id);
+    session.cancel();
+    return answer(response, 200, { status: "cancelled" });
+  }
+
+  #upgrade(request, socket, head) {
+    this.requests.push("ws");
+    socket.on("error", () => {});
+    if (this.instead.ws) return this.instead.ws(request, socket);
+    const offered = request.headers["sec-websocket-protocol"] ?? "";
+    const session = this.#find(/qrlogin\.session\.([\w-]+)/.exec(offered)?.[1]);
+    if (!session) return socket.end("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+    this.#sockets.handleUpgrade(request, socket, head, (open) => new SocketConnection(session, this, open));
+  }
+}
+
+/** Refuses the upgrade of a WebSocket. A page sees nothing of the status. */
+export const refuses_upgrade = (status) => (request, socket) =>
+  socket.end(`HTTP/1.1 ${status} Refused\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
