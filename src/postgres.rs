@@ -240,13 +240,16 @@ pub fn check_url(url: &str) -> Result<Config, String> {
     if user.contains(['/', '?', '#']) || is_host {
         return Err("has an @ behind its host; write it as %40".to_owned());
     }
-    let config = Config::from_str(&for_driver(url)?).map_err(|error| explain(&error))?;
+    let ambiguous = || "has more than one @; in a user or a password, write it as %40".to_owned();
+    let is_ambiguous = url.matches('@').count() > 1;
+    let config = Config::from_str(&for_driver(url)?)
+        .map_err(|error| if is_ambiguous { ambiguous() } else { explain(&error) })?;
     if config.get_hosts().is_empty() {
         return Err("names no host".to_owned());
     }
     // The password ends at the first @, for libpq too. What follows it would be looked up as a host.
     if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
-        return Err("has more than one @; in a user or a password, write it as %40".to_owned());
+        return Err(ambiguous());
     }
     Ok(config)
 }

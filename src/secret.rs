@@ -90,13 +90,13 @@ pub fn shown_address(text: &str) -> String {
 }
 
 /// Returns a path for an error or a log line, or [`HIDDEN`] if it holds a character that paths rarely have and secrets
-/// often do: one of `=@#?&;`, a control character or an invisible one. The path comes from a setting, and a secret may
+/// often do: one of `=@#?&;`, `://`, a control character or an invisible one. The path comes from a setting, and a secret may
 /// have been written into the wrong setting.
 #[must_use]
 pub fn shown_path(path: impl AsRef<Path>) -> String {
     let text = path.as_ref().to_string_lossy();
     let is_hidden = |letter: char| "=@#?&;".contains(letter) || letter.is_control() || is_invisible(letter);
-    if text.contains(is_hidden) { HIDDEN.to_owned() } else { text.into_owned() }
+    if text.contains(is_hidden) || text.contains("://") { HIDDEN.to_owned() } else { text.into_owned() }
 }
 
 /// Returns whether a character is shown as nothing, ends a line or changes the direction of the text around it. No
@@ -106,11 +106,21 @@ pub const fn is_invisible(letter: char) -> bool {
     matches!(
         letter,
         '\u{AD}'
+            | '\u{34F}'
             | '\u{61C}'
+            | '\u{115F}'..='\u{1160}'
+            | '\u{17B4}'..='\u{17B5}'
+            | '\u{180B}'..='\u{180F}'
             | '\u{200B}'..='\u{200F}'
             | '\u{2028}'..='\u{202E}'
-            | '\u{2060}'..='\u{2069}'
+            | '\u{2060}'..='\u{206F}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{FE00}'..='\u{FE0F}'
             | '\u{FEFF}'
+            | '\u{FFA0}'
+            | '\u{FFF9}'..='\u{FFFB}'
+            | '\u{E0000}'..='\u{E0FFF}'
     )
 }
 

@@ -58,9 +58,8 @@ pub(super) fn trim(text: &str) -> (&str, Option<&'static str>) {
 }
 
 /// Returns whether an environment variable with this text counts as not set.
-pub(super) fn is_blank(key: &str, text: &str) -> bool {
-    let is_line_end = |letter| matches!(letter, '\r' | '\n');
-    text.chars().all(|letter| is_line_end(letter) || (letter.is_whitespace() && !SECRETS.contains(&key)))
+pub(super) fn is_blank(text: &str) -> bool {
+    text.chars().all(char::is_whitespace)
 }
 
 /// Removes one line end, which a secret has that was read from a file.

@@ -16,6 +16,7 @@ use toml::{Table, Value};
 use super::clean::{boolean, clean, is_blank, trim};
 use super::keys::{self, Likeness};
 use super::{ConfigError, Settings};
+use crate::secret::shown_path;
 
 /// Name of the file of settings that is read if none is named. It need not exist.
 pub const DEFAULT_FILE: &str = "qrlogin.toml";
@@ -108,7 +109,7 @@ impl Layers {
     /// Returns an error if the file cannot be read or is not TOML, or if it has an unknown key or a value that cannot
     /// be used.
     pub fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let file = path.display().to_string();
+        let file = shown_path(path);
         let bytes =
             std::fs::read(path).map_err(|error| ConfigError::File { file: file.clone(), reason: error.to_string() })?;
         let text = str::from_utf8(&bytes).map_err(|error| self.encoding_error(&file, &bytes, error.valid_up_to()))?;
@@ -142,7 +143,7 @@ impl Layers {
             }
             let origin = format!("environment variable {name}");
             let value = value.into_string().map_err(|_| value_error(&origin, &key, "is not UTF-8 text".to_owned()))?;
-            if !is_blank(&key, &value) {
+            if !is_blank(&value) {
                 self.text(&key, &value, &origin)?;
             }
         }

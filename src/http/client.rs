@@ -67,8 +67,13 @@ impl TrustedProxies {
         let peer = peer.to_canonical();
         if !self.trusts(peer) {
             if is_near(peer) {
-                let sent = [&X_FORWARDED_FOR, &STANDARD].into_iter().find(|name| fields.line(name).is_some());
-                sent.into_iter().for_each(|name| self.warn_once(peer, name));
+                let names: &[&HeaderName] = match self.header {
+                    ProxyHeader::XForwardedFor => &[&X_FORWARDED_FOR],
+                    ProxyHeader::Forwarded => &[&STANDARD],
+                    ProxyHeader::Any => &[&X_FORWARDED_FOR, &STANDARD],
+                };
+                let is_sent = |name: &&&HeaderName| fields.line(name).is_some_and(|line| !line.trim_ascii().is_empty());
+                names.iter().find(is_sent).into_iter().for_each(|name| self.warn_once(peer, name));
             }
             return peer;
         }

@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_postgres::{Object, Pool};
+use deadpool_postgres::{Object, Pool, PoolError};
 use tokio::time::Instant;
 use tokio_postgres::Row as PostgresRow;
 use tokio_postgres::error::SqlState;
@@ -85,7 +85,10 @@ impl PostgresStore {
         };
         let pool = postgres.pool(setup.max_connections).map_err(failed)?;
         let prepare = async {
-            let mut connection = pool.get().await.map_err(|error| explain_failure(&error))?;
+            let mut connection = pool.get().await.map_err(|error| match error {
+                PoolError::Timeout(_) => "it does not answer".to_owned(),
+                error => explain_failure(&error),
+            })?;
             check_encoding(&connection).await?;
             migrate(&mut connection).await.map_err(|error| explain_failure(&error))
         };

@@ -6,6 +6,8 @@ use pem::Pem;
 
 /// Beginning of the line before a PEM block (RFC 7468 §2).
 const BEGIN: &[u8] = b"-----BEGIN ";
+/// Beginning of the line after a PEM block.
+const END: &[u8] = b"-----END ";
 
 /// Returns the permission bits of a file.
 #[cfg(unix)]
@@ -29,7 +31,10 @@ pub(super) fn pem_blocks(text: &[u8]) -> Result<Vec<Pem>, usize> {
     let begins: Vec<_> = begins.collect();
     let ends = begins.iter().skip(1).copied().chain([text.len()]);
     let parse = |(number, (begin, end)): (usize, (&usize, usize))| pem::parse(&text[*begin..end]).map_err(|_| number);
-    (1..).zip(begins.iter().zip(ends)).map(parse).collect()
+    let blocks: Vec<_> = (1..).zip(begins.iter().zip(ends)).map(parse).collect::<Result<_, _>>()?;
+    // An end without a beginning is that of a block whose beginning is lost.
+    let ends = text.windows(END.len()).filter(|bytes| *bytes == END).count();
+    if ends == blocks.len() { Ok(blocks) } else { Err(blocks.len() + 1) }
 }
 
 #[cfg(test)]
@@ -52,6 +57,7 @@ mod tests {
             (format!("{cut}{other}"), 1),
             (format!("{block}{other}-----BEGIN PUBLIC"), 3),
             (format!("{block}{cut}{other}{cut}"), 2),
+            (format!("{block}a key\n-----END PUBLIC KEY-----\n"), 2),
             (format!("{block}-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----\n"), 2),
         ] {
             assert_eq!(read(&text), Err(number), "{text}");
