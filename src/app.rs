@@ -200,7 +200,7 @@ impl Parts {
 }
 
 /// Checks for what [`Parts::open`] would refuse, without opening the ports or the database, and without a request.
-/// Creates nothing, except that a directory of `token.key_dir` which is there and holds no key gets its first key.
+/// Creates nothing.
 ///
 /// # Errors
 /// Returns an error for the first setting that cannot be used.

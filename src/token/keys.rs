@@ -458,6 +458,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn check_creates_no_key_and_reads_those_that_are_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        for empty in [dir.path(), &missing] {
+            assert!(KeyRing::check(empty, Clock::system()).is_ok());
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        fs::write(dir.path().join("web-token.pem"), "no key").unwrap();
+        assert!(KeyRing::check(dir.path(), Clock::system()).is_err());
+    }
+
+    #[test]
     fn first_start_creates_one_private_key_and_the_next_reads_it() {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("deep/keys");
