@@ -13,8 +13,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 use url::Url;
 
-use crate::bus::{Bus, BusUrlError, Listener, LocalBus, PostgresBus, RedisBus};
-use crate::clock::Clock;
+use crate::cluster::bus::{Bus, BusUrlError, Listener, LocalBus, PostgresBus, RedisBus};
+use crate::cluster::node::NodeName;
 use crate::config::{AppAuthSettings, LimitSettings, Settings, is_loopback};
 use crate::demo::Demo;
 use crate::geo::{Geo, GeoError};
@@ -22,17 +22,17 @@ use crate::http::{self, App, AppParts, ClientLimits};
 use crate::hub::Hub;
 use crate::limits::{Limits, PerMinute, Sockets};
 use crate::login::{Codes, Faults, Logins, Pending, Policy};
-use crate::memory;
 use crate::metrics::Metrics;
-use crate::node::NodeName;
 use crate::postgres::{self, Postgres};
 use crate::session::{CodeSecret, Rotation};
-use crate::shutdown::Shutdown;
 use crate::store::{BatchingReader, OpenError, PostgresSetup, PostgresStore, SqliteStore, Store};
+use crate::system::clock::Clock;
+use crate::system::memory;
+use crate::system::shutdown::Shutdown;
+use crate::telemetry::warnings::Warnings;
 use crate::token::{
     AppAuth, AppAuthError, KeyError, KeyRing, Minter, PUBLISH_TIME, open_code_secret, read_code_secret,
 };
-use crate::warnings::Warnings;
 
 /// Time for open requests and connections to end after the drain, in seconds.
 const STOP_SECONDS: u64 = 8;
@@ -98,7 +98,7 @@ pub enum ServeError {
         /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A vital part has panicked, see [`Vital`](crate::shutdown::Vital).
+    /// A vital part has panicked, see [`Vital`](crate::system::shutdown::Vital).
     #[error("a part of the server has failed: {0}")]
     Failed(&'static str),
 }

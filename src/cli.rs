@@ -12,14 +12,14 @@ use serde_json::{Map, Value};
 use tracing::{error, info, warn};
 
 use crate::app::{self, Listeners, Parts, Reload};
-use crate::clock::Clock;
 use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Loaded, Origins, Settings, Warning};
 use crate::demo::{DEMO_SETTINGS, Demo, USERS};
-use crate::files;
 use crate::load::{self, Plan, Transport};
-use crate::memory;
 use crate::secret::HIDDEN;
-use crate::shutdown::{Shutdown, Signal, Signals};
+use crate::system::clock::Clock;
+use crate::system::files;
+use crate::system::memory;
+use crate::system::shutdown::{Shutdown, Signal, Signals};
 use crate::telemetry::{Log, LogFormat, Writing, with_warnings};
 use crate::token::sign_app_token;
 

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 use crate::config::{Secret, Settings};
 use crate::qr::Picture;
-use crate::random;
 use crate::session::Timestamp;
+use crate::system::random;
 use crate::telemetry::Lines;
 use crate::token::sign_app_token;
 

@@ -14,9 +14,9 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::metrics::Stopwatch;
-use crate::protocol::{LocationView, NetworkView};
 use crate::secret::shown_path;
-use crate::warnings::Warnings;
+use crate::telemetry::warnings::Warnings;
+use crate::wire::types::{LocationView, NetworkView};
 
 /// The configured databases.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 //! A module imports only from modules of lower layers. `tests/black_box/architecture.rs` lists the layers and enforces
 //! this. ARCHITECTURE.md follows one login through the modules.
 //!
-//! Only `memory` contains `unsafe` code; measurements showed that it is needed there.
+//! Only [`system::memory`] contains `unsafe` code; measurements showed that it is needed there.
 
 // The program: the commands, and the wiring of the server.
 #[forbid(unsafe_code)]
@@ -27,15 +27,11 @@ pub mod login;
 
 // Services that the use cases depend on.
 #[forbid(unsafe_code)]
-pub mod bus;
+pub mod cluster;
 #[forbid(unsafe_code)]
 pub mod geo;
 #[forbid(unsafe_code)]
-pub mod http1;
-#[forbid(unsafe_code)]
 pub mod limits;
-#[forbid(unsafe_code)]
-pub mod protocol;
 #[forbid(unsafe_code)]
 pub mod qr;
 #[forbid(unsafe_code)]
@@ -43,35 +39,21 @@ pub mod store;
 #[forbid(unsafe_code)]
 pub mod token;
 #[forbid(unsafe_code)]
-pub mod websocket;
+pub mod wire;
 
 // The session: its states and transitions, without I/O.
 #[forbid(unsafe_code)]
 pub mod session;
 
-// Utilities that every layer uses.
-#[forbid(unsafe_code)]
-pub mod cause;
-#[forbid(unsafe_code)]
-pub mod clock;
+// Settings, and what every layer uses.
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
-pub mod files;
-pub mod memory;
-#[forbid(unsafe_code)]
 pub mod metrics;
-#[forbid(unsafe_code)]
-pub mod node;
 #[forbid(unsafe_code)]
 pub mod postgres;
 #[forbid(unsafe_code)]
-pub mod random;
-#[forbid(unsafe_code)]
 pub mod secret;
-#[forbid(unsafe_code)]
-pub mod shutdown;
+pub mod system;
 #[forbid(unsafe_code)]
 pub mod telemetry;
-#[forbid(unsafe_code)]
-pub mod warnings;

@@ -18,8 +18,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
-use crate::cause::explain;
 use crate::secret::{HIDDEN, shown_address};
+use crate::telemetry::cause::explain;
 
 /// Time after which an attempt to connect fails, in seconds.
 const CONNECT_SECONDS: u64 = 3;

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::App;
-use super::limit::{Held, SeatOfConnection};
+use super::layers::limit::{Held, SeatOfConnection};
 use super::problem::ApiError;
 use crate::hub::Registration;
 use crate::limits::Call;

@@ -1,31 +1,16 @@
 //! The HTTP API: the route table, and the layers that every request passes through.
 
+mod acceptor;
 mod arrive;
-mod base;
-mod body;
-mod browser;
-mod client;
-mod client_js;
-mod demo;
-mod events;
-mod forwarded;
-mod gate;
-mod host;
-mod limit;
-mod observe;
-mod openapi;
-mod ops;
-mod origin;
+mod layers;
 mod outgoing;
-mod park;
-mod phone;
 mod problem;
 mod refused;
 mod rewound;
-mod risk;
+mod routes;
 mod server;
-mod socket;
 mod upgrade;
+mod waiting_response;
 
 use std::sync::{Arc, OnceLock};
 
@@ -50,24 +35,24 @@ use crate::geo::Geo;
 use crate::hub::Hub;
 use crate::login::Logins;
 use crate::metrics::Metrics;
-use crate::protocol::JwkSet;
-use crate::shutdown::Shutdown;
+use crate::system::shutdown::Shutdown;
+use crate::telemetry::warnings::Warnings;
 use crate::token::AppAuth;
-use crate::warnings::Warnings;
-use base::BasePath;
-use client::TrustedProxies;
-use host::Hosts;
-use observe::Observed;
-use openapi::ANYONE;
-use origin::OriginPolicy;
+use layers::base::BasePath;
+use layers::client::TrustedProxies;
+use layers::host::Hosts;
+use layers::observe::Observed;
+use layers::origin::OriginPolicy;
+use layers::risk::Risks;
+use layers::{base, body, limit, origin};
 use problem::{ApiError, Fault};
 use refused::Refused;
-use risk::Risks;
+use routes::{browser, client_js, demo, event_stream, jwks, openapi, phone, websocket};
 
-pub use gate::serve_public;
-pub use limit::ClientLimits;
-pub use ops::routes as ops_routes;
+pub use acceptor::serve_public;
+pub use layers::limit::ClientLimits;
 pub use outgoing::SEND_BUFFER_BYTES;
+pub use routes::ops::routes as ops_routes;
 pub use server::serve_ops;
 
 /// State shared by all handlers.
@@ -158,17 +143,17 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/qr-login/cancel", post(browser::cancel))
         .route_layer(from_fn_with_state(app.clone(), limit::status));
     let wait = Router::new()
-        .route("/v1/ws/qr", get(socket::open))
-        .route("/v1/ws/qr/{session_id}", get(socket::open))
-        .route("/v1/sse/qr", get(events::open_by_header))
-        .route("/v1/sse/qr/{session_id}", get(events::open));
+        .route("/v1/ws/qr", get(websocket::open))
+        .route("/v1/ws/qr/{session_id}", get(websocket::open))
+        .route("/v1/sse/qr", get(event_stream::open_by_header))
+        .route("/v1/sse/qr/{session_id}", get(event_stream::open));
     let browser = generate.merge(status).merge(wait).route_layer(from_fn_with_state(app.clone(), origin::check));
     let phone = Router::new()
         .route("/v1/qr-login/scan", post(phone::scan))
         .route("/v1/qr-login/confirm", post(phone::confirm))
         .route("/v1/qr-login/reject", post(phone::reject));
     let anyone =
-        Router::new().route("/.well-known/jwks.json", get(jwks)).route("/openapi.json", get(openapi::document));
+        Router::new().route("/.well-known/jwks.json", get(jwks::jwks)).route("/openapi.json", get(openapi::document));
 
     let mut routes = browser.merge(phone).merge(anyone).merge(client_js::routes());
     if app.demo.is_some() {
@@ -224,13 +209,6 @@ impl<T: Serialize> IntoResponse for Answer<T> {
             Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     }
-}
-
-/// Returns the public keys of `web_token`, a JWK Set (RFC 7517).
-#[utoipa::path(get, path = "/.well-known/jwks.json", tag = ANYONE,
-    responses((status = 200, description = "The public keys of web_token.", body = JwkSet)))]
-async fn jwks(State(app): State<Arc<App>>) -> impl IntoResponse {
-    Answer(StatusCode::OK, app.logins.minter.jwks())
 }
 
 /// Header fields of every answer, unless the route sets other values. An answer can hold secrets or state that changes,

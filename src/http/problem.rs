@@ -13,11 +13,11 @@ use super::App;
 use crate::hub::Closing;
 use crate::limits::{Exceeded, Full};
 use crate::login::LoginError;
-use crate::protocol::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 use crate::qr::TooLong;
-use crate::random;
 use crate::session::Refusal;
+use crate::system::random;
 use crate::token::{AuthError, InvalidToken};
+use crate::wire::types::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 
 /// Maximum value of `Retry-After` of an answer 503, in seconds. The value is random, so that clients which were refused
 /// together do not retry together.
@@ -25,7 +25,7 @@ const MAX_RETRY_AFTER_SECONDS: u32 = 4;
 
 /// The reason for which a request is refused.
 #[derive(Debug, Error)]
-pub(super) enum ApiError {
+pub(crate) enum ApiError {
     #[error("{0}")]
     InvalidRequest(String),
     #[error(transparent)]

@@ -22,19 +22,19 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
 
-use super::client::Peer;
-use super::gate::head;
-use super::limit::SeatOfConnection;
+use super::acceptor::request_head;
+use super::layers::client::Peer;
+use super::layers::limit::SeatOfConnection;
 use super::outgoing;
-use super::park::park;
 use super::refused::Refused;
 use super::rewound::Rewound;
-use crate::clock::Clock;
-use crate::http1::{Answer, http_date};
+use super::waiting_response::park;
 use crate::limits::Seat;
 use crate::metrics::Stopwatch;
 use crate::session::Timestamp;
-use crate::shutdown::Shutdown;
+use crate::system::clock::Clock;
+use crate::system::shutdown::Shutdown;
+use crate::wire::http1::{Answer, http_date};
 
 /// Maximum length of a request's head, in bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -134,9 +134,9 @@ impl Connections {
     }
 
     /// Refuses a connection whose request has not arrived whole, and closes it. The route table makes the answer, from
-    /// a request of the bytes that have arrived ([`head::of_beginning`]).
+    /// a request of the bytes that have arrived ([`request_head::of_beginning`]).
     pub(super) fn refuse(&self, mut stream: std::net::TcpStream, peer: SocketAddr, beginning: &[u8], refused: Refused) {
-        let mut request = head::of_beginning(beginning);
+        let mut request = request_head::of_beginning(beginning);
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(refused);
         outgoing::limit(&stream, self.header_time);

@@ -9,9 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::problem::ApiError;
-use crate::protocol::{ACK_SUBPROTOCOL, SESSION_SUBPROTOCOL};
 use crate::session::SessionId;
-use crate::websocket::accept_key;
+use crate::wire::types::{ACK_SUBPROTOCOL, SESSION_SUBPROTOCOL};
+use crate::wire::websocket::accept_key;
 
 /// Path of the WebSocket, up to the session id.
 pub(super) const WEBSOCKET_PATH: &str = "/v1/ws/qr";

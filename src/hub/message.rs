@@ -4,10 +4,10 @@ use zeroize::Zeroizing;
 
 use crate::login::{Logins, Told};
 use crate::metrics::CloseReason;
-use crate::protocol::{CodeView, Confirmed, Frame, SessionView, UserView, close_code};
 use crate::session::{Cancellation, Session, Timestamp};
 use crate::token::MintError;
-use crate::websocket::{Opcode, close_payload, frame};
+use crate::wire::types::{CodeView, Confirmed, Frame, SessionView, UserView, close_code};
+use crate::wire::websocket::{Opcode, close_payload, frame};
 
 /// Upper bound of the bytes of a text frame's head and a whole Close frame with a code and no reason.
 const MAX_FRAMING_BYTES: usize = 32;

@@ -9,20 +9,20 @@
 //! deadline, the rows of all due sessions are read together (`settle.rs`). An undecided session is delivered as expired
 //! only after a reading that is ordered with the decisions (`Store::read_settled`).
 
+mod connection;
+mod deadlines;
+mod due_sessions;
 mod effects;
-mod hints;
 #[cfg(test)]
 mod history;
 mod message;
-mod parking;
+mod notifications;
+mod poller;
 mod registry;
 #[cfg(test)]
 mod registry_test;
-mod settle;
-mod shared;
+mod shared_state;
 mod socket;
-mod waiting;
-mod wheel;
 mod wire;
 
 use std::cell::Cell;
@@ -36,26 +36,26 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tracing::warn;
 
-use crate::clock::Clock;
+use crate::cluster::node::Hint;
 use crate::limits::{Seat, Sockets};
 use crate::login::{Arrival, Logins};
 use crate::metrics::{CloseReason, Stopwatch};
-use crate::node::Hint;
-use crate::protocol::close_code;
 use crate::qr::TooLong;
-use crate::random;
 use crate::session::{Rotation, Session, SessionKey, State, Timestamp};
-use crate::shutdown::Vital;
+use crate::system::clock::Clock;
+use crate::system::random;
+use crate::system::shutdown::Vital;
+use crate::wire::types::close_code;
+use connection::{Opening, Others, RECEIPT_SECONDS, Turn, Waiting, is_after};
+use deadlines::{Epoch, SessionTick, Wheel};
+use due_sessions::Overdue;
 use effects::Effects;
-use hints::Hints;
 use message::Message;
-use parking::Parking;
+use notifications::Hints;
+use poller::Parking;
 use registry::{Fate, Place, Registry};
-use settle::Overdue;
-use shared::Sharing;
+use shared_state::Sharing;
 use socket::Socket;
-use waiting::{Opening, Others, RECEIPT_SECONDS, Turn, Waiting, is_after};
-use wheel::{Epoch, SessionTick, Wheel};
 
 pub use message::wire_view;
 pub use registry::Closing;
@@ -119,7 +119,7 @@ impl Hub {
     pub fn start(logins: Arc<Logins>, sockets: Option<Arc<Sockets>>, vital: Vital) -> io::Result<Arc<Self>> {
         let (poll, parking) = Parking::prepare()?;
         let hub = Arc::new(Self::new(logins, sockets, poll.registry().try_clone()?, parking));
-        parking::watch(hub.clone(), poll, vital)?;
+        poller::watch(hub.clone(), poll, vital)?;
         Ok(hub)
     }
 }

@@ -5,9 +5,11 @@ use http::StatusCode;
 use zeroize::Zeroizing;
 
 use super::message::Message;
-use crate::http1::Answer;
-use crate::protocol::{CLOSE_EVENT, CloseView, EXPIRED_EVENT_ID, PROBLEM_MEDIA_TYPE, Problem, ProblemCode, close_code};
 use crate::session::Timestamp;
+use crate::wire::http1::Answer;
+use crate::wire::types::{
+    CLOSE_EVENT, CloseView, EXPIRED_EVENT_ID, PROBLEM_MEDIA_TYPE, Problem, ProblemCode, close_code,
+};
 
 /// A comment (HTML Standard §9.2.6): the heartbeat of an event stream. It also makes a proxy that waits for the first
 /// bytes pass the answer on.

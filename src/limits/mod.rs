@@ -8,8 +8,8 @@ mod sockets;
 
 use std::net::IpAddr;
 
-use crate::clock::Clock;
 use crate::session::network_of;
+use crate::system::clock::Clock;
 use rate::Rate;
 
 pub use sockets::{Cells, Full, Seat, Sockets};

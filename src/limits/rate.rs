@@ -13,7 +13,7 @@ use governor::{NotUntil, Quota, RateLimiter};
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
 
 use super::Exceeded;
-use crate::clock::Clock;
+use crate::system::clock::Clock;
 
 /// Maximum number of clients in the table of one rate. An entry is a hash and a time.
 pub(super) const MAX_CLIENTS: usize = 65_536;

@@ -19,7 +19,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use super::api::Target;
 use super::{Shared, Transport};
 use crate::metrics::Stopwatch;
-use crate::protocol::{ACK_MESSAGE, ACK_SUBPROTOCOL, MAX_WAIT_SECONDS, SESSION_HEADER};
+use crate::wire::types::{ACK_MESSAGE, ACK_SUBPROTOCOL, MAX_WAIT_SECONDS, SESSION_HEADER};
 
 /// Size of a browser's read buffer, in bytes. It is most of the memory that a browser costs this tool.
 const BUFFER_BYTES: usize = 1024;

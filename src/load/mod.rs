@@ -21,8 +21,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::clock::Clock;
 use crate::metrics::Stopwatch;
+use crate::system::clock::Clock;
 use api::{Api, Target};
 use browser::Browser;
 

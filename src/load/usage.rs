@@ -55,7 +55,7 @@ fn number(text: &str, word: &str) -> Option<u64> {
 
 /// Raises the limit on open files of this process to its maximum. Returns the limit that then applies.
 pub(super) fn open_files_limit() -> u64 {
-    crate::files::raise_limit().unwrap_or(u64::MAX)
+    crate::system::files::raise_limit().unwrap_or(u64::MAX)
 }
 
 #[cfg(all(test, target_os = "linux"))]

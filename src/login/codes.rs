@@ -1,6 +1,6 @@
-use crate::protocol::CodeView;
 use crate::qr::{Picture, TooLong};
 use crate::session::{CODE_PATH, Code, CodeSecret, Presented, Rotation, Session, SessionKey, Timestamp};
+use crate::wire::types::CodeView;
 
 /// Makes and checks the codes that browsers show, and the numbers for number matching.
 pub struct Codes {

@@ -2,7 +2,7 @@ use tracing::{error, warn};
 
 use super::{LoginError, Logins};
 use crate::store::StoreError;
-use crate::warnings::Warnings;
+use crate::telemetry::warnings::Warnings;
 
 /// Rate limits for warnings of faults that any number of requests and connections can meet.
 #[derive(Debug, Default)]

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use super::{LoginError, Logins};
-use crate::random;
 use crate::session::{Client, Session, SessionId, State};
+use crate::system::random;
 
 /// A new session and its session id.
 #[derive(Debug)]

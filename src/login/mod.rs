@@ -20,12 +20,12 @@ use thiserror::Error;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::bus::{Bus, Change};
-use crate::clock::Clock;
+use crate::cluster::bus::{Bus, Change};
+use crate::cluster::node::{Hint, NodeName};
 use crate::metrics::{Metrics, Outcome};
-use crate::node::{Hint, NodeName};
 use crate::session::{Cancellation, Code, Presented, Refusal, Session, SessionKey, State, Step, Timestamp};
 use crate::store::{Announcer, Apart, Attached, BatchingReader, Changed, Store, StoreError, Stored, Which, read_apart};
+use crate::system::clock::Clock;
 use crate::token::{MintError, Minter};
 
 pub use codes::Codes;
@@ -279,10 +279,10 @@ impl Announcer for Logins {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::LocalBus;
+    use crate::cluster::bus::LocalBus;
     use crate::session::{Client, CodeSecret, Rotation, Status};
-    use crate::shutdown::Shutdown;
     use crate::store::SqliteStore;
+    use crate::system::shutdown::Shutdown;
     use crate::token::KeyRing;
 
     #[tokio::test]

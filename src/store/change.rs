@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::committed::{Announcer, Changed, Committed, Stored, Transition, Which};
 use super::writer::Failure;
-use crate::clock::Clock;
+use crate::cluster::node::Hint;
 use crate::metrics::Stopwatch;
-use crate::node::Hint;
 use crate::session::{Refusal, Session, Step};
+use crate::system::clock::Clock;
 
 /// Maximum number of attempts to write a change while another process changes the same row.
 const MAX_ATTEMPTS: usize = 8;

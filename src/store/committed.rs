@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::cluster::node::Waits;
 use crate::metrics::Stopwatch;
-use crate::node::Waits;
 use crate::session::{CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
 
 /// Identifies the session to change.

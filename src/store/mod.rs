@@ -15,7 +15,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::node::{Hint, NodeName};
+use crate::cluster::node::{Hint, NodeName};
 use crate::secret::shown_path;
 use crate::session::{CodeKey, Session, SessionKey, Status, Timestamp};
 

@@ -22,12 +22,12 @@ use tokio_postgres::types::{FromSql, ToSql};
 use super::committed::{Announcer, Changed, Committed, Stored, Transition, Which};
 use super::row::{self, COLUMNS, Row, StateColumns, corrupt, hash};
 use super::{Attached, Ended, Heaviest, OpenError, Store, StoreError, Untold};
-use crate::cause::explain;
-use crate::clock::Clock;
+use crate::cluster::node::{Hint, NodeName, Waits};
 use crate::metrics::Stopwatch;
-use crate::node::{Hint, NodeName, Waits};
 use crate::postgres::{Postgres, explain_failure};
 use crate::session::{Client, CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
+use crate::system::clock::Clock;
+use crate::telemetry::cause::explain;
 
 /// Migrations of the schema, in order. A released migration never changes.
 const MIGRATIONS: [&str; 2] = [

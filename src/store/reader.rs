@@ -10,7 +10,7 @@ use tracing::warn;
 use super::{Store, StoreError};
 use crate::metrics::Stopwatch;
 use crate::session::{Session, SessionKey};
-use crate::shutdown::Vital;
+use crate::system::shutdown::Vital;
 
 /// Maximum number of rows per query.
 const MAX_BATCH: usize = 500;

@@ -25,9 +25,9 @@ use super::database_file::{DatabaseFiles, DatabaseLock, Lost};
 use super::row::{self, COLUMNS, Row, StateColumns, corrupt};
 use super::writer::{Access, Database, Failure, Writer, closed, lock};
 use super::{Attached, Ended, Heaviest, OpenError, Store, StoreError, Untold};
-use crate::clock::Clock;
-use crate::node::Hint;
+use crate::cluster::node::Hint;
 use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
+use crate::system::clock::Clock;
 
 /// Migrations of the schema, in order. The `user_version` of the database is the number of those that were applied. A
 /// released migration never changes.

@@ -30,7 +30,7 @@ use tokio::sync::oneshot;
 use tracing::error;
 
 use super::StoreError;
-use crate::clock::Clock;
+use crate::system::clock::Clock;
 
 /// Maximum number of jobs in one transaction.
 const MAX_BATCH: usize = 64;

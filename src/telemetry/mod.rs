@@ -3,8 +3,10 @@
 //! Only `tracing` events are logged, and not those of the `log` crate. Some libraries log whole WebSocket frames
 //! through it, and frames contain tokens.
 
+pub mod cause;
+mod collector;
 mod line;
-mod warnings;
+pub mod warnings;
 mod writer;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -23,7 +25,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, Formatter, 
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload::Handle;
 
-pub use warnings::with_warnings;
+pub use collector::with_warnings;
 pub use writer::{Lines, Writing};
 
 /// Beginning of the targets of the pool of connections to Postgres (the crates `deadpool` and `deadpool-postgres`).

@@ -18,11 +18,11 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::key_file::{mode_of, pem_blocks};
-use crate::clock::Clock;
-use crate::random;
 use crate::secret::shown_path;
 use crate::session::CodeSecret;
-use crate::warnings::Warnings;
+use crate::system::clock::Clock;
+use crate::system::random;
+use crate::telemetry::warnings::Warnings;
 
 /// Name of the file with the first key, which the first start creates.
 const FIRST_KEY: &str = "web-token.pem";

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::{AppUser, KeyRing, WEB_TOKEN_TYPE};
-use crate::random;
 use crate::session::{Grant, Timestamp};
+use crate::system::random;
 
 /// Claims that the server sets itself. `token.claims` cannot pass on claims of these names.
 pub const RESERVED_CLAIMS: [&str; 9] = ["iss", "sub", "aud", "iat", "nbf", "exp", "jti", "auth_time", "amr"];

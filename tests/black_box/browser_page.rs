@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Stdio;
 
 use qrlogin::app::{self, Listeners, Parts, Reload, ServeError};
-use qrlogin::clock::{Clock, Hands};
 use qrlogin::config::Settings;
 use qrlogin::demo::Demo;
-use qrlogin::shutdown::Shutdown;
+use qrlogin::system::clock::{Clock, Hands};
+use qrlogin::system::shutdown::Shutdown;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;

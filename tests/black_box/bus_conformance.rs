@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use qrlogin::bus::{Bus, Change, Listener, LocalBus, PostgresBus, RedisBus};
-use qrlogin::clock::Clock;
+use qrlogin::cluster::bus::{Bus, Change, Listener, LocalBus, PostgresBus, RedisBus};
+use qrlogin::cluster::node::{Hint, NodeName};
 use qrlogin::metrics::{Metrics, Stopwatch};
-use qrlogin::node::{Hint, NodeName};
 use qrlogin::postgres::Postgres;
 use qrlogin::session::{PhoneUser, Session, Step};
 use qrlogin::store::{PostgresSetup, PostgresStore, SqliteStore, Store};
+use qrlogin::system::clock::Clock;
 use tokio::sync::mpsc;
 
 use crate::real_time::until;

@@ -15,7 +15,7 @@ use crate::real_time::until;
 const LOGINS: usize = 120;
 
 fn app_token(user: usize) -> String {
-    let exp = qrlogin::clock::Clock::system().now().as_seconds() + 600;
+    let exp = qrlogin::system::clock::Clock::system().now().as_seconds() + 600;
     let claims = json!({ "sub": format!("user {user}"), "exp": exp });
     qrlogin::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap()
 }
@@ -81,7 +81,7 @@ async fn confirmed_logins_survive_a_kill_and_an_added_signing_key() {
 
     // Add a newer key, as an operator does.
     let other = tempfile::tempdir().unwrap();
-    drop(qrlogin::token::KeyRing::open(&other.path().join("keys"), qrlogin::clock::Clock::system()).unwrap());
+    drop(qrlogin::token::KeyRing::open(&other.path().join("keys"), qrlogin::system::clock::Clock::system()).unwrap());
     std::fs::copy(other.path().join("keys/web-token.pem"), dir.path().join("keys/a-newer.pem")).unwrap();
     let (status, ..) = run(&mut qrlogin(dir.path(), &["check-config"]));
     assert!(status.success());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
-use qrlogin::node::Hint;
+use qrlogin::cluster::node::Hint;
 use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
 use qrlogin::store::{
     Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Untold, Which,

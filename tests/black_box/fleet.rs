@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use qrlogin::random;
+use qrlogin::system::random;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -171,7 +171,9 @@ impl Fleet {
     /// Adds a newer signing key, as an operator does.
     pub fn add_key(&self) {
         let other = tempfile::tempdir().unwrap();
-        drop(qrlogin::token::KeyRing::open(&other.path().join("keys"), qrlogin::clock::Clock::system()).unwrap());
+        drop(
+            qrlogin::token::KeyRing::open(&other.path().join("keys"), qrlogin::system::clock::Clock::system()).unwrap(),
+        );
         let keys = self.dir.path().join("keys");
         std::fs::copy(other.path().join("keys/web-token.pem"), keys.join("z-newer.pem")).unwrap();
     }
@@ -218,7 +220,7 @@ impl Fleet {
     /// Scans and confirms. Returns the time at which the phone began its last call, and the time of the 200 or the
     /// refusal.
     async fn confirm(&self, user: &str, code: &Value) -> (Instant, Result<Instant, String>) {
-        let exp = qrlogin::clock::Clock::system().now().as_seconds() + 600;
+        let exp = qrlogin::system::clock::Clock::system().now().as_seconds() + 600;
         let claims = json!({ "sub": user, "exp": exp });
         let token = qrlogin::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
         let mut asked = now();

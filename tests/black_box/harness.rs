@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use qrlogin::app::{self, Listeners, Parts, Reload, ServeError};
-use qrlogin::bus::{Bus, LocalBus};
-use qrlogin::clock::{Clock, Hands};
+use qrlogin::cluster::bus::{Bus, LocalBus};
 use qrlogin::config::Settings;
 use qrlogin::geo::Geo;
 use qrlogin::metrics::Metrics;
 use qrlogin::session::Timestamp;
-use qrlogin::shutdown::Shutdown;
 use qrlogin::store::{SqliteStore, Store};
+use qrlogin::system::clock::{Clock, Hands};
+use qrlogin::system::shutdown::Shutdown;
 use qrlogin::token::{KeyRing, open_code_secret, sign_app_token};
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};

@@ -12,7 +12,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use qrlogin::clock::Clock;
+use qrlogin::system::clock::Clock;
 use qrlogin::telemetry::with_warnings;
 use qrlogin::token::AppAuth;
 use serde_json::{Map, Value, json};

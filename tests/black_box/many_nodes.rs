@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use qrlogin::bus::{Bus, Change, Listener};
+use qrlogin::cluster::bus::{Bus, Change, Listener};
+use qrlogin::cluster::node::{Hint, NodeName};
 use qrlogin::metrics::Stopwatch;
-use qrlogin::node::{Hint, NodeName};
-use qrlogin::random;
 use qrlogin::session::Session as StoredSession;
 use qrlogin::store::Store as _;
+use qrlogin::system::random;
 
 use crate::clocks::faketime;
 use crate::fleet::{Fleet, Login, all_are_well, logins_during};

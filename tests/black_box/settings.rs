@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use qrlogin::app;
-use qrlogin::clock::Clock;
 use qrlogin::config::{ConfigError, ENV_PREFIX, Layers, Settings};
 use qrlogin::postgres::Postgres;
+use qrlogin::system::clock::Clock;
 use tempfile::TempDir;
 use toml::{Table, Value};
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use qrlogin::clock::Clock;
+use qrlogin::system::clock::Clock;
 use qrlogin::token::KeyRing;
 use serde_json::Value;
 

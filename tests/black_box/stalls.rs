@@ -4,8 +4,8 @@
 use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
-use qrlogin::random;
 use qrlogin::session::SessionId;
+use qrlogin::system::random;
 use rusqlite::Connection;
 
 use crate::harness::{Browser, Seen, Server};

@@ -3,10 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
-use qrlogin::clock::{Clock, Hands};
-use qrlogin::node::{Hint, NodeName, Waits};
+use qrlogin::cluster::node::{Hint, NodeName, Waits};
 use qrlogin::postgres::Postgres;
-use qrlogin::random;
 use qrlogin::session::{
     Cancellation, Client, Confirmation, Grant, PhoneUser, Presented, Refusal, Rotation, Session, SessionId, SessionKey,
     State, Step, Timestamp,
@@ -14,6 +12,8 @@ use qrlogin::session::{
 use qrlogin::store::{
     Announcer, Attached, Changed, Ended, PostgresSetup, PostgresStore, SqliteStore, Store, Stored, Untold, Which,
 };
+use qrlogin::system::clock::{Clock, Hands};
+use qrlogin::system::random;
 use serde_json::{Map, json};
 
 use crate::harness::START;

@@ -29,23 +29,23 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use super::connection::{Readiness, Share, blind_to_others};
 use super::registry::Place;
 use super::socket::{Socket, Watch};
-use super::waiting::{Readiness, Share, blind_to_others};
 use super::{Channel, Connection, Hub};
-use crate::bus::{Bus as _, Listener, LocalBus};
-use crate::clock::{Clock, Hands};
-use crate::hub::parking::Parking;
+use crate::cluster::bus::{Bus as _, Listener, LocalBus};
+use crate::hub::poller::Parking;
 use crate::login::{Codes, Faults, LoginError, Logins, Pending, Policy, Verdict};
 use crate::metrics::Metrics;
 use crate::session::{
     Client, CodeSecret, PhoneUser, Refusal, Rotation, Session, SessionId, SessionKey, State, Timestamp,
 };
-use crate::shutdown::Shutdown;
 use crate::store::BatchingReader;
 use crate::store::writer::Progress;
+use crate::system::clock::{Clock, Hands};
+use crate::system::shutdown::Shutdown;
 use crate::token::{AppUser, KeyRing, Minter};
-use crate::websocket::{Opcode, close_payload, frame};
+use crate::wire::websocket::{Opcode, close_payload, frame};
 use model::{Foreign, Machine, ModelStore};
 
 /// Histories in one test run. The variable `HISTORIES` overrides it.

@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::Fault;
-use crate::clock::Clock;
-use crate::node::{Hint, NodeName, Waits};
+use crate::cluster::node::{Hint, NodeName, Waits};
 use crate::session::{CodeKey, Session, SessionKey, Timestamp};
 use crate::store::change::{Change, Table, change};
 use crate::store::writer::{Access, Database, Failure, Progress, Writer};
 use crate::store::{
     Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Untold, Which,
 };
+use crate::system::clock::Clock;
 
 /// Message of an injected panic of a statement.
 pub(super) const WANTED_PANIC: &str = "a statement panics, as the history wants it";

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use url::Url;
 
-use crate::cause::explain;
+use crate::telemetry::cause::explain;
 
 /// Time limit of a request. Phones wait for its response.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -20,10 +20,10 @@ use url::form_urlencoded;
 use super::fetch::{Source, json_of};
 use super::turns::Turns;
 use super::{AuthError, InvalidToken};
-use crate::clock::Clock;
-use crate::random;
 use crate::session::network_of;
-use crate::warnings::Warnings;
+use crate::system::clock::Clock;
+use crate::system::random;
+use crate::telemetry::warnings::Warnings;
 
 /// Key of the setting that names the endpoint.
 const SETTING: &str = "app_auth.introspection_url";

@@ -12,9 +12,9 @@ use tracing::{info, warn};
 use super::fetch::{Source, json_of};
 use super::key::{Key, Unusable};
 use super::{AuthError, InvalidToken};
-use crate::clock::Clock;
 use crate::session::printable;
-use crate::warnings::Warnings;
+use crate::system::clock::Clock;
+use crate::telemetry::warnings::Warnings;
 
 /// Key of the setting that names the source.
 const SETTING: &str = "app_auth.jwks_url";

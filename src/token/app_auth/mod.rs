@@ -24,9 +24,9 @@ use url::Url;
 
 use super::WEB_TOKEN_TYPE;
 use super::key_file::{mode_of, pem_blocks};
-use crate::clock::Clock;
 use crate::secret::shown_path;
 use crate::session::{PhoneUser, Timestamp, printable};
+use crate::system::clock::Clock;
 use fetch::Source;
 use introspection::Introspection;
 use key::Key;

@@ -1,0 +1,41 @@
+//! Compares the locations of the phone and the browser, and applies `risk.policy`.
+
+use std::net::IpAddr;
+
+use crate::config::{RiskPolicy, RiskSettings, RiskSignal};
+use crate::geo::Geo;
+use crate::session::Client;
+
+/// The settings `[risk]`.
+pub(crate) struct Risks(pub(crate) RiskSettings);
+
+impl Risks {
+    /// Returns the signals in which the browser and the phone at address `phone` differ. A signal that is unknown for
+    /// either of them does not count as a difference.
+    pub(crate) fn of(&self, geo: &Geo, browser: &Client, phone: IpAddr) -> Vec<&'static str> {
+        let Ok(browser) = browser.ip.parse::<IpAddr>() else { return Vec::new() };
+        let country = |address| geo.location(address).and_then(|location| location.country_code);
+        let network = |address| geo.network(address).and_then(|network| network.asn);
+        let lie_apart = |signal: &RiskSignal| match signal {
+            RiskSignal::Country => differ(country(browser), country(phone)),
+            RiskSignal::Network => differ(network(browser), network(phone)),
+        };
+        self.0.signals.iter().filter(|signal| lie_apart(signal)).map(|signal| name(*signal)).collect()
+    }
+
+    /// Returns whether `risk.policy` lets the phone scan and confirm.
+    pub(crate) fn is_safe(&self, geo: &Geo, browser: &Client, phone: IpAddr) -> bool {
+        self.0.policy == RiskPolicy::Report || self.of(geo, browser, phone).is_empty()
+    }
+}
+
+fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one != other)
+}
+
+const fn name(signal: RiskSignal) -> &'static str {
+    match signal {
+        RiskSignal::Country => "country",
+        RiskSignal::Network => "network",
+    }
+}

@@ -1,0 +1,195 @@
+//! The calls of the browser: generate, status and long poll, ack, cancel.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, FromRequestParts, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use utoipa::IntoParams;
+use zeroize::Zeroizing;
+
+use crate::http::arrive::{Admitted, Arrived, arrive_if};
+use crate::http::layers::body::{Json, OptionalJson};
+use crate::http::layers::client::{ClientAddress, describe};
+use crate::http::layers::limit::SeatOfConnection;
+use crate::http::problem::ApiError;
+use crate::http::routes::openapi::BROWSER;
+use crate::http::upgrade::WEBSOCKET_PATH;
+use crate::http::waiting_response::{Parking, Patience};
+use crate::http::{Answer, App};
+use crate::hub::wire_view;
+use crate::login::LoginError;
+use crate::session::{Session, SessionId, Status, Timestamp};
+use crate::wire::types::{
+    GenerateRequest, GenerateResponse, MAX_CLIENT_INFO_CHARS, MAX_WAIT_SECONDS, SESSION_HEADER, SessionRequest,
+    SessionView, StatusResponse,
+};
+
+/// Generates a session, and returns its session id and its code.
+#[utoipa::path(post, path = "/v1/qr-login/generate", tag = BROWSER, request_body = Option<GenerateRequest>,
+    responses((status = 201, description = "A session: its secret, and its code to show.", body = GenerateResponse)))]
+pub(crate) async fn generate(
+    State(app): State<Arc<App>>,
+    address: ClientAddress,
+    headers: HeaderMap,
+    OptionalJson(request): OptionalJson<GenerateRequest>,
+) -> Result<Answer<GenerateResponse>, ApiError> {
+    if request.client_info.as_ref().is_some_and(|info| info.chars().count() > MAX_CLIENT_INFO_CHARS) {
+        return Err(ApiError::InvalidRequest(format!("client_info is longer than {MAX_CLIENT_INFO_CHARS} characters")));
+    }
+    let generated = app.logins.generate(describe(address, &headers, request.client_info)).await?;
+    let code = app.logins.codes.shown(&generated.session, generated.session.created_at)?;
+    if let Some(demo) = &app.demo {
+        demo.show(&code.qr_url);
+    }
+    let session = &generated.session;
+    let session_id = generated.id.expose();
+    Ok(Answer(
+        StatusCode::CREATED,
+        GenerateResponse {
+            ws_path: Zeroizing::new(format!("{}{WEBSOCKET_PATH}/{}", app.base.path(), *session_id)),
+            session_id,
+            code: code.code,
+            qr_url: code.qr_url,
+            qr_image: code.qr_image,
+            expires_in: session.expires_at.seconds_since(session.created_at),
+            expires_at: app.logins.clock.date_of(session.expires_at).to_string(),
+            heartbeat_seconds: app.logins.policy.heartbeat_seconds,
+        },
+    ))
+}
+
+/// Returns the state of a session, at once or when it changes (long poll).
+#[utoipa::path(get, path = "/v1/qr-login/status/{session_id}", tag = BROWSER,
+    params(("session_id" = String, Path, description = "The browser's secret."), LongPoll),
+    responses((status = 200, description = "How the session stands.", body = SessionView)))]
+pub(crate) async fn status(
+    State(app): State<Arc<App>>,
+    address: ClientAddress,
+    Extension(taken): Extension<SeatOfConnection>,
+    path: Result<Path<String>, PathRejection>,
+    asked: LongPoll,
+) -> Result<Response, ApiError> {
+    let Ok(Path(id)) = path else { return Err(ApiError::NotFound) };
+    status_of(&app, address, &taken, &session_id(&id)?, &asked).await
+}
+
+/// Returns the state of the session in the header field `X-QR-Session`, at once or when it changes (long poll).
+#[utoipa::path(get, path = "/v1/qr-login/status", tag = BROWSER,
+    params(("x-qr-session" = String, Header, description = "The browser's secret, kept out of the path."), LongPoll),
+    responses((status = 200, description = "How the session stands.", body = SessionView)))]
+pub(crate) async fn status_by_header(
+    State(app): State<Arc<App>>,
+    address: ClientAddress,
+    Extension(taken): Extension<SeatOfConnection>,
+    headers: HeaderMap,
+    asked: LongPoll,
+) -> Result<Response, ApiError> {
+    status_of(&app, address, &taken, &id_in_header(&headers)?, &asked).await
+}
+
+/// The query parameters of a long poll.
+#[derive(Debug, Default, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LongPoll {
+    /// Maximum time until the answer, in seconds. The answer comes as soon as the session's version is not `version`.
+    #[param(maximum = 25)]
+    wait: Option<u32>,
+    /// The version of the session that the browser has.
+    version: Option<u32>,
+}
+
+impl LongPoll {
+    fn of(query: &str) -> Result<Self, ApiError> {
+        let mut asked = Self::default();
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let number = || value.parse().map_err(|_| ApiError::InvalidRequest(format!("{name} is not a number")));
+            match &*name {
+                "wait" => asked.wait = Some(number()?),
+                "version" => asked.version = Some(number()?),
+                _ => {}
+            }
+        }
+        if asked.wait > Some(MAX_WAIT_SECONDS) {
+            return Err(ApiError::InvalidRequest(format!("wait is more than {MAX_WAIT_SECONDS} seconds")));
+        }
+        Ok(asked)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for LongPoll {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let asked = Self::of(parts.uri.query().unwrap_or_default())?;
+        // A HEAD request has no body to wait for, so it is answered at once.
+        Ok(if parts.method == Method::GET { asked } else { Self::default() })
+    }
+}
+
+async fn status_of(
+    app: &App,
+    address: ClientAddress,
+    taken: &SeatOfConnection,
+    id: &SessionId,
+    asked: &LongPoll,
+) -> Result<Response, ApiError> {
+    let (Some(wait_seconds @ 1..), Some(version)) = (asked.wait, asked.version) else {
+        app.hub.receipt_settled(id.key()).await;
+        let (session, now) = app.logins.current(id.key()).await?;
+        return view(app, &session, now);
+    };
+    let is_awaited = |session: &Session, now| {
+        session.version == version && matches!(session.status(now), Status::Pending | Status::Scanned)
+    };
+    // No call: the layer of the route has counted it.
+    match arrive_if(app, id.key(), address.0, None, taken, is_awaited).await? {
+        Admitted::Answered(answered) => view(app, &answered.0, answered.1),
+        Admitted::Waits(arrived) => {
+            let Arrived { registration, found, seat } = *arrived;
+            let patience = Patience::Poll { version, wait_seconds };
+            Ok(Parking { registration, found, seat: seat.keep(), patience }.into_response())
+        }
+    }
+}
+
+fn view(app: &App, session: &Session, now: Timestamp) -> Result<Response, ApiError> {
+    let told = app.logins.tell(session, now).map_err(LoginError::from)?;
+    Ok(Answer(StatusCode::OK, wire_view(told, &app.logins, session, now)).into_response())
+}
+
+/// Acknowledges the token, which is not delivered again.
+#[utoipa::path(post, path = "/v1/qr-login/ack", tag = BROWSER, request_body = SessionRequest,
+    responses((status = 204, description = "The token is not given again.")))]
+pub(crate) async fn ack(
+    State(app): State<Arc<App>>,
+    Json(request): Json<SessionRequest>,
+) -> Result<StatusCode, ApiError> {
+    app.logins.claim(session_id(&request.session_id)?.key()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Cancels a session that has not been decided.
+#[utoipa::path(post, path = "/v1/qr-login/cancel", tag = BROWSER, request_body = SessionRequest,
+    responses((status = 200, description = "It is cancelled.", body = StatusResponse)))]
+pub(crate) async fn cancel(
+    State(app): State<Arc<App>>,
+    Json(request): Json<SessionRequest>,
+) -> Result<Answer<StatusResponse>, ApiError> {
+    app.logins.cancel(session_id(&request.session_id)?.key()).await?;
+    Ok(Answer(StatusCode::OK, StatusResponse { status: "cancelled" }))
+}
+
+/// Returns the session id in the header field `X-QR-Session`.
+pub(crate) fn id_in_header(headers: &HeaderMap) -> Result<SessionId, ApiError> {
+    let missing = || ApiError::InvalidRequest(format!("the header {SESSION_HEADER} is missing"));
+    let id = headers.get(SESSION_HEADER).ok_or_else(missing)?;
+    session_id(id.to_str().unwrap_or_default())
+}
+
+/// Parses a session id. A malformed id is refused with the same error as an unknown one.
+pub(crate) fn session_id(text: &str) -> Result<SessionId, ApiError> {
+    SessionId::parse(text).ok_or(ApiError::Login(LoginError::NotFound))
+}

@@ -1,0 +1,93 @@
+//! The routes of the demo: its pages, its users, and their app tokens.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+
+use crate::demo::{DemoUser, USERS};
+use crate::http::layers::body::Json;
+use crate::http::problem::ApiError;
+use crate::http::{Answer, App, origin};
+
+const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// `Content-Security-Policy` of the demo's pages: no inline code, nothing from other origins, no framing.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub(crate) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+    // A page of another origin must not get a user's app token.
+    let token =
+        Router::new().route("/demo/token", post(token)).route_layer(from_fn_with_state(app.clone(), origin::check));
+    Router::new()
+        .merge(token)
+        .route("/", get(async |State(app): State<Arc<App>>| html(&app, include_str!("../../../web/index.html"))))
+        .route(
+            "/q/{code}",
+            get(async |State(app): State<Arc<App>>| html(&app, include_str!("../../../web/phone.html"))),
+        )
+        .route(
+            "/demo/gallery",
+            get(async |State(app): State<Arc<App>>| html(&app, include_str!("../../../web/gallery.html"))),
+        )
+        .route("/demo/{file}", get(file))
+        .route("/demo/users", get(async || Answer(StatusCode::OK, USERS)))
+}
+
+async fn file(Path(file): Path<String>) -> Result<impl IntoResponse, ApiError> {
+    match file.as_str() {
+        "demo.css" => Ok(page("text/css", include_str!("../../../web/demo.css"))),
+        "index.js" => Ok(page("text/javascript", include_str!("../../../web/index.js"))),
+        "phone.js" => Ok(page("text/javascript", include_str!("../../../web/phone.js"))),
+        "gallery.js" => Ok(page("text/javascript", include_str!("../../../web/gallery.js"))),
+        "api.js" => Ok(page("text/javascript", include_str!("../../../web/api.js"))),
+        "icon.svg" => Ok(page("image/svg+xml", include_str!("../../../web/icon.svg"))),
+        _ => Err(ApiError::NotFound),
+    }
+}
+
+fn html(app: &App, text: &str) -> Response {
+    page("text/html", app.base.links_in(text))
+}
+
+fn page(kind: &'static str, text: impl IntoResponse) -> Response {
+    let headers = [
+        (CONTENT_TYPE, format!("{kind}; charset=utf-8")),
+        (CONTENT_SECURITY_POLICY, POLICY.to_owned()),
+        // The page holds no secret. With `no-store`, browsers would not restore it when the user navigates back.
+        (CACHE_CONTROL, "no-cache".to_owned()),
+        (CROSS_ORIGIN_OPENER_POLICY, "same-origin".to_owned()),
+        (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin".to_owned()),
+    ];
+    (headers, text).into_response()
+}
+
+#[derive(Deserialize)]
+struct TokenRequest {
+    user: String,
+}
+
+#[derive(Serialize)]
+struct TokenResponse {
+    app_token: String,
+    user: DemoUser,
+}
+
+/// Returns an app token of a demo user. In production the site's own login issues it to the app.
+async fn token(
+    State(app): State<Arc<App>>,
+    Json(request): Json<TokenRequest>,
+) -> Result<Answer<TokenResponse>, ApiError> {
+    let user = USERS.into_iter().find(|user| user.id == request.user).ok_or(ApiError::NotFound)?;
+    let demo = app.demo.as_ref().ok_or(ApiError::NotFound)?;
+    let app_token = demo.app_token(&user, app.logins.clock.wall()).ok_or(ApiError::NotFound)?;
+    Ok(Answer(StatusCode::OK, TokenResponse { app_token, user }))
+}

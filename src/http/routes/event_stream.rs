@@ -1,0 +1,117 @@
+//! Event streams (HTML Standard §9.2, server-sent events), on which a browser waits where a WebSocket is not possible.
+//!
+//! The stream has no schema in the OpenAPI document. OpenAPI 3.1 cannot describe events, and some programs apply the
+//! schema of the stream to each event.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, State};
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+
+use crate::http::App;
+use crate::http::arrive::{Admitted, Arrived, arrive_if};
+use crate::http::layers::client::ClientAddress;
+use crate::http::layers::limit::SeatOfConnection;
+use crate::http::layers::origin::LAST_EVENT_ID;
+use crate::http::problem::ApiError;
+use crate::http::routes::browser::{id_in_header, session_id};
+use crate::http::routes::openapi::BROWSER;
+use crate::http::waiting_response::{Parking, Patience};
+use crate::limits::Call;
+use crate::session::{Session, SessionId, Status, Timestamp};
+use crate::wire::types::EXPIRED_EVENT_ID;
+
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Number of heartbeats in a row that the browser's system may leave unacknowledged.
+const MAX_LOST: u32 = 2;
+
+/// Opens an event stream of a session.
+#[utoipa::path(get, path = "/v1/sse/qr/{session_id}", tag = BROWSER,
+    params(
+        ("session_id" = String, Path, description = "The browser's secret."),
+        ("last-event-id" = Option<String>, Header, description = "Of the last event that the browser has seen."),
+    ),
+    responses(
+        (status = 200, description = "The frames of the WebSocket, as events: the `data` of each is one, as JSON.", content(("text/event-stream"))),
+        (status = 204, description = "The browser has been told the end; it need not come back."),
+    ))]
+pub(crate) async fn open(
+    State(app): State<Arc<App>>,
+    address: ClientAddress,
+    Extension(taken): Extension<SeatOfConnection>,
+    path: Result<Path<String>, PathRejection>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Ok(Path(id)) = path else { return Err(ApiError::NotFound) };
+    stream(&app, address, &taken, &session_id(&id)?, &method, &headers).await
+}
+
+/// Opens an event stream of the session in the header field `X-QR-Session`.
+#[utoipa::path(get, path = "/v1/sse/qr", tag = BROWSER,
+    params(
+        ("x-qr-session" = String, Header, description = "The browser's secret, kept out of the path."),
+        ("last-event-id" = Option<String>, Header, description = "Of the last event that the browser has seen."),
+    ),
+    responses(
+        (status = 200, description = "The frames of the WebSocket, as events: the `data` of each is one, as JSON.", content(("text/event-stream"))),
+        (status = 204, description = "The browser has been told the end; it need not come back."),
+    ))]
+pub(crate) async fn open_by_header(
+    State(app): State<Arc<App>>,
+    address: ClientAddress,
+    Extension(taken): Extension<SeatOfConnection>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    stream(&app, address, &taken, &id_in_header(&headers)?, &method, &headers).await
+}
+
+async fn stream(
+    app: &App,
+    address: ClientAddress,
+    taken: &SeatOfConnection,
+    id: &SessionId,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let is_get = method == Method::GET;
+    let is_awaited = |session: &Session, now| is_get && !has_heard_the_end(session, now, last);
+    let call = Some(Call::WebSocket);
+    let arrived = match arrive_if(app, id.key(), address.0, call, taken, is_awaited).await? {
+        Admitted::Waits(arrived) => arrived,
+        Admitted::Answered(answered) => {
+            let (session, now) = *answered;
+            if has_heard_the_end(&session, now, last) {
+                return Ok(StatusCode::NO_CONTENT.into_response());
+            }
+            return Ok(FIELDS.into_response());
+        }
+    };
+    let Arrived { registration, found, seat } = *arrived;
+    // A token that has not been acknowledged is delivered again.
+    let is_open = matches!(found.session.status(found.read_at), Status::Pending | Status::Scanned);
+    let told = last.parse().ok().filter(|told| is_open && *told == found.session.version);
+    let patience = Patience::Stream {
+        told_version: told.unwrap_or(0),
+        silent_seconds: app.logins.policy.heartbeat_seconds.saturating_mul(MAX_LOST),
+    };
+    Ok((FIELDS, Parking { registration, found, seat: seat.keep(), patience }.into_response()).into_response())
+}
+
+/// Header fields of a stream. `X-Accel-Buffering` turns off nginx's buffering, which would delay events.
+const FIELDS: [(HeaderName, &str); 2] = [(CONTENT_TYPE, "text/event-stream"), (X_ACCEL_BUFFERING, "no")];
+
+/// Returns whether the browser has received the session's last event. It is then answered with 204, upon which an
+/// `EventSource` does not reconnect (HTML Standard §9.2.3).
+fn has_heard_the_end(session: &Session, now: Timestamp, last_event_id: &str) -> bool {
+    match session.status(now) {
+        Status::Pending | Status::Scanned | Status::Confirmed => false,
+        Status::Expired => last_event_id == EXPIRED_EVENT_ID,
+        Status::Claimed | Status::Rejected | Status::Cancelled => last_event_id == session.version.to_string(),
+    }
+}

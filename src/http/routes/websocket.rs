@@ -1,0 +1,67 @@
+//! WebSocket upgrades that hyper has read. The acceptor ([`crate::http::acceptor`]) answers an upgrade that is the first request
+//! of its connection. An upgrade that comes later, as from a proxy that keeps connections alive, is answered by
+//! [`open`]. It takes the TCP connection from hyper once the answer is written, and opens it in the hub.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use crate::http::App;
+use crate::http::arrive::{Arrived, arrive};
+use crate::http::layers::client::ClientAddress;
+use crate::http::layers::limit::SeatOfConnection;
+use crate::http::outgoing;
+use crate::http::problem::ApiError;
+use crate::http::rewound::Rewound;
+use crate::http::upgrade::{Handshake, offered_id};
+use crate::hub::{Channel, Connection};
+use crate::limits::Call;
+use crate::login::LoginError;
+use crate::session::SessionId;
+
+/// Answers the opening handshake, and opens the connection in the hub.
+pub(crate) async fn open(
+    State(app): State<Arc<App>>,
+    address: ClientAddress,
+    Extension(taken): Extension<SeatOfConnection>,
+    path: Result<Option<Path<String>>, PathRejection>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let handshake = Handshake::of(request.version(), request.headers())?;
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or(ApiError::UpgradeRequired)?;
+    let id = match path {
+        Ok(Some(Path(id))) => SessionId::parse(&id),
+        Ok(None) => offered_id(request.headers()),
+        Err(_) => None,
+    };
+    let id = id.ok_or(ApiError::Login(LoginError::NotFound))?;
+    let arrived = arrive(&app, id.key(), address.0, Some(Call::WebSocket), &taken).await?;
+
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    for (name, value) in handshake.answer() {
+        let name = HeaderName::try_from(name).map_err(|_| ApiError::UpgradeRequired)?;
+        let value = HeaderValue::from_str(value).map_err(|_| ApiError::UpgradeRequired)?;
+        response.headers_mut().insert(name, value);
+    }
+    let (arrived, channel) = (Box::new(arrived), Channel::WebSocket { acknowledges: handshake.acknowledges });
+    app.upgrades.spawn(async move {
+        // The browser may have closed the connection before the answer was written.
+        let Ok(upgraded) = upgrade.await else { return };
+        // Does not fail: hyper is given no other transport.
+        let Ok(parts) = upgraded.downcast::<TokioIo<Rewound>>() else { return };
+        let (Some(stream), unread) = parts.io.into_inner().into_parts() else { return };
+        let Ok(stream) = stream.into_std() else { return };
+        outgoing::lift(&stream);
+        let early = [&parts.read_buf[..], &unread].concat();
+        let socket = mio::net::TcpStream::from_std(stream);
+        let Arrived { registration, found, seat } = *arrived;
+        let connection = Connection { socket, answer: Vec::new(), early, channel, seat: seat.keep() };
+        registration.open(connection, &found);
+    });
+    Ok(response)
+}

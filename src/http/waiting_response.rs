@@ -1,0 +1,93 @@
+//! Hands the connections of event streams and long polls to the hub. hyper and the route table handle the request up to
+//! the head of its answer. Then the connection is taken from hyper and opened in the hub, where it costs the same as a
+//! WebSocket.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE};
+use axum::response::{IntoResponse as _, Response};
+use tokio::net::TcpStream;
+
+use super::outgoing;
+use super::rewound::Stream;
+use crate::hub::{Channel, Connection, Registration};
+use crate::limits::Seat;
+use crate::login::Arrival;
+use crate::session::Timestamp;
+use crate::wire::http1::{self, Answer};
+
+/// Response extension that carries a [`Parking`] through the layers, which add their header fields to the response.
+#[derive(Clone)]
+pub(super) struct Parked(Arc<Mutex<Option<Parking>>>);
+
+/// A connection that is to be opened in the hub.
+pub(super) struct Parking {
+    pub(super) registration: Registration,
+    pub(super) found: Arrival,
+    pub(super) seat: Option<Seat>,
+    pub(super) patience: Patience,
+}
+
+/// The kind of a connection that is to be opened in the hub.
+pub(super) enum Patience {
+    /// An event stream of a browser that has received the version `told_version`, or 0.
+    Stream { told_version: u32, silent_seconds: u32 },
+    /// A long poll, answered once the version is not `version`, or after `wait_seconds`.
+    Poll { version: u32, wait_seconds: u32 },
+}
+
+impl Parking {
+    /// Returns a response for the layers to add header fields to. [`park`] takes the parking out of it.
+    pub(super) fn into_response(self) -> Response {
+        let mut response = StatusCode::OK.into_response();
+        response.extensions_mut().insert(Parked(Arc::new(Mutex::new(Some(self)))));
+        response
+    }
+}
+
+/// Takes the connection from hyper and opens it in the hub, if `response` carries a [`Parking`]. Returns the response
+/// that hyper is to write. hyper's bytes then go nowhere, because it no longer has the connection ([`super::rewound`]).
+pub(super) fn park(mut response: Response, stream: &Stream, now: Timestamp) -> Response {
+    let Some(parked) = response.extensions_mut().remove::<Parked>() else { return response };
+    let parking = parked.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let (Some(parking), Some(stream)) = (parking, stream.take()) else { return response };
+    open(parking, stream, &response, now);
+    StatusCode::OK.into_response()
+}
+
+fn open(parking: Parking, stream: TcpStream, response: &Response, now: Timestamp) {
+    let Parking { registration, found, seat, patience } = parking;
+    let Ok(stream) = stream.into_std() else { return };
+    let fields = fields_of(response);
+    let (answer, channel) = match patience {
+        Patience::Stream { told_version, silent_seconds } => {
+            outgoing::notice_silence(&stream, Duration::from_secs(silent_seconds.into()));
+            (stream_head(&fields, now), Channel::EventStream { told_version })
+        }
+        Patience::Poll { version, wait_seconds } => (Vec::new(), Channel::Poll { version, wait_seconds, fields }),
+    };
+    let socket = mio::net::TcpStream::from_std(stream);
+    registration.open(Connection { socket, answer, early: Vec::new(), channel, seat }, &found);
+}
+
+/// Returns the head of an event stream. It has no length, and chunks would need state, so the stream ends with the
+/// connection.
+fn stream_head(fields: &[u8], now: Timestamp) -> Vec<u8> {
+    let head = Answer::new(StatusCode::OK, Some(now)).field("content-type", b"text/event-stream").fields(fields);
+    head.open().to_vec()
+}
+
+/// Returns the header fields of `response` as bytes, without those that depend on the body. The connection is closed
+/// after the answer.
+fn fields_of(response: &Response) -> Vec<u8> {
+    let mut fields = Vec::new();
+    http1::field(&mut fields, CONNECTION.as_str(), b"close");
+    for (name, value) in response.headers() {
+        if ![CONTENT_TYPE, CONTENT_LENGTH, CONNECTION, DATE].contains(name) {
+            http1::field(&mut fields, name.as_str(), value.as_bytes());
+        }
+    }
+    fields
+}

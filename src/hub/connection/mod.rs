@@ -1,0 +1,477 @@
+//! One waiting connection: its record and its state machine.
+//!
+//! A connection has no task, buffer, channel or timer of its own, only its record. Whatever happens (bytes arrive, the
+//! session changes, a deadline passes) is a [`Turn`]: a method of [`Waiting`] that runs under the registry's lock. A
+//! turn never blocks. It sets [`Effects`] for what must be done outside of the lock. A turn that writes does not read
+//! first, and a turn that reads is bounded, so a client that floods its connection delays neither its own messages nor
+//! those of other connections.
+//!
+//! The record is also a guard. Its [`Drop`] closes the socket and counts the connection as closed, once, however it
+//! leaves the registry.
+//!
+//! This file holds the beginning and the end of a connection, `write.rs` what is written, `read.rs` what is read, and
+//! `timers.rs` the deadlines. `simulation` runs all of it on a simulated socket, in random order.
+
+mod read;
+#[cfg(test)]
+mod simulation;
+mod timers;
+mod write;
+
+use std::sync::Arc;
+
+use mio::Token;
+use mio::net::TcpStream;
+use tracing::info;
+
+use super::deadlines::{Lag, SessionTick, Tick};
+use super::effects::Effects;
+use super::message::Message;
+use super::registry::{Keyed, Place};
+use super::shared_state::Shared;
+use super::socket::{Socket, Watch};
+use super::wire::{Channel, Wire};
+use crate::cluster::node::Hint;
+use crate::limits::Cells;
+use crate::metrics::{CloseReason, Stopwatch};
+use crate::session::{Session, SessionKey};
+use crate::system::clock::Clock;
+use crate::wire::types::close_code;
+use crate::wire::websocket::Ear;
+
+pub(super) use read::{Readiness, Share};
+pub(super) use write::RECEIPT_SECONDS;
+
+/// Maximum time of a closing handshake, in seconds.
+const CLOSE_SECONDS: u32 = 1;
+
+/// The record of a waiting connection. See the [module documentation](self).
+pub(super) struct Waiting<S: Socket = TcpStream> {
+    key: SessionKey,
+    /// The socket, once the connection is open.
+    socket: Option<S>,
+    /// Where the connection is counted, while it is open.
+    counted: Option<Arc<Shared>>,
+    /// Cells of the quota that the connection counts in, if connections are limited.
+    cells: Option<Cells>,
+    /// Number that the store has given this connection among those of its session at all nodes. A newer connection has
+    /// a greater one. 0 until it is known, and always with a store that serves one node.
+    attachment: u32,
+    /// Number of this connection in the order of registration at this node. It wraps around after 2^32 connections.
+    arrival: u32,
+    /// End of the session, in session time.
+    expiry: SessionTick,
+    /// Time of the next heartbeat. For a poll, the time at which it is answered without a change.
+    next_beat: Tick,
+    /// Start of the next rotation period.
+    next_rotation: SessionTick,
+    /// The rotation period whose code the browser shows.
+    period: u16,
+    /// End of the present phase. While the connection waits, the time at which the session's row is read.
+    phase_end: Tick,
+    /// The tick of the connection's one valid entry in the queue of deadlines. Entries of other ticks are out of date.
+    armed: Tick,
+    /// Greatest version of the session that has been delivered, or that the browser knew already.
+    told_version: u32,
+    phase: Phase,
+    /// Number of heartbeats in a row that have not been answered.
+    unanswered: u8,
+    wire: Wire,
+    /// Whether the browser acknowledges the token with the message `ack`.
+    acknowledges: bool,
+    hold_back: HoldBack,
+    /// Reason that is reported when the connection ends.
+    reason: CloseReason,
+    /// State that is seldom needed.
+    aside: Option<Box<Aside>>,
+}
+
+/// State that most connections need seldom and briefly.
+#[derive(Default)]
+struct Aside {
+    /// Change that was announced before the connection was open.
+    missed: Option<(Arc<Session>, Stopwatch)>,
+    /// Greatest attachment of the session that was announced before the connection was open.
+    newest_attachment: u32,
+    /// State of the decoder within a frame or message of the browser.
+    ear: Option<Ear>,
+    /// Bytes that the system has not accepted yet.
+    unsent: Vec<u8>,
+    /// Number of unsent bytes up to the end of the token, or 0 if no token is among them.
+    unsent_token_bytes: usize,
+    /// Time at which the connection is closed if bytes are still unsent.
+    unsent_until: Option<Tick>,
+    /// Measures the time from a session change until it has been written whole.
+    pushing: Option<Stopwatch>,
+    /// Number of bytes that are still read and discarded after the browser broke the protocol.
+    linger_bytes: usize,
+    /// Number of unread bytes that were received before the token was written. They contain no acknowledgement of it.
+    early_bytes: usize,
+}
+
+/// Whether a token is held back while the acknowledgement of another connection may be on its way. A connection holds
+/// it back once at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HoldBack {
+    /// The token has not been held back.
+    NotYet,
+    /// The token is held back until the end of the phase. Then the session is read again.
+    Now,
+    /// The token has been held back and is delivered from now on.
+    Over,
+}
+
+/// The phases of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The session's row is being read, and the handshake is not answered yet.
+    Arriving,
+    /// The connection is open and waits for the end of its session.
+    Waiting,
+    /// The token has been written. The message `ack` is the acknowledgement.
+    AwaitingWord,
+    /// The token and the server's Close have been written. The browser's Close 1000 is the acknowledgement.
+    AwaitingReceipt,
+    /// The acknowledgement is being stored. Then the server closes if `then_close`, and otherwise the connection ends.
+    Claiming { then_close: bool },
+    /// The server's Close has been written. The browser's Close is awaited.
+    Closing,
+    /// The browser broke the protocol and has been sent a Close. Bytes that it still sends are discarded.
+    Lingering,
+    /// The connection has ended. The record is dropped after this turn.
+    Ended,
+}
+
+/// Returns whether the connection with number `arrival` was registered after `other`. The numbers wrap around, so what
+/// counts is their difference (as in RFC 1982 §3.2).
+pub(super) const fn is_after(arrival: u32, other: u32) -> bool {
+    arrival.wrapping_sub(other).cast_signed() > 0
+}
+
+/// The other connections of the same session during a turn.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Others {
+    /// Arrival of the newest open connection at this node.
+    newest: Option<u32>,
+    /// Greatest attachment of the connections at this node.
+    attachment: u32,
+    /// Whether a newer connection is known to wait at another node.
+    is_newer_elsewhere: bool,
+    /// Whether one of them has been given the token, and its acknowledgement may be on its way.
+    awaits_ack: bool,
+}
+
+impl Others {
+    /// Takes another connection into account.
+    pub(super) fn note<S: Socket>(&mut self, other: &Waiting<S>) {
+        #[cfg(test)]
+        if IS_BLIND.get() {
+            return;
+        }
+        if let Some(arrival) = other.active_arrival()
+            && self.newest.is_none_or(|newest| is_after(arrival, newest))
+        {
+            self.newest = Some(arrival);
+        }
+        self.attachment = self.attachment.max(other.attachment);
+        self.awaits_ack |= other.awaits_ack();
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    static IS_BLIND: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Makes connections ignore the others of their session, on this thread, until the guard is dropped. The simulation
+/// must find this fault.
+#[cfg(test)]
+pub(super) fn blind_to_others() -> impl Drop {
+    struct Blind;
+    impl Drop for Blind {
+        fn drop(&mut self) {
+            IS_BLIND.set(false);
+        }
+    }
+    IS_BLIND.set(true);
+    Blind
+}
+
+/// One turn: what it may use, and the effects that it sets.
+pub(super) struct Turn<'a, S: Socket = TcpStream> {
+    pub(super) place: Place,
+    /// The tick from which a new duration is counted.
+    pub(super) now: Tick,
+    /// The difference of steady time and session time.
+    pub(super) lag: Lag,
+    pub(super) heartbeat_seconds: u32,
+    pub(super) rotate_seconds: u32,
+    pub(super) poll: &'a S::Poll,
+    pub(super) clock: &'a Clock,
+    /// The other connections of the session. Only set in turns that deliver a session's state.
+    pub(super) others: Others,
+    pub(super) effects: Effects,
+}
+
+/// What is needed to open a connection.
+pub(super) struct Opening<'a, S: Socket = TcpStream> {
+    pub(super) socket: S,
+    /// Beginning of the answer to the request. Empty if it has been written.
+    pub(super) answer: Vec<u8>,
+    /// Bytes that arrived after the request.
+    pub(super) early: &'a mut [u8],
+    pub(super) channel: Channel,
+    pub(super) attachment: u32,
+    /// Whether a connection of the session at another node may have been given the token a moment ago.
+    pub(super) may_await_ack_elsewhere: bool,
+    pub(super) expiry: SessionTick,
+    pub(super) first_beat: Tick,
+    pub(super) period: u16,
+    pub(super) next_rotation: SessionTick,
+    pub(super) shared: Arc<Shared>,
+    pub(super) cells: Option<Cells>,
+}
+
+impl<S: Socket> Keyed for Waiting<S> {
+    fn key(&self) -> &SessionKey {
+        &self.key
+    }
+}
+
+impl<S: Socket> Waiting<S> {
+    /// Returns the record of a connection whose session is being read.
+    pub(super) const fn arriving(key: SessionKey, arrival: u32) -> Self {
+        Self {
+            key,
+            socket: None,
+            counted: None,
+            cells: None,
+            attachment: 0,
+            arrival,
+            expiry: SessionTick::NEVER,
+            next_beat: Tick::NEVER,
+            next_rotation: SessionTick::NEVER,
+            period: 0,
+            phase_end: Tick::NEVER,
+            armed: Tick::NEVER,
+            told_version: 0,
+            phase: Phase::Arriving,
+            unanswered: 0,
+            wire: Wire::WebSocket,
+            acknowledges: false,
+            hold_back: HoldBack::NotYet,
+            reason: CloseReason::Network,
+            aside: None,
+        }
+    }
+
+    /// Returns the connection's number in the order of registration, if it is open. A superseded connection does not
+    /// supersede others and has none.
+    pub(super) fn active_arrival(&self) -> Option<u32> {
+        (self.phase != Phase::Arriving && self.reason != CloseReason::Replaced).then_some(self.arrival)
+    }
+
+    pub(super) const fn attachment(&self) -> u32 {
+        self.attachment
+    }
+
+    /// Raises the attachment to that of another connection of the session at this node. The store numbers connections
+    /// in the order of its statements, which may differ from the order of the requests. With a smaller number than the
+    /// store's last one, the newest connection would be taken for a superseded one.
+    pub(super) fn adopt(&mut self, attachment: u32) {
+        if self.phase != Phase::Arriving {
+            self.attachment = self.attachment.max(attachment);
+        }
+    }
+
+    /// Returns whether an acknowledgement may be in the socket's receive buffer or is being stored. A browser that
+    /// sends `ack` waits for the server's Close before it opens another connection, so the wait for its `ack` does not
+    /// count.
+    pub(super) fn awaits_receipt(&self) -> bool {
+        matches!(self.phase, Phase::AwaitingReceipt | Phase::Claiming { .. })
+    }
+
+    /// Returns whether the connection has been given the token, and its acknowledgement may be on its way or is being
+    /// stored.
+    fn awaits_ack(&self) -> bool {
+        self.awaits_receipt() || self.phase == Phase::AwaitingWord
+    }
+
+    /// Returns whether the session's end has not been delivered yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.phase == Phase::Waiting
+    }
+
+    /// Returns whether the connection is sent the whole view of the session.
+    pub(super) fn wants_view(&self) -> bool {
+        self.wire == Wire::Poll
+    }
+
+    /// Returns whether a poll's time is up, so that it is answered even if the session has not changed.
+    pub(super) fn is_to_be_answered(&self) -> bool {
+        self.wire == Wire::Poll && self.is_waiting() && self.next_beat == Tick::NEVER
+    }
+
+    /// Opens the connection. `message` is the session's state, or `None` if its token cannot be minted. Returns the
+    /// change that was announced during the handshake, if any.
+    pub(super) fn open(
+        &mut self,
+        opening: Opening<'_, S>,
+        message: Option<&Message>,
+        turn: &mut Turn<'_, S>,
+    ) -> Option<(Arc<Session>, Stopwatch)> {
+        let metrics = &opening.shared.metrics;
+        metrics.connection_opened();
+        info!(event = "connected", session = %self.key, active = metrics.active_connections());
+        self.counted = Some(opening.shared);
+        self.cells = opening.cells;
+        self.socket = Some(opening.socket);
+        self.attachment = opening.attachment.max(turn.others.attachment);
+        self.expiry = opening.expiry;
+        self.phase_end = opening.expiry.tick(turn.lag);
+        self.next_beat = opening.first_beat;
+        self.next_rotation = opening.next_rotation;
+        self.period = opening.period;
+        self.phase = Phase::Waiting;
+        let (missed, newest_attachment) =
+            self.aside.take().map_or((None, 0), |aside| (aside.missed, aside.newest_attachment));
+        self.take_up(opening.channel, turn);
+        // Readiness from here on is reported, and handled after this turn.
+        if self.watch(Watch::Begin, turn).is_err() {
+            self.end(CloseReason::Network, turn);
+            return None;
+        }
+        // A connection that has been superseded before it is open is answered and closed. It is not given the token.
+        turn.others.is_newer_elsewhere = self.attachment < newest_attachment;
+        turn.others.awaits_ack |= opening.may_await_ack_elsewhere;
+        // A change that was announced meanwhile makes the state that was read out of date. The caller delivers the
+        // change next.
+        let is_overtaken =
+            message.zip(missed.as_ref()).is_some_and(|(read, (missed, _))| read.version < missed.version);
+        self.greet(opening.answer, opening.early, message, is_overtaken, turn);
+        missed
+    }
+
+    fn take_up(&mut self, channel: Channel, turn: &Turn<'_, S>) {
+        match channel {
+            Channel::WebSocket { acknowledges } => self.acknowledges = acknowledges,
+            Channel::EventStream { told_version } => {
+                self.wire = Wire::EventStream;
+                self.told_version = told_version;
+            }
+            Channel::Poll { version, wait_seconds, .. } => {
+                self.wire = Wire::Poll;
+                self.told_version = version;
+                // A poll is also answered when the code rotates, which does not change the version.
+                self.next_beat = turn.now.plus_seconds(wait_seconds).min(self.next_rotation.tick(turn.lag));
+                self.next_rotation = SessionTick::NEVER;
+            }
+        }
+    }
+
+    /// Keeps a change that is announced during the handshake. Returns whether the handshake is under way.
+    pub(super) fn note_if_arriving(&mut self, session: &Arc<Session>, since: Stopwatch) -> bool {
+        let is_arriving = self.phase == Phase::Arriving;
+        if is_arriving {
+            let missed = &mut self.aside.get_or_insert_default().missed;
+            if missed.as_ref().is_none_or(|(earlier, _)| earlier.version < session.version) {
+                *missed = Some((session.clone(), since));
+            }
+        }
+        is_arriving
+    }
+
+    /// Handles a notification. Closes the connection if the notification names a newer one. Returns whether the session
+    /// must be read for this connection.
+    pub(super) fn hinted(&mut self, hint: &Hint, turn: &mut Turn<'_, S>) -> bool {
+        if self.phase == Phase::Arriving {
+            let newest = &mut self.aside.get_or_insert_default().newest_attachment;
+            *newest = hint.attachment.max(*newest);
+            return true;
+        }
+        if self.attachment < hint.attachment {
+            self.give_way(turn);
+            return false;
+        }
+        self.is_waiting() && self.told_version < hint.version
+    }
+
+    /// Continues after the acknowledgement has been stored or its storing has failed.
+    pub(super) fn claimed(&mut self, turn: &mut Turn<'_, S>) {
+        match self.phase {
+            Phase::Claiming { then_close: true } => self.close(close_code::DONE, "", CloseReason::Decided, turn),
+            Phase::Claiming { then_close: false } => self.finish(turn),
+            _ => {}
+        }
+    }
+
+    fn watch(&mut self, watch: Watch, turn: &Turn<'_, S>) -> std::io::Result<()> {
+        let Some(socket) = &mut self.socket else { return Ok(()) };
+        socket.watch(turn.poll, Token(turn.place.to_token()), watch)
+    }
+
+    fn pushed(&self, since: Stopwatch) {
+        if let Some(shared) = &self.counted {
+            shared.metrics.pushed(since);
+        }
+    }
+
+    /// Returns the number of active connections, for the log.
+    fn active(&self) -> i64 {
+        self.counted.as_ref().map_or(0, |shared| shared.metrics.active_connections())
+    }
+
+    fn pass_to(&mut self, phase: Phase, seconds: u32, turn: &Turn<'_, S>) {
+        self.phase = phase;
+        self.phase_end = turn.now.plus_seconds(seconds);
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.aside.as_ref().is_some_and(|aside| !aside.unsent.is_empty())
+    }
+
+    /// Frees the seldom needed state if nothing in it is needed any more.
+    fn tidy(&mut self) {
+        let is_needed = |aside: &Aside| {
+            aside.ear.is_some() || !aside.unsent.is_empty() || aside.linger_bytes > 0 || aside.early_bytes > 0
+        };
+        if self.aside.as_ref().is_some_and(|aside| !is_needed(aside)) {
+            self.aside = None;
+        }
+    }
+
+    /// Ends the connection with this reason.
+    fn end(&mut self, reason: CloseReason, turn: &mut Turn<'_, S>) {
+        self.reason = reason;
+        self.finish(turn);
+    }
+
+    /// Ends the connection with the reason that is already set.
+    fn finish(&mut self, turn: &mut Turn<'_, S>) {
+        self.phase = Phase::Ended;
+        turn.effects.ends = true;
+    }
+
+    fn has_ended(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+}
+
+impl<S: Socket> Drop for Waiting<S> {
+    fn drop(&mut self) {
+        let has_unsent = self.has_unsent();
+        if let Some(socket) = self.socket.as_mut().filter(|_| has_unsent) {
+            // The browser did not read in time. Without this the system would keep its queue for minutes.
+            socket.discard_unsent();
+        }
+        drop(self.socket.take());
+        if let Some(shared) = self.counted.take() {
+            if let (Some(sockets), Some(cells)) = (&shared.sockets, self.cells) {
+                sockets.release(cells);
+            }
+            shared.metrics.connection_closed(self.reason);
+            let (reason, active) = (self.reason.as_str(), shared.metrics.active_connections());
+            info!(event = "disconnected", session = %self.key, reason, active);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Cases with a given order of events, which a random run reaches seldom or cannot check.
+
+use std::io;
+use std::sync::Arc;
+
+use super::line::Simulated;
+use super::{Dropped, Fixture, KEY, Kind, World, masked};
+use crate::hub::connection::timers::PATIENCE_SECONDS;
+use crate::hub::connection::read::MAX_MESSAGE_BYTES;
+use crate::hub::connection::{Readiness, Waiting};
+use crate::hub::deadlines::{Lag, Tick};
+use crate::metrics::{CloseReason, Stopwatch};
+use crate::session::{Client, Session, State, Timestamp};
+use crate::wire::websocket::close_payload;
+
+/// Returns an open connection on which `pending` has been delivered, unless it is a poll.
+fn waiting(fixture: &Fixture, kind: Kind) -> World<'_> {
+    let mut world = World::new(fixture, kind, Dropped::Nothing);
+    world.open(&mut [], 1 << 16);
+    world
+}
+
+/// Returns what the server has written since the last call.
+fn written(world: &World<'_>) -> Vec<u8> {
+    std::mem::take(&mut world.line.0.borrow_mut().written)
+}
+
+/// Delivers bytes of the browser and handles all readiness that follows.
+fn hears(world: &mut World<'_>, bytes: &[u8]) {
+    world.send(bytes, None);
+    world.line.0.borrow_mut().arrive(usize::MAX);
+    while world.line.0.borrow().is_readable || world.reads_on > 0 {
+        world.report();
+        if world.reads_on > 0 {
+            world.perform(0);
+        }
+    }
+}
+
+#[test]
+fn a_timed_out_event_stream_ends_by_heartbeat_and_other_failures_end_by_network() {
+    let fixture = Fixture::new();
+    for (kind, failure, reason) in [
+        (Kind::Events, io::ErrorKind::TimedOut, CloseReason::Heartbeat),
+        (Kind::Events, io::ErrorKind::ConnectionReset, CloseReason::Network),
+        (Kind::Plain, io::ErrorKind::TimedOut, CloseReason::Network),
+        (Kind::Plain, io::ErrorKind::ConnectionReset, CloseReason::Network),
+    ] {
+        let mut world = waiting(&fixture, kind);
+        world.line.0.borrow_mut().failure = Some(failure);
+        world.ready(Readiness { is_writable: false, is_last: true });
+        assert_eq!(world.ended_by, Some(reason), "{kind:?} {failure}");
+    }
+}
+
+#[test]
+fn a_session_ended_by_a_step_of_session_time_leaves_the_store_its_full_time() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    world.now = Tick(2000);
+    world.lag = Lag(-400_000);
+    world.act(|record, turn| record.session_time_stepped(turn));
+    world.pass_time(1);
+    assert_eq!((world.asks, world.is_waiting()), (1, true));
+    // The store does not answer for a minute.
+    let ended_by = |world: &World<'_>| world.record.as_ref().filter(|it| !it.is_waiting()).map(|it| it.reason);
+    world.pass_time(10 * PATIENCE_SECONDS - 20);
+    assert_eq!(ended_by(&world), None);
+    // An attempt follows one second after the one before.
+    world.pass_time(20);
+    world.pass_time(20);
+    assert_eq!(ended_by(&world), Some(CloseReason::Unavailable));
+}
+
+#[test]
+fn bytes_after_a_violation_are_discarded_up_to_a_maximum() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    hears(&mut world, &[0xFF, 0xFF]);
+    let mut take_in = |bytes: usize| world.act(|record, turn| record.take_in(&mut vec![0; bytes], turn));
+    take_in(4 * 1024 * 1024 - 1);
+    take_in(0);
+    assert!(world.record.is_some());
+    world.act(|record, turn| record.take_in(&mut [0], turn));
+    assert_eq!(world.ended_by, Some(CloseReason::Protocol));
+
+    // The same holds if the Close was not accepted at once.
+    let mut world = waiting(&fixture, Kind::Plain);
+    world.line.0.borrow_mut().room_bytes = 0;
+    hears(&mut world, &[0xFF, 0xFF]);
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    world.act(|record, turn| record.take_in(&mut [0], turn));
+    assert!(world.record.is_some());
+}
+
+#[test]
+fn event_streams_and_polls_end_at_a_read_above_the_maximum_message_length() {
+    let fixture = Fixture::new();
+    for kind in [Kind::Events, Kind::Poll] {
+        let mut world = waiting(&fixture, kind);
+        world.act(|record, turn| record.take_in(&mut [0; MAX_MESSAGE_BYTES as usize], turn));
+        assert!(world.is_waiting());
+        world.act(|record, turn| record.take_in(&mut [0; MAX_MESSAGE_BYTES as usize + 1], turn));
+        assert_eq!(world.ended_by, Some(CloseReason::Protocol));
+    }
+}
+
+#[test]
+fn the_message_ping_is_answered_unless_bytes_are_unsent() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    written(&world);
+    hears(&mut world, &masked(0x81, b"ping"));
+    assert_eq!(written(&world), [0x82, 0]);
+    world.line.0.borrow_mut().room_bytes = 0;
+    world.tell("scanned");
+    hears(&mut world, &masked(0x81, b"ping"));
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    assert_eq!(written(&world), fixture.message("scanned").text.frame());
+}
+
+#[test]
+fn a_violation_after_the_token_closes_with_1002_and_after_the_ack_with_1000() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    world.tell("confirmed");
+    written(&world);
+    hears(&mut world, &[0xFF, 0xFF]);
+    assert_eq!(written(&world), [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat());
+    assert_eq!(world.receipts_in_all, 0);
+
+    let mut world = waiting(&fixture, Kind::Acknowledging);
+    world.tell("confirmed");
+    written(&world);
+    hears(&mut world, &[masked(0x81, b"ack"), vec![0xFF, 0xFF]].concat());
+    assert_eq!((world.receipts, written(&world)), (1, vec![]), "the receipt is being stored");
+    world.perform(3);
+    assert_eq!(written(&world), [&[0x88, 2][..], &1000_u16.to_be_bytes()].concat());
+}
+
+#[test]
+fn an_ack_begun_before_the_token_is_no_acknowledgement() {
+    let fixture = Fixture::new();
+    let ack = masked(0x81, b"ack");
+    for begun in 1..ack.len() {
+        let mut world = waiting(&fixture, Kind::Acknowledging);
+        hears(&mut world, &ack[..begun]);
+        world.tell("confirmed");
+        hears(&mut world, &ack[begun..]);
+        assert_eq!(world.receipts, 0, "begun by {begun} bytes");
+        hears(&mut world, &ack);
+        assert_eq!(world.receipts, 1);
+    }
+}
+
+#[test]
+fn a_close_in_two_pieces_is_returned_with_its_code() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    let close = masked(0x88, &close_payload(1001, ""));
+    world.line.0.borrow_mut().room_bytes = 0;
+    world.tell("scanned");
+    hears(&mut world, &close[..3]);
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    written(&world);
+    hears(&mut world, &close[3..]);
+    assert_eq!(written(&world), [&[0x88, 2][..], &1001_u16.to_be_bytes()].concat());
+    assert_eq!(world.ended_by, Some(CloseReason::Client));
+}
+
+#[test]
+fn the_write_deadline_starts_anew_after_all_bytes_were_accepted() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    world.line.0.borrow_mut().room_bytes = 0;
+    world.tell("scanned");
+    world.pass_time(21);
+    // In one turn the message is accepted whole and the pong is not.
+    let missing = world.unsent_bytes();
+    world.line.0.borrow_mut().grow_room(missing);
+    hears(&mut world, &masked(0x89, b"ping"));
+    assert_eq!(world.unsent_bytes(), 6);
+    world.pass_time(49);
+    world.check().unwrap();
+    assert!(world.record.is_some());
+    world.pass_time(1);
+    world.check().unwrap();
+    assert_eq!((world.now.0, world.ended_by), (71, Some(CloseReason::Slow)));
+}
+
+#[test]
+fn a_push_that_cannot_be_written_ends_the_connection() {
+    let fixture = Fixture::new();
+    let mut world = waiting(&fixture, Kind::Plain);
+    world.line.0.borrow_mut().failure = Some(io::ErrorKind::BrokenPipe);
+    world.tell("scanned");
+    assert_eq!(world.ended_by, Some(CloseReason::Network));
+}
+
+#[test]
+fn a_push_is_counted_when_its_last_byte_is_written() {
+    let fixture = Fixture::new();
+    let pushes = || {
+        let metrics = fixture.metrics.render();
+        let count = metrics.lines().find_map(|line| line.strip_prefix("qrlogin_push_seconds_count "));
+        count.expect("the count of pushes").parse::<u32>().unwrap()
+    };
+    let push = |world: &mut World<'_>, status| {
+        let message = fixture.message(status);
+        world.act(|record, turn| record.tell(message, Some(Stopwatch::start()), turn));
+    };
+    let mut world = waiting(&fixture, Kind::Plain);
+    push(&mut world, "scanned");
+    assert_eq!(pushes(), 1);
+    world.line.0.borrow_mut().room_bytes = 5;
+    push(&mut world, "rejected");
+    assert_eq!(pushes(), 1);
+    world.line.0.borrow_mut().grow_room(1 << 16);
+    world.report();
+    assert_eq!(pushes(), 2);
+    // The change is delivered while a frame of the browser is incomplete.
+    let mut world = waiting(&fixture, Kind::Plain);
+    hears(&mut world, &masked(0x8A, b"pong")[..3]);
+    push(&mut world, "scanned");
+    assert_eq!(pushes(), 3);
+}
+
+#[test]
+fn the_latest_change_during_the_handshake_is_kept_in_any_order() {
+    let at = |version: u32| {
+        Arc::new(Session {
+            key: KEY,
+            code: KEY.code_key(),
+            version,
+            created_at: Timestamp::from_millis(0),
+            expires_at: Timestamp::from_millis(300_000),
+            client: Client::default(),
+            scanned_at: None,
+            state: State::Pending,
+        })
+    };
+    for order in [[2, 3, 3], [3, 2, 2], [2, 3, 2]] {
+        let mut record = Waiting::<Simulated>::arriving(KEY, 1);
+        let (first, rest) = (at(order[0]), [at(order[1]), at(order[2])]);
+        assert!(record.note_if_arriving(&first, Stopwatch::start()));
+        for session in &rest {
+            assert!(record.note_if_arriving(session, Stopwatch::start()));
+        }
+        let (kept, _) = record.aside.take().unwrap().missed.unwrap();
+        assert_eq!(kept.version, 3);
+        assert!(order[1] == 2 || Arc::ptr_eq(&kept, &rest[0]), "the first of its version");
+    }
+}

@@ -1,0 +1,362 @@
+//! Writing: the answer to the request, session states, heartbeats, and the Close.
+
+use std::borrow::Cow;
+use std::io;
+
+use tracing::info;
+
+use super::{CLOSE_SECONDS, HoldBack, Phase, Turn, Waiting, is_after};
+use crate::hub::deadlines::SessionTick;
+use crate::hub::message::{Ending, Message, Text};
+use crate::hub::socket::{Socket, Watch};
+use crate::hub::wire::{self, Wire};
+use crate::metrics::{CloseReason, Stopwatch};
+use crate::wire::types::close_code;
+use crate::wire::websocket::{Opcode, close_payload, frame};
+
+/// Maximum time for which bytes may be unsent, in seconds. Then the connection is closed.
+pub(super) const WRITE_SECONDS: u32 = 5;
+/// Maximum time between the delivery of a token and its acknowledgement, in seconds.
+pub(in crate::hub) const RECEIPT_SECONDS: u32 = 5;
+/// Time for which a token is held back while the acknowledgement of another connection may be on its way, in
+/// milliseconds.
+const ACK_GRACE_MILLIS: u64 = 250;
+
+/// Whether a message may be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// The message is delivered.
+    No,
+    /// A newer connection is open.
+    Superseded,
+    /// Another connection was given the token a moment ago.
+    PutOff,
+}
+
+impl<S: Socket> Waiting<S> {
+    /// Writes the beginning of the answer and the session's state, in one write if no bytes have arrived from the
+    /// browser.
+    pub(super) fn greet(
+        &mut self,
+        mut answer: Vec<u8>,
+        early: &mut [u8],
+        message: Option<&Message>,
+        is_overtaken: bool,
+        turn: &mut Turn<'_, S>,
+    ) {
+        match self.wire {
+            // A poll is answered when the version changes.
+            Wire::Poll => return self.supersede_if_older(turn),
+            // The first comment makes a proxy pass the answer on, and shows the browser that the stream works.
+            Wire::EventStream => answer.extend_from_slice(wire::COMMENT),
+            Wire::WebSocket => {}
+        }
+        if early.is_empty()
+            && let Some(message) = message
+            && message.version > self.told_version
+            && !is_overtaken
+            && self.hold(message, turn) == Hold::No
+        {
+            return self.tell_after(answer, message, None, turn);
+        }
+        // These bytes arrived before a token was written, so none of them acknowledges it.
+        self.write(&answer, turn);
+        self.take_in(early, turn);
+        self.supersede_if_older(turn);
+        match message {
+            Some(_) if is_overtaken => {}
+            Some(message) => self.tell(message, None, turn),
+            None => self.token_not_made(turn),
+        }
+    }
+
+    /// Closes the connection if a newer one of the session is open.
+    fn supersede_if_older(&mut self, turn: &mut Turn<'_, S>) {
+        if self.is_superseded(turn) {
+            self.give_way(turn);
+        }
+    }
+
+    /// Returns whether a newer connection of the session is open. At this node it is the one that was registered last.
+    fn is_superseded(&self, turn: &Turn<'_, S>) -> bool {
+        turn.others.newest.is_some_and(|newest| is_after(newest, self.arrival)) || turn.others.is_newer_elsewhere
+    }
+
+    fn is_to_hold_back(&self, turn: &Turn<'_, S>) -> bool {
+        match self.hold_back {
+            HoldBack::NotYet => turn.others.awaits_ack,
+            HoldBack::Now => true,
+            HoldBack::Over => false,
+        }
+    }
+
+    /// Returns whether a message may be delivered on this connection now.
+    fn hold(&self, message: &Message, turn: &Turn<'_, S>) -> Hold {
+        if self.is_superseded(turn) {
+            Hold::Superseded
+        } else if message.ending == Ending::Token && self.is_to_hold_back(turn) {
+            Hold::PutOff
+        } else {
+            Hold::No
+        }
+    }
+
+    /// Delivers a session's state, unless this version or the session's end has been delivered. `since` runs from the
+    /// change on.
+    ///
+    /// Only the newest connection of a session is given its state. An older one is closed. A token is held back for a
+    /// moment if another connection has just been given it, so that the acknowledgement can arrive. Then the session is
+    /// read again.
+    pub(in crate::hub) fn tell(&mut self, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {
+        if !self.is_waiting() || message.version <= self.told_version {
+            return;
+        }
+        match self.hold(message, turn) {
+            Hold::No => self.tell_after(Vec::new(), message, since, turn),
+            Hold::Superseded => self.give_way(turn),
+            Hold::PutOff if self.hold_back == HoldBack::NotYet => {
+                self.hold_back = HoldBack::Now;
+                self.phase_end = turn.now.plus_millis(ACK_GRACE_MILLIS);
+            }
+            Hold::PutOff => {}
+        }
+    }
+
+    fn tell_after(&mut self, out: Vec<u8>, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {
+        if !self.is_waiting() || message.version <= self.told_version {
+            return;
+        }
+        self.told_version = message.version;
+        if message.status != "pending" {
+            // Codes do not rotate after the scan.
+            self.next_rotation = SessionTick::NEVER;
+        }
+        let active = self.active();
+        if message.ending == Ending::Closed(CloseReason::Expired) {
+            info!(event = "expired", session = %self.key, active);
+        }
+        info!(event = "status pushed", session = %self.key, status = message.status, active);
+        self.say(out, message, turn);
+        if let Some(since) = since.filter(|_| !self.has_ended()) {
+            match &mut self.aside {
+                Some(aside) if !aside.unsent.is_empty() => aside.pushing = Some(since),
+                _ => self.pushed(since),
+            }
+        }
+    }
+
+    fn say(&mut self, out: Vec<u8>, message: &Message, turn: &mut Turn<'_, S>) {
+        let reason = match message.ending {
+            Ending::Goes => None,
+            Ending::Token => Some(CloseReason::Decided),
+            Ending::Closed(reason) => Some(reason),
+        };
+        self.reason = reason.unwrap_or(self.reason);
+        match (self.wire, message.ending) {
+            (Wire::WebSocket, Ending::Goes) => self.write(&after(out, message.text.frame()), turn),
+            (Wire::WebSocket, Ending::Token) if self.acknowledges => {
+                self.pass_to(Phase::AwaitingWord, RECEIPT_SECONDS, turn);
+                self.write_token(&after(out, message.text.frame()), turn);
+            }
+            (Wire::WebSocket, Ending::Token) => {
+                self.pass_to(Phase::AwaitingReceipt, RECEIPT_SECONDS, turn);
+                self.write_token(&after(out, message.text.frame_and_close()), turn);
+            }
+            (Wire::WebSocket, Ending::Closed(_)) => {
+                self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
+                self.write(&after(out, message.text.frame_and_close()), turn);
+            }
+            (Wire::EventStream, Ending::Goes) => self.write(&after(out, &wire::event(message)), turn),
+            // The acknowledgement of an event stream is a request of its own.
+            (Wire::EventStream, Ending::Token | Ending::Closed(_)) => {
+                self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
+                let mut events = wire::event(message);
+                events.extend_from_slice(&wire::close_event(close_code::DONE, ""));
+                self.write(&after(out, &events), turn);
+            }
+            (Wire::Poll, _) => {
+                self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
+                self.reason = reason.unwrap_or(CloseReason::Answered);
+                let view = message.view.as_ref().map_or(message.text.json(), |view| view);
+                let answer = wire::answer(self.fields(), view, turn.clock.wall());
+                self.write(&answer, turn);
+            }
+        }
+    }
+
+    /// Answers a poll with the session's state, whether or not it has changed.
+    pub(in crate::hub) fn answer_poll(&mut self, message: &Message, turn: &mut Turn<'_, S>) {
+        if self.is_waiting() {
+            self.say(Vec::new(), message, turn);
+        }
+    }
+
+    fn fields(&self) -> &[u8] {
+        self.counted.as_ref().map_or(&[], |shared| &shared.fields)
+    }
+
+    /// Sends the code of a new rotation period, unless codes do not rotate any more.
+    pub(in crate::hub) fn show_code(&mut self, code: &Text, turn: &mut Turn<'_, S>) {
+        // A browser that has not read earlier bytes is sent the code of a later period.
+        let is_of_use = self.is_waiting() && self.next_rotation != SessionTick::NEVER && !self.has_unsent();
+        match self.wire {
+            Wire::WebSocket if is_of_use => self.write(code.frame(), turn),
+            Wire::EventStream if is_of_use => self.write(&wire::passing_event(code.json()), turn),
+            _ => {}
+        }
+    }
+
+    /// Closes the connection because the token cannot be minted. The session stays confirmed. The token is delivered
+    /// when the browser reconnects and the signing key exists again.
+    pub(in crate::hub) fn token_not_made(&mut self, turn: &mut Turn<'_, S>) {
+        self.leave(close_code::INTERNAL, "the token cannot be made", CloseReason::Internal, turn);
+    }
+
+    /// Closes the connection because the store does not answer.
+    pub(in crate::hub) fn unavailable(&mut self, turn: &mut Turn<'_, S>) {
+        self.leave(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable, turn);
+    }
+
+    /// Closes the connection because a newer one supersedes it.
+    pub(in crate::hub) fn give_way(&mut self, turn: &mut Turn<'_, S>) {
+        self.leave(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced, turn);
+    }
+
+    /// Closes the connection with this code, unless the session's end has been delivered.
+    pub(in crate::hub) fn leave(&mut self, code: u16, why: &str, reason: CloseReason, turn: &mut Turn<'_, S>) {
+        if self.is_waiting() {
+            self.close(code, why, reason, turn);
+        }
+    }
+
+    /// Sends a Close and awaits the browser's.
+    pub(super) fn close(&mut self, code: u16, why: &str, reason: CloseReason, turn: &mut Turn<'_, S>) {
+        self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
+        self.reason = reason;
+        match self.wire {
+            Wire::WebSocket => self.send(Opcode::Close, &close_payload(code, why), turn),
+            Wire::EventStream => self.write(&wire::close_event(code, why), turn),
+            Wire::Poll => self.write(&wire::refusal(self.fields(), code, why, turn.clock.wall()), turn),
+        }
+    }
+
+    pub(super) fn send(&mut self, opcode: Opcode, payload: &[u8], turn: &mut Turn<'_, S>) {
+        let mut frames = Vec::new();
+        frame(&mut frames, opcode, payload);
+        self.write(&frames, turn);
+    }
+
+    /// Writes what the system accepts at once and keeps the rest.
+    pub(super) fn write(&mut self, bytes: &[u8], turn: &mut Turn<'_, S>) {
+        if let Some(aside) = self.aside.as_mut().filter(|aside| !aside.unsent.is_empty()) {
+            aside.unsent.extend_from_slice(bytes);
+            return;
+        }
+        match self.write_some(bytes) {
+            Ok(written) if written == bytes.len() => self.end_answer(),
+            Ok(written) => {
+                let aside = self.aside.get_or_insert_default();
+                aside.unsent.extend_from_slice(&bytes[written..]);
+                aside.unsent_until = Some(turn.now.plus_seconds(WRITE_SECONDS));
+                if self.watch(Watch::ReadsAndRoom, turn).is_err() {
+                    self.end(CloseReason::Network, turn);
+                }
+            }
+            Err(_) => self.end(CloseReason::Network, turn),
+        }
+    }
+
+    /// Like [`Waiting::write`], for bytes that end with a token. Counts the unread bytes first: they contain no
+    /// acknowledgement of it.
+    fn write_token(&mut self, bytes: &[u8], turn: &mut Turn<'_, S>) {
+        let early_bytes = self.unread_bytes();
+        self.write(bytes, turn);
+        if let Some(aside) = self.aside.as_mut().filter(|aside| !aside.unsent.is_empty()) {
+            aside.unsent_token_bytes = aside.unsent.len();
+        } else {
+            self.discount_early(early_bytes);
+        }
+    }
+
+    /// Marks what was received before the token as no acknowledgement: `early_bytes` unread bytes, or the message that
+    /// has been read in part.
+    fn discount_early(&mut self, early_bytes: usize) {
+        if early_bytes > 0 {
+            self.aside.get_or_insert_default().early_bytes = early_bytes;
+        } else if let Some(ear) = self.aside.as_mut().and_then(|aside| aside.ear.as_mut()) {
+            ear.discount();
+        }
+    }
+
+    /// Writes the bytes that the system did not accept before.
+    pub(super) fn flush(&mut self, turn: &mut Turn<'_, S>) {
+        let is_token_unsent = self.aside.as_ref().is_some_and(|aside| aside.unsent_token_bytes > 0);
+        let early_bytes = if is_token_unsent { self.unread_bytes() } else { 0 };
+        let Some(unsent) = self.aside.as_mut().map(|aside| std::mem::take(&mut aside.unsent)) else { return };
+        let written = self.write_some(&unsent);
+        let (Some(aside), Ok(written)) = (&mut self.aside, written) else {
+            return self.end(CloseReason::Network, turn);
+        };
+        aside.unsent.extend_from_slice(&unsent[written..]);
+        aside.unsent_token_bytes = aside.unsent_token_bytes.saturating_sub(written);
+        let (is_token_sent, is_all_sent) = (aside.unsent_token_bytes == 0, aside.unsent.is_empty());
+        if is_token_unsent && is_token_sent {
+            self.discount_early(early_bytes);
+        }
+        if is_all_sent {
+            self.sent_all();
+            self.end_answer();
+            self.tidy();
+            if self.watch(Watch::Reads, turn).is_err() {
+                self.end(CloseReason::Network, turn);
+            }
+        }
+    }
+
+    fn sent_all(&mut self) {
+        let Some(aside) = &mut self.aside else { return };
+        aside.unsent_until = None;
+        if let Some(since) = aside.pushing.take() {
+            self.pushed(since);
+        }
+    }
+
+    /// Writes until the system accepts no more. Returns the number of bytes written.
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(socket) = &mut self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
+        let mut written = 0;
+        while written < bytes.len() {
+            match socket.write(&bytes[written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => written += more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+
+    fn unread_bytes(&self) -> usize {
+        // An error means that the socket has failed, which the next call reports.
+        self.socket.as_ref().and_then(|socket| socket.unread_bytes().ok()).unwrap_or(0)
+    }
+
+    /// Shuts down the writing side after the last byte of an answer, so that the browser sees its end.
+    fn end_answer(&mut self) {
+        if let (Phase::Closing, Wire::EventStream | Wire::Poll, Some(socket)) =
+            (self.phase, self.wire, &mut self.socket)
+        {
+            socket.end_writing();
+        }
+    }
+}
+
+/// Returns `bytes` after `out`, for a single write.
+fn after(mut out: Vec<u8>, bytes: &[u8]) -> Cow<'_, [u8]> {
+    if out.is_empty() {
+        return bytes.into();
+    }
+    out.extend_from_slice(bytes);
+    out.into()
+}

@@ -1,0 +1,86 @@
+//! The poller: the thread that waits for readiness of all sockets (epoll). It reads what browsers send, and writes what
+//! the system did not accept at once. A session change is first written by the thread that announces it.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mio::{Events, Poll, Token, Waker};
+
+use super::Hub;
+use super::connection::{Readiness, Share};
+use super::registry::Place;
+use crate::system::shutdown::Vital;
+
+/// Token of the waker. No slot has this number.
+const WAKE: Token = Token(usize::MAX);
+/// Maximum number of events handled per call of epoll.
+const EVENTS: usize = 1024;
+/// Size of the read buffer, in bytes.
+const BUFFER_BYTES: usize = 16 * 1024;
+/// Maximum number of reads per turn.
+const READINGS: usize = 4;
+
+/// Requests of other threads to the poller.
+pub(super) struct Parking {
+    waker: Waker,
+    /// Connections with more unread bytes than one turn's share.
+    unfinished: Mutex<Vec<Place>>,
+}
+
+impl Parking {
+    /// Creates the epoll instance and its waker.
+    pub(super) fn prepare() -> io::Result<(Poll, Self)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKE)?;
+        Ok((poll, Self { waker, unfinished: Mutex::default() }))
+    }
+
+    /// Wakes the thread.
+    pub(super) fn wake(&self) {
+        // No error is expected: mio resets a full counter of the waker and tries again.
+        drop(self.waker.wake());
+    }
+
+    /// Gives the connection another turn to read, after those of the events at hand.
+    pub(super) fn read_on(&self, place: Place) {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        self.wake();
+    }
+
+    fn take_unfinished(&self) -> Vec<Place> {
+        std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Starts the poller thread. It runs until the hub is stopped.
+pub(super) fn watch(hub: Arc<Hub>, mut poll: Poll, vital: Vital) -> io::Result<()> {
+    let watching = move || {
+        let _vital = vital;
+        let mut events = Events::with_capacity(EVENTS);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        while !hub.is_stopped.load(Ordering::Acquire) {
+            match poll.poll(&mut events, None) {
+                Ok(()) => {}
+                // `events` is empty after an error.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The system may be out of memory. The pause keeps the loop from spinning.
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+            let mut turn = |place, readiness| {
+                let share = Share { buffer: &mut buffer, readings: READINGS };
+                hub.act(place, |waiting, turn| waiting.ready(readiness, share, turn));
+            };
+            // No event is reported for these sockets, because their bytes have been reported before.
+            for place in hub.parking.take_unfinished() {
+                turn(place, Readiness { is_writable: false, is_last: true });
+            }
+            for event in events.iter().filter(|event| event.token() != WAKE) {
+                let is_last = event.is_read_closed() || event.is_error();
+                turn(Place::from_token(event.token().0), Readiness { is_writable: event.is_writable(), is_last });
+            }
+        }
+    };
+    std::thread::Builder::new().name("qrlogin-parking".to_owned()).spawn(watching).map(drop)
+}

@@ -1,0 +1,11 @@
+//! What the server needs of its machine: time, random bytes, memory, files, and the signal to stop.
+
+#[forbid(unsafe_code)]
+pub mod clock;
+#[forbid(unsafe_code)]
+pub mod files;
+pub mod memory;
+#[forbid(unsafe_code)]
+pub mod random;
+#[forbid(unsafe_code)]
+pub mod shutdown;
