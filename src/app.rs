@@ -20,7 +20,7 @@ use crate::demo::Demo;
 use crate::geo::{Geo, GeoError};
 use crate::http::{self, App, AppParts, ClientLimits};
 use crate::hub::Hub;
-use crate::limits::{Limits, PerMinute, Sockets};
+use crate::limits::{ConnectionQuota, Limits, PerMinute};
 use crate::login::{Codes, Faults, Logins, Pending, Policy};
 use crate::metrics::Metrics;
 use crate::postgres::{self, Postgres};
@@ -258,15 +258,15 @@ async fn open_shared(
     let (node, clock) = (NodeName::random(), Clock::shared());
     let postgres = Postgres::parse(settings.database_url.expose()).map_err(OpenError::UrlPart)?;
     postgres.check_sessions().await.map_err(OpenError::UrlPart)?;
-    let sends_hints = settings.bus_url.is_empty();
-    let bus: Arc<dyn Bus> = if sends_hints {
+    let sends_notifications = settings.bus_url.is_empty();
+    let bus: Arc<dyn Bus> = if sends_notifications {
         Arc::new(PostgresBus::new(postgres.clone(), node.clone(), metrics.clone()))
     } else {
         Arc::new(RedisBus::new(settings.bus_url.expose(), node.clone(), metrics.clone())?)
     };
     info!(event = "node", name = %node, store = %postgres);
     let max_connections = settings.database_connections;
-    let setup = PostgresSetup { node, clock: clock.clone(), max_connections, sends_hints };
+    let setup = PostgresSetup { node, clock: clock.clone(), max_connections, sends_notifications };
     let store = Arc::new(PostgresStore::open(&postgres, setup).await?);
     Ok((clock, store, bus))
 }
@@ -375,7 +375,7 @@ pub async fn run(parts: Parts, listeners: Listeners, shutdown: Shutdown, reload:
         tokio::spawn(shutdown.vital("sweep").with(sweep(logins.clone(), clock.clone()))),
         tokio::spawn(shutdown.vital("tidy").with(tidy(store.clone(), clock.clone()))),
         tokio::spawn(shutdown.vital("memory").with(give_memory_back(metrics, clock.clone()))),
-        tokio::spawn(shutdown.vital("untold").with(hub.clone().look_for_untold())),
+        tokio::spawn(shutdown.vital("untold").with(hub.clone().search_undelivered())),
         tokio::spawn(shutdown.vital("keys").with(look_for_keys(logins.clone(), clock.clone()))),
         tokio::spawn(shutdown.vital("places").with(look_for_places(geo.clone(), clock.clone()))),
         tokio::spawn(shutdown.vital("reload").with(when_asked(reload, logins.clone(), geo, app_auth.clone()))),
@@ -440,7 +440,7 @@ fn client_limits(settings: &LimitSettings, clock: &Clock) -> ClientLimits {
     };
     ClientLimits {
         rates: Some(Limits::new(per_minute, clock)),
-        sockets: Some(Sockets::new(settings.sockets_per_address, settings.sockets)),
+        sockets: Some(ConnectionQuota::new(settings.sockets_per_address, settings.sockets)),
     }
 }
 

@@ -272,12 +272,12 @@ impl Metrics {
     }
 
     /// Counts a notification of another node.
-    pub fn hinted(&self) {
+    pub fn notified(&self) {
         self.hints.inc();
     }
 
     /// Counts a change that was found in the store without a notification.
-    pub fn found_untold(&self) {
+    pub fn found_undelivered(&self) {
         self.untold_found.inc();
     }
 

@@ -16,7 +16,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 use qrlogin::session::{self, SessionKey};
-use registry::{Closing, Fate, Keyed, Place, Registry};
+use registry::{Closing, Keyed, Registry, Retain, Slot};
 
 const KEY: SessionKey = session::SessionKey([7; 32]);
 
@@ -38,38 +38,38 @@ impl Keyed for Browser {
     }
 }
 
-fn arriving(order: usize) -> Browser {
+fn opening(order: usize) -> Browser {
     Browser { order, is_active: false, version: 0, was_sent_away: false }
 }
 
 /// As the hub does it: everybody who is up knows all who are up, and all but the newest go.
-fn activate(registry: &Model, place: Place) {
-    registry.at(place, |browser| {
+fn activate(registry: &Model, slot: Slot) {
+    registry.update(slot, |browser| {
         browser.is_active = true;
-        Fate::Stays
+        Retain::Yes
     });
     let mut active = Vec::new();
-    registry.each_of(&KEY, |place, browser| {
+    registry.for_each(&KEY, |slot, browser| {
         if browser.is_active {
-            active.push((browser.order, place));
+            active.push((browser.order, slot));
         }
     });
     let newest = active.iter().map(|(order, _)| *order).max();
-    for (_, place) in active.into_iter().filter(|(order, _)| Some(*order) != newest) {
-        send_away(registry, place);
+    for (_, slot) in active.into_iter().filter(|(order, _)| Some(*order) != newest) {
+        close_to_drain(registry, slot);
     }
 }
 
-fn send_away(registry: &Model, place: Place) {
-    registry.at(place, |browser| {
+fn close_to_drain(registry: &Model, slot: Slot) {
+    registry.update(slot, |browser| {
         browser.was_sent_away = true;
-        Fate::Stays
+        Retain::Yes
     });
 }
 
 fn all(registry: &Model) -> Vec<(usize, bool)> {
     let mut all = Vec::new();
-    registry.each_of(&KEY, |_, browser| all.push((browser.order, browser.was_sent_away)));
+    registry.for_each(&KEY, |_, browser| all.push((browser.order, browser.was_sent_away)));
     all.sort_unstable();
     all
 }
@@ -78,27 +78,27 @@ fn all(registry: &Model) -> Vec<(usize, bool)> {
 fn an_entry_goes_once_whoever_lets_it_go() {
     loom::model(|| {
         let registry = Arc::new(Model::default());
-        let place = registry.enter(arriving(1)).unwrap();
+        let slot = registry.insert(opening(1)).unwrap();
         let gone = Arc::new(AtomicUsize::new(0));
         // Say, the browser hangs up while its time runs out.
         let others: Vec<_> = (0..2)
             .map(|_| {
                 let (registry, gone) = (registry.clone(), gone.clone());
                 thread::spawn(move || {
-                    if registry.at(place, |_| Fate::Goes).is_some() {
+                    if registry.update(slot, |_| Retain::No).is_some() {
                         gone.fetch_add(1, Ordering::SeqCst);
                     }
                 })
             })
             .collect();
         // Meanwhile somebody else takes the place that becomes free, or another.
-        let later = registry.enter(arriving(2)).unwrap();
+        let later = registry.insert(opening(2)).unwrap();
         for other in others {
             other.join().unwrap();
         }
         assert_eq!(gone.load(Ordering::SeqCst), 1);
         assert_eq!(all(&registry), [(2, false)]);
-        assert!(registry.at(later, |_| Fate::Goes).is_some());
+        assert!(registry.update(later, |_| Retain::No).is_some());
         assert!(registry.is_empty());
     });
 }
@@ -112,27 +112,27 @@ fn a_change_that_comes_while_a_browser_arrives_is_not_missed() {
             thread::spawn(move || {
                 // Written first, announced second.
                 row.store(2, Ordering::SeqCst);
-                let mut places = Vec::new();
-                registry.each_of(&KEY, |place, _| places.push(place));
-                for place in places {
-                    registry.at(place, |browser| {
+                let mut slots = Vec::new();
+                registry.for_each(&KEY, |slot, _| slots.push(slot));
+                for slot in slots {
+                    registry.update(slot, |browser| {
                         browser.version = browser.version.max(2);
-                        Fate::Stays
+                        Retain::Yes
                     });
                 }
             })
         };
         // Entered first, read second.
-        let place = registry.enter(arriving(1)).unwrap();
+        let slot = registry.insert(opening(1)).unwrap();
         let read = row.load(Ordering::SeqCst);
-        registry.at(place, |browser| {
+        registry.update(slot, |browser| {
             browser.version = browser.version.max(read);
-            Fate::Stays
+            Retain::Yes
         });
         deciding.join().unwrap();
-        registry.at(place, |browser| {
+        registry.update(slot, |browser| {
             assert_eq!(browser.version, 2);
-            Fate::Stays
+            Retain::Yes
         });
     });
 }
@@ -141,7 +141,7 @@ fn a_change_that_comes_while_a_browser_arrives_is_not_missed() {
 fn of_two_connections_that_come_up_together_the_older_goes() {
     loom::model(|| {
         let registry = Arc::new(Model::default());
-        let (older, newer) = (registry.enter(arriving(1)).unwrap(), registry.enter(arriving(2)).unwrap());
+        let (older, newer) = (registry.insert(opening(1)).unwrap(), registry.insert(opening(2)).unwrap());
         let other = {
             let registry = registry.clone();
             thread::spawn(move || activate(&registry, older))
@@ -160,20 +160,20 @@ fn whoever_comes_while_the_server_closes_is_refused_or_sent_away() {
             let (registry, is_closing) = (registry.clone(), is_closing.clone());
             thread::spawn(move || {
                 is_closing.store(true, Ordering::SeqCst);
-                for place in registry.close() {
+                for slot in registry.close() {
                     // One that still arrives is not told yet.
-                    registry.at(place, |browser| {
+                    registry.update(slot, |browser| {
                         browser.was_sent_away |= browser.is_active;
-                        Fate::Stays
+                        Retain::Yes
                     });
                 }
             })
         };
-        let entered = registry.enter(arriving(1));
-        if let Ok(place) = entered {
-            activate(&registry, place);
+        let entered = registry.insert(opening(1));
+        if let Ok(slot) = entered {
+            activate(&registry, slot);
             if is_closing.load(Ordering::SeqCst) {
-                send_away(&registry, place);
+                close_to_drain(&registry, slot);
             }
         }
         closing.join().unwrap();

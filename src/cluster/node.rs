@@ -58,7 +58,7 @@ pub struct Waits {
 /// A notification that a session has reached at least this version and attachment number. It holds no secret. It may be
 /// lost, repeated and reordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Hint {
+pub struct Notification {
     /// Key of the session.
     pub key: SessionKey,
     /// Version of the session.
@@ -67,23 +67,23 @@ pub struct Hint {
     pub attachment: u32,
 }
 
-impl Hint {
+impl Notification {
     /// Parses the output of the `Display` implementation. The statements of the Postgres store write the same format.
     /// Returns `None` if `text` is malformed.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
         let key = STANDARD.decode(parts.next()?).ok()?.try_into().ok()?;
-        let hint = Self {
+        let notification = Self {
             key: SessionKey(key),
             version: parts.next()?.parse().ok()?,
             attachment: parts.next()?.parse().ok()?,
         };
-        parts.next().is_none().then_some(hint)
+        parts.next().is_none().then_some(notification)
     }
 }
 
-impl fmt::Display for Hint {
+impl fmt::Display for Notification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", STANDARD.encode(self.key.0), self.version, self.attachment)
     }
@@ -95,15 +95,15 @@ mod tests {
 
     #[test]
     fn notification_parses_from_its_display_output() {
-        let hint = Hint { key: SessionKey([0xa7; 32]), version: 3, attachment: 12 };
-        assert_eq!(Hint::parse(&hint.to_string()), Some(hint));
+        let notification = Notification { key: SessionKey([0xa7; 32]), version: 3, attachment: 12 };
+        assert_eq!(Notification::parse(&notification.to_string()), Some(notification));
     }
 
     #[test]
     fn malformed_notification_is_not_parsed() {
-        let good = Hint { key: SessionKey([1; 32]), version: 2, attachment: 1 }.to_string();
+        let good = Notification { key: SessionKey([1; 32]), version: 2, attachment: 1 }.to_string();
         for bad in ["", "::", &good[1..], &good[..good.len() - 1], &format!("{good}:1"), &good.replace('=', "ä")] {
-            assert_eq!(Hint::parse(bad), None, "{bad}");
+            assert_eq!(Notification::parse(bad), None, "{bad}");
         }
     }
 }

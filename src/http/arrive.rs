@@ -5,18 +5,18 @@
 use std::net::IpAddr;
 
 use super::App;
-use super::layers::limit::{Held, SeatOfConnection};
+use super::layers::limit::{BorrowedPermit, SharedPermit};
 use super::problem::ApiError;
 use crate::hub::Registration;
 use crate::limits::Call;
-use crate::login::{Arrival, LoginError};
+use crate::login::{AttachedSession, LoginError};
 use crate::session::{Session, SessionKey, Timestamp};
 
 /// A connection that is ready to be opened: its registration, its session's row, and its seat.
 pub(super) struct Arrived {
     pub(super) registration: Registration,
-    pub(super) found: Arrival,
-    pub(super) seat: Held,
+    pub(super) found: AttachedSession,
+    pub(super) permit: BorrowedPermit,
 }
 
 /// The outcome of [`arrive_if`].
@@ -38,16 +38,16 @@ pub(super) async fn arrive(
     key: SessionKey,
     address: IpAddr,
     call: Option<Call>,
-    taken: &SeatOfConnection,
+    taken: &SharedPermit,
 ) -> Result<Arrived, ApiError> {
     if let Some(call) = call {
         app.limits.admit(call, address)?;
     }
-    let seat = app.limits.seat_of(taken, address)?;
+    let permit = app.limits.borrow_permit(taken, address)?;
     let registration = app.hub.register(key)?;
     let mut found = app.logins.attach(&[key]).await;
     let found = found.remove(&key).ok_or(LoginError::NotFound)?.map_err(LoginError::from)?;
-    Ok(Arrived { registration, found, seat })
+    Ok(Arrived { registration, found, permit })
 }
 
 /// Registers a connection as [`arrive`] does, if its session `is_awaited`. Otherwise the request is answered at once,
@@ -60,10 +60,10 @@ pub(super) async fn arrive_if(
     key: SessionKey,
     address: IpAddr,
     call: Option<Call>,
-    taken: &SeatOfConnection,
+    taken: &SharedPermit,
     is_awaited: impl Fn(&Session, Timestamp) -> bool,
 ) -> Result<Admitted, ApiError> {
-    app.hub.receipt_settled(key).await;
+    app.hub.wait_for_ack(key).await;
     // The row is read first, because with several nodes `attach` writes it and supersedes a connection at another node.
     if app.logins.store.is_shared() {
         if let Some(call) = call {

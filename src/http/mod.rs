@@ -9,7 +9,6 @@ mod refused;
 mod rewound;
 mod routes;
 mod server;
-mod upgrade;
 mod waiting_response;
 
 use std::sync::{Arc, OnceLock};

@@ -11,13 +11,14 @@ use tracing::warn;
 
 use super::App;
 use crate::hub::Closing;
-use crate::limits::{Exceeded, Full};
+use crate::limits::{Exceeded, QuotaExceeded};
 use crate::login::LoginError;
 use crate::qr::TooLong;
 use crate::session::Refusal;
 use crate::system::random;
 use crate::token::{AuthError, InvalidToken};
 use crate::wire::types::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
+use crate::wire::websocket::HandshakeError;
 
 /// Maximum value of `Retry-After` of an answer 503, in seconds. The value is random, so that clients which were refused
 /// together do not retry together.
@@ -48,12 +49,12 @@ pub(crate) enum ApiError {
     PayloadTooLarge(usize),
     #[error("the body must be JSON, sent with Content-Type: application/json")]
     UnsupportedMediaType,
-    #[error("this is a WebSocket: send an upgrade request of version 13 (RFC 6455)")]
+    #[error("{}", HandshakeError::NoUpgrade)]
     UpgradeRequired,
     #[error("too much from this address or user ({key}); come back in {retry_after_seconds} s", key = .0.key, retry_after_seconds = .0.retry_after_seconds)]
     RateLimited(Exceeded),
     #[error("the server has as many connections as it takes (limits.sockets); come back")]
-    Full,
+    QuotaExceeded,
     #[error("too many browsers wait for the store; come back")]
     TooManyHandshakes,
     #[error("the server is stopping; come back")]
@@ -68,11 +69,11 @@ impl From<Exceeded> for ApiError {
     }
 }
 
-impl From<Full> for ApiError {
-    fn from(full: Full) -> Self {
+impl From<QuotaExceeded> for ApiError {
+    fn from(full: QuotaExceeded) -> Self {
         match full {
-            Full::Address(exceeded) => exceeded.into(),
-            Full::All => Self::Full,
+            QuotaExceeded::Address(exceeded) => exceeded.into(),
+            QuotaExceeded::All => Self::QuotaExceeded,
         }
     }
 }
@@ -80,6 +81,15 @@ impl From<Full> for ApiError {
 impl From<Closing> for ApiError {
     fn from(_: Closing) -> Self {
         Self::Stopping
+    }
+}
+
+impl From<HandshakeError> for ApiError {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::NoUpgrade => Self::UpgradeRequired,
+            HandshakeError::MalformedKey => Self::InvalidRequest(error.to_string()),
+        }
     }
 }
 
@@ -106,7 +116,7 @@ impl ApiError {
             Self::UnsupportedMediaType => ProblemCode::UnsupportedMediaType,
             Self::UpgradeRequired => ProblemCode::UpgradeRequired,
             Self::RateLimited(_) => ProblemCode::RateLimited,
-            Self::Auth(AuthError::Unavailable) | Self::Full | Self::TooManyHandshakes | Self::Stopping => {
+            Self::Auth(AuthError::Unavailable) | Self::QuotaExceeded | Self::TooManyHandshakes | Self::Stopping => {
                 ProblemCode::Unavailable
             }
             Self::Login(error) => return login_parts(error),

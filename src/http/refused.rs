@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::problem::ApiError;
-use crate::limits::{Exceeded, Full};
+use crate::limits::{Exceeded, QuotaExceeded};
 use crate::login::LoginError;
 use crate::store::StoreError;
 
@@ -20,18 +20,18 @@ pub(super) enum Refused {
     /// The client exceeds one of its limits.
     Limited(Exceeded),
     /// The server has `limits.sockets` connections.
-    Full,
+    QuotaExceeded,
     /// The server is stopping.
     Stopping,
     /// The head of the request did not arrive within `limits.header_seconds`.
     Late,
 }
 
-impl From<Full> for Refused {
-    fn from(full: Full) -> Self {
+impl From<QuotaExceeded> for Refused {
+    fn from(full: QuotaExceeded) -> Self {
         match full {
-            Full::Address(exceeded) => Self::Limited(exceeded),
-            Full::All => Self::Full,
+            QuotaExceeded::Address(exceeded) => Self::Limited(exceeded),
+            QuotaExceeded::All => Self::QuotaExceeded,
         }
     }
 }
@@ -43,7 +43,7 @@ impl From<Refused> for ApiError {
             Refused::Unread(error) => LoginError::Read(error).into(),
             Refused::TooManyHandshakes => Self::TooManyHandshakes,
             Refused::Limited(exceeded) => exceeded.into(),
-            Refused::Full => Self::Full,
+            Refused::QuotaExceeded => Self::QuotaExceeded,
             Refused::Stopping => Self::Stopping,
             Refused::Late => Self::RequestTimeout,
         }

@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 
 /// A TCP connection whose first bytes have been read, and are read again by hyper.
 #[derive(Debug)]
-pub(super) struct Rewound {
+pub(super) struct PrefixedStream {
     stream: Stream,
     beginning: Vec<u8>,
     read_again: usize,
@@ -22,8 +22,8 @@ pub(super) struct Rewound {
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
-/// The socket, shared by its [`Rewound`] and by the handlers that may take it. Once it is taken, writes to the
-/// [`Rewound`] are discarded, and reads return the end of the stream.
+/// The socket, shared by its [`PrefixedStream`] and by the handlers that may take it. Once it is taken, writes to the
+/// [`PrefixedStream`] are discarded, and reads return the end of the stream.
 #[derive(Debug, Clone)]
 pub(super) struct Stream(Arc<Mutex<Option<TcpStream>>>);
 
@@ -56,7 +56,7 @@ impl Stream {
     }
 }
 
-impl Rewound {
+impl PrefixedStream {
     /// Creates the transport. `beginning` is what has been read of `stream`. The connection is reset once the system
     /// has taken no byte of a write for `max_blocked`.
     pub(super) fn new(stream: TcpStream, beginning: Vec<u8>, max_blocked: Duration) -> Self {
@@ -88,7 +88,7 @@ impl Rewound {
     }
 }
 
-impl AsyncRead for Rewound {
+impl AsyncRead for PrefixedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let rest = &self.beginning[self.read_again..];
         if rest.is_empty() {
@@ -104,7 +104,7 @@ impl AsyncRead for Rewound {
     }
 }
 
-impl AsyncWrite for Rewound {
+impl AsyncWrite for PrefixedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = self.stream.poll(bytes.len(), |stream| stream.poll_write(cx, bytes));
         self.bound(cx, written)
@@ -140,10 +140,10 @@ mod tests {
 
     use super::*;
 
-    async fn pair(max_blocked: Duration) -> (Rewound, TcpStream) {
+    async fn pair(max_blocked: Duration) -> (PrefixedStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Rewound::new(listener.accept().await.unwrap().0, Vec::new(), max_blocked), client)
+        (PrefixedStream::new(listener.accept().await.unwrap().0, Vec::new(), max_blocked), client)
     }
 
     const MORE_THAN_THE_SYSTEM_TAKES: usize = 16 * 1024 * 1024;

@@ -24,12 +24,12 @@ use tracing::{debug, info, warn};
 
 use super::acceptor::request_head;
 use super::layers::client::Peer;
-use super::layers::limit::SeatOfConnection;
+use super::layers::limit::SharedPermit;
 use super::outgoing;
 use super::refused::Refused;
-use super::rewound::Rewound;
-use super::waiting_response::park;
-use crate::limits::Seat;
+use super::rewound::PrefixedStream;
+use super::waiting_response::take_over_connection;
+use crate::limits::ConnectionPermit;
 use crate::metrics::Stopwatch;
 use crate::session::Timestamp;
 use crate::system::clock::Clock;
@@ -66,13 +66,13 @@ pub(super) struct Accepted {
     /// The reason for which the first request is refused, if it is.
     pub(super) refused: Option<Refused>,
     /// The seat of the connection. `None` without limits, for a trusted proxy, and beyond a limit.
-    pub(super) seat: Option<Seat>,
+    pub(super) permit: Option<ConnectionPermit>,
     /// The permit of a connection beyond a limit, which is closed after one answer.
-    pub(super) surplus: Option<Surplus>,
+    pub(super) surplus: Option<SurplusPermit>,
 }
 
 /// A permit of a connection beyond a limit. The number of permits bounds how many of them are answered at a time.
-pub(super) type Surplus = OwnedSemaphorePermit;
+pub(super) type SurplusPermit = OwnedSemaphorePermit;
 
 impl Connections {
     /// Creates an empty set. Must be called within the runtime that is to serve the connections.
@@ -84,17 +84,17 @@ impl Connections {
     /// Spawns a task that serves the connection until it ends or the server begins to close. A request that is being
     /// handled then is still answered.
     pub(super) fn serve(&self, accepted: Accepted) {
-        let Accepted { stream, peer, beginning, refused, seat, surplus } = accepted;
+        let Accepted { stream, peer, beginning, refused, permit, surplus } = accepted;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         outgoing::limit(&stream, self.header_time);
-        let stream = Rewound::new(stream, beginning, outgoing::max_blocked(self.header_time));
+        let stream = PrefixedStream::new(stream, beginning, outgoing::max_blocked(self.header_time));
         let (routes, clock, underneath) = (self.routes.clone(), self.clock.clone(), stream.stream());
-        let (peer, refused, seat) = (Peer(peer), Mutex::new(refused), SeatOfConnection::new(seat));
+        let (peer, refused, permit) = (Peer(peer), Mutex::new(refused), SharedPermit::new(permit));
         let handling = Arc::new(Handling::default());
         let handled = handling.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(seat.clone());
+            request.extensions_mut().insert(permit.clone());
             if let Some(refused) = refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 request.extensions_mut().insert(refused);
             }
@@ -103,7 +103,7 @@ impl Connections {
             async move {
                 let _handled = handled.0.lock().await;
                 let now = clock.wall();
-                answering.await.map(|answer| park(dated(answer, now), &underneath, now))
+                answering.await.map(|answer| take_over_connection(dated(answer, now), &underneath, now))
             }
         });
         let mut http = http1::Builder::new();
@@ -218,7 +218,7 @@ pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u3
             Ok((stream, peer)) => {
                 failures.accepted();
                 let beginning = Vec::new();
-                connections.serve(Accepted { stream, peer, beginning, refused: None, seat: None, surplus: None });
+                connections.serve(Accepted { stream, peer, beginning, refused: None, permit: None, surplus: None });
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {

@@ -12,64 +12,64 @@ use tokio::net::TcpStream;
 
 use super::outgoing;
 use super::rewound::Stream;
-use crate::hub::{Channel, Connection, Registration};
-use crate::limits::Seat;
-use crate::login::Arrival;
+use crate::hub::{NewConnection, Registration, Transport};
+use crate::limits::ConnectionPermit;
+use crate::login::AttachedSession;
 use crate::session::Timestamp;
 use crate::wire::http1::{self, Answer};
 
-/// Response extension that carries a [`Parking`] through the layers, which add their header fields to the response.
+/// Response extension that carries a [`WaitingResponse`] through the layers, which add their header fields to the response.
 #[derive(Clone)]
-pub(super) struct Parked(Arc<Mutex<Option<Parking>>>);
+pub(super) struct Carried(Arc<Mutex<Option<WaitingResponse>>>);
 
 /// A connection that is to be opened in the hub.
-pub(super) struct Parking {
+pub(super) struct WaitingResponse {
     pub(super) registration: Registration,
-    pub(super) found: Arrival,
-    pub(super) seat: Option<Seat>,
-    pub(super) patience: Patience,
+    pub(super) found: AttachedSession,
+    pub(super) permit: Option<ConnectionPermit>,
+    pub(super) kind: WaitKind,
 }
 
 /// The kind of a connection that is to be opened in the hub.
-pub(super) enum Patience {
-    /// An event stream of a browser that has received the version `told_version`, or 0.
-    Stream { told_version: u32, silent_seconds: u32 },
+pub(super) enum WaitKind {
+    /// An event stream of a browser that has received the version `delivered_version`, or 0.
+    Stream { delivered_version: u32, silent_seconds: u32 },
     /// A long poll, answered once the version is not `version`, or after `wait_seconds`.
     Poll { version: u32, wait_seconds: u32 },
 }
 
-impl Parking {
-    /// Returns a response for the layers to add header fields to. [`park`] takes the parking out of it.
+impl WaitingResponse {
+    /// Returns a response for the layers to add header fields to. [`take_over_connection`] takes the parking out of it.
     pub(super) fn into_response(self) -> Response {
         let mut response = StatusCode::OK.into_response();
-        response.extensions_mut().insert(Parked(Arc::new(Mutex::new(Some(self)))));
+        response.extensions_mut().insert(Carried(Arc::new(Mutex::new(Some(self)))));
         response
     }
 }
 
-/// Takes the connection from hyper and opens it in the hub, if `response` carries a [`Parking`]. Returns the response
+/// Takes the connection from hyper and opens it in the hub, if `response` carries a [`WaitingResponse`]. Returns the response
 /// that hyper is to write. hyper's bytes then go nowhere, because it no longer has the connection ([`super::rewound`]).
-pub(super) fn park(mut response: Response, stream: &Stream, now: Timestamp) -> Response {
-    let Some(parked) = response.extensions_mut().remove::<Parked>() else { return response };
+pub(super) fn take_over_connection(mut response: Response, stream: &Stream, now: Timestamp) -> Response {
+    let Some(parked) = response.extensions_mut().remove::<Carried>() else { return response };
     let parking = parked.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     let (Some(parking), Some(stream)) = (parking, stream.take()) else { return response };
     open(parking, stream, &response, now);
     StatusCode::OK.into_response()
 }
 
-fn open(parking: Parking, stream: TcpStream, response: &Response, now: Timestamp) {
-    let Parking { registration, found, seat, patience } = parking;
+fn open(parking: WaitingResponse, stream: TcpStream, response: &Response, now: Timestamp) {
+    let WaitingResponse { registration, found, permit, kind } = parking;
     let Ok(stream) = stream.into_std() else { return };
     let fields = fields_of(response);
-    let (answer, channel) = match patience {
-        Patience::Stream { told_version, silent_seconds } => {
+    let (answer, transport) = match kind {
+        WaitKind::Stream { delivered_version, silent_seconds } => {
             outgoing::notice_silence(&stream, Duration::from_secs(silent_seconds.into()));
-            (stream_head(&fields, now), Channel::EventStream { told_version })
+            (stream_head(&fields, now), Transport::EventStream { delivered_version })
         }
-        Patience::Poll { version, wait_seconds } => (Vec::new(), Channel::Poll { version, wait_seconds, fields }),
+        WaitKind::Poll { version, wait_seconds } => (Vec::new(), Transport::Poll { version, wait_seconds, fields }),
     };
     let socket = mio::net::TcpStream::from_std(stream);
-    registration.open(Connection { socket, answer, early: Vec::new(), channel, seat }, &found);
+    registration.open(NewConnection { socket, answer, early: Vec::new(), transport, permit }, &found);
 }
 
 /// Returns the head of an event stream. It has no length, and chunks would need state, so the stream ends with the

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::registry::Place;
+use super::registry::Slot;
 use crate::session::Timestamp;
 use crate::system::clock::Reading;
 
@@ -119,15 +119,15 @@ impl Epoch {
 /// The queue of deadlines. An entry is only the slot of a connection. The connection itself knows what is due, and
 /// ignores an entry that is out of date.
 #[derive(Default)]
-pub(super) struct Wheel {
-    ticks: BTreeMap<Tick, Vec<Place>>,
+pub(super) struct Deadlines {
+    ticks: BTreeMap<Tick, Vec<Slot>>,
 }
 
-impl Wheel {
+impl Deadlines {
     /// Adds a deadline for the connection in this slot. Returns whether it is before all others.
-    pub(super) fn arm(&mut self, tick: Tick, place: Place) -> bool {
+    pub(super) fn arm(&mut self, tick: Tick, slot: Slot) -> bool {
         let is_next = self.next().is_none_or(|next| tick < next);
-        self.ticks.entry(tick).or_default().push(place);
+        self.ticks.entry(tick).or_default().push(slot);
         is_next
     }
 
@@ -137,7 +137,7 @@ impl Wheel {
     }
 
     /// Removes the first tick with an entry and returns it, if it is due by `now`.
-    pub(super) fn take_due(&mut self, now: Tick) -> Option<(Tick, Vec<Place>)> {
+    pub(super) fn take_due(&mut self, now: Tick) -> Option<(Tick, Vec<Slot>)> {
         self.ticks.first_entry().filter(|first| *first.key() <= now).map(|first| first.remove_entry())
     }
 }
@@ -191,19 +191,19 @@ mod tests {
 
     #[test]
     fn due_ticks_are_taken_whole_in_order_and_never_early() {
-        let mut wheel = Wheel::default();
-        let place = Place::from_token;
-        assert!(wheel.arm(Tick(51), place(1)));
-        assert!(!wheel.arm(Tick(51), place(2)));
-        assert!(!wheel.arm(Tick(52), place(3)));
-        assert!(wheel.arm(Tick(40), place(4)));
+        let mut deadlines = Deadlines::default();
+        let slot = Slot::from_token;
+        assert!(deadlines.arm(Tick(51), slot(1)));
+        assert!(!deadlines.arm(Tick(51), slot(2)));
+        assert!(!deadlines.arm(Tick(52), slot(3)));
+        assert!(deadlines.arm(Tick(40), slot(4)));
 
-        assert_eq!(wheel.take_due(Tick(39)), None);
-        assert_eq!(wheel.take_due(Tick(51)), Some((Tick(40), vec![place(4)])));
-        assert_eq!(wheel.take_due(Tick(51)), Some((Tick(51), vec![place(1), place(2)])));
-        assert_eq!(wheel.take_due(Tick(51)), None);
-        assert_eq!(wheel.next(), Some(Tick(52)));
-        assert_eq!(wheel.take_due(Tick(900)), Some((Tick(52), vec![place(3)])));
-        assert_eq!(wheel.next(), None);
+        assert_eq!(deadlines.take_due(Tick(39)), None);
+        assert_eq!(deadlines.take_due(Tick(51)), Some((Tick(40), vec![slot(4)])));
+        assert_eq!(deadlines.take_due(Tick(51)), Some((Tick(51), vec![slot(1), slot(2)])));
+        assert_eq!(deadlines.take_due(Tick(51)), None);
+        assert_eq!(deadlines.next(), Some(Tick(52)));
+        assert_eq!(deadlines.take_due(Tick(900)), Some((Tick(52), vec![slot(3)])));
+        assert_eq!(deadlines.next(), None);
     }
 }

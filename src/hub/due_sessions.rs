@@ -5,37 +5,38 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::connection::Waiting;
+use super::Hub;
+use super::connection::Connection;
 use super::message::Message;
-use super::registry::{Fate, Keyed as _, Place};
+use super::push::Recipient;
+use super::registry::{Keyed as _, Retain, Slot};
 use super::socket::Socket;
-use super::{Hearer, Hub};
 use crate::metrics::Stopwatch;
 use crate::session::{Session, SessionKey, Status, Timestamp};
 
 /// Connections whose rows must be read.
 #[derive(Default)]
-pub(super) struct Overdue {
-    places: Mutex<Vec<Place>>,
-    came: Notify,
+pub(super) struct DueQueue {
+    slots: Mutex<Vec<Slot>>,
+    queued: Notify,
 }
 
-impl Overdue {
-    pub(super) fn add(&self, place: Place) {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).push(place);
-        self.came.notify_one();
+impl DueQueue {
+    pub(super) fn add(&self, slot: Slot) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        self.queued.notify_one();
     }
 
-    fn take(&self) -> Vec<Place> {
-        std::mem::take(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner))
+    fn take(&self) -> Vec<Slot> {
+        std::mem::take(&mut *self.slots.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// A connection whose deadline has come and that still waits.
-struct Due {
-    hearer: Hearer,
+struct DueConnection {
+    recipient: Recipient,
     key: SessionKey,
-    is_to_be_answered: bool,
+    is_poll_due: bool,
 }
 
 impl<S: Socket + Send + 'static> Hub<S> {
@@ -43,12 +44,12 @@ impl<S: Socket + Send + 'static> Hub<S> {
     /// result. Never returns.
     pub(super) async fn settle(self: &Arc<Self>) {
         loop {
-            self.overdue.came.notified().await;
+            self.due_queue.queued.notified().await;
             // Wait for the end of the current tick, so that all of its rows are read together.
             let ticking = self.ticking.lock().await;
-            let places = self.overdue.take();
+            let slots = self.due_queue.take();
             drop(ticking);
-            let due: Vec<_> = places.into_iter().filter_map(|place| self.due_at(place)).collect();
+            let due: Vec<_> = slots.into_iter().filter_map(|slot| self.due_at(slot)).collect();
             if due.is_empty() {
                 continue;
             }
@@ -60,63 +61,65 @@ impl<S: Socket + Send + 'static> Hub<S> {
             let failed: HashSet<_> = read.failed.into_iter().map(|(key, _)| key).collect();
             let (unread, read_here): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| failed.contains(&due.key));
             // The other connections set a deadline for another attempt themselves.
-            for Due { hearer, .. } in unread.iter().filter(|due| due.is_to_be_answered) {
-                self.act(hearer.place, Waiting::unavailable);
+            for DueConnection { recipient, .. } in unread.iter().filter(|due| due.is_poll_due) {
+                self.act(recipient.slot, Connection::unavailable);
             }
-            self.tell_settled(&read_here, read.found);
+            self.deliver_settled(&read_here, read.found);
         }
     }
 
     /// Returns what is needed of the connection in this slot, or `None` if it does not wait any more.
-    fn due_at(&self, place: Place) -> Option<Due> {
+    fn due_at(&self, slot: Slot) -> Option<DueConnection> {
         let mut due = None;
-        self.registry.at(place, |waiting| {
-            due = waiting.is_waiting().then(|| Due {
-                hearer: Hearer { place, wants_view: waiting.wants_view() },
-                key: *waiting.key(),
-                is_to_be_answered: waiting.is_to_be_answered(),
+        self.registry.update(slot, |connection| {
+            due = connection.is_waiting().then(|| DueConnection {
+                recipient: Recipient { slot, wants_view: connection.wants_view() },
+                key: *connection.key(),
+                is_poll_due: connection.is_poll_due(),
             });
-            Fate::Stays
+            Retain::Yes
         });
         due
     }
 
     /// Delivers what the store has returned. A session that it does not have any more is delivered as expired.
-    fn tell_settled(self: &Arc<Self>, due: &[Due], sessions: Vec<(Timestamp, Session)>) {
+    fn deliver_settled(self: &Arc<Self>, due: &[DueConnection], sessions: Vec<(Timestamp, Session)>) {
         let found: HashMap<_, _> = sessions.into_iter().map(|(now, session)| (session.key, (now, session))).collect();
         let expired = Message::expired();
-        for Due { hearer, key, is_to_be_answered } in due {
-            let place = hearer.place;
+        for DueConnection { recipient, key, is_poll_due } in due {
+            let slot = recipient.slot;
             match found.get(key) {
                 Some((now, session)) if matches!(session.status(*now), Status::Pending | Status::Scanned) => {
-                    if *is_to_be_answered {
-                        self.answer_poll(place, session, *now);
+                    if *is_poll_due {
+                        self.answer_poll(slot, session, *now);
                         continue;
                     }
                     // The store's clock is behind this node's, or session time has passed more slowly than steady time.
                     let expiry = self.epoch.session_tick_at(session.expires_at);
-                    self.act(place, |waiting, turn| waiting.put_off(expiry, turn));
+                    self.act(slot, |connection, turn| connection.postpone(expiry, turn));
                 }
                 Some((now, session)) if !session.is_undecided() => {
-                    self.tell(&[*hearer], session, *now, Some(Stopwatch::start()));
+                    self.deliver(&[*recipient], session, *now, Some(Stopwatch::start()));
                 }
                 // The session is undecided and has expired.
-                Some((now, session)) if hearer.wants_view => {
+                Some((now, session)) if recipient.wants_view => {
                     let expired = Message::expired_view(&self.logins, session, *now);
-                    self.deliver(place, |waiting, turn| waiting.tell(&expired, None, turn));
+                    self.act_with_others(slot, |connection, turn| connection.deliver(&expired, None, turn));
                 }
                 // The session is undecided and has expired, or its row has been deleted, which happens long after.
-                Some(_) | None => self.deliver(place, |waiting, turn| waiting.tell(&expired, None, turn)),
+                Some(_) | None => {
+                    self.act_with_others(slot, |connection, turn| connection.deliver(&expired, None, turn))
+                }
             }
         }
     }
 
     /// Answers a poll whose time is up with the session as it is.
-    fn answer_poll(self: &Arc<Self>, place: Place, session: &Session, now: Timestamp) {
+    fn answer_poll(self: &Arc<Self>, slot: Slot, session: &Session, now: Timestamp) {
         let message = self.message(session, now, true);
-        self.act(place, |waiting, turn| match &message {
-            Some(message) => waiting.answer_poll(message, turn),
-            None => waiting.token_not_made(turn),
+        self.act(slot, |connection, turn| match &message {
+            Some(message) => connection.answer_poll(message, turn),
+            None => connection.token_not_minted(turn),
         });
     }
 }

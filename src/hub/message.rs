@@ -2,11 +2,12 @@
 
 use zeroize::Zeroizing;
 
-use crate::login::{Logins, Told};
+use crate::login::Logins;
 use crate::metrics::CloseReason;
-use crate::session::{Cancellation, Session, Timestamp};
+use crate::session::{Session, Timestamp};
 use crate::token::MintError;
-use crate::wire::types::{CodeView, Confirmed, Frame, SessionView, UserView, close_code};
+use crate::wire::event_stream;
+use crate::wire::types::{CodeView, Confirmed, EXPIRED_EVENT_ID, Frame, SessionView, close_code};
 use crate::wire::websocket::{Opcode, close_payload, frame};
 
 /// Upper bound of the bytes of a text frame's head and a whole Close frame with a code and no reason.
@@ -14,23 +15,35 @@ const MAX_FRAMING_BYTES: usize = 32;
 
 /// What becomes of a connection after a message has been delivered to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum AfterDelivery {
     /// The connection waits on.
-    Goes,
+    Waits,
     /// The message carries the token. The browser's acknowledgement ends the connection.
-    Token,
+    AwaitsAck,
     /// The connection is closed with this reason.
-    Closed(CloseReason),
+    Closes(CloseReason),
+}
+
+impl AfterDelivery {
+    const fn of(frame: &Frame) -> Self {
+        match frame {
+            Frame::Pending { .. } | Frame::Scanned { .. } | Frame::Rotated(_) => Self::Waits,
+            Frame::Confirmed(Confirmed::Token { .. }) => Self::AwaitsAck,
+            Frame::Confirmed(Confirmed::Claimed { .. }) | Frame::Rejected { .. } => Self::Closes(CloseReason::Decided),
+            Frame::Cancelled { .. } => Self::Closes(CloseReason::Cancelled),
+            Frame::Expired { .. } => Self::Closes(CloseReason::Expired),
+        }
+    }
 }
 
 /// A text as WebSocket frames: a text frame, followed by the Close that may end the connection.
-pub(super) struct Text {
+pub(super) struct Frames {
     frames: Zeroizing<Vec<u8>>,
     text_bytes: usize,
     frame_bytes: usize,
 }
 
-impl Text {
+impl Frames {
     fn of(frame_of_wire: &Frame) -> Self {
         let text = Zeroizing::new(serde_json::to_vec(frame_of_wire).unwrap_or_default());
         // Reserve all of the capacity: growing the buffer would leave a copy of the token in freed memory.
@@ -65,99 +78,58 @@ pub(super) struct Message {
     /// Status of the session, for the log.
     pub(super) status: &'static str,
     /// What becomes of the connection.
-    pub(super) ending: Ending,
+    pub(super) then: AfterDelivery,
     /// The frame.
-    pub(super) text: Text,
+    pub(super) frames: Frames,
     /// The whole view of the session as JSON, if a long poll is among the recipients.
     pub(super) view: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl Message {
-    /// Returns the session's state as of `as_of`, with the whole view if `is_asked_for`. Fails if the token cannot be
+    /// Returns the session's state as of `as_of`, with the whole view if `wants_view`. Fails if the token cannot be
     /// minted.
     pub(super) fn of(
         logins: &Logins,
         session: &Session,
         as_of: Timestamp,
-        is_asked_for: bool,
+        wants_view: bool,
     ) -> Result<Self, MintError> {
-        let told = logins.tell(session, as_of)?;
-        let asked_by = is_asked_for.then_some((logins, session, as_of));
-        Ok(Self::new(told, session.version, asked_by))
+        let frame = logins.frame(session, as_of)?;
+        if wants_view {
+            return Ok(Self::with_view(session.version, &logins.view(frame, session, as_of)));
+        }
+        Ok(Self::new(session.version, &frame))
     }
 
     /// Returns the message that the session has expired.
     pub(super) fn expired() -> Self {
-        Self::new(Told::Expired, u32::MAX, None)
+        Self::new(u32::MAX, &Frame::expired())
     }
 
     /// Returns the message that the session has expired, with the whole view.
     pub(super) fn expired_view(logins: &Logins, session: &Session, as_of: Timestamp) -> Self {
-        Self::new(Told::Expired, u32::MAX, Some((logins, session, as_of)))
+        Self::with_view(u32::MAX, &logins.view(Frame::expired(), session, as_of))
     }
 
-    /// Returns the message for a state. `asked_by` holds what the whole view is made of, if it is wanted.
-    pub(super) fn new(told: Told, version: u32, asked_by: Option<(&Logins, &Session, Timestamp)>) -> Self {
-        let (status, ending) = match &told {
-            Told::Pending { .. } => ("pending", Ending::Goes),
-            Told::Scanned { .. } => ("scanned", Ending::Goes),
-            Told::Confirmed { .. } => ("confirmed", Ending::Token),
-            Told::Claimed => ("confirmed", Ending::Closed(CloseReason::Decided)),
-            Told::Rejected => ("rejected", Ending::Closed(CloseReason::Decided)),
-            Told::Cancelled(_) => ("cancelled", Ending::Closed(CloseReason::Cancelled)),
-            Told::Expired => ("expired", Ending::Closed(CloseReason::Expired)),
-        };
-        let (text, view) = match asked_by {
-            Some((logins, session, as_of)) => {
-                let view = wire_view(told, logins, session, as_of);
-                (Text::of(&view.frame), Some(Zeroizing::new(serde_json::to_vec(&view).unwrap_or_default())))
-            }
-            None => (Text::of(&wire_frame(told)), None),
-        };
-        Self { version, status, ending, text, view }
+    /// Returns the message of a frame.
+    pub(super) fn new(version: u32, frame: &Frame) -> Self {
+        Self { version, status: frame.status(), then: AfterDelivery::of(frame), frames: Frames::of(frame), view: None }
+    }
+
+    /// Returns the state as an event. Its id is the version, or says that the session has expired, which has none.
+    pub(super) fn event(&self) -> Zeroizing<Vec<u8>> {
+        let version = self.version.to_string();
+        let id = if self.status == "expired" { EXPIRED_EVENT_ID } else { &version };
+        event_stream::event(id, self.frames.json())
+    }
+
+    fn with_view(version: u32, view: &SessionView) -> Self {
+        let json = Zeroizing::new(serde_json::to_vec(view).unwrap_or_default());
+        Self { view: Some(json), ..Self::new(version, &view.frame) }
     }
 }
 
 /// Returns the frame that carries the browser's next code.
-pub(super) fn rotated(code: CodeView) -> Text {
-    Text::of(&Frame::Rotated(code))
-}
-
-/// Returns the whole view of a session: the frame, and what status and long polls add to it.
-#[must_use]
-pub fn wire_view(told: Told, logins: &Logins, session: &Session, as_of: Timestamp) -> SessionView {
-    let has_version = matches!(told, Told::Pending { .. } | Told::Scanned { .. });
-    let has_expiry = matches!(told, Told::Pending { .. } | Told::Confirmed { .. });
-    // `shown` fails if `public_url` is too long for a QR code. No session can be created then.
-    let code = if has_version { logins.codes.shown(session, as_of).ok() } else { None };
-    let left_seconds = if has_version { session.expires_at.seconds_since(as_of) } else { 0 };
-    SessionView {
-        frame: wire_frame(told),
-        version: (!has_version).then_some(session.version),
-        expires_in: (!has_expiry).then_some(left_seconds),
-        code: code.as_ref().map(|code| code.code.clone()),
-        qr_url: code.as_ref().map(|code| code.qr_url.clone()),
-        qr_image: code.map(|code| code.qr_image),
-        heartbeat_seconds: has_version.then_some(logins.policy.heartbeat_seconds),
-    }
-}
-
-/// Returns the frame for this state.
-#[must_use]
-pub fn wire_frame(told: Told) -> Frame {
-    match told {
-        Told::Pending { version, expires_in_seconds } => Frame::Pending { version, expires_in: expires_in_seconds },
-        Told::Scanned { version, user, number } => Frame::Scanned { version, user: UserView::of(user), number },
-        Told::Confirmed { web_token, expires_in_seconds, user } => Frame::Confirmed(Confirmed::Token {
-            web_token,
-            token_type: "Bearer",
-            expires_in: expires_in_seconds,
-            user: UserView::of(user),
-        }),
-        Told::Claimed => Frame::Confirmed(Confirmed::Claimed { claimed: true }),
-        Told::Rejected => Frame::Rejected { message: "Login rejected by user" },
-        Told::Expired => Frame::Expired { message: "QR code expired" },
-        Told::Cancelled(Cancellation::Browser) => Frame::Cancelled { reason: None },
-        Told::Cancelled(Cancellation::Overload) => Frame::Cancelled { reason: Some("overload") },
-    }
+pub(super) fn rotated(code: CodeView) -> Frames {
+    Frames::of(&Frame::Rotated(code))
 }

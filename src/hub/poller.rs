@@ -9,8 +9,8 @@ use std::time::Duration;
 use mio::{Events, Poll, Token, Waker};
 
 use super::Hub;
-use super::connection::{Readiness, Share};
-use super::registry::Place;
+use super::connection::{ReadBudget, Readiness};
+use super::registry::Slot;
 use crate::system::shutdown::Vital;
 
 /// Token of the waker. No slot has this number.
@@ -20,16 +20,16 @@ const EVENTS: usize = 1024;
 /// Size of the read buffer, in bytes.
 const BUFFER_BYTES: usize = 16 * 1024;
 /// Maximum number of reads per turn.
-const READINGS: usize = 4;
+const MAX_READS: usize = 4;
 
 /// Requests of other threads to the poller.
-pub(super) struct Parking {
+pub(super) struct PollerHandle {
     waker: Waker,
     /// Connections with more unread bytes than one turn's share.
-    unfinished: Mutex<Vec<Place>>,
+    unfinished: Mutex<Vec<Slot>>,
 }
 
-impl Parking {
+impl PollerHandle {
     /// Creates the epoll instance and its waker.
     pub(super) fn prepare() -> io::Result<(Poll, Self)> {
         let poll = Poll::new()?;
@@ -44,12 +44,12 @@ impl Parking {
     }
 
     /// Gives the connection another turn to read, after those of the events at hand.
-    pub(super) fn read_on(&self, place: Place) {
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+    pub(super) fn read_on(&self, slot: Slot) {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
         self.wake();
     }
 
-    fn take_unfinished(&self) -> Vec<Place> {
+    fn take_unfinished(&self) -> Vec<Slot> {
         std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -68,17 +68,17 @@ pub(super) fn watch(hub: Arc<Hub>, mut poll: Poll, vital: Vital) -> io::Result<(
                 // The system may be out of memory. The pause keeps the loop from spinning.
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
-            let mut turn = |place, readiness| {
-                let share = Share { buffer: &mut buffer, readings: READINGS };
-                hub.act(place, |waiting, turn| waiting.ready(readiness, share, turn));
+            let mut turn = |slot, readiness| {
+                let share = ReadBudget { buffer: &mut buffer, max_reads: MAX_READS };
+                hub.act(slot, |connection, turn| connection.ready(readiness, share, turn));
             };
             // No event is reported for these sockets, because their bytes have been reported before.
-            for place in hub.parking.take_unfinished() {
-                turn(place, Readiness { is_writable: false, is_last: true });
+            for slot in hub.poller.take_unfinished() {
+                turn(slot, Readiness { is_writable: false, is_last: true });
             }
             for event in events.iter().filter(|event| event.token() != WAKE) {
                 let is_last = event.is_read_closed() || event.is_error();
-                turn(Place::from_token(event.token().0), Readiness { is_writable: event.is_writable(), is_last });
+                turn(Slot::from_token(event.token().0), Readiness { is_writable: event.is_writable(), is_last });
             }
         }
     };

@@ -16,16 +16,16 @@ const SHARDS: usize = 64;
 /// Entries in a chunk, one for each bit of its `in_use`.
 const CHUNK: usize = u32::BITS as usize;
 /// Bits of a slot that hold the position within its shard.
-const SLOT_BITS: u32 = 24;
+const POSITION_BITS: u32 = 24;
 
 /// Names one entry. The generation numbers the entries of a shard and repeats only after 2^32 of them, so a stale slot
 /// finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Place(u64);
+pub(super) struct Slot(u64);
 
-impl Place {
-    const fn new(shard: usize, slot: u32, generation: u32) -> Self {
-        Self((shard as u64) << (SLOT_BITS + u32::BITS) | (slot as u64) << u32::BITS | generation as u64)
+impl Slot {
+    const fn new(shard: usize, position: u32, generation: u32) -> Self {
+        Self((shard as u64) << (POSITION_BITS + u32::BITS) | (position as u64) << u32::BITS | generation as u64)
     }
 
     /// Returns the slot as a number under which a socket is registered with epoll.
@@ -34,16 +34,16 @@ impl Place {
         self.0 as usize
     }
 
-    /// Returns the slot of a number that [`Place::to_token`] returned.
+    /// Returns the slot of a number that [`Slot::to_token`] returned.
     pub(super) const fn from_token(token: usize) -> Self {
         Self(token as u64)
     }
 
     /// Returns the shard, the position in it, and the generation.
-    #[expect(clippy::cast_possible_truncation, reason = "each part has the width it had in `Place::new`")]
+    #[expect(clippy::cast_possible_truncation, reason = "each part has the width it had in `Slot::new`")]
     const fn parts(self) -> (usize, u32, u32) {
-        let slot = (self.0 >> u32::BITS) as u32 & ((1 << SLOT_BITS) - 1);
-        ((self.0 >> (SLOT_BITS + u32::BITS)) as usize, slot, self.0 as u32)
+        let position = (self.0 >> u32::BITS) as u32 & ((1 << POSITION_BITS) - 1);
+        ((self.0 >> (POSITION_BITS + u32::BITS)) as usize, position, self.0 as u32)
     }
 }
 
@@ -54,9 +54,9 @@ pub(super) trait Keyed {
 
 /// Whether an entry stays in the registry after a look at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    Stays,
-    Goes,
+pub(super) enum Retain {
+    Yes,
+    No,
 }
 
 /// The registry is closed to new connections.
@@ -90,7 +90,7 @@ pub(super) struct Holdings {
 
 struct Chunk<T> {
     in_use: u32,
-    slots: Option<Box<[Option<Entry<T>>; CHUNK]>>,
+    entries: Option<Box<[Option<Entry<T>>; CHUNK]>>,
 }
 
 struct Entry<T> {
@@ -106,85 +106,86 @@ impl<T: Keyed, const N: usize> Default for Registry<T, N> {
 
 impl<T: Keyed, const N: usize> Registry<T, N> {
     /// Adds `value` under its key.
-    pub(super) fn enter(&self, value: T) -> Result<Place, Closing> {
+    pub(super) fn insert(&self, value: T) -> Result<Slot, Closing> {
         let number = shard_number::<N>(value.key());
         let mut shard = lock(&self.shards[number]);
         if shard.is_closing {
             return Err(Closing);
         }
-        let (slot, generation) = shard.insert(value);
-        Ok(Place::new(number, slot, generation))
+        let (position, generation) = shard.insert(value);
+        Ok(Slot::new(number, position, generation))
     }
 
     /// Calls `look` with the entry in this slot, if it still exists. A removed entry is returned so that it is dropped
     /// outside of the lock.
-    pub(super) fn at(&self, place: Place, look: impl FnOnce(&mut T) -> Fate) -> Option<T> {
-        self.at_among(place, |_| {}, look)
+    pub(super) fn update(&self, slot: Slot, look: impl FnOnce(&mut T) -> Retain) -> Option<T> {
+        self.update_with_others(slot, |_| {}, look)
     }
 
-    /// Like [`Registry::at`], but first calls `other` with each other entry of the same key, under the same lock. What
+    /// Like [`Registry::update`], but first calls `other` with each other entry of the same key, under the same lock. What
     /// `look` decides by them still holds when it acts.
-    pub(super) fn at_among(
+    pub(super) fn update_with_others(
         &self,
-        place: Place,
+        slot: Slot,
         mut other: impl FnMut(&T),
-        look: impl FnOnce(&mut T) -> Fate,
+        look: impl FnOnce(&mut T) -> Retain,
     ) -> Option<T> {
-        let (number, slot, generation) = place.parts();
+        let (number, position, generation) = slot.parts();
         let mut shard = lock(self.shards.get(number)?);
-        let entry = shard.get(slot).filter(|entry| entry.generation == generation)?;
+        let entry = shard.get(position).filter(|entry| entry.generation == generation)?;
         let key = entry.value.key();
-        for another in shard.index.iter_hash(hash(key)).filter(|another| **another != slot) {
+        for another in shard.index.iter_hash(hash(key)).filter(|another| **another != position) {
             if let Some(entry) = shard.get(*another).filter(|entry| entry.value.key() == key) {
                 other(&entry.value);
             }
         }
-        let entry = shard.get_mut(slot)?;
-        if look(&mut entry.value) == Fate::Stays {
+        let entry = shard.get_mut(position)?;
+        if look(&mut entry.value) == Retain::Yes {
             return None;
         }
-        shard.remove(slot)
+        shard.remove(position)
     }
 
     /// Calls `look` with all entries of this key.
-    pub(super) fn each_of(&self, key: &SessionKey, mut look: impl FnMut(Place, &T)) {
+    pub(super) fn for_each(&self, key: &SessionKey, mut look: impl FnMut(Slot, &T)) {
         let number = shard_number::<N>(key);
         let shard = lock(&self.shards[number]);
-        for slot in shard.index.iter_hash(hash(key)) {
-            if let Some(entry) = shard.get(*slot).filter(|entry| entry.value.key() == key) {
-                look(Place::new(number, *slot, entry.generation), &entry.value);
+        for position in shard.index.iter_hash(hash(key)) {
+            if let Some(entry) = shard.get(*position).filter(|entry| entry.value.key() == key) {
+                look(Slot::new(number, *position, entry.generation), &entry.value);
             }
         }
     }
 
     /// Calls `change` with all entries of this key.
-    pub(super) fn each_of_mut(&self, key: &SessionKey, mut change: impl FnMut(&mut T)) {
+    pub(super) fn for_each_mut(&self, key: &SessionKey, mut change: impl FnMut(&mut T)) {
         let mut shard = lock(&self.shards[shard_number::<N>(key)]);
-        let slots: Vec<u32> = shard.index.iter_hash(hash(key)).copied().collect();
-        for slot in slots {
-            if let Some(entry) = shard.get_mut(slot).filter(|entry| entry.value.key() == key) {
+        let entries: Vec<u32> = shard.index.iter_hash(hash(key)).copied().collect();
+        for position in entries {
+            if let Some(entry) = shard.get_mut(position).filter(|entry| entry.value.key() == key) {
                 change(&mut entry.value);
             }
         }
     }
 
     /// Closes the registry to new entries and returns the slots of the existing ones.
-    pub(super) fn close(&self) -> Vec<Place> {
+    pub(super) fn close(&self) -> Vec<Slot> {
         for shard in &self.shards {
             lock(shard).is_closing = true;
         }
-        self.places()
+        self.slots()
     }
 
     /// Returns the slots of all entries. Each shard is locked in turn, so this is no snapshot of the whole.
-    pub(super) fn places(&self) -> Vec<Place> {
-        let mut places = Vec::new();
+    pub(super) fn slots(&self) -> Vec<Slot> {
+        let mut slots = Vec::new();
         for (number, shard) in self.shards.iter().enumerate() {
             let shard = lock(shard);
-            let place = |slot: &u32| shard.get(*slot).map(|entry| Place::new(number, *slot, entry.generation));
-            places.extend(shard.index.iter().filter_map(place));
+            let slot =
+                |position: &u32| shard.get(*position).map(|entry| Slot::new(number, *position, entry.generation));
+            slots.extend(shard.index.iter().filter_map(slot));
         }
-        places
+        slots
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -198,10 +199,10 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
             .iter()
             .map(|shard| {
                 let shard = lock(shard);
-                let looked_at = |slot: &u32| shard.index.iter_hash(hash_at(&shard.chunks, *slot)).count();
+                let looked_at = |position: &u32| shard.index.iter_hash(hash_at(&shard.chunks, *position)).count();
                 Holdings {
                     entries: shard.index.len(),
-                    chunks: shard.chunks.iter().filter(|chunk| chunk.slots.is_some()).count(),
+                    chunks: shard.chunks.iter().filter(|chunk| chunk.entries.is_some()).count(),
                     index_capacity: shard.index.capacity(),
                     looked_at: shard.index.iter().map(looked_at).max().unwrap_or(0),
                 }
@@ -235,31 +236,31 @@ impl<T: Keyed> Shard<T> {
             .unwrap_or(self.chunks.len());
         self.first_with_room = number;
         if number == self.chunks.len() {
-            self.chunks.push(Chunk { in_use: 0, slots: None });
+            self.chunks.push(Chunk { in_use: 0, entries: None });
         }
         let chunk = &mut self.chunks[number];
         let within = chunk.in_use.trailing_ones() as usize;
-        let slots = chunk.slots.get_or_insert_with(|| Box::new([const { None }; CHUNK]));
+        let entries = chunk.entries.get_or_insert_with(|| Box::new([const { None }; CHUNK]));
         self.generation = self.generation.wrapping_add(1);
         let hash = hash(value.key());
-        slots[within] = Some(Entry { generation: self.generation, value });
+        entries[within] = Some(Entry { generation: self.generation, value });
         chunk.in_use |= 1 << within;
-        let slot = u32::try_from(number * CHUNK + within).unwrap_or(u32::MAX);
+        let position = u32::try_from(number * CHUNK + within).unwrap_or(u32::MAX);
         let chunks = &self.chunks;
-        self.index.insert_unique(hash, slot, |slot| hash_at(chunks, *slot));
-        (slot, self.generation)
+        self.index.insert_unique(hash, position, |position| hash_at(chunks, *position));
+        (position, self.generation)
     }
 
-    fn remove(&mut self, slot: u32) -> Option<T> {
-        let (number, within) = (slot as usize / CHUNK, slot as usize % CHUNK);
+    fn remove(&mut self, position: u32) -> Option<T> {
+        let (number, within) = (position as usize / CHUNK, position as usize % CHUNK);
         let chunk = self.chunks.get_mut(number)?;
-        let entry = chunk.slots.as_mut()?[within].take()?;
+        let entry = chunk.entries.as_mut()?[within].take()?;
         chunk.in_use &= !(1 << within);
         if chunk.in_use == 0 {
-            chunk.slots = None;
+            chunk.entries = None;
         }
         self.first_with_room = self.first_with_room.min(number);
-        if let Ok(indexed) = self.index.find_entry(hash(entry.value.key()), |indexed| *indexed == slot) {
+        if let Ok(indexed) = self.index.find_entry(hash(entry.value.key()), |indexed| *indexed == position) {
             indexed.remove();
         }
         if self.index.len() < self.index.capacity() / 8 {
@@ -275,21 +276,21 @@ impl<T: Keyed> Shard<T> {
         self.chunks.shrink_to_fit();
         self.first_with_room = self.first_with_room.min(self.chunks.len());
         let chunks = &self.chunks;
-        self.index.shrink_to(self.index.len() * 2, |slot| hash_at(chunks, *slot));
+        self.index.shrink_to(self.index.len() * 2, |position| hash_at(chunks, *position));
     }
 
-    fn get(&self, slot: u32) -> Option<&Entry<T>> {
-        self.chunks.get(slot as usize / CHUNK)?.slots.as_ref()?[slot as usize % CHUNK].as_ref()
+    fn get(&self, position: u32) -> Option<&Entry<T>> {
+        self.chunks.get(position as usize / CHUNK)?.entries.as_ref()?[position as usize % CHUNK].as_ref()
     }
 
-    fn get_mut(&mut self, slot: u32) -> Option<&mut Entry<T>> {
-        self.chunks.get_mut(slot as usize / CHUNK)?.slots.as_mut()?[slot as usize % CHUNK].as_mut()
+    fn get_mut(&mut self, position: u32) -> Option<&mut Entry<T>> {
+        self.chunks.get_mut(position as usize / CHUNK)?.entries.as_mut()?[position as usize % CHUNK].as_mut()
     }
 }
 
-fn hash_at<T: Keyed>(chunks: &[Chunk<T>], slot: u32) -> u64 {
-    let slots = chunks[slot as usize / CHUNK].slots.as_ref();
-    slots.and_then(|slots| slots[slot as usize % CHUNK].as_ref()).map_or(0, |entry| hash(entry.value.key()))
+fn hash_at<T: Keyed>(chunks: &[Chunk<T>], position: u32) -> u64 {
+    let entries = chunks[position as usize / CHUNK].entries.as_ref();
+    entries.and_then(|entries| entries[position as usize % CHUNK].as_ref()).map_or(0, |entry| hash(entry.value.key()))
 }
 
 /// Returns the first eight bytes of a key. A key is a SHA-256 digest and need not be hashed again.

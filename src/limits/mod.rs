@@ -12,7 +12,7 @@ use crate::session::network_of;
 use crate::system::clock::Clock;
 use rate::Rate;
 
-pub use sockets::{Cells, Full, Seat, Sockets};
+pub use sockets::{ConnectionPermit, ConnectionQuota, QuotaCells, QuotaExceeded};
 
 /// Wrong codes allowed per address, as a multiple of those allowed per phone user. Several users can share an address.
 const WRONG_CODES_PER_ADDRESS: u32 = 6;
@@ -106,7 +106,7 @@ impl Limits {
     }
 
     /// Counts an unknown or malformed code against `user` and `address`.
-    pub fn note_wrong_code(&self, user: &str, address: IpAddr) {
+    pub fn count_wrong_code(&self, user: &str, address: IpAddr) {
         // `count` fails if concurrent wrong codes have used up the rate. There is nothing more to count then.
         if let Some(rate) = &self.wrong_codes_of_user {
             let _ = rate.count(user);
@@ -162,13 +162,13 @@ mod tests {
         for _ in 0..10 {
             assert!(limits.may_try_code("ann", home).is_ok());
             assert!(limits.may_try_code("ann", home).is_ok(), "looking counts nothing");
-            limits.note_wrong_code("ann", home);
+            limits.count_wrong_code("ann", home);
         }
         assert_eq!(limits.may_try_code("ann", home).unwrap_err().retry_after_seconds, 6);
         assert!(limits.may_try_code("ann", address(ELSEWHERE)).is_err());
         assert!(limits.may_try_code("bob", home).is_ok());
         for user in 0..5 {
-            (0..10).for_each(|_| limits.note_wrong_code(&user.to_string(), home));
+            (0..10).for_each(|_| limits.count_wrong_code(&user.to_string(), home));
         }
         assert!(limits.may_try_code("bob", home).is_err(), "sixty of one address");
         assert!(limits.may_try_code("bob", address(ELSEWHERE)).is_ok());

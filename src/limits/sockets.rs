@@ -19,7 +19,7 @@ const RETRY_AFTER_SECONDS: u64 = 5;
 /// The counts per client are a count-min sketch (Cormode and Muthukrishnan, 2005). Its size does not depend on the
 /// number of clients, and a connection stores only the indexes of its two cells. The sketch can overestimate a client's
 /// connections when hashes collide, and never underestimates them.
-pub struct Sockets {
+pub struct ConnectionQuota {
     per_address: u32,
     in_all: u32,
     count: AtomicU32,
@@ -29,11 +29,11 @@ pub struct Sockets {
 
 /// Indexes of the cells in which a connection is counted, one for each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cells([u16; 2]);
+pub struct QuotaCells([u16; 2]);
 
 /// The error of a connection that exceeds a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
+pub enum QuotaExceeded {
     /// The client has `limits.sockets_per_address` connections.
     Address(Exceeded),
     /// All clients together have `limits.sockets` connections.
@@ -41,13 +41,13 @@ pub enum Full {
 }
 
 /// One counted connection. Dropping the value ends the count.
-pub struct Seat {
-    sockets: Arc<Sockets>,
-    cells: Cells,
+pub struct ConnectionPermit {
+    sockets: Arc<ConnectionQuota>,
+    cells: QuotaCells,
     is_taken: bool,
 }
 
-impl Sockets {
+impl ConnectionQuota {
     /// Allows at most `per_address` connections of each client and `in_all` of all clients. 0 means no limit.
     #[must_use]
     pub fn new(per_address: u32, in_all: u32) -> Arc<Self> {
@@ -66,43 +66,43 @@ impl Sockets {
     ///
     /// # Errors
     /// Returns an error if the connection exceeds a limit. Such a connection is not counted.
-    pub fn seat(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Full> {
+    pub fn permit(self: &Arc<Self>, address: IpAddr) -> Result<ConnectionPermit, QuotaExceeded> {
         let hash = self.hasher.hash_one(network_of(address)).to_le_bytes();
-        let cells = Cells([u16::from_le_bytes([hash[0], hash[1]]), u16::from_le_bytes([hash[2], hash[3]])]);
+        let cells = QuotaCells([u16::from_le_bytes([hash[0], hash[1]]), u16::from_le_bytes([hash[2], hash[3]])]);
         let before = self.count.fetch_add(1, Ordering::Relaxed);
         let of_address = self.cells(cells).map(|cell| cell.fetch_add(1, Ordering::Relaxed)).min().unwrap_or_default();
         // Made before the checks, so that an early return undoes the count.
-        let seat = Seat { sockets: self.clone(), cells, is_taken: false };
+        let permit = ConnectionPermit { sockets: self.clone(), cells, is_taken: false };
         if of_address >= self.per_address {
             let key = "limits.sockets_per_address";
-            return Err(Full::Address(Exceeded { key, retry_after_seconds: RETRY_AFTER_SECONDS }));
+            return Err(QuotaExceeded::Address(Exceeded { key, retry_after_seconds: RETRY_AFTER_SECONDS }));
         }
-        if before >= self.in_all { Err(Full::All) } else { Ok(seat) }
+        if before >= self.in_all { Err(QuotaExceeded::All) } else { Ok(permit) }
     }
 
-    /// Ends the count of a connection whose seat was turned into `cells` ([`Seat::into_cells`]).
-    pub fn release(&self, cells: Cells) {
+    /// Ends the count of a connection whose seat was turned into `cells` ([`ConnectionPermit::into_cells`]).
+    pub fn release(&self, cells: QuotaCells) {
         self.count.fetch_sub(1, Ordering::Relaxed);
         for cell in self.cells(cells) {
             cell.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    fn cells(&self, Cells(cells): Cells) -> impl Iterator<Item = &AtomicU32> {
+    fn cells(&self, QuotaCells(cells): QuotaCells) -> impl Iterator<Item = &AtomicU32> {
         self.rows.iter().zip(cells).map(|(row, cell)| &row[usize::from(cell) % CELLS])
     }
 }
 
-impl Seat {
-    /// Returns the cells, which are smaller than a seat. The caller must pass them to [`Sockets::release`].
+impl ConnectionPermit {
+    /// Returns the cells, which are smaller than a seat. The caller must pass them to [`ConnectionQuota::release`].
     #[must_use]
-    pub fn into_cells(mut self) -> Cells {
+    pub fn into_cells(mut self) -> QuotaCells {
         self.is_taken = true;
         self.cells
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         if !self.is_taken {
             self.sockets.release(self.cells);
@@ -120,15 +120,15 @@ mod tests {
 
     #[test]
     fn a_connection_is_counted_until_its_seat_is_dropped_or_its_cells_are_released() {
-        let sockets = Sockets::new(2, 0);
-        let first = sockets.seat(address(1)).unwrap();
-        let second = sockets.seat(address(1)).unwrap().into_cells();
-        let is_full = || matches!(sockets.seat(address(1)), Err(Full::Address(_)));
+        let sockets = ConnectionQuota::new(2, 0);
+        let first = sockets.permit(address(1)).unwrap();
+        let second = sockets.permit(address(1)).unwrap().into_cells();
+        let is_full = || matches!(sockets.permit(address(1)), Err(QuotaExceeded::Address(_)));
         assert!(is_full() && is_full(), "what is refused is not counted");
-        assert!(sockets.seat(address(2)).is_ok());
+        assert!(sockets.permit(address(2)).is_ok());
         drop(first);
-        drop(sockets.seat(address(1)).unwrap());
-        let third = sockets.seat(address(1)).unwrap();
+        drop(sockets.permit(address(1)).unwrap());
+        let third = sockets.permit(address(1)).unwrap();
         assert!(is_full());
         sockets.release(second);
         assert!(!is_full());
@@ -139,26 +139,26 @@ mod tests {
 
     #[test]
     fn connections_of_all_clients_together_are_limited() {
-        let sockets = Sockets::new(0, 3);
-        let seats: Vec<_> = (0..3).map(|number| sockets.seat(address(number)).ok().unwrap()).collect();
-        assert_eq!(sockets.seat(address(9)).err(), Some(Full::All));
-        drop(seats);
-        assert!(sockets.seat(address(9)).is_ok());
+        let sockets = ConnectionQuota::new(0, 3);
+        let permits: Vec<_> = (0..3).map(|number| sockets.permit(address(number)).ok().unwrap()).collect();
+        assert_eq!(sockets.permit(address(9)).err(), Some(QuotaExceeded::All));
+        drop(permits);
+        assert!(sockets.permit(address(9)).is_ok());
     }
 
     #[test]
     fn many_light_clients_and_some_heavy_ones_are_not_taken_for_each_other() {
-        let sockets = Sockets::new(1000, 0);
-        let mut seats = Vec::new();
+        let sockets = ConnectionQuota::new(1000, 0);
+        let mut permits = Vec::new();
         for heavy in 0..16 {
-            seats.extend(std::iter::from_fn(|| sockets.seat(address(heavy)).ok()));
+            permits.extend(std::iter::from_fn(|| sockets.permit(address(heavy)).ok()));
         }
-        let light = (0..200_000).map(|light| sockets.seat(address(1_000_000 + light)));
+        let light = (0..200_000).map(|light| sockets.permit(address(1_000_000 + light)));
         let (seated, refused): (Vec<_>, Vec<_>) = light.partition(Result::is_ok);
-        seats.extend(seated.into_iter().flatten());
+        permits.extend(seated.into_iter().flatten());
         // One in a million light clients shares both of its cells with heavy ones: 0.2 are expected here. Six or more
         // occur in less than one of ten million runs.
         assert!(refused.len() < 6, "{} were refused", refused.len());
-        assert!((0..16).all(|heavy| sockets.seat(address(heavy)).is_err()));
+        assert!((0..16).all(|heavy| sockets.permit(address(heavy)).is_err()));
     }
 }

@@ -10,7 +10,7 @@ mod generate;
 mod overload;
 mod scan;
 mod sweep;
-mod tell;
+mod view;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::cluster::bus::{Bus, Change};
-use crate::cluster::node::{Hint, NodeName};
+use crate::cluster::node::{NodeName, Notification};
 use crate::metrics::{Metrics, Outcome};
 use crate::session::{Cancellation, Code, Presented, Refusal, Session, SessionKey, State, Step, Timestamp};
 use crate::store::{Announcer, Apart, Attached, BatchingReader, Changed, Store, StoreError, Stored, Which, read_apart};
@@ -34,7 +34,6 @@ pub use faults::Faults;
 pub use generate::Generated;
 pub use overload::Pending;
 pub use scan::Scan;
-pub use tell::Told;
 
 /// Version of a session after its first change. From this version on the session is not pending.
 const FIRST_CHANGE: u32 = 2;
@@ -78,7 +77,7 @@ pub struct Logins {
 
 /// The session of a browser that has connected to wait for it.
 #[derive(Debug)]
-pub struct Arrival {
+pub struct AttachedSession {
     /// Session, as it was read.
     pub session: Session,
     /// Time of the read.
@@ -86,7 +85,7 @@ pub struct Arrival {
     /// Attachment number of the connection, see [`Attached`].
     pub attachment: u32,
     /// Other node at which the browser waited before.
-    pub taken_over_from: Option<NodeName>,
+    pub superseded_node: Option<NodeName>,
 }
 
 /// The reason for which a use-case failed.
@@ -140,7 +139,7 @@ impl Logins {
     /// which the browsers waited before are notified.
     ///
     /// A row that cannot be read fails its own connection only.
-    pub async fn attach(&self, keys: &[SessionKey]) -> HashMap<SessionKey, Result<Arrival, Arc<StoreError>>> {
+    pub async fn attach(&self, keys: &[SessionKey]) -> HashMap<SessionKey, Result<AttachedSession, Arc<StoreError>>> {
         let query = |keys: Vec<_>| {
             let store = self.store.clone();
             async move { store.attach(&keys).await }
@@ -148,11 +147,11 @@ impl Logins {
         let attached = read_apart(keys, query).await;
         let read_at = self.clock.now();
         let mut arrivals = HashMap::with_capacity(keys.len());
-        for Attached { session, attachment, taken_over_from } in attached.found {
-            if let Some(before) = &taken_over_from {
-                self.bus.take_over(before, Hint { key: session.key, version: session.version, attachment });
+        for Attached { session, attachment, superseded_node } in attached.found {
+            if let Some(before) = &superseded_node {
+                self.bus.supersede(before, Notification { key: session.key, version: session.version, attachment });
             }
-            arrivals.insert(session.key, Ok(Arrival { session, attachment, read_at, taken_over_from }));
+            arrivals.insert(session.key, Ok(AttachedSession { session, attachment, read_at, superseded_node }));
         }
         arrivals.extend(attached.failed.into_iter().map(|(key, error)| (key, Err(error))));
         let is_unsettled = |session: &Session| session.is_undecided() && read_at >= session.expires_at;
@@ -169,7 +168,11 @@ impl Logins {
     }
 
     /// Reads expired undecided sessions again, behind all decisions that were made in time. Updates `arrivals`.
-    async fn settle(&self, keys: &[SessionKey], arrivals: &mut HashMap<SessionKey, Result<Arrival, Arc<StoreError>>>) {
+    async fn settle(
+        &self,
+        keys: &[SessionKey],
+        arrivals: &mut HashMap<SessionKey, Result<AttachedSession, Arc<StoreError>>>,
+    ) {
         let settled = self.read_settled(keys).await;
         let mut found: HashMap<_, _> =
             settled.found.into_iter().map(|(read_at, session)| (session.key, (read_at, session))).collect();
@@ -177,7 +180,7 @@ impl Logins {
         for key in keys {
             let Some(Ok(arrival)) = arrivals.remove(key) else { continue };
             if let Some((read_at, session)) = found.remove(key) {
-                arrivals.insert(*key, Ok(Arrival { session, read_at, ..arrival }));
+                arrivals.insert(*key, Ok(AttachedSession { session, read_at, ..arrival }));
             } else if let Some(error) = failed.remove(key) {
                 arrivals.insert(*key, Err(error));
             }

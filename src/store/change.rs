@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::committed::{Announcer, Changed, Committed, Stored, Transition, Which};
 use super::writer::Failure;
-use crate::cluster::node::Hint;
+use crate::cluster::node::Notification;
 use crate::metrics::Stopwatch;
 use crate::session::{Refusal, Session, Step};
 use crate::system::clock::Clock;
@@ -60,9 +60,9 @@ pub(crate) fn change<T: Table>(
 
 impl Change {
     /// Returns the notification of the written version, if one was written.
-    pub(crate) fn hint(&self) -> Option<Hint> {
+    pub(crate) fn notification(&self) -> Option<Notification> {
         let Self::Written(session) = self else { return None };
-        Some(Hint { key: session.key, version: session.version, attachment: 0 })
+        Some(Notification { key: session.key, version: session.version, attachment: 0 })
     }
 
     /// Converts the result to the outcome. Call this after the commit.

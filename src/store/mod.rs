@@ -15,7 +15,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::cluster::node::{Hint, NodeName};
+use crate::cluster::node::{NodeName, Notification};
 use crate::secret::shown_path;
 use crate::session::{CodeKey, Session, SessionKey, Status, Timestamp};
 
@@ -74,11 +74,11 @@ pub trait Store: Send + Sync + 'static {
     /// Returns changes that this node may not have delivered: changes of sessions whose browsers may wait here,
     /// whichever process wrote them, and connections that were superseded at other nodes. Returns a part of them if
     /// there are many.
-    async fn untold(&self) -> Result<Vec<Untold>, StoreError>;
+    async fn undelivered(&self) -> Result<Vec<Undelivered>, StoreError>;
 
     /// Records that this node has handled these changes, each up to the version and attachment number of the
     /// notification.
-    async fn told(&self, hints: &[Hint]) -> Result<(), StoreError>;
+    async fn mark_delivered(&self, notifications: &[Notification]) -> Result<(), StoreError>;
 
     /// Deletes up to `limit` sessions whose `expires_at` is before this time. Returns how they ended.
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError>;
@@ -101,7 +101,7 @@ pub struct Attached {
     /// Attachment number of the connection, from 1. 0 in a store that serves one node.
     pub attachment: u32,
     /// Other node at which the browser waited before, whose connection is superseded.
-    pub taken_over_from: Option<NodeName>,
+    pub superseded_node: Option<NodeName>,
 }
 
 /// The network with the most pending sessions.
@@ -115,9 +115,9 @@ pub struct Heaviest {
 
 /// A change that this node may not have delivered.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Untold {
+pub struct Undelivered {
     /// Version and attachment number that the session has reached.
-    pub hint: Hint,
+    pub notification: Notification,
     /// Session, as it is stored. `None` if it does not exist any more, or was not read.
     pub session: Option<Session>,
 }

@@ -21,8 +21,8 @@ use tokio_postgres::types::{FromSql, ToSql};
 
 use super::committed::{Announcer, Changed, Committed, Stored, Transition, Which};
 use super::row::{self, COLUMNS, Row, StateColumns, corrupt, hash};
-use super::{Attached, Ended, Heaviest, OpenError, Store, StoreError, Untold};
-use crate::cluster::node::{Hint, NodeName, Waits};
+use super::{Attached, Ended, Heaviest, OpenError, Store, StoreError, Undelivered};
+use crate::cluster::node::{NodeName, Notification, Waits};
 use crate::metrics::Stopwatch;
 use crate::postgres::{Postgres, explain_failure};
 use crate::session::{Client, CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
@@ -56,7 +56,7 @@ pub struct PostgresStore {
     pool: Pool,
     node: NodeName,
     clock: Clock,
-    sends_hints: bool,
+    sends_notifications: bool,
 }
 
 /// The settings of a node for a [`PostgresStore`].
@@ -68,7 +68,7 @@ pub struct PostgresSetup {
     /// Maximum number of connections that this node opens.
     pub max_connections: usize,
     /// Whether statements send notifications (`NOTIFY`) with their transaction. If not, another bus sends them.
-    pub sends_hints: bool,
+    pub sends_notifications: bool,
 }
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -96,8 +96,8 @@ impl PostgresStore {
             .await
             .ok_or_else(|| failed("it does not answer".to_owned()))?
             .map_err(failed)?;
-        let PostgresSetup { node, clock, sends_hints, .. } = setup;
-        let store = Self { pool, node, clock, sends_hints };
+        let PostgresSetup { node, clock, sends_notifications, .. } = setup;
+        let store = Self { pool, node, clock, sends_notifications };
         store.ping().await.map_err(|error| failed(error.to_string()))?;
         Ok(store)
     }
@@ -156,7 +156,7 @@ impl PostgresStore {
                     &changed.token_grant,
                     &changed.scanned_at,
                     &changed.reason,
-                    &self.sends_hints,
+                    &self.sends_notifications,
                     &self.node.as_str(),
                     &next.writable_until().as_millis(),
                 ],
@@ -348,8 +348,8 @@ static UNTOLD: LazyLock<String> = LazyLock::new(|| {
 /// them again.
 const TOLD: &str = "DELETE FROM qrlogin.untold WHERE (node, id) IN (
          SELECT node, id FROM qrlogin.untold JOIN
-             unnest($2::bytea[], $3::bigint[], $4::bigint[]) AS told (told_id, told_version, told_attachment)
-             ON id = told_id AND version <= told_version AND attachment <= told_attachment
+             unnest($2::bytea[], $3::bigint[], $4::bigint[]) AS told (told_id, delivered_version, told_attachment)
+             ON id = told_id AND version <= delivered_version AND attachment <= told_attachment
          WHERE node = $1 ORDER BY id FOR UPDATE SKIP LOCKED
      )";
 
@@ -390,7 +390,8 @@ impl Store for PostgresStore {
     async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
         let asked = Stopwatch::start();
         let deadline = self.clock.now().plus_seconds(ATTACH_SECONDS).as_millis();
-        let rows = self.query(&ATTACH, &[&ids(keys), &self.node.as_str(), &self.sends_hints, &deadline]).await?;
+        let rows =
+            self.query(&ATTACH, &[&ids(keys), &self.node.as_str(), &self.sends_notifications, &deadline]).await?;
         let first = rows.first().ok_or_else(|| corrupt("no time"))?;
         self.follow(asked, first, AFTER + 3)?;
         if column_of::<i64>(first, AFTER + 4)? > 0 {
@@ -400,7 +401,7 @@ impl Store for PostgresStore {
             Ok(Attached {
                 session: session(row)?,
                 attachment: number(row, AFTER)?,
-                taken_over_from: column_of::<Option<String>>(row, AFTER + 1)?.map(NodeName::from_stored),
+                superseded_node: column_of::<Option<String>>(row, AFTER + 1)?.map(NodeName::from_stored),
             })
         };
         rows.iter().filter(|row| is_there(row)).map(attached).collect()
@@ -467,7 +468,7 @@ impl Store for PostgresStore {
         })
     }
 
-    async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
+    async fn undelivered(&self) -> Result<Vec<Undelivered>, StoreError> {
         let asked = Stopwatch::start();
         let rows = self.query(&UNTOLD, &[&self.node.as_str(), &MAX_UNTOLD]).await?;
         let mut untold = Vec::new();
@@ -475,19 +476,20 @@ impl Store for PostgresStore {
             self.follow(asked, row, AFTER + 3)?;
             if let Some(id) = column_of::<Option<&[u8]>>(row, AFTER)? {
                 let key = SessionKey(hash(id)?);
-                let hint = Hint { key, version: number(row, AFTER + 1)?, attachment: number(row, AFTER + 2)? };
+                let notification =
+                    Notification { key, version: number(row, AFTER + 1)?, attachment: number(row, AFTER + 2)? };
                 // A row that cannot be read is read again by itself, and does not hide the others.
                 let session = is_there(row).then(|| session(row).ok()).flatten();
-                untold.push(Untold { hint, session });
+                untold.push(Undelivered { notification, session });
             }
         }
         Ok(untold)
     }
 
-    async fn told(&self, hints: &[Hint]) -> Result<(), StoreError> {
-        let ids: Vec<_> = hints.iter().map(|hint| &hint.key.0[..]).collect();
-        let versions: Vec<_> = hints.iter().map(|hint| i64::from(hint.version)).collect();
-        let attachments: Vec<_> = hints.iter().map(|hint| i64::from(hint.attachment)).collect();
+    async fn mark_delivered(&self, notifications: &[Notification]) -> Result<(), StoreError> {
+        let ids: Vec<_> = notifications.iter().map(|notification| &notification.key.0[..]).collect();
+        let versions: Vec<_> = notifications.iter().map(|notification| i64::from(notification.version)).collect();
+        let attachments: Vec<_> = notifications.iter().map(|notification| i64::from(notification.attachment)).collect();
         self.query(TOLD, &[&self.node.as_str(), &ids, &versions, &attachments]).await?;
         Ok(())
     }

@@ -24,8 +24,8 @@ use super::committed::{Announcer, Changed, Transition, Which};
 use super::database_file::{DatabaseFiles, DatabaseLock, Lost};
 use super::row::{self, COLUMNS, Row, StateColumns, corrupt};
 use super::writer::{Access, Database, Failure, Writer, closed, lock};
-use super::{Attached, Ended, Heaviest, OpenError, Store, StoreError, Untold};
-use crate::cluster::node::Hint;
+use super::{Attached, Ended, Heaviest, OpenError, Store, StoreError, Undelivered};
+use crate::cluster::node::Notification;
 use crate::session::{Client, CodeKey, Session, SessionKey, Timestamp};
 use crate::system::clock::Clock;
 
@@ -71,7 +71,7 @@ pub struct SqliteStore {
     /// Held during a check of the files.
     checking: Arc<tokio::sync::Mutex<()>>,
     /// Changes of this process since the last call of [`Store::untold`].
-    recent: Arc<Mutex<Vec<Hint>>>,
+    recent: Arc<Mutex<Vec<Notification>>>,
     /// Progress of the scan for changes by other processes.
     foreign: Mutex<ForeignScan>,
     /// Lock on the database. Released by [`Store::close`], or when the store is dropped.
@@ -259,7 +259,7 @@ impl SqliteStore {
     }
 
     /// Returns changes that other processes may have written since the last call.
-    async fn foreign_changes(&self) -> Result<Vec<Hint>, StoreError> {
+    async fn foreign_changes(&self) -> Result<Vec<Notification>, StoreError> {
         let version = self.query(|connection| Ok(data_version(connection)?)).await?;
         let after = {
             let mut scan = lock(&self.foreign);
@@ -275,8 +275,8 @@ impl SqliteStore {
         let scanned = self.keep_house(move |connection| {
             let mut query = cached(connection, FOREIGN)?;
             let rows = query.query_map(params![now, after, MAX_FOREIGN], |row| {
-                let hint = Hint { key: SessionKey(row.get(0)?), version: row.get(1)?, attachment: 0 };
-                Ok((hint, row.get::<_, i64>(2)?))
+                let notification = Notification { key: SessionKey(row.get(0)?), version: row.get(1)?, attachment: 0 };
+                Ok((notification, row.get::<_, i64>(2)?))
             })?;
             Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?)
         });
@@ -287,7 +287,7 @@ impl SqliteStore {
             Some((_, row)) => scan.after = *row,
             None => (scan.after, scan.seen) = (0, scan.of),
         }
-        Ok(found.into_iter().map(|(hint, _)| hint).collect())
+        Ok(found.into_iter().map(|(notification, _)| notification).collect())
     }
 }
 
@@ -447,7 +447,7 @@ impl Store for SqliteStore {
     /// Reads the sessions. There is no other node, so nothing is written.
     async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
         let sessions = self.read(keys).await?;
-        Ok(sessions.into_iter().map(|session| Attached { session, attachment: 0, taken_over_from: None }).collect())
+        Ok(sessions.into_iter().map(|session| Attached { session, attachment: 0, superseded_node: None }).collect())
     }
 
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<Session>, StoreError> {
@@ -483,10 +483,10 @@ impl Store for SqliteStore {
         };
         // This runs after the commit.
         let finish = move |change: Change| {
-            if let Some(hint) = change.hint() {
+            if let Some(notification) = change.notification() {
                 let mut recent = lock(&recent);
                 if recent.len() < MAX_RECENT {
-                    recent.push(hint);
+                    recent.push(notification);
                 }
             }
             change.committed(announcer)
@@ -529,15 +529,15 @@ impl Store for SqliteStore {
     /// Returns the changes of this process since the last call, and those of other processes if any has written.
     /// Committed changes are passed to the announcer as well, so a connection needs this result only after a fault or
     /// after a write by another process.
-    async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
+    async fn undelivered(&self) -> Result<Vec<Undelivered>, StoreError> {
         let foreign = self.foreign_changes().await?;
         // Taken after the scan has succeeded, so that an error leaves them for the next call.
-        let mut hints = std::mem::take(&mut *lock(&self.recent));
-        hints.extend(foreign);
-        Ok(hints.into_iter().map(|hint| Untold { hint, session: None }).collect())
+        let mut notifications = std::mem::take(&mut *lock(&self.recent));
+        notifications.extend(foreign);
+        Ok(notifications.into_iter().map(|notification| Undelivered { notification, session: None }).collect())
     }
 
-    async fn told(&self, _hints: &[Hint]) -> Result<(), StoreError> {
+    async fn mark_delivered(&self, _hints: &[Notification]) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -8,8 +8,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use crate::session::PhoneUser;
+use crate::session::{Cancellation, PhoneUser};
 
+/// Path of the WebSocket, up to the session id.
+pub const WEBSOCKET_PATH: &str = "/v1/ws/qr";
+/// Prefix of a Close reason that names the delay before a reconnect, in milliseconds.
+pub const RETRY_AFTER: &str = "retry_after_ms=";
 /// Maximum length of `client_info`, in characters.
 pub const MAX_CLIENT_INFO_CHARS: usize = 256;
 /// WebSocket subprotocol of a browser that acknowledges its token with [`ACK_MESSAGE`].
@@ -204,6 +208,12 @@ pub struct UserView {
     pub picture: Option<String>,
 }
 
+/// Returns the delay that a Close reason names, in milliseconds.
+#[must_use]
+pub fn retry_after_millis(reason: &str) -> Option<u32> {
+    reason.strip_prefix(RETRY_AFTER)?.parse().ok()
+}
+
 impl UserView {
     /// Returns the fields of `user` that the browser may see, or `None` if the app token has neither of them.
     #[must_use]
@@ -254,6 +264,49 @@ pub enum Frame {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'static str>,
     },
+}
+
+impl Frame {
+    /// Returns the frame of a session that a phone user has rejected.
+    #[must_use]
+    pub const fn rejected() -> Self {
+        Self::Rejected { message: "Login rejected by user" }
+    }
+
+    /// Returns the frame of a session that has expired.
+    #[must_use]
+    pub const fn expired() -> Self {
+        Self::Expired { message: "QR code expired" }
+    }
+
+    /// Returns the frame of a session that was cancelled.
+    #[must_use]
+    pub const fn cancelled(by: Cancellation) -> Self {
+        match by {
+            Cancellation::Browser => Self::Cancelled { reason: None },
+            Cancellation::Overload => Self::Cancelled { reason: Some("overload") },
+        }
+    }
+
+    /// Returns the frame of a session whose token has been acknowledged.
+    #[must_use]
+    pub const fn claimed() -> Self {
+        Self::Confirmed(Confirmed::Claimed { claimed: true })
+    }
+
+    /// Returns the value of the member `status`.
+    #[must_use]
+    pub const fn status(&self) -> &'static str {
+        match self {
+            Self::Pending { .. } => "pending",
+            Self::Scanned { .. } => "scanned",
+            Self::Rotated(_) => "rotated",
+            Self::Confirmed(_) => "confirmed",
+            Self::Rejected { .. } => "rejected",
+            Self::Expired { .. } => "expired",
+            Self::Cancelled { .. } => "cancelled",
+        }
+    }
 }
 
 /// The rest of a `confirmed` frame: the token, or that it was acknowledged before.

@@ -31,11 +31,11 @@ pub struct Source {
     says: Arc<Mutex<Says>>,
     asked: Arc<AtomicUsize>,
     last: Arc<Mutex<(HeaderMap, String)>>,
-    held: Arc<Mutex<Option<Held>>>,
+    held: Arc<Mutex<Option<BorrowedPermit>>>,
 }
 
 /// Resolves when the answers are no longer held back.
-type Held = Shared<oneshot::Receiver<()>>;
+type BorrowedPermit = Shared<oneshot::Receiver<()>>;
 
 #[derive(Clone, Default)]
 pub enum Says {

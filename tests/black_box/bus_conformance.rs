@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use qrlogin::cluster::bus::{Bus, Change, Listener, LocalBus, PostgresBus, RedisBus};
-use qrlogin::cluster::node::{Hint, NodeName};
+use qrlogin::cluster::node::{NodeName, Notification};
 use qrlogin::metrics::{Metrics, Stopwatch};
 use qrlogin::postgres::Postgres;
 use qrlogin::session::{PhoneUser, Session, Step};
@@ -19,7 +19,7 @@ use crate::store_conformance::{CODE, Replaced, replace, session_of_now};
 #[derive(Debug, PartialEq)]
 enum Heard {
     Changed(Box<Session>, u32),
-    Hint(Hint),
+    Notification(Notification),
     MayHaveMissed,
 }
 
@@ -29,10 +29,10 @@ impl Listener for Ears {
     fn changed(self: Arc<Self>, session: &Arc<Session>, attachment: u32, _since: Stopwatch) {
         self.0.send(Heard::Changed(Box::new(Session::clone(session)), attachment)).unwrap();
     }
-    fn hinted(self: Arc<Self>, hint: Hint) {
-        self.0.send(Heard::Hint(hint)).unwrap();
+    fn notified(self: Arc<Self>, notification: Notification) {
+        self.0.send(Heard::Notification(notification)).unwrap();
     }
-    fn may_have_missed(self: Arc<Self>) {
+    fn may_have_lost(self: Arc<Self>) {
         self.0.send(Heard::MayHaveMissed).unwrap();
     }
 }
@@ -57,8 +57,9 @@ impl Node {
 
     async fn shared(url: &str, redis_url: Option<&str>) -> Self {
         let (node, metrics, postgres) = (NodeName::random(), Arc::new(Metrics::new()), Postgres::parse(url).unwrap());
-        let sends_hints = redis_url.is_none();
-        let setup = PostgresSetup { node: node.clone(), clock: Clock::shared(), max_connections: 4, sends_hints };
+        let sends_notifications = redis_url.is_none();
+        let setup =
+            PostgresSetup { node: node.clone(), clock: Clock::shared(), max_connections: 4, sends_notifications };
         let store = Arc::new(PostgresStore::open(&postgres, setup).await.unwrap());
         let bus: Arc<dyn Bus> = match redis_url {
             None => Arc::new(PostgresBus::new(postgres, node, metrics.clone())),
@@ -80,9 +81,10 @@ impl Node {
     /// Attaches a browser of the session to this node. The node that had the browser before is notified.
     async fn attach(&self, session: &Session) -> u32 {
         let attached = self.store.attach(&[session.key]).await.unwrap().pop().unwrap();
-        let hint = Hint { key: session.key, version: attached.session.version, attachment: attached.attachment };
-        if let Some(before) = attached.taken_over_from {
-            self.bus.take_over(&before, hint);
+        let notification =
+            Notification { key: session.key, version: attached.session.version, attachment: attached.attachment };
+        if let Some(before) = attached.superseded_node {
+            self.bus.supersede(&before, notification);
         }
         attached.attachment
     }
@@ -118,9 +120,13 @@ async fn conforms_between(here: &mut Node, there: &mut Node) {
         let session = session_of_now(&*here.store).await;
         let attachment = there.attach(&session).await;
         here.scan(&session).await;
-        assert_eq!(there.hears().await, Heard::Hint(Hint { key: session.key, version: 2, attachment }));
+        assert_eq!(there.hears().await, Heard::Notification(Notification { key: session.key, version: 2, attachment }));
         let attachment = here.attach(&session).await;
-        assert_eq!(there.hears().await, Heard::Hint(Hint { key: session.key, version: 2, attachment }), "superseded");
+        assert_eq!(
+            there.hears().await,
+            Heard::Notification(Notification { key: session.key, version: 2, attachment }),
+            "superseded"
+        );
     }
     // No browser waits for this session, so no node is notified.
     let session = session_of_now(&*here.store).await;
@@ -129,7 +135,7 @@ async fn conforms_between(here: &mut Node, there: &mut Node) {
     let session = session_of_now(&*here.store).await;
     let attachment = there.attach(&session).await;
     here.scan(&session).await;
-    assert_eq!(there.hears().await, Heard::Hint(Hint { key: session.key, version: 2, attachment }));
+    assert_eq!(there.hears().await, Heard::Notification(Notification { key: session.key, version: 2, attachment }));
     here.hears_nothing();
 }
 
@@ -168,7 +174,7 @@ async fn bus_reconnects_and_reports_that_notifications_may_be_lost() {
     until("the bus is disconnected", async || !by_redis.metrics.is_bus_connected()).await;
     // No node has this name. Sending a notification while the bus is down must not fail.
     let session = session_of_now(&*by_redis.store).await;
-    by_redis.bus.take_over(&NodeName::random(), Hint { key: session.key, version: 1, attachment: 1 });
+    by_redis.bus.supersede(&NodeName::random(), Notification { key: session.key, version: 1, attachment: 1 });
     redis.run();
     assert_eq!(by_redis.hears().await, Heard::MayHaveMissed);
     let mut other = Node::shared(&url, Some(&redis.url())).await;

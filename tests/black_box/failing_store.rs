@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
-use qrlogin::cluster::node::Hint;
+use qrlogin::cluster::node::Notification;
 use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
 use qrlogin::store::{
-    Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Untold, Which,
+    Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Undelivered, Which,
 };
 use tokio::sync::RwLock;
 
@@ -138,12 +138,12 @@ impl Store for FailingStore {
         self.weighings.fetch_add(1, Ordering::SeqCst);
         self.works()?.heaviest(now, limit).await
     }
-    async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
+    async fn undelivered(&self) -> Result<Vec<Undelivered>, StoreError> {
         self.looks.fetch_add(1, Ordering::SeqCst);
-        self.works()?.untold().await
+        self.works()?.undelivered().await
     }
-    async fn told(&self, hints: &[Hint]) -> Result<(), StoreError> {
-        self.works()?.told(hints).await
+    async fn mark_delivered(&self, notifications: &[Notification]) -> Result<(), StoreError> {
+        self.works()?.mark_delivered(notifications).await
     }
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
         self.works()?.sweep(expired_before, limit).await

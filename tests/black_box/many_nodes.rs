@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use qrlogin::cluster::bus::{Bus, Change, Listener};
-use qrlogin::cluster::node::{Hint, NodeName};
+use qrlogin::cluster::node::{NodeName, Notification};
 use qrlogin::metrics::Stopwatch;
 use qrlogin::session::Session as StoredSession;
 use qrlogin::store::Store as _;
@@ -135,7 +135,7 @@ struct Unreliable {
 
 struct UnreliableEars {
     listener: Weak<dyn Listener>,
-    held_back: Mutex<Option<Hint>>,
+    held_back: Mutex<Option<Notification>>,
 }
 
 impl Bus for Unreliable {
@@ -147,8 +147,8 @@ impl Bus for Unreliable {
     fn announce(&self, change: &Change) {
         self.inner.announce(change);
     }
-    fn take_over(&self, before: &NodeName, hint: Hint) {
-        self.inner.take_over(before, hint);
+    fn supersede(&self, before: &NodeName, notification: Notification) {
+        self.inner.supersede(before, notification);
     }
 }
 
@@ -158,25 +158,25 @@ impl Listener for UnreliableEars {
             listener.changed(session, attachment, since);
         }
     }
-    fn hinted(self: Arc<Self>, hint: Hint) {
+    fn notified(self: Arc<Self>, notification: Notification) {
         let Some(listener) = self.listener.upgrade() else { return };
         match random::below(6) {
             0..3 => {}
             3 => {
-                listener.clone().hinted(hint);
-                listener.hinted(hint);
+                listener.clone().notified(notification);
+                listener.notified(notification);
             }
             _ => {
-                let earlier = self.held_back.lock().unwrap().replace(hint);
+                let earlier = self.held_back.lock().unwrap().replace(notification);
                 if let Some(earlier) = earlier {
-                    listener.hinted(earlier);
+                    listener.notified(earlier);
                 }
             }
         }
     }
-    fn may_have_missed(self: Arc<Self>) {
+    fn may_have_lost(self: Arc<Self>) {
         if let Some(listener) = self.listener.upgrade() {
-            listener.may_have_missed();
+            listener.may_have_lost();
         }
     }
 }
@@ -211,7 +211,7 @@ async fn logins_complete_on_an_unreliable_bus(redis: Option<&Redis>) {
     nodes[0].until_active_in_all(&nodes, 0).await;
     until("the store has no undelivered change", async || {
         for node in &nodes {
-            if !node.store.untold().await.unwrap().is_empty() {
+            if !node.store.undelivered().await.unwrap().is_empty() {
                 return false;
             }
         }

@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
-use qrlogin::cluster::node::{Hint, NodeName, Waits};
+use qrlogin::cluster::node::{NodeName, Notification, Waits};
 use qrlogin::postgres::Postgres;
 use qrlogin::session::{
     Cancellation, Client, Confirmation, Grant, PhoneUser, Presented, Refusal, Rotation, Session, SessionId, SessionKey,
     State, Step, Timestamp,
 };
 use qrlogin::store::{
-    Announcer, Attached, Changed, Ended, PostgresSetup, PostgresStore, SqliteStore, Store, Stored, Untold, Which,
+    Announcer, Attached, Changed, Ended, PostgresSetup, PostgresStore, SqliteStore, Store, Stored, Undelivered, Which,
 };
 use qrlogin::system::clock::{Clock, Hands};
 use qrlogin::system::random;
@@ -324,7 +324,8 @@ async fn sqlite_conforms() {
 /// Opens the store of a new node on this database.
 async fn node(url: &str) -> (NodeName, PostgresStore) {
     let node = NodeName::random();
-    let setup = PostgresSetup { node: node.clone(), clock: Clock::shared(), max_connections: 4, sends_hints: true };
+    let setup =
+        PostgresSetup { node: node.clone(), clock: Clock::shared(), max_connections: 4, sends_notifications: true };
     (node, PostgresStore::open(&Postgres::parse(url).unwrap(), setup).await.unwrap())
 }
 
@@ -337,7 +338,7 @@ async fn postgres_refuses_an_overdue_attachment() {
     store.insert(&session).await.unwrap();
     // This node's clock is years behind, so Postgres finds that its request is overdue.
     let (clock, _hands) = Clock::manual(Timestamp::from_millis(1_600_000_000_000));
-    let setup = PostgresSetup { node: NodeName::random(), clock, max_connections: 1, sends_hints: true };
+    let setup = PostgresSetup { node: NodeName::random(), clock, max_connections: 1, sends_notifications: true };
     let late = PostgresStore::open(&Postgres::parse(&url).unwrap(), setup).await.unwrap();
     assert!(late.attach(&[session.key]).await.unwrap_err().to_string().contains("too late"));
     assert!(late.attach(&[new_session().key]).await.unwrap().is_empty());
@@ -368,8 +369,8 @@ pub async fn session_of_now(store: &dyn Store) -> Session {
     session
 }
 
-fn hint_of(session: &Session, attachment: u32) -> Hint {
-    Hint { key: session.key, version: session.version, attachment }
+fn hint_of(session: &Session, attachment: u32) -> Notification {
+    Notification { key: session.key, version: session.version, attachment }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -380,15 +381,15 @@ async fn row_names_the_node_to_which_its_browser_was_attached_last() {
     let session = session_of_now(&ours).await;
 
     let first = ours.attach(&[session.key, new_session().key]).await.unwrap();
-    assert_eq!(first, [Attached { session: session.clone(), attachment: 1, taken_over_from: None }]);
+    assert_eq!(first, [Attached { session: session.clone(), attachment: 1, superseded_node: None }]);
     let again = ours.attach(&[session.key]).await.unwrap();
     assert_eq!(
-        (again[0].attachment, &again[0].taken_over_from),
+        (again[0].attachment, &again[0].superseded_node),
         (2, &None),
         "a node supersedes no connection of its own"
     );
     let moved = theirs.attach(&[session.key]).await.unwrap();
-    assert_eq!((moved[0].attachment, &moved[0].taken_over_from), (3, &Some(here)));
+    assert_eq!((moved[0].attachment, &moved[0].superseded_node), (3, &Some(here)));
 
     let scanned = stepped(session.scan(&ann(), CODE, session.created_at));
     let waits = Waits { node: there, attachment: 3 };
@@ -403,25 +404,28 @@ async fn undelivered_change_stays_with_its_node_until_it_is_delivered() {
     let session = session_of_now(&ours).await;
     let scanned = stepped(session.scan(&ann(), CODE, session.created_at));
     replace(&ours, &scanned).await;
-    assert_eq!(ours.untold().await.unwrap(), [], "no browser waits");
+    assert_eq!(ours.undelivered().await.unwrap(), [], "no browser waits");
 
     theirs.attach(&[session.key]).await.unwrap();
     let confirmed = confirmed(&scanned, session.created_at);
     replace(&ours, &confirmed).await;
-    assert_eq!(ours.untold().await.unwrap(), []);
-    let untold = theirs.untold().await.unwrap();
-    assert_eq!(untold, [Untold { hint: hint_of(&confirmed, 1), session: Some(confirmed.clone()) }]);
+    assert_eq!(ours.undelivered().await.unwrap(), []);
+    let untold = theirs.undelivered().await.unwrap();
+    assert_eq!(untold, [Undelivered { notification: hint_of(&confirmed, 1), session: Some(confirmed.clone()) }]);
 
-    theirs.told(&[hint_of(&scanned, 1)]).await.unwrap();
-    assert_eq!(theirs.untold().await.unwrap(), untold, "an older version was delivered");
-    theirs.told(&[hint_of(&confirmed, 1)]).await.unwrap();
-    assert_eq!(theirs.untold().await.unwrap(), []);
+    theirs.mark_delivered(&[hint_of(&scanned, 1)]).await.unwrap();
+    assert_eq!(theirs.undelivered().await.unwrap(), untold, "an older version was delivered");
+    theirs.mark_delivered(&[hint_of(&confirmed, 1)]).await.unwrap();
+    assert_eq!(theirs.undelivered().await.unwrap(), []);
     let claimed = stepped(confirmed.claim(session.created_at));
     replace(&ours, &claimed).await;
-    assert_eq!(theirs.untold().await.unwrap(), [], "no browser waits for an acknowledgement");
+    assert_eq!(theirs.undelivered().await.unwrap(), [], "no browser waits for an acknowledgement");
 
     ours.attach(&[session.key]).await.unwrap();
-    assert_eq!(theirs.untold().await.unwrap(), [Untold { hint: hint_of(&claimed, 2), session: Some(claimed) }]);
+    assert_eq!(
+        theirs.undelivered().await.unwrap(),
+        [Undelivered { notification: hint_of(&claimed, 2), session: Some(claimed) }]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -509,8 +513,12 @@ async fn updates_of_a_login_touch_no_index_of_postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unusable_postgres_is_refused_without_quoting_its_password() {
     let url = format!("postgres://ann:hunter2@127.0.0.1:{}/x", services::free_port());
-    let setup =
-        PostgresSetup { node: NodeName::random(), clock: Clock::shared(), max_connections: 1, sends_hints: true };
+    let setup = PostgresSetup {
+        node: NodeName::random(),
+        clock: Clock::shared(),
+        max_connections: 1,
+        sends_notifications: true,
+    };
     let refused = PostgresStore::open(&Postgres::parse(&url).unwrap(), setup).await.err().unwrap().to_string();
     assert!(refused.starts_with("database_url: ") && refused.contains("127.0.0.1"), "{refused}");
     assert!(!refused.contains("hunter2"), "{refused}");
@@ -613,8 +621,12 @@ async fn path_of_sqlite_is_taken_literally() {
 async fn failed_statement_keeps_its_pooled_connection() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
-    let setup =
-        PostgresSetup { node: NodeName::random(), clock: Clock::shared(), max_connections: 1, sends_hints: true };
+    let setup = PostgresSetup {
+        node: NodeName::random(),
+        clock: Clock::shared(),
+        max_connections: 1,
+        sends_notifications: true,
+    };
     let store = PostgresStore::open(&Postgres::parse(&url).unwrap(), setup).await.unwrap();
     let admin = services::connect(&url).await.unwrap();
     let connection = async || {

@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::{Bus as _, Listener, LocalBus};
-use crate::cluster::node::Hint;
+use crate::cluster::node::Notification;
 use crate::metrics::{Metrics, Stopwatch};
 use crate::system::random;
 use crate::telemetry::cause::explain;
@@ -78,7 +78,7 @@ impl Ears {
         info!(event = "bus connected");
         self.metrics.bus_connected(true);
         if let Some(listener) = self.here.listener() {
-            listener.may_have_missed();
+            listener.may_have_lost();
         }
     }
 
@@ -101,8 +101,8 @@ impl Ears {
             self.returned.send_replace(number);
             return;
         }
-        match (Hint::parse(text), self.here.listener()) {
-            (Some(hint), Some(listener)) => listener.hinted(hint),
+        match (Notification::parse(text), self.here.listener()) {
+            (Some(notification), Some(listener)) => listener.notified(notification),
             (None, _) => {
                 if let Some(count) = self.nonsense.count(self.started.elapsed()) {
                     warn!(event = "bus spoke nonsense", setting = self.setting, count);

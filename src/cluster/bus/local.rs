@@ -1,7 +1,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::{Bus, Change, Listener};
-use crate::cluster::node::{Hint, NodeName};
+use crate::cluster::node::{NodeName, Notification};
 
 /// The bus of a single process. It calls the listener directly and passes the session along, so the listener need not
 /// read the store.
@@ -28,5 +28,5 @@ impl Bus for LocalBus {
     }
 
     /// Does nothing, because there is no other node.
-    fn take_over(&self, _before: &NodeName, _hint: Hint) {}
+    fn supersede(&self, _before: &NodeName, _hint: Notification) {}
 }

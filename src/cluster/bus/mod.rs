@@ -10,7 +10,7 @@ mod redis;
 
 use std::sync::{Arc, Weak};
 
-use crate::cluster::node::{Hint, NodeName, Waits};
+use crate::cluster::node::{NodeName, Notification, Waits};
 use crate::metrics::Stopwatch;
 use crate::session::Session;
 
@@ -25,10 +25,10 @@ pub trait Listener: Send + Sync + 'static {
     fn changed(self: Arc<Self>, session: &Arc<Session>, attachment: u32, since: Stopwatch);
 
     /// Called for each notification from another node.
-    fn hinted(self: Arc<Self>, hint: Hint);
+    fn notified(self: Arc<Self>, notification: Notification);
 
     /// Called when the bus becomes connected. Notifications may have been lost before.
-    fn may_have_missed(self: Arc<Self>);
+    fn may_have_lost(self: Arc<Self>);
 }
 
 /// A session that was written, or found in the store, and that its browser may not have.
@@ -52,12 +52,12 @@ pub trait Bus: Send + Sync + 'static {
     fn announce(&self, change: &Change);
 
     /// Notifies the node `before` that a connection at this node supersedes its connection.
-    fn take_over(&self, before: &NodeName, hint: Hint);
+    fn supersede(&self, before: &NodeName, notification: Notification);
 }
 
 impl Change {
     /// Returns the notification of this change for another node.
-    fn hint(&self, waits: &Waits) -> Hint {
-        Hint { key: self.session.key, version: self.session.version, attachment: waits.attachment }
+    fn notification(&self, waits: &Waits) -> Notification {
+        Notification { key: self.session.key, version: self.session.version, attachment: waits.attachment }
     }
 }

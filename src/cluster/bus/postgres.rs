@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::hearing::{self, Ears, Source, answer, until_probe};
 use super::{Bus, Change, Listener, LocalBus};
-use crate::cluster::node::{Hint, NodeName};
+use crate::cluster::node::{NodeName, Notification};
 use crate::metrics::Metrics;
 use crate::postgres::{Messages, Postgres};
 use crate::telemetry::cause::explain;
@@ -46,7 +46,7 @@ impl Bus for PostgresBus {
     }
 
     /// Does nothing, because the statement that attached the connection has sent the notification.
-    fn take_over(&self, _before: &NodeName, _hint: Hint) {}
+    fn supersede(&self, _before: &NodeName, _hint: Notification) {}
 }
 
 /// The channel of this node.

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::hearing::{self, Ears, Source, answer, pause, until_probe};
 use super::{Bus, Change, Listener, LocalBus};
-use crate::cluster::node::{Hint, NodeName};
+use crate::cluster::node::{NodeName, Notification};
 use crate::metrics::Metrics;
 
 /// Maximum number of queued messages. Notifications beyond it are lost, and the other node finds the change in the
@@ -38,7 +38,7 @@ pub struct RedisBus {
 
 /// A queued message.
 enum Outgoing {
-    Hint(NodeName, Hint),
+    Notification(NodeName, Notification),
     Probe(Probe),
 }
 
@@ -77,9 +77,9 @@ impl RedisBus {
     }
 
     /// Queues a notification, or drops it if the queue is full.
-    fn send(&self, to: &NodeName, hint: Hint) {
-        if self.queue.try_send(Outgoing::Hint(to.clone(), hint)).is_err() {
-            debug!(event = "hint lost", session = %hint.key);
+    fn send(&self, to: &NodeName, notification: Notification) {
+        if self.queue.try_send(Outgoing::Notification(to.clone(), notification)).is_err() {
+            debug!(event = "hint lost", session = %notification.key);
         }
     }
 }
@@ -112,13 +112,13 @@ impl Bus for RedisBus {
     fn announce(&self, change: &Change) {
         match &change.waits {
             Some(waits) if waits.node == self.node => self.here.announce(change),
-            Some(waits) => self.send(&waits.node, change.hint(waits)),
+            Some(waits) => self.send(&waits.node, change.notification(waits)),
             None => {}
         }
     }
 
-    fn take_over(&self, before: &NodeName, hint: Hint) {
-        self.send(before, hint);
+    fn supersede(&self, before: &NodeName, notification: Notification) {
+        self.send(before, notification);
     }
 }
 
@@ -187,7 +187,7 @@ async fn speak(client: Client, queued: Option<mpsc::Receiver<Outgoing>>) {
         let mut probes = Vec::new();
         for outgoing in batch.drain(..) {
             let (channel, text) = match outgoing {
-                Outgoing::Hint(node, hint) => (node.channel(), hint.to_string()),
+                Outgoing::Notification(node, notification) => (node.channel(), notification.to_string()),
                 Outgoing::Probe(Probe { channel, text, sent }) => {
                     probes.push(sent);
                     (channel, text)

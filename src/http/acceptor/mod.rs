@@ -27,16 +27,16 @@ use tracing::debug;
 use super::App;
 use super::refused::Refused;
 use super::server::{ACCEPT_RETRY_MILLIS, AcceptFailures, Accepted, Connections, MAX_HEAD_BYTES, is_of_one_connection};
-use super::upgrade::Handshake;
-use crate::hub::{Channel, Connection, Registration};
-use crate::limits::{Call, Full, Seat};
+use crate::hub::{NewConnection, Registration, Transport};
+use crate::limits::{Call, ConnectionPermit, QuotaExceeded};
 use crate::login;
 use crate::metrics::Stopwatch;
 use crate::session::{SessionId, SessionKey};
 use crate::store::StoreError;
 use crate::system::shutdown::Shutdown;
 use crate::wire::http1::Answer;
-use request_head::{Beginning, Head};
+use crate::wire::websocket::Handshake;
+use request_head::{FirstRequest, Head};
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKE: Token = Token(usize::MAX - 1);
@@ -82,8 +82,8 @@ pub fn serve_public(
     let mut listener = TcpListener::from_std(listener);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let header_time = Duration::from_secs(app.header_seconds.into());
-    let gate = Gate {
-        arrivals: Arc::new(Arrivals {
+    let gate = Acceptor {
+        arrivals: Arc::new(UpgradeQueue {
             app: app.clone(),
             connections: connections.clone(),
             queue: Mutex::default(),
@@ -95,8 +95,8 @@ pub fn serve_public(
         poll,
         listener,
         heads: Slab::new(),
-        deadlines: Deadlines::after(header_time),
-        surplus_deadlines: Deadlines::after(SURPLUS_TIME.min(header_time)),
+        deadlines: HeadDeadlines::after(header_time),
+        surplus_deadlines: HeadDeadlines::after(SURPLUS_TIME.min(header_time)),
         next_serial: 0,
         is_to_accept: false,
         is_out_of_sockets: false,
@@ -124,18 +124,18 @@ pub fn serve_public(
 }
 
 /// The acceptor's state.
-struct Gate {
+struct Acceptor {
     app: Arc<App>,
     connections: Arc<Connections>,
-    arrivals: Arc<Arrivals>,
+    arrivals: Arc<UpgradeQueue>,
     runtime: Handle,
     poll: Poll,
     listener: TcpListener,
     /// Connections whose first request has not arrived whole.
     heads: Slab<Head>,
-    deadlines: Deadlines,
+    deadlines: HeadDeadlines,
     /// Deadlines of the heads of connections beyond a limit.
-    surplus_deadlines: Deadlines,
+    surplus_deadlines: HeadDeadlines,
     next_serial: u64,
     /// The listener was reported readable and has not returned `WouldBlock` since.
     is_to_accept: bool,
@@ -149,7 +149,7 @@ struct Gate {
 
 /// The queue of connections whose rows are to be read, and the tasks that read them, many in one query. The acceptor
 /// does not wait for the store.
-struct Arrivals {
+struct UpgradeQueue {
     app: Arc<App>,
     connections: Arc<Connections>,
     queue: Mutex<Queue>,
@@ -159,14 +159,14 @@ struct Arrivals {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Arrival>,
+    waiting: VecDeque<PendingUpgrade>,
     tasks: usize,
     /// Number of tasks that wait for the store. The others are about to look into the queue.
     asking: usize,
 }
 
 /// A connection with a valid handshake, whose session's row is to be read.
-struct Arrival {
+struct PendingUpgrade {
     socket: TcpStream,
     peer: SocketAddr,
     /// All bytes that have been read.
@@ -175,11 +175,11 @@ struct Arrival {
     head_bytes: usize,
     handshake: Handshake,
     registration: Registration,
-    seat: Option<Seat>,
+    permit: Option<ConnectionPermit>,
     since: Stopwatch,
 }
 
-impl Gate {
+impl Acceptor {
     fn run(mut self) {
         let runtime = self.runtime.clone();
         let _within = runtime.enter();
@@ -211,7 +211,7 @@ impl Gate {
             let pause = if std::mem::take(&mut self.is_out_of_sockets) { ACCEPT_RETRY_MILLIS } else { 0 };
             return Some(Duration::from_millis(pause.into()));
         }
-        let left = [&self.deadlines, &self.surplus_deadlines].into_iter().filter_map(Deadlines::left).min()?;
+        let left = [&self.deadlines, &self.surplus_deadlines].into_iter().filter_map(HeadDeadlines::left).min()?;
         Some(left + Duration::from_millis(1))
     }
 
@@ -242,8 +242,8 @@ impl Gate {
     /// limit is read too, so that the page can read the refusal. At most [`MAX_SURPLUS`] such connections exist at a
     /// time, and more are refused at once.
     fn head(&mut self, socket: TcpStream, peer: SocketAddr) -> Option<Head> {
-        let (seat, surplus) = match self.seat(peer.ip()) {
-            Ok(seat) => (seat, None),
+        let (permit, surplus) = match self.permit(peer.ip()) {
+            Ok(permit) => (permit, None),
             Err(full) => match self.surplus_places.clone().try_acquire_owned() {
                 Ok(place) => (None, Some((full.into(), place))),
                 Err(_) => {
@@ -253,13 +253,13 @@ impl Gate {
             },
         };
         self.next_serial += 1;
-        Some(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial, seat, surplus })
+        Some(Head { socket, peer, bytes: Vec::new(), serial: self.next_serial, permit, surplus })
     }
 
     /// Reads a request that may have arrived already, before the socket is registered for readiness.
     fn begin(&mut self, mut head: Head, scratch: &mut [u8]) {
         match head.read(scratch, &self.app) {
-            Beginning::Unfinished => self.wait_for(head),
+            FirstRequest::Incomplete => self.wait_for(head),
             request => self.pass_on(head, request),
         }
     }
@@ -278,7 +278,7 @@ impl Gate {
     fn read_on(&mut self, slot: usize, scratch: &mut [u8]) {
         let Some(head) = self.heads.get_mut(slot) else { return };
         match head.read(scratch, &self.app) {
-            Beginning::Unfinished => {}
+            FirstRequest::Incomplete => {}
             request => {
                 let mut head = self.heads.remove(slot);
                 drop(self.poll.registry().deregister(&mut head.socket));
@@ -287,25 +287,26 @@ impl Gate {
         }
     }
 
-    fn pass_on(&mut self, head: Head, request: Beginning) {
+    fn pass_on(&mut self, head: Head, request: FirstRequest) {
         match request {
-            Beginning::None => {}
+            FirstRequest::Closed => {}
             _ if head.surplus.is_some() => self.hand_over(head, None),
-            Beginning::Upgrade { head_bytes, handshake, id, address } => {
-                self.let_in(head, head_bytes, handshake, &id, address);
+            FirstRequest::Upgrade { head_bytes, handshake, id, address } => {
+                self.accept_upgrade(head, head_bytes, handshake, &id, address);
             }
-            Beginning::Other | Beginning::Unfinished => self.hand_over(head, None),
+            FirstRequest::Other | FirstRequest::Incomplete => self.hand_over(head, None),
         }
     }
 
-    fn let_in(&mut self, head: Head, head_bytes: usize, handshake: Handshake, id: &SessionId, address: IpAddr) {
+    fn accept_upgrade(&mut self, head: Head, head_bytes: usize, handshake: Handshake, id: &SessionId, address: IpAddr) {
         let since = Stopwatch::start();
         let key = id.key();
         match self.admit_browser(&head, address, key) {
-            Ok((seat, registration)) => {
-                let Head { socket, peer, bytes, seat: taken, .. } = head;
-                let seat = taken.or(seat);
-                let arrival = Arrival { socket, peer, bytes, head_bytes, handshake, registration, seat, since };
+            Ok((permit, registration)) => {
+                let Head { socket, peer, bytes, permit: taken, .. } = head;
+                let permit = taken.or(permit);
+                let arrival =
+                    PendingUpgrade { socket, peer, bytes, head_bytes, handshake, registration, permit, since };
                 self.arrivals.add(arrival);
             }
             Err(refused) => self.hand_over(head, Some(refused)),
@@ -313,8 +314,8 @@ impl Gate {
     }
 
     /// Counts a connection, unless it is of a trusted proxy. The requests through a proxy are counted by their clients.
-    fn seat(&self, peer: IpAddr) -> Result<Option<Seat>, Full> {
-        if self.app.proxies.trusts(peer) { Ok(None) } else { self.app.limits.seat(peer) }
+    fn permit(&self, peer: IpAddr) -> Result<Option<ConnectionPermit>, QuotaExceeded> {
+        if self.app.proxies.trusts(peer) { Ok(None) } else { self.app.limits.permit(peer) }
     }
 
     /// Does the first three steps of [`super::arrive::arrive`]: counts the call, counts the connection of a client
@@ -324,20 +325,20 @@ impl Gate {
         head: &Head,
         address: IpAddr,
         key: SessionKey,
-    ) -> Result<(Option<Seat>, Registration), Refused> {
+    ) -> Result<(Option<ConnectionPermit>, Registration), Refused> {
         self.app.limits.admit(Call::WebSocket, address).map_err(Refused::Limited)?;
-        let seat = if head.seat.is_some() { None } else { self.app.limits.seat(address)? };
+        let permit = if head.permit.is_some() { None } else { self.app.limits.permit(address)? };
         let registration = self.app.hub.register(key).map_err(|_| Refused::Stopping)?;
-        Ok((seat, registration))
+        Ok((permit, registration))
     }
 
     fn hand_over(&self, head: Head, refused: Option<Refused>) {
-        let Head { socket, peer, bytes, seat, surplus, .. } = head;
+        let Head { socket, peer, bytes, permit, surplus, .. } = head;
         let (refused, surplus) = match surplus {
             Some((full, place)) => (Some(full), Some(place)),
             None => (refused, None),
         };
-        self.connections.serve(Accepted { stream: socket.into(), peer, beginning: bytes, refused, seat, surplus });
+        self.connections.serve(Accepted { stream: socket.into(), peer, beginning: bytes, refused, permit, surplus });
     }
 
     /// Refuses connections whose request has not arrived in time. A connection within the limits that has sent nothing
@@ -364,12 +365,12 @@ impl Gate {
 }
 
 /// A queue of deadlines of heads, in order. A serial number tells a head from an earlier one in the same slot.
-struct Deadlines {
+struct HeadDeadlines {
     time: Duration,
     queue: VecDeque<(Stopwatch, usize, u64)>,
 }
 
-impl Deadlines {
+impl HeadDeadlines {
     fn after(time: Duration) -> Self {
         Self { time, queue: VecDeque::new() }
     }
@@ -397,8 +398,8 @@ impl Deadlines {
     }
 }
 
-impl Arrivals {
-    fn add(&self, arrival: Arrival) {
+impl UpgradeQueue {
+    fn add(&self, arrival: PendingUpgrade) {
         let mut queue = self.lock();
         if queue.waiting.len() < MAX_ARRIVALS {
             queue.waiting.push_back(arrival);
@@ -465,7 +466,7 @@ impl Arrivals {
 
 /// One of the tasks that read rows, which is counted until it ends or panics. After a panic, another task is spawned
 /// for the rest of the queue.
-struct Task<'a>(&'a Arc<Arrivals>);
+struct Task<'a>(&'a Arc<UpgradeQueue>);
 
 impl Task<'_> {
     fn end(self, queue: &mut Queue) {
@@ -484,10 +485,10 @@ impl Drop for Task<'_> {
 }
 
 /// Counts a task that waits for the store, until the value is dropped.
-struct Asking<'a>(&'a Arrivals);
+struct Asking<'a>(&'a UpgradeQueue);
 
 impl<'a> Asking<'a> {
-    fn begin(arrivals: &'a Arc<Arrivals>) -> Self {
+    fn begin(arrivals: &'a Arc<UpgradeQueue>) -> Self {
         arrivals.lock().asking += 1;
         // The queue must not wait for the answer to this task.
         arrivals.read(&Handle::current());
@@ -501,9 +502,9 @@ impl Drop for Asking<'_> {
     }
 }
 
-type Rows = HashMap<SessionKey, Result<login::Arrival, Arc<StoreError>>>;
+type Rows = HashMap<SessionKey, Result<login::AttachedSession, Arc<StoreError>>>;
 
-impl Arrival {
+impl PendingUpgrade {
     fn be_answered(self, app: &App, connections: &Connections, rows: &Rows) {
         match rows.get(&self.registration.key()) {
             Some(Ok(found)) => self.open(app, found),
@@ -515,15 +516,15 @@ impl Arrival {
         }
     }
 
-    fn open(mut self, app: &App, found: &login::Arrival) {
+    fn open(mut self, app: &App, found: &login::AttachedSession) {
         let mut answer = Answer::new(StatusCode::SWITCHING_PROTOCOLS, None);
         for (name, value) in self.handshake.answer() {
             answer = answer.field(name, value.as_bytes());
         }
         let answer = answer.open().to_vec();
         let early = self.bytes.split_off(self.head_bytes);
-        let channel = Channel::WebSocket { acknowledges: self.handshake.acknowledges };
-        let connection = Connection { socket: self.socket, answer, early, channel, seat: self.seat };
+        let transport = Transport::WebSocket { acknowledges: self.handshake.acknowledges };
+        let connection = NewConnection { socket: self.socket, answer, early, transport, permit: self.permit };
         self.registration.open(connection, found);
         app.metrics.answered("GET", ROUTE, 101, self.since);
         debug!(
@@ -542,7 +543,7 @@ impl Arrival {
             peer: self.peer,
             beginning: self.bytes,
             refused: Some(refused),
-            seat: self.seat,
+            permit: self.permit,
             surplus: None,
         });
     }

@@ -10,10 +10,12 @@ use mio::net::TcpStream;
 
 use crate::http::App;
 use crate::http::refused::Refused;
-use crate::http::server::{MAX_HEAD_BYTES, Surplus};
-use crate::http::upgrade::{Fields as _, Handshake, WEBSOCKET_PATH, offered_id};
-use crate::limits::Seat;
+use crate::http::server::{MAX_HEAD_BYTES, SurplusPermit};
+use crate::limits::ConnectionPermit;
 use crate::session::SessionId;
+use crate::wire::fields::Fields as _;
+use crate::wire::types::WEBSOCKET_PATH;
+use crate::wire::websocket::{Handshake, offered_id};
 
 /// Maximum number of header fields that the acceptor parses. hyper handles a request with more.
 const MAX_FIELDS: usize = 64;
@@ -25,33 +27,33 @@ pub(super) struct Head {
     pub(super) bytes: Vec<u8>,
     pub(super) serial: u64,
     /// The seat of the connection. `None` without limits, for a trusted proxy, and beyond a limit.
-    pub(super) seat: Option<Seat>,
+    pub(super) permit: Option<ConnectionPermit>,
     /// Of a connection beyond a limit, the reason for which its request is refused, and its permit.
-    pub(super) surplus: Option<(Refused, Surplus)>,
+    pub(super) surplus: Option<(Refused, SurplusPermit)>,
 }
 
 /// The kind of request with which the bytes of a connection begin.
-pub(super) enum Beginning {
+pub(super) enum FirstRequest {
     /// A part of a head, which may be that of a request for a WebSocket.
-    Unfinished,
+    Incomplete,
     /// A request for a WebSocket that the acceptor can answer: valid, with a session id, of an allowed origin.
     Upgrade { head_bytes: usize, handshake: Handshake, id: SessionId, address: IpAddr },
     /// Any other request, which hyper handles.
     Other,
     /// No request, because the connection has ended or failed.
-    None,
+    Closed,
 }
 
 impl Head {
     /// Reads from the socket until the kind of the request is known or the socket has no more bytes.
-    pub(super) fn read(&mut self, scratch: &mut [u8], app: &App) -> Beginning {
+    pub(super) fn read(&mut self, scratch: &mut [u8], app: &App) -> FirstRequest {
         loop {
             let read = match self.socket.read(scratch) {
-                Ok(0) => return Beginning::None,
+                Ok(0) => return FirstRequest::Closed,
                 Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Beginning::Unfinished,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return FirstRequest::Incomplete,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Beginning::None,
+                Err(_) => return FirstRequest::Closed,
             };
             let new_from = self.bytes.len().saturating_sub(2);
             self.bytes.extend_from_slice(&scratch[..read]);
@@ -59,28 +61,28 @@ impl Head {
             let [_, longest_beginning] = app.base.websocket_beginnings();
             let is_worth_a_look =
                 self.bytes.len() <= longest_beginning.len().max(read) || has_end(&self.bytes[new_from..]);
-            match if is_worth_a_look { understand(&self.bytes, self.peer, app) } else { Beginning::Unfinished } {
+            match if is_worth_a_look { understand(&self.bytes, self.peer, app) } else { FirstRequest::Incomplete } {
                 // hyper answers 431 to a head that is too long.
-                Beginning::Unfinished if self.bytes.len() >= MAX_HEAD_BYTES => return Beginning::Other,
-                Beginning::Unfinished => {}
+                FirstRequest::Incomplete if self.bytes.len() >= MAX_HEAD_BYTES => return FirstRequest::Other,
+                FirstRequest::Incomplete => {}
                 known => return known,
             }
         }
     }
 }
 
-fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Beginning {
+fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> FirstRequest {
     let beginnings = app.base.websocket_beginnings();
     if !beginnings.iter().any(|beginning| bytes.starts_with(beginning)) {
         let is_short = beginnings.iter().any(|beginning| beginning.starts_with(bytes));
-        return if is_short { Beginning::Unfinished } else { Beginning::Other };
+        return if is_short { FirstRequest::Incomplete } else { FirstRequest::Other };
     }
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let head_bytes = match request.parse(bytes) {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-        Ok(httparse::Status::Partial) => return Beginning::Unfinished,
-        Err(_) => return Beginning::Other,
+        Ok(httparse::Status::Partial) => return FirstRequest::Incomplete,
+        Err(_) => return FirstRequest::Other,
     };
     let fields = &*request.headers;
     let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -97,9 +99,9 @@ fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> Beginning {
             if !has_body && app.hosts.check(fields).is_ok() && app.origins.check(fields).is_ok() =>
         {
             let address = app.proxies.client_address(peer.ip(), fields);
-            Beginning::Upgrade { head_bytes, handshake, id, address }
+            FirstRequest::Upgrade { head_bytes, handshake, id, address }
         }
-        _ => Beginning::Other,
+        _ => FirstRequest::Other,
     }
 }
 

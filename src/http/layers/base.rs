@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::config::Settings;
 use crate::http::App;
-use crate::http::upgrade::WEBSOCKET_PATH;
+use crate::wire::types::WEBSOCKET_PATH;
 
 /// Prefixes of the paths of all routes. A unit test compares them with the OpenAPI document.
 const ROUTES: [&str; 6] = ["/v1/", "/q/", "/js/", "/demo/", "/.well-known/", "/openapi.json"];
@@ -90,8 +90,8 @@ fn without_base(base: &BasePath, uri: &Uri) -> Option<Uri> {
 
 #[cfg(test)]
 mod tests {
-    use crate::http::routes::openapi;
     use super::*;
+    use crate::http::routes::openapi;
 
     fn base(public_url: &str) -> BasePath {
         BasePath::of(&Settings { public_url: public_url.to_owned(), ..Settings::default() })

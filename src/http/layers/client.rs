@@ -17,8 +17,8 @@ use woothee::parser::Parser;
 use crate::config::{ProxyHeader, Settings, network};
 use crate::http::App;
 use crate::http::layers::forwarded::{addresses_from_right, node_address};
-use crate::http::upgrade::Fields;
 use crate::session::{Client, printable};
+use crate::wire::fields::Fields;
 
 /// Maximum number of characters of a header field that are stored with a session.
 const MAX_CHARS: usize = 256;

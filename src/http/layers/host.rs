@@ -8,7 +8,7 @@ use url::Host;
 
 use crate::config::{AllowedOrigin, Settings};
 use crate::http::problem::ApiError;
-use crate::http::upgrade::Fields;
+use crate::wire::fields::Fields;
 
 /// Origins whose hosts may be requested. An empty list allows every host.
 #[derive(Default)]

@@ -11,45 +11,45 @@ use axum::response::{IntoResponse as _, Response};
 use crate::http::App;
 use crate::http::layers::client::ClientAddress;
 use crate::http::problem::ApiError;
-use crate::limits::{Call, Exceeded, Full, Limits, Seat, Sockets};
+use crate::limits::{Call, ConnectionPermit, ConnectionQuota, Exceeded, Limits, QuotaExceeded};
 
 /// The seat of a TCP connection, shared by its requests. A request that waits in the hub takes the seat with it. Empty
 /// for a connection of a trusted proxy.
 #[derive(Clone, Default)]
-pub(crate) struct SeatOfConnection(Arc<Mutex<Option<Seat>>>);
+pub(crate) struct SharedPermit(Arc<Mutex<Option<ConnectionPermit>>>);
 
-impl SeatOfConnection {
-    pub(crate) fn new(seat: Option<Seat>) -> Self {
-        Self(Arc::new(Mutex::new(seat)))
+impl SharedPermit {
+    pub(crate) fn new(permit: Option<ConnectionPermit>) -> Self {
+        Self(Arc::new(Mutex::new(permit)))
     }
 
-    fn take(&self) -> Option<Seat> {
+    fn take(&self) -> Option<ConnectionPermit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn put_back(&self, seat: Seat) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(seat);
+    fn put_back(&self, permit: ConnectionPermit) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
     }
 }
 
 /// The seat of a connection that is about to be opened in the hub. Dropping the value returns the seat to the TCP
 /// connection that it was taken from.
-pub(crate) struct Held {
-    seat: Option<Seat>,
-    taken_from: Option<SeatOfConnection>,
+pub(crate) struct BorrowedPermit {
+    permit: Option<ConnectionPermit>,
+    taken_from: Option<SharedPermit>,
 }
 
-impl Held {
+impl BorrowedPermit {
     /// Returns the seat for good, because the connection is opened.
-    pub(crate) fn keep(mut self) -> Option<Seat> {
-        self.seat.take()
+    pub(crate) fn keep(mut self) -> Option<ConnectionPermit> {
+        self.permit.take()
     }
 }
 
-impl Drop for Held {
+impl Drop for BorrowedPermit {
     fn drop(&mut self) {
-        if let (Some(seat), Some(connection)) = (self.seat.take(), &self.taken_from) {
-            connection.put_back(seat);
+        if let (Some(permit), Some(connection)) = (self.permit.take(), &self.taken_from) {
+            connection.put_back(permit);
         }
     }
 }
@@ -60,7 +60,7 @@ pub struct ClientLimits {
     /// Limits on calls per minute.
     pub rates: Option<Limits>,
     /// Limits on open connections.
-    pub sockets: Option<Arc<Sockets>>,
+    pub sockets: Option<Arc<ConnectionQuota>>,
 }
 
 impl ClientLimits {
@@ -69,16 +69,16 @@ impl ClientLimits {
     }
 
     /// Counts a connection from `address`, and returns its seat, or `None` without limits.
-    pub(crate) fn seat(&self, address: IpAddr) -> Result<Option<Seat>, Full> {
-        self.sockets.as_ref().map(|sockets| sockets.seat(address)).transpose()
+    pub(crate) fn permit(&self, address: IpAddr) -> Result<Option<ConnectionPermit>, QuotaExceeded> {
+        self.sockets.as_ref().map(|sockets| sockets.permit(address)).transpose()
     }
 
     /// Returns the seat of a request that is about to wait: that of its TCP connection, if it has one. The connections
     /// of a trusted proxy are not counted, so a request through one gets a seat of its client at `address`.
-    pub(crate) fn seat_of(&self, taken: &SeatOfConnection, address: IpAddr) -> Result<Held, Full> {
+    pub(crate) fn borrow_permit(&self, taken: &SharedPermit, address: IpAddr) -> Result<BorrowedPermit, QuotaExceeded> {
         Ok(match taken.take() {
-            Some(seat) => Held { seat: Some(seat), taken_from: Some(taken.clone()) },
-            None => Held { seat: self.seat(address)?, taken_from: None },
+            Some(permit) => BorrowedPermit { permit: Some(permit), taken_from: Some(taken.clone()) },
+            None => BorrowedPermit { permit: self.permit(address)?, taken_from: None },
         })
     }
 }

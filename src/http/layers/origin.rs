@@ -13,7 +13,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::config::{AllowedOrigin, Settings};
 use crate::http::App;
 use crate::http::problem::ApiError;
-use crate::http::upgrade::Fields;
+use crate::wire::fields::Fields;
 use crate::wire::types::SESSION_HEADER;
 
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");

@@ -13,15 +13,14 @@ use zeroize::Zeroizing;
 use crate::http::arrive::{Admitted, Arrived, arrive_if};
 use crate::http::layers::body::{Json, OptionalJson};
 use crate::http::layers::client::{ClientAddress, describe};
-use crate::http::layers::limit::SeatOfConnection;
+use crate::http::layers::limit::SharedPermit;
 use crate::http::problem::ApiError;
 use crate::http::routes::openapi::BROWSER;
-use crate::http::upgrade::WEBSOCKET_PATH;
-use crate::http::waiting_response::{Parking, Patience};
+use crate::http::waiting_response::{WaitKind, WaitingResponse};
 use crate::http::{Answer, App};
-use crate::hub::wire_view;
 use crate::login::LoginError;
 use crate::session::{Session, SessionId, Status, Timestamp};
+use crate::wire::types::WEBSOCKET_PATH;
 use crate::wire::types::{
     GenerateRequest, GenerateResponse, MAX_CLIENT_INFO_CHARS, MAX_WAIT_SECONDS, SESSION_HEADER, SessionRequest,
     SessionView, StatusResponse,
@@ -68,7 +67,7 @@ pub(crate) async fn generate(
 pub(crate) async fn status(
     State(app): State<Arc<App>>,
     address: ClientAddress,
-    Extension(taken): Extension<SeatOfConnection>,
+    Extension(taken): Extension<SharedPermit>,
     path: Result<Path<String>, PathRejection>,
     asked: LongPoll,
 ) -> Result<Response, ApiError> {
@@ -83,7 +82,7 @@ pub(crate) async fn status(
 pub(crate) async fn status_by_header(
     State(app): State<Arc<App>>,
     address: ClientAddress,
-    Extension(taken): Extension<SeatOfConnection>,
+    Extension(taken): Extension<SharedPermit>,
     headers: HeaderMap,
     asked: LongPoll,
 ) -> Result<Response, ApiError> {
@@ -132,12 +131,12 @@ impl<S: Sync> FromRequestParts<S> for LongPoll {
 async fn status_of(
     app: &App,
     address: ClientAddress,
-    taken: &SeatOfConnection,
+    taken: &SharedPermit,
     id: &SessionId,
     asked: &LongPoll,
 ) -> Result<Response, ApiError> {
     let (Some(wait_seconds @ 1..), Some(version)) = (asked.wait, asked.version) else {
-        app.hub.receipt_settled(id.key()).await;
+        app.hub.wait_for_ack(id.key()).await;
         let (session, now) = app.logins.current(id.key()).await?;
         return view(app, &session, now);
     };
@@ -148,16 +147,16 @@ async fn status_of(
     match arrive_if(app, id.key(), address.0, None, taken, is_awaited).await? {
         Admitted::Answered(answered) => view(app, &answered.0, answered.1),
         Admitted::Waits(arrived) => {
-            let Arrived { registration, found, seat } = *arrived;
-            let patience = Patience::Poll { version, wait_seconds };
-            Ok(Parking { registration, found, seat: seat.keep(), patience }.into_response())
+            let Arrived { registration, found, permit } = *arrived;
+            let kind = WaitKind::Poll { version, wait_seconds };
+            Ok(WaitingResponse { registration, found, permit: permit.keep(), kind }.into_response())
         }
     }
 }
 
 fn view(app: &App, session: &Session, now: Timestamp) -> Result<Response, ApiError> {
-    let told = app.logins.tell(session, now).map_err(LoginError::from)?;
-    Ok(Answer(StatusCode::OK, wire_view(told, &app.logins, session, now)).into_response())
+    let frame = app.logins.frame(session, now).map_err(LoginError::from)?;
+    Ok(Answer(StatusCode::OK, app.logins.view(frame, session, now)).into_response())
 }
 
 /// Acknowledges the token, which is not delivered again.

@@ -14,12 +14,12 @@ use axum::response::{IntoResponse as _, Response};
 use crate::http::App;
 use crate::http::arrive::{Admitted, Arrived, arrive_if};
 use crate::http::layers::client::ClientAddress;
-use crate::http::layers::limit::SeatOfConnection;
+use crate::http::layers::limit::SharedPermit;
 use crate::http::layers::origin::LAST_EVENT_ID;
 use crate::http::problem::ApiError;
 use crate::http::routes::browser::{id_in_header, session_id};
 use crate::http::routes::openapi::BROWSER;
-use crate::http::waiting_response::{Parking, Patience};
+use crate::http::waiting_response::{WaitKind, WaitingResponse};
 use crate::limits::Call;
 use crate::session::{Session, SessionId, Status, Timestamp};
 use crate::wire::types::EXPIRED_EVENT_ID;
@@ -41,7 +41,7 @@ const MAX_LOST: u32 = 2;
 pub(crate) async fn open(
     State(app): State<Arc<App>>,
     address: ClientAddress,
-    Extension(taken): Extension<SeatOfConnection>,
+    Extension(taken): Extension<SharedPermit>,
     path: Result<Path<String>, PathRejection>,
     method: Method,
     headers: HeaderMap,
@@ -63,7 +63,7 @@ pub(crate) async fn open(
 pub(crate) async fn open_by_header(
     State(app): State<Arc<App>>,
     address: ClientAddress,
-    Extension(taken): Extension<SeatOfConnection>,
+    Extension(taken): Extension<SharedPermit>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -73,7 +73,7 @@ pub(crate) async fn open_by_header(
 async fn stream(
     app: &App,
     address: ClientAddress,
-    taken: &SeatOfConnection,
+    taken: &SharedPermit,
     id: &SessionId,
     method: &Method,
     headers: &HeaderMap,
@@ -92,15 +92,15 @@ async fn stream(
             return Ok(FIELDS.into_response());
         }
     };
-    let Arrived { registration, found, seat } = *arrived;
+    let Arrived { registration, found, permit } = *arrived;
     // A token that has not been acknowledged is delivered again.
     let is_open = matches!(found.session.status(found.read_at), Status::Pending | Status::Scanned);
     let told = last.parse().ok().filter(|told| is_open && *told == found.session.version);
-    let patience = Patience::Stream {
-        told_version: told.unwrap_or(0),
+    let kind = WaitKind::Stream {
+        delivered_version: told.unwrap_or(0),
         silent_seconds: app.logins.policy.heartbeat_seconds.saturating_mul(MAX_LOST),
     };
-    Ok((FIELDS, Parking { registration, found, seat: seat.keep(), patience }.into_response()).into_response())
+    Ok((FIELDS, WaitingResponse { registration, found, permit: permit.keep(), kind }.into_response()).into_response())
 }
 
 /// Header fields of a stream. `X-Accel-Buffering` turns off nginx's buffering, which would delay events.

@@ -147,7 +147,7 @@ async fn with_code<T>(
         None => Err(LoginError::NotFound),
     };
     if let (Some(rates), Err(LoginError::NotFound)) = (rates, &done) {
-        rates.note_wrong_code(user, address.0);
+        rates.count_wrong_code(user, address.0);
     }
     Ok(done?)
 }

@@ -14,21 +14,21 @@ use hyper_util::rt::TokioIo;
 use crate::http::App;
 use crate::http::arrive::{Arrived, arrive};
 use crate::http::layers::client::ClientAddress;
-use crate::http::layers::limit::SeatOfConnection;
+use crate::http::layers::limit::SharedPermit;
 use crate::http::outgoing;
 use crate::http::problem::ApiError;
-use crate::http::rewound::Rewound;
-use crate::http::upgrade::{Handshake, offered_id};
-use crate::hub::{Channel, Connection};
+use crate::http::rewound::PrefixedStream;
+use crate::hub::{NewConnection, Transport};
 use crate::limits::Call;
 use crate::login::LoginError;
 use crate::session::SessionId;
+use crate::wire::websocket::{Handshake, offered_id};
 
 /// Answers the opening handshake, and opens the connection in the hub.
 pub(crate) async fn open(
     State(app): State<Arc<App>>,
     address: ClientAddress,
-    Extension(taken): Extension<SeatOfConnection>,
+    Extension(taken): Extension<SharedPermit>,
     path: Result<Option<Path<String>>, PathRejection>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
@@ -48,19 +48,19 @@ pub(crate) async fn open(
         let value = HeaderValue::from_str(value).map_err(|_| ApiError::UpgradeRequired)?;
         response.headers_mut().insert(name, value);
     }
-    let (arrived, channel) = (Box::new(arrived), Channel::WebSocket { acknowledges: handshake.acknowledges });
+    let (arrived, transport) = (Box::new(arrived), Transport::WebSocket { acknowledges: handshake.acknowledges });
     app.upgrades.spawn(async move {
         // The browser may have closed the connection before the answer was written.
         let Ok(upgraded) = upgrade.await else { return };
         // Does not fail: hyper is given no other transport.
-        let Ok(parts) = upgraded.downcast::<TokioIo<Rewound>>() else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<PrefixedStream>>() else { return };
         let (Some(stream), unread) = parts.io.into_inner().into_parts() else { return };
         let Ok(stream) = stream.into_std() else { return };
         outgoing::lift(&stream);
         let early = [&parts.read_buf[..], &unread].concat();
         let socket = mio::net::TcpStream::from_std(stream);
-        let Arrived { registration, found, seat } = *arrived;
-        let connection = Connection { socket, answer: Vec::new(), early, channel, seat: seat.keep() };
+        let Arrived { registration, found, permit } = *arrived;
+        let connection = NewConnection { socket, answer: Vec::new(), early, transport, permit: permit.keep() };
         registration.open(connection, &found);
     });
     Ok(response)

@@ -1,7 +1,7 @@
 //! One waiting connection: its record and its state machine.
 //!
 //! A connection has no task, buffer, channel or timer of its own, only its record. Whatever happens (bytes arrive, the
-//! session changes, a deadline passes) is a [`Turn`]: a method of [`Waiting`] that runs under the registry's lock. A
+//! session changes, a deadline passes) is a [`Turn`]: a method of [`Connection`] that runs under the registry's lock. A
 //! turn never blocks. It sets [`Effects`] for what must be done outside of the lock. A turn that writes does not read
 //! first, and a turn that reads is bounded, so a client that floods its connection delays neither its own messages nor
 //! those of other connections.
@@ -25,44 +25,45 @@ use mio::net::TcpStream;
 use tracing::info;
 
 use super::deadlines::{Lag, SessionTick, Tick};
-use super::effects::Effects;
 use super::message::Message;
-use super::registry::{Keyed, Place};
-use super::shared_state::Shared;
+use super::registration::NewConnection;
+use super::registry::{Keyed, Slot};
+use super::shared_state::SharedState;
 use super::socket::{Socket, Watch};
-use super::wire::{Channel, Wire};
-use crate::cluster::node::Hint;
-use crate::limits::Cells;
+use super::transport::{Transport, TransportKind};
+use super::turn::Effects;
+use crate::cluster::node::Notification;
+use crate::limits::{ConnectionPermit, QuotaCells};
 use crate::metrics::{CloseReason, Stopwatch};
 use crate::session::{Session, SessionKey};
 use crate::system::clock::Clock;
 use crate::wire::types::close_code;
-use crate::wire::websocket::Ear;
+use crate::wire::websocket::MessageDecoder;
 
-pub(super) use read::{Readiness, Share};
-pub(super) use write::RECEIPT_SECONDS;
+pub(super) use read::{ReadBudget, Readiness};
+pub(super) use write::ACK_SECONDS;
 
 /// Maximum time of a closing handshake, in seconds.
 const CLOSE_SECONDS: u32 = 1;
 
 /// The record of a waiting connection. See the [module documentation](self).
-pub(super) struct Waiting<S: Socket = TcpStream> {
+pub(super) struct Connection<S: Socket = TcpStream> {
     key: SessionKey,
     /// The socket, once the connection is open.
     socket: Option<S>,
     /// Where the connection is counted, while it is open.
-    counted: Option<Arc<Shared>>,
-    /// Cells of the quota that the connection counts in, if connections are limited.
-    cells: Option<Cells>,
+    counted: Option<Arc<SharedState>>,
+    /// QuotaCells of the quota that the connection counts in, if connections are limited.
+    quota_cells: Option<QuotaCells>,
     /// Number that the store has given this connection among those of its session at all nodes. A newer connection has
     /// a greater one. 0 until it is known, and always with a store that serves one node.
     attachment: u32,
     /// Number of this connection in the order of registration at this node. It wraps around after 2^32 connections.
-    arrival: u32,
+    number: u32,
     /// End of the session, in session time.
     expiry: SessionTick,
     /// Time of the next heartbeat. For a poll, the time at which it is answered without a change.
-    next_beat: Tick,
+    next_timer: Tick,
     /// Start of the next rotation period.
     next_rotation: SessionTick,
     /// The rotation period whose code the browser shows.
@@ -70,37 +71,37 @@ pub(super) struct Waiting<S: Socket = TcpStream> {
     /// End of the present phase. While the connection waits, the time at which the session's row is read.
     phase_end: Tick,
     /// The tick of the connection's one valid entry in the queue of deadlines. Entries of other ticks are out of date.
-    armed: Tick,
+    queued: Tick,
     /// Greatest version of the session that has been delivered, or that the browser knew already.
-    told_version: u32,
+    delivered_version: u32,
     phase: Phase,
     /// Number of heartbeats in a row that have not been answered.
     unanswered: u8,
-    wire: Wire,
+    transport: TransportKind,
     /// Whether the browser acknowledges the token with the message `ack`.
     acknowledges: bool,
     hold_back: HoldBack,
     /// Reason that is reported when the connection ends.
     reason: CloseReason,
     /// State that is seldom needed.
-    aside: Option<Box<Aside>>,
+    rare: Option<Box<RareState>>,
 }
 
 /// State that most connections need seldom and briefly.
 #[derive(Default)]
-struct Aside {
+struct RareState {
     /// Change that was announced before the connection was open.
-    missed: Option<(Arc<Session>, Stopwatch)>,
+    kept_change: Option<(Arc<Session>, Stopwatch)>,
     /// Greatest attachment of the session that was announced before the connection was open.
     newest_attachment: u32,
     /// State of the decoder within a frame or message of the browser.
-    ear: Option<Ear>,
+    decoder: Option<MessageDecoder>,
     /// Bytes that the system has not accepted yet.
     unsent: Vec<u8>,
     /// Number of unsent bytes up to the end of the token, or 0 if no token is among them.
     unsent_token_bytes: usize,
     /// Time at which the connection is closed if bytes are still unsent.
-    unsent_until: Option<Tick>,
+    write_deadline: Option<Tick>,
     /// Measures the time from a session change until it has been written whole.
     pushing: Option<Stopwatch>,
     /// Number of bytes that are still read and discarded after the browser broke the protocol.
@@ -125,15 +126,15 @@ enum HoldBack {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The session's row is being read, and the handshake is not answered yet.
-    Arriving,
+    Opening,
     /// The connection is open and waits for the end of its session.
     Waiting,
     /// The token has been written. The message `ack` is the acknowledgement.
-    AwaitingWord,
+    AwaitingAckMessage,
     /// The token and the server's Close have been written. The browser's Close 1000 is the acknowledgement.
-    AwaitingReceipt,
+    AwaitingClose,
     /// The acknowledgement is being stored. Then the server closes if `then_close`, and otherwise the connection ends.
-    Claiming { then_close: bool },
+    StoringAck { then_close: bool },
     /// The server's Close has been written. The browser's Close is awaited.
     Closing,
     /// The browser broke the protocol and has been sent a Close. Bytes that it still sends are discarded.
@@ -144,8 +145,8 @@ enum Phase {
 
 /// Returns whether the connection with number `arrival` was registered after `other`. The numbers wrap around, so what
 /// counts is their difference (as in RFC 1982 §3.2).
-pub(super) const fn is_after(arrival: u32, other: u32) -> bool {
-    arrival.wrapping_sub(other).cast_signed() > 0
+pub(super) const fn is_after(number: u32, other: u32) -> bool {
+    number.wrapping_sub(other).cast_signed() > 0
 }
 
 /// The other connections of the same session during a turn.
@@ -163,15 +164,15 @@ pub(super) struct Others {
 
 impl Others {
     /// Takes another connection into account.
-    pub(super) fn note<S: Socket>(&mut self, other: &Waiting<S>) {
+    pub(super) fn note<S: Socket>(&mut self, other: &Connection<S>) {
         #[cfg(test)]
         if IS_BLIND.get() {
             return;
         }
-        if let Some(arrival) = other.active_arrival()
-            && self.newest.is_none_or(|newest| is_after(arrival, newest))
+        if let Some(number) = other.active_number()
+            && self.newest.is_none_or(|newest| is_after(number, newest))
         {
-            self.newest = Some(arrival);
+            self.newest = Some(number);
         }
         self.attachment = self.attachment.max(other.attachment);
         self.awaits_ack |= other.awaits_ack();
@@ -199,7 +200,7 @@ pub(super) fn blind_to_others() -> impl Drop {
 
 /// One turn: what it may use, and the effects that it sets.
 pub(super) struct Turn<'a, S: Socket = TcpStream> {
-    pub(super) place: Place,
+    pub(super) slot: Slot,
     /// The tick from which a new duration is counted.
     pub(super) now: Tick,
     /// The difference of steady time and session time.
@@ -213,62 +214,56 @@ pub(super) struct Turn<'a, S: Socket = TcpStream> {
     pub(super) effects: Effects,
 }
 
-/// What is needed to open a connection.
-pub(super) struct Opening<'a, S: Socket = TcpStream> {
-    pub(super) socket: S,
-    /// Beginning of the answer to the request. Empty if it has been written.
-    pub(super) answer: Vec<u8>,
-    /// Bytes that arrived after the request.
-    pub(super) early: &'a mut [u8],
-    pub(super) channel: Channel,
+/// The state with which a connection is opened, as the hub has computed it from the session's row.
+pub(super) struct Start {
     pub(super) attachment: u32,
     /// Whether a connection of the session at another node may have been given the token a moment ago.
     pub(super) may_await_ack_elsewhere: bool,
     pub(super) expiry: SessionTick,
-    pub(super) first_beat: Tick,
+    /// Time from the opening to the first heartbeat, in milliseconds.
+    pub(super) first_heartbeat_millis: u64,
     pub(super) period: u16,
     pub(super) next_rotation: SessionTick,
-    pub(super) shared: Arc<Shared>,
-    pub(super) cells: Option<Cells>,
+    pub(super) shared: Arc<SharedState>,
 }
 
-impl<S: Socket> Keyed for Waiting<S> {
+impl<S: Socket> Keyed for Connection<S> {
     fn key(&self) -> &SessionKey {
         &self.key
     }
 }
 
-impl<S: Socket> Waiting<S> {
+impl<S: Socket> Connection<S> {
     /// Returns the record of a connection whose session is being read.
-    pub(super) const fn arriving(key: SessionKey, arrival: u32) -> Self {
+    pub(super) const fn opening(key: SessionKey, number: u32) -> Self {
         Self {
             key,
             socket: None,
             counted: None,
-            cells: None,
+            quota_cells: None,
             attachment: 0,
-            arrival,
+            number,
             expiry: SessionTick::NEVER,
-            next_beat: Tick::NEVER,
+            next_timer: Tick::NEVER,
             next_rotation: SessionTick::NEVER,
             period: 0,
             phase_end: Tick::NEVER,
-            armed: Tick::NEVER,
-            told_version: 0,
-            phase: Phase::Arriving,
+            queued: Tick::NEVER,
+            delivered_version: 0,
+            phase: Phase::Opening,
             unanswered: 0,
-            wire: Wire::WebSocket,
+            transport: TransportKind::WebSocket,
             acknowledges: false,
             hold_back: HoldBack::NotYet,
             reason: CloseReason::Network,
-            aside: None,
+            rare: None,
         }
     }
 
     /// Returns the connection's number in the order of registration, if it is open. A superseded connection does not
     /// supersede others and has none.
-    pub(super) fn active_arrival(&self) -> Option<u32> {
-        (self.phase != Phase::Arriving && self.reason != CloseReason::Replaced).then_some(self.arrival)
+    pub(super) fn active_number(&self) -> Option<u32> {
+        (self.phase != Phase::Opening && self.reason != CloseReason::Replaced).then_some(self.number)
     }
 
     pub(super) const fn attachment(&self) -> u32 {
@@ -278,8 +273,8 @@ impl<S: Socket> Waiting<S> {
     /// Raises the attachment to that of another connection of the session at this node. The store numbers connections
     /// in the order of its statements, which may differ from the order of the requests. With a smaller number than the
     /// store's last one, the newest connection would be taken for a superseded one.
-    pub(super) fn adopt(&mut self, attachment: u32) {
-        if self.phase != Phase::Arriving {
+    pub(super) fn raise_attachment(&mut self, attachment: u32) {
+        if self.phase != Phase::Opening {
             self.attachment = self.attachment.max(attachment);
         }
     }
@@ -287,14 +282,14 @@ impl<S: Socket> Waiting<S> {
     /// Returns whether an acknowledgement may be in the socket's receive buffer or is being stored. A browser that
     /// sends `ack` waits for the server's Close before it opens another connection, so the wait for its `ack` does not
     /// count.
-    pub(super) fn awaits_receipt(&self) -> bool {
-        matches!(self.phase, Phase::AwaitingReceipt | Phase::Claiming { .. })
+    pub(super) fn may_have_received_ack(&self) -> bool {
+        matches!(self.phase, Phase::AwaitingClose | Phase::StoringAck { .. })
     }
 
     /// Returns whether the connection has been given the token, and its acknowledgement may be on its way or is being
     /// stored.
     fn awaits_ack(&self) -> bool {
-        self.awaits_receipt() || self.phase == Phase::AwaitingWord
+        self.may_have_received_ack() || self.phase == Phase::AwaitingAckMessage
     }
 
     /// Returns whether the session's end has not been delivered yet.
@@ -304,38 +299,39 @@ impl<S: Socket> Waiting<S> {
 
     /// Returns whether the connection is sent the whole view of the session.
     pub(super) fn wants_view(&self) -> bool {
-        self.wire == Wire::Poll
+        self.transport == TransportKind::Poll
     }
 
     /// Returns whether a poll's time is up, so that it is answered even if the session has not changed.
-    pub(super) fn is_to_be_answered(&self) -> bool {
-        self.wire == Wire::Poll && self.is_waiting() && self.next_beat == Tick::NEVER
+    pub(super) fn is_poll_due(&self) -> bool {
+        self.transport == TransportKind::Poll && self.is_waiting() && self.next_timer == Tick::NEVER
     }
 
     /// Opens the connection. `message` is the session's state, or `None` if its token cannot be minted. Returns the
     /// change that was announced during the handshake, if any.
     pub(super) fn open(
         &mut self,
-        opening: Opening<'_, S>,
+        mut new: NewConnection<S>,
+        start: Start,
         message: Option<&Message>,
         turn: &mut Turn<'_, S>,
     ) -> Option<(Arc<Session>, Stopwatch)> {
-        let metrics = &opening.shared.metrics;
+        let metrics = &start.shared.metrics;
         metrics.connection_opened();
         info!(event = "connected", session = %self.key, active = metrics.active_connections());
-        self.counted = Some(opening.shared);
-        self.cells = opening.cells;
-        self.socket = Some(opening.socket);
-        self.attachment = opening.attachment.max(turn.others.attachment);
-        self.expiry = opening.expiry;
-        self.phase_end = opening.expiry.tick(turn.lag);
-        self.next_beat = opening.first_beat;
-        self.next_rotation = opening.next_rotation;
-        self.period = opening.period;
+        self.counted = Some(start.shared);
+        self.quota_cells = new.permit.map(ConnectionPermit::into_cells);
+        self.socket = Some(new.socket);
+        self.attachment = start.attachment.max(turn.others.attachment);
+        self.expiry = start.expiry;
+        self.phase_end = start.expiry.tick(turn.lag);
+        self.next_timer = turn.now.plus_millis(start.first_heartbeat_millis);
+        self.next_rotation = start.next_rotation;
+        self.period = start.period;
         self.phase = Phase::Waiting;
-        let (missed, newest_attachment) =
-            self.aside.take().map_or((None, 0), |aside| (aside.missed, aside.newest_attachment));
-        self.take_up(opening.channel, turn);
+        let (kept_change, newest_attachment) =
+            self.rare.take().map_or((None, 0), |rare| (rare.kept_change, rare.newest_attachment));
+        self.set_transport(&new.transport, turn);
         // Readiness from here on is reported, and handled after this turn.
         if self.watch(Watch::Begin, turn).is_err() {
             self.end(CloseReason::Network, turn);
@@ -343,74 +339,75 @@ impl<S: Socket> Waiting<S> {
         }
         // A connection that has been superseded before it is open is answered and closed. It is not given the token.
         turn.others.is_newer_elsewhere = self.attachment < newest_attachment;
-        turn.others.awaits_ack |= opening.may_await_ack_elsewhere;
+        turn.others.awaits_ack |= start.may_await_ack_elsewhere;
         // A change that was announced meanwhile makes the state that was read out of date. The caller delivers the
         // change next.
-        let is_overtaken =
-            message.zip(missed.as_ref()).is_some_and(|(read, (missed, _))| read.version < missed.version);
-        self.greet(opening.answer, opening.early, message, is_overtaken, turn);
-        missed
+        let is_overtaken = message
+            .zip(kept_change.as_ref())
+            .is_some_and(|(read, (kept_change, _))| read.version < kept_change.version);
+        self.write_greeting(new.answer, &mut new.early, message, is_overtaken, turn);
+        kept_change
     }
 
-    fn take_up(&mut self, channel: Channel, turn: &Turn<'_, S>) {
-        match channel {
-            Channel::WebSocket { acknowledges } => self.acknowledges = acknowledges,
-            Channel::EventStream { told_version } => {
-                self.wire = Wire::EventStream;
-                self.told_version = told_version;
+    fn set_transport(&mut self, transport: &Transport, turn: &Turn<'_, S>) {
+        match *transport {
+            Transport::WebSocket { acknowledges } => self.acknowledges = acknowledges,
+            Transport::EventStream { delivered_version } => {
+                self.transport = TransportKind::EventStream;
+                self.delivered_version = delivered_version;
             }
-            Channel::Poll { version, wait_seconds, .. } => {
-                self.wire = Wire::Poll;
-                self.told_version = version;
+            Transport::Poll { version, wait_seconds, .. } => {
+                self.transport = TransportKind::Poll;
+                self.delivered_version = version;
                 // A poll is also answered when the code rotates, which does not change the version.
-                self.next_beat = turn.now.plus_seconds(wait_seconds).min(self.next_rotation.tick(turn.lag));
+                self.next_timer = turn.now.plus_seconds(wait_seconds).min(self.next_rotation.tick(turn.lag));
                 self.next_rotation = SessionTick::NEVER;
             }
         }
     }
 
     /// Keeps a change that is announced during the handshake. Returns whether the handshake is under way.
-    pub(super) fn note_if_arriving(&mut self, session: &Arc<Session>, since: Stopwatch) -> bool {
-        let is_arriving = self.phase == Phase::Arriving;
-        if is_arriving {
-            let missed = &mut self.aside.get_or_insert_default().missed;
-            if missed.as_ref().is_none_or(|(earlier, _)| earlier.version < session.version) {
-                *missed = Some((session.clone(), since));
+    pub(super) fn keep_if_opening(&mut self, session: &Arc<Session>, since: Stopwatch) -> bool {
+        let is_opening = self.phase == Phase::Opening;
+        if is_opening {
+            let kept_change = &mut self.rare.get_or_insert_default().kept_change;
+            if kept_change.as_ref().is_none_or(|(earlier, _)| earlier.version < session.version) {
+                *kept_change = Some((session.clone(), since));
             }
         }
-        is_arriving
+        is_opening
     }
 
     /// Handles a notification. Closes the connection if the notification names a newer one. Returns whether the session
     /// must be read for this connection.
-    pub(super) fn hinted(&mut self, hint: &Hint, turn: &mut Turn<'_, S>) -> bool {
-        if self.phase == Phase::Arriving {
-            let newest = &mut self.aside.get_or_insert_default().newest_attachment;
-            *newest = hint.attachment.max(*newest);
+    pub(super) fn notified(&mut self, notification: &Notification, turn: &mut Turn<'_, S>) -> bool {
+        if self.phase == Phase::Opening {
+            let newest = &mut self.rare.get_or_insert_default().newest_attachment;
+            *newest = notification.attachment.max(*newest);
             return true;
         }
-        if self.attachment < hint.attachment {
-            self.give_way(turn);
+        if self.attachment < notification.attachment {
+            self.supersede(turn);
             return false;
         }
-        self.is_waiting() && self.told_version < hint.version
+        self.is_waiting() && self.delivered_version < notification.version
     }
 
     /// Continues after the acknowledgement has been stored or its storing has failed.
-    pub(super) fn claimed(&mut self, turn: &mut Turn<'_, S>) {
+    pub(super) fn ack_stored(&mut self, turn: &mut Turn<'_, S>) {
         match self.phase {
-            Phase::Claiming { then_close: true } => self.close(close_code::DONE, "", CloseReason::Decided, turn),
-            Phase::Claiming { then_close: false } => self.finish(turn),
+            Phase::StoringAck { then_close: true } => self.close(close_code::DONE, "", CloseReason::Decided, turn),
+            Phase::StoringAck { then_close: false } => self.finish(turn),
             _ => {}
         }
     }
 
     fn watch(&mut self, watch: Watch, turn: &Turn<'_, S>) -> std::io::Result<()> {
         let Some(socket) = &mut self.socket else { return Ok(()) };
-        socket.watch(turn.poll, Token(turn.place.to_token()), watch)
+        socket.watch(turn.poll, Token(turn.slot.to_token()), watch)
     }
 
-    fn pushed(&self, since: Stopwatch) {
+    fn record_push(&self, since: Stopwatch) {
         if let Some(shared) = &self.counted {
             shared.metrics.pushed(since);
         }
@@ -421,22 +418,22 @@ impl<S: Socket> Waiting<S> {
         self.counted.as_ref().map_or(0, |shared| shared.metrics.active_connections())
     }
 
-    fn pass_to(&mut self, phase: Phase, seconds: u32, turn: &Turn<'_, S>) {
+    fn enter(&mut self, phase: Phase, seconds: u32, turn: &Turn<'_, S>) {
         self.phase = phase;
         self.phase_end = turn.now.plus_seconds(seconds);
     }
 
     fn has_unsent(&self) -> bool {
-        self.aside.as_ref().is_some_and(|aside| !aside.unsent.is_empty())
+        self.rare.as_ref().is_some_and(|rare| !rare.unsent.is_empty())
     }
 
     /// Frees the seldom needed state if nothing in it is needed any more.
-    fn tidy(&mut self) {
-        let is_needed = |aside: &Aside| {
-            aside.ear.is_some() || !aside.unsent.is_empty() || aside.linger_bytes > 0 || aside.early_bytes > 0
+    fn free_rare_state(&mut self) {
+        let is_needed = |rare: &RareState| {
+            rare.decoder.is_some() || !rare.unsent.is_empty() || rare.linger_bytes > 0 || rare.early_bytes > 0
         };
-        if self.aside.as_ref().is_some_and(|aside| !is_needed(aside)) {
-            self.aside = None;
+        if self.rare.as_ref().is_some_and(|rare| !is_needed(rare)) {
+            self.rare = None;
         }
     }
 
@@ -457,7 +454,7 @@ impl<S: Socket> Waiting<S> {
     }
 }
 
-impl<S: Socket> Drop for Waiting<S> {
+impl<S: Socket> Drop for Connection<S> {
     fn drop(&mut self) {
         let has_unsent = self.has_unsent();
         if let Some(socket) = self.socket.as_mut().filter(|_| has_unsent) {
@@ -466,8 +463,8 @@ impl<S: Socket> Drop for Waiting<S> {
         }
         drop(self.socket.take());
         if let Some(shared) = self.counted.take() {
-            if let (Some(sockets), Some(cells)) = (&shared.sockets, self.cells) {
-                sockets.release(cells);
+            if let (Some(quota), Some(quota_cells)) = (&shared.quota, self.quota_cells) {
+                quota.release(quota_cells);
             }
             shared.metrics.connection_closed(self.reason);
             let (reason, active) = (self.reason.as_str(), shared.metrics.active_connections());

@@ -4,13 +4,13 @@ use std::io;
 
 use tracing::{debug, info};
 
-use super::{CLOSE_SECONDS, Phase, Turn, Waiting};
+use super::{CLOSE_SECONDS, Connection, Phase, Turn};
 use crate::hub::deadlines::Tick;
 use crate::hub::socket::Socket;
-use crate::hub::wire::{self, Wire};
+use crate::hub::transport::TransportKind;
 use crate::metrics::CloseReason;
 use crate::wire::types::{ACK_MESSAGE, PING_MESSAGE, close_code};
-use crate::wire::websocket::{Ear, Heard, Opcode, Violation, close_payload};
+use crate::wire::websocket::{self, MessageDecoder, Opcode, Received, Violation, close_payload};
 
 /// Maximum length of a browser's message, in bytes.
 pub(super) const MAX_MESSAGE_BYTES: u32 = 1024;
@@ -31,33 +31,38 @@ pub(in crate::hub) struct Readiness {
 }
 
 /// Bounds of what one turn reads. A connection with more unread bytes has another turn after the other connections.
-pub(in crate::hub) struct Share<'a> {
+pub(in crate::hub) struct ReadBudget<'a> {
     pub(in crate::hub) buffer: &'a mut [u8],
     /// Maximum number of reads.
-    pub(in crate::hub) readings: usize,
+    pub(in crate::hub) max_reads: usize,
 }
 
-impl<S: Socket> Waiting<S> {
+impl<S: Socket> Connection<S> {
     /// Handles readiness of the socket.
-    pub(in crate::hub) fn ready(&mut self, readiness: Readiness, share: Share<'_>, turn: &mut Turn<'_, S>) {
+    pub(in crate::hub) fn ready(&mut self, readiness: Readiness, share: ReadBudget<'_>, turn: &mut Turn<'_, S>) {
         if readiness.is_writable {
             self.flush(turn);
         }
-        self.listen(readiness.is_last, share, turn);
+        self.read_available(readiness.is_last, share, turn);
     }
 
     /// Reads what has been received, up to the turn's share. A read that does not fill the buffer has emptied the
     /// socket, and later bytes are reported (epoll(7)). After the last report it reads until the socket is empty.
-    fn listen(&mut self, is_last: bool, Share { buffer, readings }: Share<'_>, turn: &mut Turn<'_, S>) {
-        for _ in 0..readings {
+    fn read_available(
+        &mut self,
+        is_last: bool,
+        ReadBudget { buffer, max_reads }: ReadBudget<'_>,
+        turn: &mut Turn<'_, S>,
+    ) {
+        for _ in 0..max_reads {
             if self.has_ended() {
                 return;
             }
             let Some(socket) = &mut self.socket else { return };
             match socket.read(buffer) {
-                Ok(0) => return self.hang_up(turn),
+                Ok(0) => return self.end_of_stream(turn),
                 Ok(read) => {
-                    self.take_in(&mut buffer[..read], turn);
+                    self.receive(&mut buffer[..read], turn);
                     if read < buffer.len() && !is_last {
                         return;
                     }
@@ -67,12 +72,12 @@ impl<S: Socket> Waiting<S> {
                 Err(error) => return self.fail(&error, turn),
             }
         }
-        turn.effects.reads_on = !self.has_ended();
+        turn.effects.reads_more = !self.has_ended();
     }
 
     fn fail(&mut self, error: &io::Error, turn: &mut Turn<'_, S>) {
         // The system has not received acknowledgements of heartbeats in time: see `http::outgoing::notice_silence`.
-        let is_silent = error.kind() == io::ErrorKind::TimedOut && self.wire == Wire::EventStream;
+        let is_silent = error.kind() == io::ErrorKind::TimedOut && self.transport == TransportKind::EventStream;
         if is_silent && self.is_waiting() {
             self.reason = CloseReason::Heartbeat;
         }
@@ -80,8 +85,8 @@ impl<S: Socket> Waiting<S> {
     }
 
     /// Handles the end of the browser's stream. A client gives up a stream of events or a poll in this way.
-    fn hang_up(&mut self, turn: &mut Turn<'_, S>) {
-        if self.wire != Wire::WebSocket && self.is_waiting() {
+    fn end_of_stream(&mut self, turn: &mut Turn<'_, S>) {
+        if self.transport != TransportKind::WebSocket && self.is_waiting() {
             let active = self.active();
             info!(event = "client closed", session = %self.key, active);
             self.reason = CloseReason::Client;
@@ -89,8 +94,8 @@ impl<S: Socket> Waiting<S> {
         self.finish(turn);
     }
 
-    pub(super) fn take_in(&mut self, bytes: &mut [u8], turn: &mut Turn<'_, S>) {
-        if self.wire != Wire::WebSocket {
+    pub(super) fn receive(&mut self, bytes: &mut [u8], turn: &mut Turn<'_, S>) {
+        if self.transport != TransportKind::WebSocket {
             // A client that waits for an answer need not send anything. Up to 1 KiB per read is ignored.
             if bytes.len() > MAX_MESSAGE_BYTES as usize && self.is_waiting() {
                 self.end(CloseReason::Protocol, turn);
@@ -98,93 +103,93 @@ impl<S: Socket> Waiting<S> {
             return;
         }
         if self.phase == Phase::Lingering {
-            let aside = self.aside.get_or_insert_default();
-            aside.linger_bytes = aside.linger_bytes.saturating_sub(bytes.len());
-            if aside.linger_bytes == 0 {
+            let rare = self.rare.get_or_insert_default();
+            rare.linger_bytes = rare.linger_bytes.saturating_sub(bytes.len());
+            if rare.linger_bytes == 0 {
                 self.finish(turn);
             }
             return;
         }
-        let early_bytes = self.aside.as_ref().map_or(0, |aside| aside.early_bytes.min(bytes.len()));
+        let early_bytes = self.rare.as_ref().map_or(0, |rare| rare.early_bytes.min(bytes.len()));
         let (early, late) = bytes.split_at_mut(early_bytes);
         if !early.is_empty() {
-            self.hear(early, false, turn);
+            self.decode(early, false, turn);
         }
         if !late.is_empty() && !matches!(self.phase, Phase::Ended | Phase::Lingering) {
-            self.hear(late, true, turn);
+            self.decode(late, true, turn);
         }
     }
 
     /// Handles received bytes. `is_late` is false if they arrived before the token was written.
-    fn hear(&mut self, bytes: &mut [u8], is_late: bool, turn: &mut Turn<'_, S>) {
-        let kept = self.aside.as_mut().and_then(|aside| aside.ear.take());
-        let mut ear = kept.unwrap_or_else(|| Ear::new(MAX_MESSAGE_BYTES, WORDS));
-        let heard = ear.hear(bytes);
-        if let Some(aside) = self.aside.as_mut().filter(|_| !is_late) {
-            aside.early_bytes -= bytes.len();
-            if aside.early_bytes == 0 {
-                ear.discount();
+    fn decode(&mut self, bytes: &mut [u8], is_late: bool, turn: &mut Turn<'_, S>) {
+        let kept = self.rare.as_mut().and_then(|rare| rare.decoder.take());
+        let mut decoder = kept.unwrap_or_else(|| MessageDecoder::new(MAX_MESSAGE_BYTES, WORDS));
+        let received = decoder.decode(bytes);
+        if let Some(rare) = self.rare.as_mut().filter(|_| !is_late) {
+            rare.early_bytes -= bytes.len();
+            if rare.early_bytes == 0 {
+                decoder.ignore_message_begun();
             }
         }
-        if heard.violation.is_none() && !ear.is_at_rest() {
-            self.aside.get_or_insert_default().ear = Some(ear);
+        if received.violation.is_none() && !decoder.is_at_rest() {
+            self.rare.get_or_insert_default().decoder = Some(decoder);
         }
-        self.tidy();
-        self.answer(&heard, is_late, turn);
-        if let Some(violation) = heard.violation {
-            self.object(violation, turn);
+        self.free_rare_state();
+        self.answer(&received, is_late, turn);
+        if let Some(violation) = received.violation {
+            self.close_for_violation(violation, turn);
         }
     }
 
-    fn answer(&mut self, heard: &Heard, is_late: bool, turn: &mut Turn<'_, S>) {
+    fn answer(&mut self, received: &Received, is_late: bool, turn: &mut Turn<'_, S>) {
         self.unanswered = 0;
         // Bytes that were received before the whole token was written acknowledge nothing.
-        let is_token_unsent = self.aside.as_ref().is_some_and(|aside| aside.unsent_token_bytes > 0);
+        let is_token_unsent = self.rare.as_ref().is_some_and(|rare| rare.unsent_token_bytes > 0);
         let acknowledges = is_late && !is_token_unsent;
-        match (self.phase, heard.close) {
+        match (self.phase, received.close) {
             (Phase::Waiting, Some(code)) => {
                 let active = self.active();
                 info!(event = "client closed", session = %self.key, active);
-                self.agree(code, turn);
+                self.echo_close(code, turn);
                 self.end(CloseReason::Client, turn);
             }
-            (Phase::AwaitingWord, _) if acknowledges && heard.has_word(ACK) => self.claim(true, turn),
-            (Phase::AwaitingWord, Some(code)) => {
-                self.agree(code, turn);
+            (Phase::AwaitingAckMessage, _) if acknowledges && received.has_word(ACK) => self.claim(true, turn),
+            (Phase::AwaitingAckMessage, Some(code)) => {
+                self.echo_close(code, turn);
                 self.finish(turn);
             }
-            (Phase::AwaitingReceipt, Some(Some(close_code::DONE))) if acknowledges => self.claim(false, turn),
-            (Phase::AwaitingReceipt | Phase::Closing, Some(_)) => self.finish(turn),
-            (Phase::Waiting | Phase::AwaitingWord, None) => self.reply(heard, turn),
-            (Phase::AwaitingReceipt | Phase::Closing, None) => {}
-            (Phase::Arriving | Phase::Claiming { .. } | Phase::Lingering | Phase::Ended, _) => {}
+            (Phase::AwaitingClose, Some(Some(close_code::DONE))) if acknowledges => self.claim(false, turn),
+            (Phase::AwaitingClose | Phase::Closing, Some(_)) => self.finish(turn),
+            (Phase::Waiting | Phase::AwaitingAckMessage, None) => self.reply(received, turn),
+            (Phase::AwaitingClose | Phase::Closing, None) => {}
+            (Phase::Opening | Phase::StoringAck { .. } | Phase::Lingering | Phase::Ended, _) => {}
         }
     }
 
     /// Answers a ping with a pong and the message `ping` with a heartbeat, unless earlier bytes are still unsent.
-    fn reply(&mut self, heard: &Heard, turn: &mut Turn<'_, S>) {
-        if let Some(payload) = heard.ping.as_ref().filter(|_| !self.has_unsent()) {
+    fn reply(&mut self, received: &Received, turn: &mut Turn<'_, S>) {
+        if let Some(payload) = received.ping.as_ref().filter(|_| !self.has_unsent()) {
             self.send(Opcode::Pong, payload, turn);
         }
-        if heard.has_word(PING) && !self.has_unsent() {
-            self.write(wire::BEAT, turn);
+        if received.has_word(PING) && !self.has_unsent() {
+            self.write(websocket::HEARTBEAT, turn);
         }
     }
 
     fn claim(&mut self, then_close: bool, turn: &mut Turn<'_, S>) {
-        self.phase = Phase::Claiming { then_close };
+        self.phase = Phase::StoringAck { then_close };
         self.phase_end = Tick::NEVER;
-        turn.effects.stores_receipt_of = Some(self.key);
+        turn.effects.stores_ack_of = Some(self.key);
     }
 
     /// Sends a Close with the code of the browser's Close.
-    fn agree(&mut self, code: Option<u16>, turn: &mut Turn<'_, S>) {
+    fn echo_close(&mut self, code: Option<u16>, turn: &mut Turn<'_, S>) {
         let payload = code.map_or_else(Vec::new, |code| close_payload(code, ""));
         self.send(Opcode::Close, &payload, turn);
     }
 
     /// Closes the connection with the close code of the violation.
-    fn object(&mut self, violation: Violation, turn: &mut Turn<'_, S>) {
+    fn close_for_violation(&mut self, violation: Violation, turn: &mut Turn<'_, S>) {
         let code = match violation {
             Violation::Protocol => close_code::PROTOCOL_ERROR,
             Violation::InvalidText => close_code::INVALID_TEXT,
@@ -193,13 +198,13 @@ impl<S: Socket> Waiting<S> {
         debug!(event = "protocol broken", session = %self.key, code);
         match self.phase {
             Phase::Waiting => {
-                self.pass_to(Phase::Lingering, CLOSE_SECONDS, turn);
-                self.aside.get_or_insert_default().linger_bytes = LINGER_BYTES;
+                self.enter(Phase::Lingering, CLOSE_SECONDS, turn);
+                self.rare.get_or_insert_default().linger_bytes = LINGER_BYTES;
                 self.reason = CloseReason::Protocol;
                 self.send(Opcode::Close, &close_payload(code, ""), turn);
             }
-            Phase::AwaitingWord => self.close(code, "", CloseReason::Decided, turn),
-            Phase::Claiming { .. } => {}
+            Phase::AwaitingAckMessage => self.close(code, "", CloseReason::Decided, turn),
+            Phase::StoringAck { .. } => {}
             _ => self.finish(turn),
         }
     }

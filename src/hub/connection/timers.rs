@@ -2,12 +2,13 @@
 
 use tracing::info;
 
-use super::{HoldBack, Phase, Turn, Waiting};
+use super::{Connection, HoldBack, Phase, Turn};
 use crate::hub::deadlines::{Lag, SessionTick, Tick};
 use crate::hub::socket::Socket;
-use crate::hub::wire::{self, Wire};
+use crate::hub::transport::TransportKind;
 use crate::metrics::CloseReason;
 use crate::wire::types::close_code;
+use crate::wire::{event_stream, websocket};
 
 /// Maximum number of heartbeats in a row that may be unanswered.
 const MAX_UNANSWERED: u8 = 2;
@@ -16,36 +17,36 @@ const RETRY_SECONDS: u32 = 1;
 /// Time after the session's end at which the connection is closed if the store has not answered, in seconds.
 pub(super) const PATIENCE_SECONDS: u32 = 60;
 
-impl<S: Socket> Waiting<S> {
+impl<S: Socket> Connection<S> {
     /// Returns the next deadline if it must be queued because it is before the queued one.
-    pub(in crate::hub) fn rearm(&mut self, lag: Lag) -> Option<Tick> {
-        let beat = if self.is_waiting() { self.next_beat.min(self.next_rotation.tick(lag)) } else { Tick::NEVER };
-        let write = self.aside.as_ref().and_then(|aside| aside.unsent_until).unwrap_or(Tick::NEVER);
-        let next = self.phase_end.min(beat).min(write);
+    pub(in crate::hub) fn next_deadline(&mut self, lag: Lag) -> Option<Tick> {
+        let heartbeat = if self.is_waiting() { self.next_timer.min(self.next_rotation.tick(lag)) } else { Tick::NEVER };
+        let write = self.rare.as_ref().and_then(|rare| rare.write_deadline).unwrap_or(Tick::NEVER);
+        let next = self.phase_end.min(heartbeat).min(write);
         // A later deadline is queued when the earlier one is handled.
-        if next >= self.armed {
+        if next >= self.queued {
             return None;
         }
-        self.armed = next;
+        self.queued = next;
         Some(next)
     }
 
     /// Handles the entry of this tick in the queue of deadlines.
     pub(in crate::hub) fn due(&mut self, tick: Tick, turn: &mut Turn<'_, S>) {
-        if self.armed != tick {
+        if self.queued != tick {
             return;
         }
-        self.armed = Tick::NEVER;
-        if self.aside.as_ref().and_then(|aside| aside.unsent_until).is_some_and(|until| until <= tick) {
+        self.queued = Tick::NEVER;
+        if self.rare.as_ref().and_then(|rare| rare.write_deadline).is_some_and(|until| until <= tick) {
             self.end(CloseReason::Slow, turn);
             return;
         }
-        if self.is_to_be_answered_by(tick) {
-            self.next_beat = Tick::NEVER;
+        if self.is_poll_due_by(tick) {
+            self.next_timer = Tick::NEVER;
             self.phase_end = tick;
         }
-        if self.is_waiting() && self.next_beat <= tick {
-            self.beat(turn);
+        if self.is_waiting() && self.next_timer <= tick {
+            self.heartbeat(turn);
         }
         if self.phase_end <= tick {
             self.end_phase(tick, turn);
@@ -55,8 +56,8 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    fn is_to_be_answered_by(&self, tick: Tick) -> bool {
-        self.wire == Wire::Poll && self.is_waiting() && self.next_beat <= tick
+    fn is_poll_due_by(&self, tick: Tick) -> bool {
+        self.transport == TransportKind::Poll && self.is_waiting() && self.next_timer <= tick
     }
 
     fn rotate(&mut self, tick: Tick, turn: &mut Turn<'_, S>) {
@@ -81,20 +82,20 @@ impl<S: Socket> Waiting<S> {
                 }
                 // Try again later if the store does not answer.
                 self.phase_end = turn.now.plus_seconds(RETRY_SECONDS);
-                turn.effects.asks_store = true;
+                turn.effects.reads_session = true;
             }
-            Phase::AwaitingWord => self.close(close_code::DONE, "", CloseReason::Decided, turn),
-            Phase::AwaitingReceipt | Phase::Closing | Phase::Lingering => self.finish(turn),
-            Phase::Arriving | Phase::Claiming { .. } | Phase::Ended => {}
+            Phase::AwaitingAckMessage => self.close(close_code::DONE, "", CloseReason::Decided, turn),
+            Phase::AwaitingClose | Phase::Closing | Phase::Lingering => self.finish(turn),
+            Phase::Opening | Phase::StoringAck { .. } | Phase::Ended => {}
         }
     }
 
-    fn beat(&mut self, turn: &mut Turn<'_, S>) {
-        if self.wire == Wire::EventStream {
+    fn heartbeat(&mut self, turn: &mut Turn<'_, S>) {
+        if self.transport == TransportKind::EventStream {
             // The system notices if heartbeats are not acknowledged (`TCP_USER_TIMEOUT`).
-            self.next_beat = turn.now.plus_seconds(turn.heartbeat_seconds);
+            self.next_timer = turn.now.plus_seconds(turn.heartbeat_seconds);
             if !self.has_unsent() {
-                self.write(wire::COMMENT, turn);
+                self.write(event_stream::COMMENT, turn);
             }
             return;
         }
@@ -103,17 +104,17 @@ impl<S: Socket> Waiting<S> {
             info!(event = "heartbeat failed", session = %self.key, active);
             return self.close(close_code::HEARTBEAT, "no answer to two heartbeats", CloseReason::Heartbeat, turn);
         }
-        self.next_beat = turn.now.plus_seconds(turn.heartbeat_seconds);
+        self.next_timer = turn.now.plus_seconds(turn.heartbeat_seconds);
         // No ping is queued behind unsent bytes, which have a deadline of their own.
         if !self.has_unsent() {
             self.unanswered += 1;
-            let beat = if self.acknowledges { wire::PING_AND_BEAT } else { wire::PING };
-            self.write(beat, turn);
+            let heartbeat = if self.acknowledges { websocket::PING_AND_HEARTBEAT } else { websocket::PING };
+            self.write(heartbeat, turn);
         }
     }
 
     /// Moves the deadline to `expiry`: the session has not ended by the store's clock.
-    pub(in crate::hub) fn put_off(&mut self, expiry: SessionTick, turn: &mut Turn<'_, S>) {
+    pub(in crate::hub) fn postpone(&mut self, expiry: SessionTick, turn: &mut Turn<'_, S>) {
         if self.is_waiting() {
             self.expiry = expiry;
             self.phase_end = expiry.tick(turn.lag).max(turn.now.plus_millis(1));
@@ -121,7 +122,7 @@ impl<S: Socket> Waiting<S> {
     }
 
     /// Moves the deadline after a step of session time, if the session ends earlier now. If it ends later, the row is
-    /// read at the old deadline, and [`Waiting::put_off`] moves it.
+    /// read at the old deadline, and [`Connection::postpone`] moves it.
     pub(in crate::hub) fn session_time_stepped(&mut self, turn: &Turn<'_, S>) {
         if self.is_waiting() {
             // If the session's end has passed, the store has its full time to answer from now on.

@@ -5,19 +5,20 @@ use std::io;
 
 use tracing::info;
 
-use super::{CLOSE_SECONDS, HoldBack, Phase, Turn, Waiting, is_after};
+use super::{CLOSE_SECONDS, Connection, HoldBack, Phase, Turn, is_after};
 use crate::hub::deadlines::SessionTick;
-use crate::hub::message::{Ending, Message, Text};
+use crate::hub::message::{AfterDelivery, Frames, Message};
 use crate::hub::socket::{Socket, Watch};
-use crate::hub::wire::{self, Wire};
+use crate::hub::transport::TransportKind;
 use crate::metrics::{CloseReason, Stopwatch};
 use crate::wire::types::close_code;
 use crate::wire::websocket::{Opcode, close_payload, frame};
+use crate::wire::{event_stream, long_poll};
 
 /// Maximum time for which bytes may be unsent, in seconds. Then the connection is closed.
 pub(super) const WRITE_SECONDS: u32 = 5;
 /// Maximum time between the delivery of a token and its acknowledgement, in seconds.
-pub(in crate::hub) const RECEIPT_SECONDS: u32 = 5;
+pub(in crate::hub) const ACK_SECONDS: u32 = 5;
 /// Time for which a token is held back while the acknowledgement of another connection may be on its way, in
 /// milliseconds.
 const ACK_GRACE_MILLIS: u64 = 250;
@@ -33,10 +34,10 @@ enum Hold {
     PutOff,
 }
 
-impl<S: Socket> Waiting<S> {
+impl<S: Socket> Connection<S> {
     /// Writes the beginning of the answer and the session's state, in one write if no bytes have arrived from the
     /// browser.
-    pub(super) fn greet(
+    pub(super) fn write_greeting(
         &mut self,
         mut answer: Vec<u8>,
         early: &mut [u8],
@@ -44,45 +45,45 @@ impl<S: Socket> Waiting<S> {
         is_overtaken: bool,
         turn: &mut Turn<'_, S>,
     ) {
-        match self.wire {
+        match self.transport {
             // A poll is answered when the version changes.
-            Wire::Poll => return self.supersede_if_older(turn),
+            TransportKind::Poll => return self.supersede_if_older(turn),
             // The first comment makes a proxy pass the answer on, and shows the browser that the stream works.
-            Wire::EventStream => answer.extend_from_slice(wire::COMMENT),
-            Wire::WebSocket => {}
+            TransportKind::EventStream => answer.extend_from_slice(event_stream::COMMENT),
+            TransportKind::WebSocket => {}
         }
         if early.is_empty()
             && let Some(message) = message
-            && message.version > self.told_version
+            && message.version > self.delivered_version
             && !is_overtaken
             && self.hold(message, turn) == Hold::No
         {
-            return self.tell_after(answer, message, None, turn);
+            return self.deliver_after(answer, message, None, turn);
         }
         // These bytes arrived before a token was written, so none of them acknowledges it.
         self.write(&answer, turn);
-        self.take_in(early, turn);
+        self.receive(early, turn);
         self.supersede_if_older(turn);
         match message {
             Some(_) if is_overtaken => {}
-            Some(message) => self.tell(message, None, turn),
-            None => self.token_not_made(turn),
+            Some(message) => self.deliver(message, None, turn),
+            None => self.token_not_minted(turn),
         }
     }
 
     /// Closes the connection if a newer one of the session is open.
     fn supersede_if_older(&mut self, turn: &mut Turn<'_, S>) {
         if self.is_superseded(turn) {
-            self.give_way(turn);
+            self.supersede(turn);
         }
     }
 
     /// Returns whether a newer connection of the session is open. At this node it is the one that was registered last.
     fn is_superseded(&self, turn: &Turn<'_, S>) -> bool {
-        turn.others.newest.is_some_and(|newest| is_after(newest, self.arrival)) || turn.others.is_newer_elsewhere
+        turn.others.newest.is_some_and(|newest| is_after(newest, self.number)) || turn.others.is_newer_elsewhere
     }
 
-    fn is_to_hold_back(&self, turn: &Turn<'_, S>) -> bool {
+    fn holds_back(&self, turn: &Turn<'_, S>) -> bool {
         match self.hold_back {
             HoldBack::NotYet => turn.others.awaits_ack,
             HoldBack::Now => true,
@@ -94,7 +95,7 @@ impl<S: Socket> Waiting<S> {
     fn hold(&self, message: &Message, turn: &Turn<'_, S>) -> Hold {
         if self.is_superseded(turn) {
             Hold::Superseded
-        } else if message.ending == Ending::Token && self.is_to_hold_back(turn) {
+        } else if message.then == AfterDelivery::AwaitsAck && self.holds_back(turn) {
             Hold::PutOff
         } else {
             Hold::No
@@ -107,13 +108,13 @@ impl<S: Socket> Waiting<S> {
     /// Only the newest connection of a session is given its state. An older one is closed. A token is held back for a
     /// moment if another connection has just been given it, so that the acknowledgement can arrive. Then the session is
     /// read again.
-    pub(in crate::hub) fn tell(&mut self, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {
-        if !self.is_waiting() || message.version <= self.told_version {
+    pub(in crate::hub) fn deliver(&mut self, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {
+        if !self.is_waiting() || message.version <= self.delivered_version {
             return;
         }
         match self.hold(message, turn) {
-            Hold::No => self.tell_after(Vec::new(), message, since, turn),
-            Hold::Superseded => self.give_way(turn),
+            Hold::No => self.deliver_after(Vec::new(), message, since, turn),
+            Hold::Superseded => self.supersede(turn),
             Hold::PutOff if self.hold_back == HoldBack::NotYet => {
                 self.hold_back = HoldBack::Now;
                 self.phase_end = turn.now.plus_millis(ACK_GRACE_MILLIS);
@@ -122,63 +123,63 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    fn tell_after(&mut self, out: Vec<u8>, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {
-        if !self.is_waiting() || message.version <= self.told_version {
+    fn deliver_after(&mut self, out: Vec<u8>, message: &Message, since: Option<Stopwatch>, turn: &mut Turn<'_, S>) {
+        if !self.is_waiting() || message.version <= self.delivered_version {
             return;
         }
-        self.told_version = message.version;
+        self.delivered_version = message.version;
         if message.status != "pending" {
             // Codes do not rotate after the scan.
             self.next_rotation = SessionTick::NEVER;
         }
         let active = self.active();
-        if message.ending == Ending::Closed(CloseReason::Expired) {
+        if message.then == AfterDelivery::Closes(CloseReason::Expired) {
             info!(event = "expired", session = %self.key, active);
         }
         info!(event = "status pushed", session = %self.key, status = message.status, active);
-        self.say(out, message, turn);
+        self.write_message(out, message, turn);
         if let Some(since) = since.filter(|_| !self.has_ended()) {
-            match &mut self.aside {
-                Some(aside) if !aside.unsent.is_empty() => aside.pushing = Some(since),
-                _ => self.pushed(since),
+            match &mut self.rare {
+                Some(rare) if !rare.unsent.is_empty() => rare.pushing = Some(since),
+                _ => self.record_push(since),
             }
         }
     }
 
-    fn say(&mut self, out: Vec<u8>, message: &Message, turn: &mut Turn<'_, S>) {
-        let reason = match message.ending {
-            Ending::Goes => None,
-            Ending::Token => Some(CloseReason::Decided),
-            Ending::Closed(reason) => Some(reason),
+    fn write_message(&mut self, out: Vec<u8>, message: &Message, turn: &mut Turn<'_, S>) {
+        let reason = match message.then {
+            AfterDelivery::Waits => None,
+            AfterDelivery::AwaitsAck => Some(CloseReason::Decided),
+            AfterDelivery::Closes(reason) => Some(reason),
         };
         self.reason = reason.unwrap_or(self.reason);
-        match (self.wire, message.ending) {
-            (Wire::WebSocket, Ending::Goes) => self.write(&after(out, message.text.frame()), turn),
-            (Wire::WebSocket, Ending::Token) if self.acknowledges => {
-                self.pass_to(Phase::AwaitingWord, RECEIPT_SECONDS, turn);
-                self.write_token(&after(out, message.text.frame()), turn);
+        match (self.transport, message.then) {
+            (TransportKind::WebSocket, AfterDelivery::Waits) => self.write(&after(out, message.frames.frame()), turn),
+            (TransportKind::WebSocket, AfterDelivery::AwaitsAck) if self.acknowledges => {
+                self.enter(Phase::AwaitingAckMessage, ACK_SECONDS, turn);
+                self.write_token(&after(out, message.frames.frame()), turn);
             }
-            (Wire::WebSocket, Ending::Token) => {
-                self.pass_to(Phase::AwaitingReceipt, RECEIPT_SECONDS, turn);
-                self.write_token(&after(out, message.text.frame_and_close()), turn);
+            (TransportKind::WebSocket, AfterDelivery::AwaitsAck) => {
+                self.enter(Phase::AwaitingClose, ACK_SECONDS, turn);
+                self.write_token(&after(out, message.frames.frame_and_close()), turn);
             }
-            (Wire::WebSocket, Ending::Closed(_)) => {
-                self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
-                self.write(&after(out, message.text.frame_and_close()), turn);
+            (TransportKind::WebSocket, AfterDelivery::Closes(_)) => {
+                self.enter(Phase::Closing, CLOSE_SECONDS, turn);
+                self.write(&after(out, message.frames.frame_and_close()), turn);
             }
-            (Wire::EventStream, Ending::Goes) => self.write(&after(out, &wire::event(message)), turn),
+            (TransportKind::EventStream, AfterDelivery::Waits) => self.write(&after(out, &message.event()), turn),
             // The acknowledgement of an event stream is a request of its own.
-            (Wire::EventStream, Ending::Token | Ending::Closed(_)) => {
-                self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
-                let mut events = wire::event(message);
-                events.extend_from_slice(&wire::close_event(close_code::DONE, ""));
+            (TransportKind::EventStream, AfterDelivery::AwaitsAck | AfterDelivery::Closes(_)) => {
+                self.enter(Phase::Closing, CLOSE_SECONDS, turn);
+                let mut events = message.event();
+                events.extend_from_slice(&event_stream::close_event(close_code::DONE, ""));
                 self.write(&after(out, &events), turn);
             }
-            (Wire::Poll, _) => {
-                self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
+            (TransportKind::Poll, _) => {
+                self.enter(Phase::Closing, CLOSE_SECONDS, turn);
                 self.reason = reason.unwrap_or(CloseReason::Answered);
-                let view = message.view.as_ref().map_or(message.text.json(), |view| view);
-                let answer = wire::answer(self.fields(), view, turn.clock.wall());
+                let view = message.view.as_ref().map_or(message.frames.json(), |view| view);
+                let answer = long_poll::answer(self.fields(), view, turn.clock.wall());
                 self.write(&answer, turn);
             }
         }
@@ -187,7 +188,7 @@ impl<S: Socket> Waiting<S> {
     /// Answers a poll with the session's state, whether or not it has changed.
     pub(in crate::hub) fn answer_poll(&mut self, message: &Message, turn: &mut Turn<'_, S>) {
         if self.is_waiting() {
-            self.say(Vec::new(), message, turn);
+            self.write_message(Vec::new(), message, turn);
         }
     }
 
@@ -196,34 +197,40 @@ impl<S: Socket> Waiting<S> {
     }
 
     /// Sends the code of a new rotation period, unless codes do not rotate any more.
-    pub(in crate::hub) fn show_code(&mut self, code: &Text, turn: &mut Turn<'_, S>) {
+    pub(in crate::hub) fn show_code(&mut self, code: &Frames, turn: &mut Turn<'_, S>) {
         // A browser that has not read earlier bytes is sent the code of a later period.
         let is_of_use = self.is_waiting() && self.next_rotation != SessionTick::NEVER && !self.has_unsent();
-        match self.wire {
-            Wire::WebSocket if is_of_use => self.write(code.frame(), turn),
-            Wire::EventStream if is_of_use => self.write(&wire::passing_event(code.json()), turn),
+        match self.transport {
+            TransportKind::WebSocket if is_of_use => self.write(code.frame(), turn),
+            TransportKind::EventStream if is_of_use => self.write(&event_stream::event_without_id(code.json()), turn),
             _ => {}
         }
     }
 
     /// Closes the connection because the token cannot be minted. The session stays confirmed. The token is delivered
     /// when the browser reconnects and the signing key exists again.
-    pub(in crate::hub) fn token_not_made(&mut self, turn: &mut Turn<'_, S>) {
-        self.leave(close_code::INTERNAL, "the token cannot be made", CloseReason::Internal, turn);
+    pub(in crate::hub) fn token_not_minted(&mut self, turn: &mut Turn<'_, S>) {
+        self.close_if_waiting(close_code::INTERNAL, "the token cannot be made", CloseReason::Internal, turn);
     }
 
     /// Closes the connection because the store does not answer.
     pub(in crate::hub) fn unavailable(&mut self, turn: &mut Turn<'_, S>) {
-        self.leave(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable, turn);
+        self.close_if_waiting(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable, turn);
     }
 
     /// Closes the connection because a newer one supersedes it.
-    pub(in crate::hub) fn give_way(&mut self, turn: &mut Turn<'_, S>) {
-        self.leave(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced, turn);
+    pub(in crate::hub) fn supersede(&mut self, turn: &mut Turn<'_, S>) {
+        self.close_if_waiting(close_code::REPLACED, "a newer connection took over", CloseReason::Replaced, turn);
     }
 
     /// Closes the connection with this code, unless the session's end has been delivered.
-    pub(in crate::hub) fn leave(&mut self, code: u16, why: &str, reason: CloseReason, turn: &mut Turn<'_, S>) {
+    pub(in crate::hub) fn close_if_waiting(
+        &mut self,
+        code: u16,
+        why: &str,
+        reason: CloseReason,
+        turn: &mut Turn<'_, S>,
+    ) {
         if self.is_waiting() {
             self.close(code, why, reason, turn);
         }
@@ -231,12 +238,12 @@ impl<S: Socket> Waiting<S> {
 
     /// Sends a Close and awaits the browser's.
     pub(super) fn close(&mut self, code: u16, why: &str, reason: CloseReason, turn: &mut Turn<'_, S>) {
-        self.pass_to(Phase::Closing, CLOSE_SECONDS, turn);
+        self.enter(Phase::Closing, CLOSE_SECONDS, turn);
         self.reason = reason;
-        match self.wire {
-            Wire::WebSocket => self.send(Opcode::Close, &close_payload(code, why), turn),
-            Wire::EventStream => self.write(&wire::close_event(code, why), turn),
-            Wire::Poll => self.write(&wire::refusal(self.fields(), code, why, turn.clock.wall()), turn),
+        match self.transport {
+            TransportKind::WebSocket => self.send(Opcode::Close, &close_payload(code, why), turn),
+            TransportKind::EventStream => self.write(&event_stream::close_event(code, why), turn),
+            TransportKind::Poll => self.write(&long_poll::refusal(self.fields(), code, why, turn.clock.wall()), turn),
         }
     }
 
@@ -248,16 +255,16 @@ impl<S: Socket> Waiting<S> {
 
     /// Writes what the system accepts at once and keeps the rest.
     pub(super) fn write(&mut self, bytes: &[u8], turn: &mut Turn<'_, S>) {
-        if let Some(aside) = self.aside.as_mut().filter(|aside| !aside.unsent.is_empty()) {
-            aside.unsent.extend_from_slice(bytes);
+        if let Some(rare) = self.rare.as_mut().filter(|rare| !rare.unsent.is_empty()) {
+            rare.unsent.extend_from_slice(bytes);
             return;
         }
         match self.write_some(bytes) {
             Ok(written) if written == bytes.len() => self.end_answer(),
             Ok(written) => {
-                let aside = self.aside.get_or_insert_default();
-                aside.unsent.extend_from_slice(&bytes[written..]);
-                aside.unsent_until = Some(turn.now.plus_seconds(WRITE_SECONDS));
+                let rare = self.rare.get_or_insert_default();
+                rare.unsent.extend_from_slice(&bytes[written..]);
+                rare.write_deadline = Some(turn.now.plus_seconds(WRITE_SECONDS));
                 if self.watch(Watch::ReadsAndRoom, turn).is_err() {
                     self.end(CloseReason::Network, turn);
                 }
@@ -266,13 +273,13 @@ impl<S: Socket> Waiting<S> {
         }
     }
 
-    /// Like [`Waiting::write`], for bytes that end with a token. Counts the unread bytes first: they contain no
+    /// Like [`Connection::write`], for bytes that end with a token. Counts the unread bytes first: they contain no
     /// acknowledgement of it.
     fn write_token(&mut self, bytes: &[u8], turn: &mut Turn<'_, S>) {
         let early_bytes = self.unread_bytes();
         self.write(bytes, turn);
-        if let Some(aside) = self.aside.as_mut().filter(|aside| !aside.unsent.is_empty()) {
-            aside.unsent_token_bytes = aside.unsent.len();
+        if let Some(rare) = self.rare.as_mut().filter(|rare| !rare.unsent.is_empty()) {
+            rare.unsent_token_bytes = rare.unsent.len();
         } else {
             self.discount_early(early_bytes);
         }
@@ -282,31 +289,31 @@ impl<S: Socket> Waiting<S> {
     /// has been read in part.
     fn discount_early(&mut self, early_bytes: usize) {
         if early_bytes > 0 {
-            self.aside.get_or_insert_default().early_bytes = early_bytes;
-        } else if let Some(ear) = self.aside.as_mut().and_then(|aside| aside.ear.as_mut()) {
-            ear.discount();
+            self.rare.get_or_insert_default().early_bytes = early_bytes;
+        } else if let Some(decoder) = self.rare.as_mut().and_then(|rare| rare.decoder.as_mut()) {
+            decoder.ignore_message_begun();
         }
     }
 
     /// Writes the bytes that the system did not accept before.
     pub(super) fn flush(&mut self, turn: &mut Turn<'_, S>) {
-        let is_token_unsent = self.aside.as_ref().is_some_and(|aside| aside.unsent_token_bytes > 0);
+        let is_token_unsent = self.rare.as_ref().is_some_and(|rare| rare.unsent_token_bytes > 0);
         let early_bytes = if is_token_unsent { self.unread_bytes() } else { 0 };
-        let Some(unsent) = self.aside.as_mut().map(|aside| std::mem::take(&mut aside.unsent)) else { return };
+        let Some(unsent) = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.unsent)) else { return };
         let written = self.write_some(&unsent);
-        let (Some(aside), Ok(written)) = (&mut self.aside, written) else {
+        let (Some(rare), Ok(written)) = (&mut self.rare, written) else {
             return self.end(CloseReason::Network, turn);
         };
-        aside.unsent.extend_from_slice(&unsent[written..]);
-        aside.unsent_token_bytes = aside.unsent_token_bytes.saturating_sub(written);
-        let (is_token_sent, is_all_sent) = (aside.unsent_token_bytes == 0, aside.unsent.is_empty());
+        rare.unsent.extend_from_slice(&unsent[written..]);
+        rare.unsent_token_bytes = rare.unsent_token_bytes.saturating_sub(written);
+        let (is_token_sent, is_all_sent) = (rare.unsent_token_bytes == 0, rare.unsent.is_empty());
         if is_token_unsent && is_token_sent {
             self.discount_early(early_bytes);
         }
         if is_all_sent {
             self.sent_all();
             self.end_answer();
-            self.tidy();
+            self.free_rare_state();
             if self.watch(Watch::Reads, turn).is_err() {
                 self.end(CloseReason::Network, turn);
             }
@@ -314,10 +321,10 @@ impl<S: Socket> Waiting<S> {
     }
 
     fn sent_all(&mut self) {
-        let Some(aside) = &mut self.aside else { return };
-        aside.unsent_until = None;
-        if let Some(since) = aside.pushing.take() {
-            self.pushed(since);
+        let Some(rare) = &mut self.rare else { return };
+        rare.write_deadline = None;
+        if let Some(since) = rare.pushing.take() {
+            self.record_push(since);
         }
     }
 
@@ -344,8 +351,8 @@ impl<S: Socket> Waiting<S> {
 
     /// Shuts down the writing side after the last byte of an answer, so that the browser sees its end.
     fn end_answer(&mut self) {
-        if let (Phase::Closing, Wire::EventStream | Wire::Poll, Some(socket)) =
-            (self.phase, self.wire, &mut self.socket)
+        if let (Phase::Closing, TransportKind::EventStream | TransportKind::Poll, Some(socket)) =
+            (self.phase, self.transport, &mut self.socket)
         {
             socket.end_writing();
         }

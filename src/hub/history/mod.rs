@@ -29,12 +29,12 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Readiness, Share, blind_to_others};
-use super::registry::Place;
+use super::connection::{ReadBudget, Readiness, blind_to_others};
+use super::registry::Slot;
 use super::socket::{Socket, Watch};
-use super::{Channel, Connection, Hub};
+use super::{Hub, NewConnection, Transport};
 use crate::cluster::bus::{Bus as _, Listener, LocalBus};
-use crate::hub::poller::Parking;
+use crate::hub::poller::PollerHandle;
 use crate::login::{Codes, Faults, LoginError, Logins, Pending, Policy, Verdict};
 use crate::metrics::Metrics;
 use crate::session::{
@@ -159,15 +159,15 @@ impl Socket for End {
 
 /// What a browser has read on one connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Heard {
+struct Received {
     statuses: Vec<String>,
     has_token: bool,
     close: Option<u16>,
 }
 
-impl Heard {
+impl Received {
     fn of(mut bytes: &[u8]) -> Self {
-        let mut heard = Self::default();
+        let mut received = Self::default();
         while let [first, length, rest @ ..] = bytes {
             let (length, rest) = match (length, rest) {
                 (126, [high, low, rest @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), rest),
@@ -177,15 +177,15 @@ impl Heard {
             match first {
                 0x81 => {
                     let said: Value = serde_json::from_slice(payload).unwrap();
-                    heard.statuses.push(said["status"].as_str().unwrap().to_owned());
-                    heard.has_token |= said.get("web_token").is_some();
+                    received.statuses.push(said["status"].as_str().unwrap().to_owned());
+                    received.has_token |= said.get("web_token").is_some();
                 }
-                0x88 => heard.close = payload.first_chunk().map(|code| u16::from_be_bytes(*code)),
+                0x88 => received.close = payload.first_chunk().map(|code| u16::from_be_bytes(*code)),
                 _ => {}
             }
             bytes = rest;
         }
-        heard
+        received
     }
 }
 
@@ -194,10 +194,10 @@ struct Tab {
     login: usize,
     acknowledges: bool,
     pipe: Arc<Mutex<Pipe>>,
-    place: Option<Place>,
+    slot: Option<Slot>,
     opening: JoinHandle<()>,
     /// What the browser has read, and the number of bytes that this was parsed from.
-    heard: (usize, Heard),
+    received: (usize, Received),
     /// Whether the browser has lost the connection and reads nothing more.
     is_cut: bool,
     has_acknowledged: bool,
@@ -208,12 +208,12 @@ struct Tab {
 }
 
 impl Tab {
-    fn heard(&mut self) -> &Heard {
+    fn received(&mut self) -> &Received {
         let pipe = lock(&self.pipe);
-        if pipe.written.len() != self.heard.0 {
-            self.heard = (pipe.written.len(), Heard::of(&pipe.written));
+        if pipe.written.len() != self.received.0 {
+            self.received = (pipe.written.len(), Received::of(&pipe.written));
         }
-        &self.heard.1
+        &self.received.1
     }
 }
 
@@ -269,11 +269,11 @@ impl Node {
             changes: TaskTracker::new(),
             faults: Faults::default(),
         });
-        let (_, parking) = Parking::prepare().unwrap();
-        let hub = Arc::new(Hub::<End>::new(logins.clone(), None, (), parking));
+        let (_, poller) = PollerHandle::prepare().unwrap();
+        let hub = Arc::new(Hub::<End>::new(logins.clone(), None, (), poller));
         let listener: std::sync::Weak<dyn Listener> = Arc::<Hub<End>>::downgrade(&hub);
         bus.listen(listener);
-        drop((runtime.spawn(hub.clone().run()), runtime.spawn(hub.clone().look_for_untold())));
+        drop((runtime.spawn(hub.clone().run()), runtime.spawn(hub.clone().search_undelivered())));
         drop(within);
         Self { store, logins, hub, metrics, runtime }
     }
@@ -369,22 +369,22 @@ impl<'a> World<'a> {
         let pipe = Arc::new(Mutex::new(Pipe::default()));
         let acknowledges = self.dice.below(2) == 0;
         let Ok(registration) = self.node.hub.register(key) else { return };
-        let place = Some(registration.place);
+        let slot = Some(registration.slot);
         let (logins, socket) = (self.node.logins.clone(), End(pipe.clone()));
         let opening = self.node.runtime.spawn(async move {
             let mut found = logins.attach(&[key]).await;
             let Some(Ok(found)) = found.remove(&key) else { return };
-            let channel = Channel::WebSocket { acknowledges };
-            let connection = Connection { socket, answer: Vec::new(), early: Vec::new(), channel, seat: None };
+            let transport = Transport::WebSocket { acknowledges };
+            let connection = NewConnection { socket, answer: Vec::new(), early: Vec::new(), transport, permit: None };
             registration.open(connection, &found);
         });
         self.tabs.push(Tab {
             login,
             acknowledges,
             pipe,
-            place,
+            slot,
             opening,
-            heard: (0, Heard::default()),
+            received: (0, Received::default()),
             is_cut: false,
             has_acknowledged: false,
             open_at: None,
@@ -437,16 +437,16 @@ impl<'a> World<'a> {
         if tab.is_cut {
             return;
         }
-        let heard = tab.heard().clone();
+        let received = tab.received().clone();
         let mut said = Vec::new();
-        if heard.has_token && !tab.has_acknowledged {
+        if received.has_token && !tab.has_acknowledged {
             tab.has_acknowledged = true;
             if tab.acknowledges {
                 frame(&mut said, Opcode::Text, b"ack");
             } else {
                 frame(&mut said, Opcode::Close, &close_payload(1000, ""));
             }
-        } else if let Some(code) = heard.close.filter(|_| !lock(&tab.pipe).is_let_go) {
+        } else if let Some(code) = received.close.filter(|_| !lock(&tab.pipe).is_let_go) {
             frame(&mut said, Opcode::Close, &close_payload(code, ""));
         }
         if let [first, length, payload @ ..] = &said[..] {
@@ -458,13 +458,13 @@ impl<'a> World<'a> {
 
     fn report(&mut self, index: usize) {
         let tab = &self.tabs[index];
-        let Some(place) = tab.place.filter(|_| tab.opening.is_finished()) else { return };
+        let Some(slot) = tab.slot.filter(|_| tab.opening.is_finished()) else { return };
         let is_last = lock(&tab.pipe).has_hung_up;
         let mut buffer = [0; 256];
-        let share = Share { buffer: &mut buffer, readings: 4 };
+        let share = ReadBudget { buffer: &mut buffer, max_reads: 4 };
         let _within = self.node.runtime.enter();
-        self.node.hub.act(place, |waiting, turn| {
-            waiting.ready(Readiness { is_writable: false, is_last }, share, turn);
+        self.node.hub.act(slot, |connection, turn| {
+            connection.ready(Readiness { is_writable: false, is_last }, share, turn);
         });
     }
 
@@ -511,8 +511,8 @@ impl<'a> World<'a> {
         self.be_fast();
         for tab in &mut self.tabs {
             tab.opening.abort();
-            tab.is_cut |= !tab.heard().has_token;
-            tab.place = None;
+            tab.is_cut |= !tab.received().has_token;
+            tab.slot = None;
         }
         self.calls.clear();
         self.node = Node::start(&self.machine, &self.clock, self.fault, self.is_numbered, self.keys);
@@ -638,9 +638,9 @@ impl<'a> World<'a> {
         for login in 0..self.logins.len() {
             let of_login = self.tabs.iter_mut().filter(|tab| tab.login == login);
             let has_end = of_login.filter(|tab| !tab.is_cut).any(|tab| {
-                let heard = tab.heard().clone();
-                heard.has_token
-                    || heard.statuses.iter().any(|status| !["pending", "scanned"].contains(&&**status))
+                let received = tab.received().clone();
+                received.has_token
+                    || received.statuses.iter().any(|status| !["pending", "scanned"].contains(&&**status))
                     || !lock(&tab.pipe).is_let_go && tab.opening.is_finished()
             });
             if !has_end {
@@ -660,9 +660,9 @@ impl<'a> World<'a> {
     /// Checks what must hold at any time.
     fn check(&mut self) -> Result<(), String> {
         for index in 0..self.tabs.len() {
-            let heard = self.tabs[index].heard().clone();
+            let received = self.tabs[index].received().clone();
             let login = self.tabs[index].login;
-            if heard.has_token && self.tabs[index].token_at.is_none() {
+            if received.has_token && self.tabs[index].token_at.is_none() {
                 self.tabs[index].token_at = Some(self.events);
                 if self.logins[login].was_claimed {
                     return Err(format!("tab {index} was given a token whose acknowledgement is stored"));
@@ -672,13 +672,13 @@ impl<'a> World<'a> {
                     return Err(format!("tab {index} is one of two that were given the token at once"));
                 }
             }
-            if heard != Heard::default() && self.tabs[index].open_at.is_none() {
+            if received != Received::default() && self.tabs[index].open_at.is_none() {
                 self.tabs[index].open_at = Some(self.events);
             }
             // A connection that was opened in this event may have found that the token had been given already.
             let is_open = |tab: &Tab| {
                 let is_up = tab.open_at.is_some_and(|at| at < self.events) && !tab.is_cut;
-                is_up && tab.token_at.is_none() && tab.heard.1.close.is_none()
+                is_up && tab.token_at.is_none() && tab.received.1.close.is_none()
             };
             let newer = self.tabs.iter().skip(index + 1).filter(|tab| tab.login == login).any(is_open);
             if newer && self.tabs[index].token_at == Some(self.events) {
@@ -689,7 +689,7 @@ impl<'a> World<'a> {
                 let state = &disk.rows[&self.logins[login].key].session.state;
                 self.slow.is_none() && matches!(state, State::Confirmed(_))
             };
-            if heard.statuses.iter().any(|status| status == "expired") && has_confirmed_row {
+            if received.statuses.iter().any(|status| status == "expired") && has_confirmed_row {
                 return Err(format!("tab {index} was told expired of a session that is confirmed"));
             }
         }
@@ -735,9 +735,9 @@ fn run(seed: u64, fault: Fault, keys: &std::path::Path) -> Result<(), String> {
     let lived = live();
     world.be_fast();
     let tabs = world.tabs.iter().enumerate().map(|(index, tab)| {
-        let heard = &tab.heard.1;
+        let received = &tab.received.1;
         let Tab { login, token_at, is_cut, has_acknowledged, .. } = tab;
-        format!("tab {index} of login {login}: {heard:?}, token at {token_at:?}, {is_cut} {has_acknowledged}")
+        format!("tab {index} of login {login}: {received:?}, token at {token_at:?}, {is_cut} {has_acknowledged}")
     });
     world.trace.extend(tabs);
     lived.map_err(|reason| format!("{reason}\nseed {seed} of {fault:?}, which did\n{}", world.trace.join("\n")))

@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::Fault;
-use crate::cluster::node::{Hint, NodeName, Waits};
+use crate::cluster::node::{NodeName, Notification, Waits};
 use crate::session::{CodeKey, Session, SessionKey, Timestamp};
 use crate::store::change::{Change, Table, change};
 use crate::store::writer::{Access, Database, Failure, Progress, Writer};
 use crate::store::{
-    Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Untold, Which,
+    Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Undelivered, Which,
 };
 use crate::system::clock::Clock;
 
@@ -209,7 +209,7 @@ pub(super) struct ModelStore {
     /// Whether the store numbers connections, as with several nodes.
     is_numbered: bool,
     node: NodeName,
-    recent: Arc<Mutex<Vec<Hint>>>,
+    recent: Arc<Mutex<Vec<Notification>>>,
     /// Whether attaching waits before it reads the rows.
     pub(super) holds_questions: Mutex<bool>,
     /// Whether attaching waits after it has read the rows.
@@ -291,7 +291,7 @@ impl Store for ModelStore {
                 let Some(row) = disk.rows.get_mut(key) else { continue };
                 row.attachment += u32::from(is_numbered);
                 let (session, attachment) = (row.session.clone(), row.attachment);
-                attached.push(Attached { session, attachment, taken_over_from: None });
+                attached.push(Attached { session, attachment, superseded_node: None });
             }
             Ok(attached)
         };
@@ -331,7 +331,7 @@ impl Store for ModelStore {
         let announcer: Arc<dyn Announcer> = if is_silent { Arc::new(Mute) } else { announcer };
         let work = move |model: &mut Model| change(model, which, &transition, &clock);
         let finish = move |change: Change| {
-            recent.lock().unwrap().extend(change.hint());
+            recent.lock().unwrap().extend(change.notification());
             let written = match &change {
                 Change::Written(session) if is_silent => Some(Arc::new(session.clone())),
                 _ => None,
@@ -351,20 +351,21 @@ impl Store for ModelStore {
         Ok(Heaviest::default())
     }
 
-    async fn untold(&self) -> Result<Vec<Untold>, StoreError> {
-        let mut hints = std::mem::take(&mut *self.recent.lock().unwrap());
+    async fn undelivered(&self) -> Result<Vec<Undelivered>, StoreError> {
+        let mut notifications = std::mem::take(&mut *self.recent.lock().unwrap());
         let mut disk = self.machine.disk();
         if std::mem::take(&mut disk.has_foreign_commits) {
-            let hint = |row: &Row| Hint { key: row.session.key, version: row.session.version, attachment: 0 };
-            hints.extend(disk.rows.values().map(hint));
+            let notification =
+                |row: &Row| Notification { key: row.session.key, version: row.session.version, attachment: 0 };
+            notifications.extend(disk.rows.values().map(notification));
         }
         if self.fault == Fault::LateCommitIsSilent {
-            hints.clear();
+            notifications.clear();
         }
-        Ok(hints.into_iter().map(|hint| Untold { hint, session: None }).collect())
+        Ok(notifications.into_iter().map(|notification| Undelivered { notification, session: None }).collect())
     }
 
-    async fn told(&self, _: &[Hint]) -> Result<(), StoreError> {
+    async fn mark_delivered(&self, _: &[Notification]) -> Result<(), StoreError> {
         Ok(())
     }
 

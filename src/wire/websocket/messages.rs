@@ -1,32 +1,16 @@
 //! Recognition of the messages that matter: pings, the Close, and a few text messages. All others are ignored.
 
-use aws_lc_rs::digest;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
 use super::codec::{Decoder, Incoming, Kind, Opcode, Violation};
 
-/// Appended to the browser's key before hashing (RFC 6455 §1.3).
-const HANDSHAKE_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-
-/// Returns the `Sec-WebSocket-Accept` for this `Sec-WebSocket-Key` (RFC 6455 §4.2.2).
-#[must_use]
-pub fn accept_key(key: &[u8]) -> String {
-    let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
-    hash.update(key);
-    hash.update(HANDSHAKE_GUID.as_bytes());
-    STANDARD.encode(hash.finish())
-}
-
-/// Recognizes the messages of one browser. While it [is at rest](Ear::is_at_rest) it holds no state, so it can be
+/// Recognizes the messages of one browser. While it [is at rest](MessageDecoder::is_at_rest) it holds no state, so it can be
 /// dropped and later replaced by a new one.
 #[derive(Debug)]
-pub struct Ear {
+pub struct MessageDecoder {
     decoder: Decoder,
     words: &'static [&'static str],
     message: Message,
-    /// Whether the Close in progress began before [`Ear::discount`].
-    is_close_discounted: bool,
+    /// Whether the Close in progress began before [`MessageDecoder::ignore_message_begun`].
+    ignores_close_code: bool,
 }
 
 /// The text message in progress, matched against the words.
@@ -44,19 +28,19 @@ impl Message {
 
 /// Messages that were recognized in some bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Heard {
+pub struct Received {
     /// Payload of the latest ping. A pong to it answers all pings (RFC 6455 §5.5.3).
     pub ping: Option<Vec<u8>>,
     /// One bit for each word that was received.
     words: u8,
-    /// The browser's Close. It contains the code, if it has one and [`Ear::discount`] does not apply. Bytes after the
-    /// Close are ignored.
+    /// The browser's Close. It contains the code, if it has one and [`MessageDecoder::ignore_message_begun`] does not
+    /// apply. Bytes after the Close are ignored.
     pub close: Option<Option<u16>>,
     /// The violation of the protocol that follows the other messages. Bytes after it cannot be handled.
     pub violation: Option<Violation>,
 }
 
-impl Heard {
+impl Received {
     /// Returns whether the word with this index was received.
     #[must_use]
     pub const fn has_word(&self, index: u8) -> bool {
@@ -64,12 +48,12 @@ impl Heard {
     }
 }
 
-impl Ear {
+impl MessageDecoder {
     /// Returns a recognizer of the text messages `words`, at most eight. Messages of more than `max_message_bytes` are
     /// violations. Other messages are ignored.
     #[must_use]
     pub const fn new(max_message_bytes: u32, words: &'static [&'static str]) -> Self {
-        Self { decoder: Decoder::new(max_message_bytes), words, message: Message::NEW, is_close_discounted: false }
+        Self { decoder: Decoder::new(max_message_bytes), words, message: Message::NEW, ignores_close_code: false }
     }
 
     /// Returns whether no frame and no message is in progress.
@@ -78,10 +62,10 @@ impl Ear {
         self.decoder.is_at_rest()
     }
 
-    /// Discounts what is in progress: a message is recognized as no word, and a Close is recognized without its code.
-    pub fn discount(&mut self) {
+    /// Ignores the message and the Close in progress: a message is recognized as no word, and a Close is recognized without its code.
+    pub fn ignore_message_begun(&mut self) {
         let opcode = self.decoder.opcode_in_progress();
-        self.is_close_discounted |= opcode == Some(Opcode::Close as u8);
+        self.ignores_close_code |= opcode == Some(Opcode::Close as u8);
         let is_data = opcode.is_some_and(|opcode| opcode & 0x8 == 0);
         if is_data || self.decoder.is_within_message() {
             self.message = Message::NO_WORD;
@@ -89,15 +73,15 @@ impl Ear {
     }
 
     /// Handles received bytes, which are unmasked in place.
-    pub fn hear(&mut self, mut bytes: &mut [u8]) -> Heard {
-        let mut heard = Heard::default();
+    pub fn decode(&mut self, mut bytes: &mut [u8]) -> Received {
+        let mut received = Received::default();
         loop {
             let incoming = match self.decoder.decode(&mut bytes) {
                 Ok(Some(incoming)) => incoming,
-                Ok(None) => return heard,
+                Ok(None) => return received,
                 Err(violation) => {
-                    heard.violation = Some(violation);
-                    return heard;
+                    received.violation = Some(violation);
+                    return received;
                 }
             };
             match incoming {
@@ -105,14 +89,14 @@ impl Ear {
                     let message = self.message.followed_by(kind, payload, self.words);
                     self.message = if is_last { Message::NEW } else { message };
                     if is_last {
-                        heard.words |= message.word(self.words);
+                        received.words |= message.word(self.words);
                     }
                 }
-                Incoming::Ping(payload) => heard.ping = Some(payload.to_vec()),
+                Incoming::Ping(payload) => received.ping = Some(payload.to_vec()),
                 Incoming::Pong(_) => {}
                 Incoming::Close(code) => {
-                    heard.close = Some(code.filter(|_| !self.is_close_discounted));
-                    return heard;
+                    received.close = Some(code.filter(|_| !self.ignores_close_code));
+                    return received;
                 }
             }
         }
@@ -143,14 +127,9 @@ mod tests {
     use super::*;
     use crate::wire::websocket::frame;
 
-    #[test]
-    fn accept_key_matches_the_example_of_rfc_6455_section_1_3() {
-        assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    }
-
     /// Returns what is recognized in these messages, each of which consists of these fragments.
-    fn heard(messages: &[(Opcode, &[&str])]) -> Heard {
-        let mut ear = Ear::new(100, &["ack", "ping"]);
+    fn received(messages: &[(Opcode, &[&str])]) -> Received {
+        let mut decoder = MessageDecoder::new(100, &["ack", "ping"]);
         let mut bytes = Vec::new();
         for (opcode, fragments) in messages {
             for (index, fragment) in fragments.iter().enumerate() {
@@ -162,9 +141,9 @@ mod tests {
                 bytes.extend_from_slice(&plain[2..]);
             }
         }
-        let heard = ear.hear(&mut bytes);
-        assert!(ear.is_at_rest());
-        heard
+        let received = decoder.decode(&mut bytes);
+        assert!(decoder.is_at_rest());
+        received
     }
 
     #[test]
@@ -180,26 +159,26 @@ mod tests {
             (&[(Opcode::Text, &[""])], false),
             (&[(Opcode::Binary, &["ack"])], false),
         ] {
-            assert_eq!(heard(messages).has_word(0), word, "{messages:?}");
-            assert!(!heard(messages).has_word(1), "{messages:?}");
+            assert_eq!(received(messages).has_word(0), word, "{messages:?}");
+            assert!(!received(messages).has_word(1), "{messages:?}");
         }
     }
 
     #[test]
     fn several_words_are_distinguished() {
-        let said = heard(&[(Opcode::Text, &["p", "ing"]), (Opcode::Text, &["ac"]), (Opcode::Text, &["pin"])]);
+        let said = received(&[(Opcode::Text, &["p", "ing"]), (Opcode::Text, &["ac"]), (Opcode::Text, &["pin"])]);
         assert!(said.has_word(1) && !said.has_word(0));
-        let said = heard(&[(Opcode::Text, &["ping"]), (Opcode::Text, &["ack"])]);
+        let said = received(&[(Opcode::Text, &["ping"]), (Opcode::Text, &["ack"])]);
         assert!(said.has_word(1) && said.has_word(0));
     }
 
     #[test]
     fn a_word_before_a_violation_is_recognized() {
-        let mut ear = Ear::new(100, &["ack"]);
+        let mut decoder = MessageDecoder::new(100, &["ack"]);
         let mut bytes = [&[0x81, 0x83, 0, 0, 0, 0][..], b"ack", &[0xFF, 0xFF]].concat();
-        let heard = ear.hear(&mut bytes);
-        assert!(heard.has_word(0));
-        assert_eq!(heard.violation, Some(Violation::Protocol));
+        let received = decoder.decode(&mut bytes);
+        assert!(received.has_word(0));
+        assert_eq!(received.violation, Some(Violation::Protocol));
     }
 
     #[test]
@@ -211,11 +190,11 @@ mod tests {
         };
         let close = |code: u16| masked(Opcode::Close, &code.to_be_bytes());
         let after = |whole: Vec<u8>, discounted_at: usize| {
-            let mut ear = Ear::new(100, &["ack"]);
+            let mut decoder = MessageDecoder::new(100, &["ack"]);
             let (mut before, mut rest) = (whole[..discounted_at].to_vec(), whole[discounted_at..].to_vec());
-            assert_eq!(ear.hear(&mut before), Heard::default());
-            ear.discount();
-            ear.hear(&mut rest)
+            assert_eq!(decoder.decode(&mut before), Received::default());
+            decoder.ignore_message_begun();
+            decoder.decode(&mut rest)
         };
         for at in 1..8 {
             assert_eq!(after(close(1000), at).close, Some(None), "at {at}");
@@ -243,7 +222,7 @@ mod tests {
     #[test]
     fn only_the_latest_ping_is_kept_and_bytes_after_a_close_are_ignored() {
         let said =
-            heard(&[(Opcode::Ping, &["1"]), (Opcode::Ping, &["2"]), (Opcode::Close, &[""]), (Opcode::Ping, &["3"])]);
-        assert_eq!(said, Heard { ping: Some(b"2".to_vec()), close: Some(None), ..Heard::default() });
+            received(&[(Opcode::Ping, &["1"]), (Opcode::Ping, &["2"]), (Opcode::Close, &[""]), (Opcode::Ping, &["3"])]);
+        assert_eq!(said, Received { ping: Some(b"2".to_vec()), close: Some(None), ..Received::default() });
     }
 }

@@ -9,8 +9,8 @@
 //! expected ones. At last time passes until the connection has ended.
 
 mod line;
+mod received;
 mod scenes;
-mod told;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,22 +22,22 @@ use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use zeroize::Zeroizing;
 
 use super::write::WRITE_SECONDS;
-use super::{Opening, Others, Phase, Readiness, Share, Turn, Waiting};
-use crate::cluster::node::Hint;
+use super::{Connection, Others, Phase, ReadBudget, Readiness, Start, Turn};
+use crate::cluster::node::Notification;
 use crate::hub::deadlines::{Lag, SessionTick, Tick};
-use crate::hub::effects::Effects;
 use crate::hub::message::Message;
-use crate::hub::registry::Place;
-use crate::hub::shared_state::Sharing;
-use crate::hub::wire::Channel;
-use crate::login::Told;
+use crate::hub::registration::NewConnection;
+use crate::hub::registry::Slot;
+use crate::hub::shared_state::SharedStates;
+use crate::hub::transport::Transport;
+use crate::hub::turn::Effects;
 use crate::metrics::{CloseReason, Metrics};
-use crate::session::{Cancellation, PhoneUser, SessionKey, Timestamp};
+use crate::session::{Cancellation, SessionKey, Timestamp};
 use crate::system::clock::Clock;
-use crate::wire::types::CodeView;
+use crate::wire::types::{CodeView, Confirmed, Frame};
 use crate::wire::websocket::{Opcode, close_payload, frame};
 use line::{Hiccup, Simulated};
-use told::{WasTold, answer, events, frames};
+use received::{Received, answer, events, frames};
 
 /// Runs for each of the four kinds of connection: a million in total. The variable `SIMULATION_RUNS` overrides it.
 const RUNS: u32 = 250_000;
@@ -54,7 +54,7 @@ const HEARTBEAT_SECONDS: u32 = 30;
 const ROTATE_SECONDS: u32 = 60;
 /// Size of a turn's buffer, in bytes. It is small, so that a few frames exceed a turn's share.
 const BUFFER_BYTES: usize = 12;
-const READINGS: usize = 2;
+const MAX_READS: usize = 2;
 /// Version of a pending session.
 const PENDING: u32 = 1;
 /// Version of a scanned session.
@@ -76,10 +76,10 @@ enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dropped {
     Nothing,
-    ReadsOn,
-    AsksStore,
+    ReadsMore,
+    ReadsSession,
     ShowsCode,
-    StoresReceipt,
+    StoresAck,
     Ends,
 }
 
@@ -117,27 +117,27 @@ struct Messages(BTreeMap<&'static str, Message>);
 
 impl Messages {
     fn new() -> Self {
-        let user = || PhoneUser { id: "a".to_owned(), name: None, picture: None };
         let web_token = Zeroizing::new("t".to_owned());
+        let token = Confirmed::Token { web_token, token_type: "Bearer", expires_in: 60, user: None };
         let all = [
-            ("pending", PENDING, Told::Pending { version: PENDING, expires_in_seconds: 300 }),
-            ("scanned", SCANNED, Told::Scanned { version: SCANNED, user: user(), number: None }),
-            ("confirmed", DECIDED, Told::Confirmed { web_token, expires_in_seconds: 60, user: user() }),
-            ("rejected", DECIDED, Told::Rejected),
-            ("cancelled", DECIDED, Told::Cancelled(Cancellation::Browser)),
-            ("expired", EXPIRED, Told::Expired),
+            (PENDING, Frame::Pending { version: PENDING, expires_in: 300 }),
+            (SCANNED, Frame::Scanned { version: SCANNED, user: None, number: None }),
+            (DECIDED, Frame::Confirmed(token)),
+            (DECIDED, Frame::rejected()),
+            (DECIDED, Frame::cancelled(Cancellation::Browser)),
+            (EXPIRED, Frame::expired()),
         ];
-        Self(all.into_iter().map(|(name, version, told)| (name, Message::new(told, version, None))).collect())
+        Self(all.into_iter().map(|(version, frame)| (frame.status(), Message::new(version, &frame))).collect())
     }
 }
 
 /// State that all runs share.
 struct Fixture {
     messages: Messages,
-    sharing: Sharing,
+    shared_states: SharedStates,
     metrics: Arc<Metrics>,
     clock: Clock,
-    code: crate::hub::message::Text,
+    code: crate::hub::message::Frames,
 }
 
 impl Fixture {
@@ -146,7 +146,7 @@ impl Fixture {
         let code = CodeView { code: "c".to_owned(), qr_url: "u".to_owned(), qr_image: "i".to_owned() };
         Self {
             messages: Messages::new(),
-            sharing: Sharing::new(metrics.clone(), None),
+            shared_states: SharedStates::new(metrics.clone(), None),
             metrics,
             clock: Clock::manual(Timestamp::from_millis(0)).0,
             code: crate::hub::message::rotated(code),
@@ -164,16 +164,16 @@ struct World<'a> {
     kind: Kind,
     dropped: Dropped,
     line: Simulated,
-    record: Option<Waiting<Simulated>>,
+    record: Option<Connection<Simulated>>,
     now: Tick,
     lag: Lag,
-    wheel: Vec<Tick>,
+    deadlines: Vec<Tick>,
     /// Numbers of effects that have not been performed.
-    reads_on: u32,
-    asks: u32,
+    reads_more: u32,
+    reads: u32,
     codes: u32,
-    receipts: u32,
-    receipts_in_all: u32,
+    acks: u32,
+    acks_in_all: u32,
     /// Status of the session in the store.
     status: &'static str,
     /// Changes that have been announced and not been delivered.
@@ -196,7 +196,7 @@ struct World<'a> {
 
 impl<'a> World<'a> {
     fn new(fixture: &'a Fixture, kind: Kind, dropped: Dropped) -> Self {
-        let record = Waiting::arriving(KEY, 1);
+        let record = Connection::opening(KEY, 1);
         Self {
             fixture,
             kind,
@@ -205,12 +205,12 @@ impl<'a> World<'a> {
             record: Some(record),
             now: Tick(0),
             lag: Lag(0),
-            wheel: Vec::new(),
-            reads_on: 0,
-            asks: 0,
+            deadlines: Vec::new(),
+            reads_more: 0,
+            reads: 0,
             codes: 0,
-            receipts: 0,
-            receipts_in_all: 0,
+            acks: 0,
+            acks_in_all: 0,
             status: "pending",
             announced: Vec::new(),
             expected: Vec::new(),
@@ -226,11 +226,11 @@ impl<'a> World<'a> {
     }
 
     /// Runs a turn as the hub does, but notes the effects, which are performed later.
-    fn act(&mut self, what: impl FnOnce(&mut Waiting<Simulated>, &mut Turn<'_, Simulated>)) {
+    fn act(&mut self, what: impl FnOnce(&mut Connection<Simulated>, &mut Turn<'_, Simulated>)) {
         let Some(record) = &mut self.record else { return };
         self.line.0.borrow_mut().has_caught_up = false;
         let mut turn = Turn {
-            place: Place::from_token(1),
+            slot: Slot::from_token(1),
             now: self.now,
             lag: self.lag,
             heartbeat_seconds: HEARTBEAT_SECONDS,
@@ -245,49 +245,51 @@ impl<'a> World<'a> {
         // Within one turn the system may accept all unsent bytes, and then not all of the next ones.
         let stuck_since = self.stuck_since.filter(|_| !self.line.0.borrow().has_caught_up);
         self.stuck_since = record.has_unsent().then(|| stuck_since.unwrap_or(self.now));
-        let Effects { ends, reads_on, asks_store, shows_code_of, stores_receipt_of } = turn.effects;
+        let Effects { ends, reads_more, reads_session, shows_code_of, stores_ack_of } = turn.effects;
         if ends && self.dropped != Dropped::Ends {
             // The system accepted nothing for too long, or a call failed.
             self.causes.network |= record.has_unsent();
             self.ended_by = Some(record.reason);
             self.record = None;
-        } else if let Some(tick) = record.rearm(self.lag) {
-            self.wheel.push(tick);
+        } else if let Some(tick) = record.next_deadline(self.lag) {
+            self.deadlines.push(tick);
         }
-        self.reads_on += u32::from(reads_on && self.dropped != Dropped::ReadsOn);
-        self.asks += u32::from(asks_store && self.dropped != Dropped::AsksStore);
+        self.reads_more += u32::from(reads_more && self.dropped != Dropped::ReadsMore);
+        self.reads += u32::from(reads_session && self.dropped != Dropped::ReadsSession);
         self.codes_expected += u32::from(shows_code_of.is_some());
         self.codes += u32::from(shows_code_of.is_some() && self.dropped != Dropped::ShowsCode);
-        self.receipts_in_all += u32::from(stores_receipt_of.is_some());
-        self.receipts += u32::from(stores_receipt_of.is_some() && self.dropped != Dropped::StoresReceipt);
+        self.acks_in_all += u32::from(stores_ack_of.is_some());
+        self.acks += u32::from(stores_ack_of.is_some() && self.dropped != Dropped::StoresAck);
     }
 
-    fn open(&mut self, early: &mut [u8], room_bytes: usize) {
+    fn open(&mut self, early: &[u8], room_bytes: usize) {
         let mut line = self.line.0.borrow_mut();
         line.room_bytes = room_bytes;
         line.arrived_bytes = early.len();
         drop(line);
         let fields = b"connection: close\r\n".to_vec();
-        let channel = match self.kind {
-            Kind::Plain => Channel::WebSocket { acknowledges: false },
-            Kind::Acknowledging => Channel::WebSocket { acknowledges: true },
-            Kind::Events => Channel::EventStream { told_version: 0 },
-            Kind::Poll => Channel::Poll { version: PENDING, wait_seconds: 20, fields },
+        let transport = match self.kind {
+            Kind::Plain => Transport::WebSocket { acknowledges: false },
+            Kind::Acknowledging => Transport::WebSocket { acknowledges: true },
+            Kind::Events => Transport::EventStream { delivered_version: 0 },
+            Kind::Poll => Transport::Poll { version: PENDING, wait_seconds: 20, fields },
         };
         let status = self.status;
-        let opening = Opening {
+        let new = NewConnection {
             socket: self.line.clone(),
             answer: b"!".to_vec(),
-            early,
-            channel,
+            early: early.to_vec(),
+            transport,
+            permit: None,
+        };
+        let start = Start {
             attachment: 1,
             may_await_ack_elsewhere: false,
             expiry: EXPIRY,
-            first_beat: Tick(100),
+            first_heartbeat_millis: 10_000,
             period: 0,
             next_rotation: SessionTick(600),
-            shared: self.fixture.sharing.with_all(),
-            cells: None,
+            shared: self.fixture.shared_states.with_all(),
         };
         let message = self.fixture.message(status);
         // The server answers a poll for an old version at once, without opening a connection.
@@ -296,35 +298,35 @@ impl<'a> World<'a> {
         if message.is_some() && !self.said.iter().any(|(_, said)| said.is_last()) {
             self.expect(status);
         }
-        self.act(|waiting, turn| drop(waiting.open(opening, message, turn)));
+        self.act(|connection, turn| drop(connection.open(new, start, message, turn)));
     }
 
     /// Notes the next status that the browser must receive. Must be called before it is delivered.
     fn expect(&mut self, status: &'static str) {
         self.expected.push(status);
         if status == "confirmed" {
-            let text = &self.fixture.message(status).text;
-            let bytes = if self.kind == Kind::Plain { text.frame_and_close() } else { text.frame() };
+            let frames = &self.fixture.message(status).frames;
+            let bytes = if self.kind == Kind::Plain { frames.frame_and_close() } else { frames.frame() };
             bytes.clone_into(&mut self.line.0.borrow_mut().token);
         }
     }
 
     fn is_waiting(&self) -> bool {
-        self.record.as_ref().is_some_and(Waiting::is_waiting)
+        self.record.as_ref().is_some_and(Connection::is_waiting)
     }
 
     fn unsent_bytes(&self) -> usize {
-        self.record.as_ref().and_then(|record| record.aside.as_ref()).map_or(0, |aside| aside.unsent.len())
+        self.record.as_ref().and_then(|record| record.rare.as_ref()).map_or(0, |rare| rare.unsent.len())
     }
 
-    fn tell(&mut self, status: &'static str) {
+    fn deliver(&mut self, status: &'static str) {
         let message = self.fixture.message(status);
-        let told = self.expected.last().map_or(0, |status| self.fixture.message(status).version);
-        let told = if self.kind == Kind::Poll { told.max(PENDING) } else { told };
-        if self.is_waiting() && message.version > told {
+        let delivered = self.expected.last().map_or(0, |status| self.fixture.message(status).version);
+        let delivered = if self.kind == Kind::Poll { delivered.max(PENDING) } else { delivered };
+        if self.is_waiting() && message.version > delivered {
             self.expect(status);
         }
-        self.act(|waiting, turn| waiting.tell(message, None, turn));
+        self.act(|connection, turn| connection.deliver(message, None, turn));
     }
 
     fn send(&mut self, bytes: &[u8], said: Option<Said>) {
@@ -364,12 +366,12 @@ impl<'a> World<'a> {
 
     /// Does what a correct browser does after reading: acknowledges the token and returns the Close.
     fn browser_reads(&mut self) -> Result<(), String> {
-        let told = self.told()?;
+        let delivered = self.delivered()?;
         let has_closed = self.said.iter().any(|(_, said)| matches!(said, Said::Close(_)));
-        if self.kind == Kind::Acknowledging && told.statuses.last() == Some(&"confirmed".to_owned()) {
+        if self.kind == Kind::Acknowledging && delivered.statuses.last() == Some(&"confirmed".to_owned()) {
             self.send(&masked(0x81, b"ack"), Some(Said::Ack));
         }
-        if told.is_closed && !has_closed && matches!(self.kind, Kind::Plain | Kind::Acknowledging) {
+        if delivered.is_closed && !has_closed && matches!(self.kind, Kind::Plain | Kind::Acknowledging) {
             self.close_with(1000);
         }
         Ok(())
@@ -403,33 +405,33 @@ impl<'a> World<'a> {
 
     fn ready(&mut self, readiness: Readiness) {
         let mut buffer = [0; BUFFER_BYTES];
-        let share = Share { buffer: &mut buffer, readings: READINGS };
-        self.act(|waiting, turn| waiting.ready(readiness, share, turn));
+        let share = ReadBudget { buffer: &mut buffer, max_reads: MAX_READS };
+        self.act(|connection, turn| connection.ready(readiness, share, turn));
     }
 
     /// Performs a noted effect. Returns whether there was one.
     fn perform(&mut self, choice: u8) -> bool {
-        let due = [self.reads_on, self.asks, self.codes, self.receipts];
+        let due = [self.reads_more, self.reads, self.codes, self.acks];
         let Some(index) = (0..4).map(|offset| (usize::from(choice) + offset) % 4).find(|index| due[*index] > 0) else {
             return false;
         };
         match index {
             0 => {
-                self.reads_on -= 1;
+                self.reads_more -= 1;
                 self.ready(Readiness { is_writable: false, is_last: true });
             }
             1 => {
-                self.asks -= 1;
+                self.reads -= 1;
                 self.settle();
             }
             2 => {
                 self.codes -= 1;
                 let code = &self.fixture.code;
-                self.act(|waiting, turn| waiting.show_code(code, turn));
+                self.act(|connection, turn| connection.show_code(code, turn));
             }
             _ => {
-                self.receipts -= 1;
-                self.act(Waiting::claimed);
+                self.acks -= 1;
+                self.act(Connection::ack_stored);
             }
         }
         true
@@ -439,27 +441,27 @@ impl<'a> World<'a> {
     fn settle(&mut self) {
         let is_undecided = matches!(self.status, "pending" | "scanned");
         if is_undecided && self.now < EXPIRY.tick(self.lag) {
-            if self.record.as_ref().is_some_and(Waiting::is_to_be_answered) {
+            if self.record.as_ref().is_some_and(Connection::is_poll_due) {
                 self.expect(self.status);
                 let message = self.fixture.message(self.status);
-                return self.act(|waiting, turn| waiting.answer_poll(message, turn));
+                return self.act(|connection, turn| connection.answer_poll(message, turn));
             }
-            return self.act(|waiting, turn| waiting.put_off(EXPIRY, turn));
+            return self.act(|connection, turn| connection.postpone(EXPIRY, turn));
         }
-        self.tell(if is_undecided { "expired" } else { self.status });
+        self.deliver(if is_undecided { "expired" } else { self.status });
     }
 
     fn pass_time(&mut self, ticks: u32) {
         self.has_time_passed |= ticks > 0;
         self.causes.time |= ticks > 0;
         // A store that does not answer for long makes the server close the connection.
-        self.causes.server |= ticks > 0 && self.asks > 0;
+        self.causes.server |= ticks > 0 && self.reads > 0;
         self.now = Tick(self.now.0 + ticks);
         // The bound matters when an ended record is kept as an injected fault: its deadlines never end.
         for _ in 0..MAX_DUE {
             let Some(index) = self.first_due() else { return };
-            let tick = self.wheel.swap_remove(index);
-            self.act(|waiting, turn| waiting.due(tick, turn));
+            let tick = self.deadlines.swap_remove(index);
+            self.act(|connection, turn| connection.due(tick, turn));
         }
     }
 
@@ -467,11 +469,11 @@ impl<'a> World<'a> {
     fn step_session_time(&mut self, choice: u8) {
         self.causes.time = true;
         self.lag = Lag((i64::from(choice % 25) - 12) * 10_000);
-        self.act(|waiting, turn| waiting.session_time_stepped(turn));
+        self.act(|connection, turn| connection.session_time_stepped(turn));
     }
 
     fn first_due(&self) -> Option<usize> {
-        let due = self.wheel.iter().enumerate().filter(|(_, tick)| **tick <= self.now);
+        let due = self.deadlines.iter().enumerate().filter(|(_, tick)| **tick <= self.now);
         due.min_by_key(|(_, tick)| **tick).map(|(index, _)| index)
     }
 
@@ -487,7 +489,7 @@ impl<'a> World<'a> {
                     // A notification may be repeated.
                     let status =
                         if choice.is_multiple_of(2) { self.announced.remove(index) } else { self.announced[index] };
-                    self.tell(status);
+                    self.deliver(status);
                 }
             }
             8 => self.report(),
@@ -518,15 +520,17 @@ impl<'a> World<'a> {
             }
             14 if choice < 48 => {
                 self.causes.server = true;
-                self.act(|waiting, turn| waiting.leave(1012, "retry_after_ms=1", CloseReason::Shutdown, turn));
+                self.act(|connection, turn| {
+                    connection.close_if_waiting(1012, "retry_after_ms=1", CloseReason::Shutdown, turn)
+                });
             }
             14 if choice >= 224 => self.step_session_time(choice),
             14 if choice < 72 => {
                 let attachment = 1 + u32::from(choice % 2);
                 self.causes.server |= attachment > 1;
-                let hint = Hint { key: KEY, version: SCANNED, attachment };
-                self.act(|waiting, turn| {
-                    waiting.hinted(&hint, turn);
+                let notification = Notification { key: KEY, version: SCANNED, attachment };
+                self.act(|connection, turn| {
+                    connection.notified(&notification, turn);
                 });
             }
             _ => {
@@ -540,7 +544,7 @@ impl<'a> World<'a> {
     /// Completes everything that is under way.
     fn complete(&mut self) -> Result<(), String> {
         for status in std::mem::take(&mut self.announced) {
-            self.tell(status);
+            self.deliver(status);
         }
         let mut line = self.line.0.borrow_mut();
         line.arrive(usize::MAX);
@@ -565,8 +569,8 @@ impl<'a> World<'a> {
 
     /// Checks what must hold after every step.
     fn check(&self) -> Result<(), String> {
-        if self.receipts_in_all > u32::from(self.may_have_receipt()) {
-            return Err(format!("{} receipts were taken, of {:?}", self.receipts_in_all, self.said));
+        if self.acks_in_all > u32::from(self.may_have_receipt()) {
+            return Err(format!("{} receipts were taken, of {:?}", self.acks_in_all, self.said));
         }
         let was_stuck_for = self.stuck_since.map(|since| self.now.0 - since.0);
         let is_too_slow = was_stuck_for >= Some(10 * WRITE_SECONDS);
@@ -607,29 +611,28 @@ impl<'a> World<'a> {
         }
         let has_failed = line.failure.is_some() || line.has_hung_up;
         drop(line);
-        if self.record.as_ref().is_some_and(|record| record.is_waiting() && record.aside.is_some()) {
+        if self.record.as_ref().is_some_and(|record| record.is_waiting() && record.rare.is_some()) {
             return Err("it waits, has nothing in hand, and keeps memory for it".to_owned());
         }
-        let told = self.told()?;
-        let is_in_order = told.statuses.len() <= self.expected.len()
-            && told.statuses.iter().zip(&self.expected).all(|(told, expected)| told == expected);
+        let delivered = self.delivered()?;
+        let is_in_order = delivered.statuses.len() <= self.expected.len()
+            && delivered.statuses.iter().zip(&self.expected).all(|(delivered, expected)| delivered == expected);
         // Bytes that were written when the connection failed may be lost. The browser may also have accepted nothing
         // for too long.
-        let is_complete = told.statuses.len() == self.expected.len();
+        let is_complete = delivered.statuses.len() == self.expected.len();
         let may_lack = has_failed || self.record.is_none() && (self.causes.time || self.causes.browser);
         if !is_in_order || !is_complete && !may_lack {
-            return Err(format!("told {:?} in place of {:?}", told.statuses, self.expected));
+            return Err(format!("told {:?} in place of {:?}", delivered.statuses, self.expected));
         }
         let must_have_receipt = self.may_have_receipt() && !has_failed && !self.has_time_passed;
-        if must_have_receipt && self.receipts_in_all == 0 {
+        if must_have_receipt && self.acks_in_all == 0 {
             return Err(format!("no receipt was taken, of {:?}", self.said));
         }
-        if self.receipts_in_all > 0 && self.record.as_ref().is_some_and(|it| matches!(it.phase, Phase::Claiming { .. }))
-        {
+        if self.acks_in_all > 0 && self.record.as_ref().is_some_and(|it| matches!(it.phase, Phase::StoringAck { .. })) {
             return Err("a receipt was not stored".to_owned());
         }
         if self.codes_expected > 0
-            && told.codes == 0
+            && delivered.codes == 0
             && self.is_waiting()
             && self.expected == ["pending"]
             && !self.was_stuck
@@ -655,17 +658,20 @@ impl<'a> World<'a> {
     /// Checks that the browser received the session's end or close code 4408, unless something else ended the
     /// connection.
     fn check_end(&self) -> Result<(), String> {
-        let told = self.told()?;
-        let has_end = told.statuses.last().is_some_and(|status| !matches!(&**status, "pending" | "scanned"));
+        let delivered = self.delivered()?;
+        let has_end = delivered.statuses.last().is_some_and(|status| !matches!(&**status, "pending" | "scanned"));
         let Causes { browser, network, server, .. } = self.causes;
         let is_of_use = matches!(self.kind, Kind::Plain | Kind::Acknowledging);
-        if is_of_use && !has_end && told.close_code != Some(4408) && !browser && !network && !server {
-            return Err(format!("the last it was told is {:?}, and a Close {:?}", told.statuses, told.close_code));
+        if is_of_use && !has_end && delivered.close_code != Some(4408) && !browser && !network && !server {
+            return Err(format!(
+                "the last it was told is {:?}, and a Close {:?}",
+                delivered.statuses, delivered.close_code
+            ));
         }
         Ok(())
     }
 
-    fn told(&self) -> Result<WasTold, String> {
+    fn delivered(&self) -> Result<Received, String> {
         let line = self.line.0.borrow();
         match self.kind {
             Kind::Plain | Kind::Acknowledging => frames(line.written.get(1..).unwrap_or_default()),
@@ -698,7 +704,7 @@ fn run(fixture: &Fixture, kind: Kind, dropped: Dropped, choices: &[u8]) -> Resul
         world.browser_sends(first);
         early_bytes = std::mem::take(&mut world.line.0.borrow_mut().under_way);
     }
-    world.open(&mut early_bytes, usize::from(room) * 4);
+    world.open(&early_bytes, usize::from(room) * 4);
     world.check()?;
     for pair in rest.chunks(2) {
         world.step(pair[0], pair.get(1).copied().unwrap_or_default())?;
@@ -755,7 +761,7 @@ fn nothing_is_lost_doubled_or_reordered_on_a_long_poll() {
 /// The simulation finds each effect that is dropped.
 #[test]
 fn each_dropped_effect_is_found() {
-    for dropped in [Dropped::ReadsOn, Dropped::AsksStore, Dropped::ShowsCode, Dropped::StoresReceipt, Dropped::Ends] {
+    for dropped in [Dropped::ReadsMore, Dropped::ReadsSession, Dropped::ShowsCode, Dropped::StoresAck, Dropped::Ends] {
         let found = explore(Kind::Plain, dropped, RUNS_TO_FIND);
         assert!(found.is_err(), "that {dropped:?} is dropped was not found");
     }

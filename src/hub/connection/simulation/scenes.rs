@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use super::line::Simulated;
 use super::{Dropped, Fixture, KEY, Kind, World, masked};
-use crate::hub::connection::timers::PATIENCE_SECONDS;
 use crate::hub::connection::read::MAX_MESSAGE_BYTES;
-use crate::hub::connection::{Readiness, Waiting};
+use crate::hub::connection::timers::PATIENCE_SECONDS;
+use crate::hub::connection::{Connection, Readiness};
 use crate::hub::deadlines::{Lag, Tick};
 use crate::metrics::{CloseReason, Stopwatch};
 use crate::session::{Client, Session, State, Timestamp};
 use crate::wire::websocket::close_payload;
 
 /// Returns an open connection on which `pending` has been delivered, unless it is a poll.
-fn waiting(fixture: &Fixture, kind: Kind) -> World<'_> {
+fn connection(fixture: &Fixture, kind: Kind) -> World<'_> {
     let mut world = World::new(fixture, kind, Dropped::Nothing);
-    world.open(&mut [], 1 << 16);
+    world.open(&[], 1 << 16);
     world
 }
 
@@ -26,12 +26,12 @@ fn written(world: &World<'_>) -> Vec<u8> {
 }
 
 /// Delivers bytes of the browser and handles all readiness that follows.
-fn hears(world: &mut World<'_>, bytes: &[u8]) {
+fn receives(world: &mut World<'_>, bytes: &[u8]) {
     world.send(bytes, None);
     world.line.0.borrow_mut().arrive(usize::MAX);
-    while world.line.0.borrow().is_readable || world.reads_on > 0 {
+    while world.line.0.borrow().is_readable || world.reads_more > 0 {
         world.report();
-        if world.reads_on > 0 {
+        if world.reads_more > 0 {
             world.perform(0);
         }
     }
@@ -46,7 +46,7 @@ fn a_timed_out_event_stream_ends_by_heartbeat_and_other_failures_end_by_network(
         (Kind::Plain, io::ErrorKind::TimedOut, CloseReason::Network),
         (Kind::Plain, io::ErrorKind::ConnectionReset, CloseReason::Network),
     ] {
-        let mut world = waiting(&fixture, kind);
+        let mut world = connection(&fixture, kind);
         world.line.0.borrow_mut().failure = Some(failure);
         world.ready(Readiness { is_writable: false, is_last: true });
         assert_eq!(world.ended_by, Some(reason), "{kind:?} {failure}");
@@ -56,12 +56,12 @@ fn a_timed_out_event_stream_ends_by_heartbeat_and_other_failures_end_by_network(
 #[test]
 fn a_session_ended_by_a_step_of_session_time_leaves_the_store_its_full_time() {
     let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Acknowledging);
+    let mut world = connection(&fixture, Kind::Acknowledging);
     world.now = Tick(2000);
     world.lag = Lag(-400_000);
     world.act(|record, turn| record.session_time_stepped(turn));
     world.pass_time(1);
-    assert_eq!((world.asks, world.is_waiting()), (1, true));
+    assert_eq!((world.reads, world.is_waiting()), (1, true));
     // The store does not answer for a minute.
     let ended_by = |world: &World<'_>| world.record.as_ref().filter(|it| !it.is_waiting()).map(|it| it.reason);
     world.pass_time(10 * PATIENCE_SECONDS - 20);
@@ -75,22 +75,22 @@ fn a_session_ended_by_a_step_of_session_time_leaves_the_store_its_full_time() {
 #[test]
 fn bytes_after_a_violation_are_discarded_up_to_a_maximum() {
     let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Plain);
-    hears(&mut world, &[0xFF, 0xFF]);
-    let mut take_in = |bytes: usize| world.act(|record, turn| record.take_in(&mut vec![0; bytes], turn));
-    take_in(4 * 1024 * 1024 - 1);
-    take_in(0);
+    let mut world = connection(&fixture, Kind::Plain);
+    receives(&mut world, &[0xFF, 0xFF]);
+    let mut receive = |bytes: usize| world.act(|record, turn| record.receive(&mut vec![0; bytes], turn));
+    receive(4 * 1024 * 1024 - 1);
+    receive(0);
     assert!(world.record.is_some());
-    world.act(|record, turn| record.take_in(&mut [0], turn));
+    world.act(|record, turn| record.receive(&mut [0], turn));
     assert_eq!(world.ended_by, Some(CloseReason::Protocol));
 
     // The same holds if the Close was not accepted at once.
-    let mut world = waiting(&fixture, Kind::Plain);
+    let mut world = connection(&fixture, Kind::Plain);
     world.line.0.borrow_mut().room_bytes = 0;
-    hears(&mut world, &[0xFF, 0xFF]);
+    receives(&mut world, &[0xFF, 0xFF]);
     world.line.0.borrow_mut().grow_room(1 << 16);
     world.report();
-    world.act(|record, turn| record.take_in(&mut [0], turn));
+    world.act(|record, turn| record.receive(&mut [0], turn));
     assert!(world.record.is_some());
 }
 
@@ -98,10 +98,10 @@ fn bytes_after_a_violation_are_discarded_up_to_a_maximum() {
 fn event_streams_and_polls_end_at_a_read_above_the_maximum_message_length() {
     let fixture = Fixture::new();
     for kind in [Kind::Events, Kind::Poll] {
-        let mut world = waiting(&fixture, kind);
-        world.act(|record, turn| record.take_in(&mut [0; MAX_MESSAGE_BYTES as usize], turn));
+        let mut world = connection(&fixture, kind);
+        world.act(|record, turn| record.receive(&mut [0; MAX_MESSAGE_BYTES as usize], turn));
         assert!(world.is_waiting());
-        world.act(|record, turn| record.take_in(&mut [0; MAX_MESSAGE_BYTES as usize + 1], turn));
+        world.act(|record, turn| record.receive(&mut [0; MAX_MESSAGE_BYTES as usize + 1], turn));
         assert_eq!(world.ended_by, Some(CloseReason::Protocol));
     }
 }
@@ -109,33 +109,33 @@ fn event_streams_and_polls_end_at_a_read_above_the_maximum_message_length() {
 #[test]
 fn the_message_ping_is_answered_unless_bytes_are_unsent() {
     let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Acknowledging);
+    let mut world = connection(&fixture, Kind::Acknowledging);
     written(&world);
-    hears(&mut world, &masked(0x81, b"ping"));
+    receives(&mut world, &masked(0x81, b"ping"));
     assert_eq!(written(&world), [0x82, 0]);
     world.line.0.borrow_mut().room_bytes = 0;
-    world.tell("scanned");
-    hears(&mut world, &masked(0x81, b"ping"));
+    world.deliver("scanned");
+    receives(&mut world, &masked(0x81, b"ping"));
     world.line.0.borrow_mut().grow_room(1 << 16);
     world.report();
-    assert_eq!(written(&world), fixture.message("scanned").text.frame());
+    assert_eq!(written(&world), fixture.message("scanned").frames.frame());
 }
 
 #[test]
 fn a_violation_after_the_token_closes_with_1002_and_after_the_ack_with_1000() {
     let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Acknowledging);
-    world.tell("confirmed");
+    let mut world = connection(&fixture, Kind::Acknowledging);
+    world.deliver("confirmed");
     written(&world);
-    hears(&mut world, &[0xFF, 0xFF]);
+    receives(&mut world, &[0xFF, 0xFF]);
     assert_eq!(written(&world), [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat());
-    assert_eq!(world.receipts_in_all, 0);
+    assert_eq!(world.acks_in_all, 0);
 
-    let mut world = waiting(&fixture, Kind::Acknowledging);
-    world.tell("confirmed");
+    let mut world = connection(&fixture, Kind::Acknowledging);
+    world.deliver("confirmed");
     written(&world);
-    hears(&mut world, &[masked(0x81, b"ack"), vec![0xFF, 0xFF]].concat());
-    assert_eq!((world.receipts, written(&world)), (1, vec![]), "the receipt is being stored");
+    receives(&mut world, &[masked(0x81, b"ack"), vec![0xFF, 0xFF]].concat());
+    assert_eq!((world.acks, written(&world)), (1, vec![]), "the receipt is being stored");
     world.perform(3);
     assert_eq!(written(&world), [&[0x88, 2][..], &1000_u16.to_be_bytes()].concat());
 }
@@ -145,28 +145,28 @@ fn an_ack_begun_before_the_token_is_no_acknowledgement() {
     let fixture = Fixture::new();
     let ack = masked(0x81, b"ack");
     for begun in 1..ack.len() {
-        let mut world = waiting(&fixture, Kind::Acknowledging);
-        hears(&mut world, &ack[..begun]);
-        world.tell("confirmed");
-        hears(&mut world, &ack[begun..]);
-        assert_eq!(world.receipts, 0, "begun by {begun} bytes");
-        hears(&mut world, &ack);
-        assert_eq!(world.receipts, 1);
+        let mut world = connection(&fixture, Kind::Acknowledging);
+        receives(&mut world, &ack[..begun]);
+        world.deliver("confirmed");
+        receives(&mut world, &ack[begun..]);
+        assert_eq!(world.acks, 0, "begun by {begun} bytes");
+        receives(&mut world, &ack);
+        assert_eq!(world.acks, 1);
     }
 }
 
 #[test]
 fn a_close_in_two_pieces_is_returned_with_its_code() {
     let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Plain);
+    let mut world = connection(&fixture, Kind::Plain);
     let close = masked(0x88, &close_payload(1001, ""));
     world.line.0.borrow_mut().room_bytes = 0;
-    world.tell("scanned");
-    hears(&mut world, &close[..3]);
+    world.deliver("scanned");
+    receives(&mut world, &close[..3]);
     world.line.0.borrow_mut().grow_room(1 << 16);
     world.report();
     written(&world);
-    hears(&mut world, &close[3..]);
+    receives(&mut world, &close[3..]);
     assert_eq!(written(&world), [&[0x88, 2][..], &1001_u16.to_be_bytes()].concat());
     assert_eq!(world.ended_by, Some(CloseReason::Client));
 }
@@ -174,14 +174,14 @@ fn a_close_in_two_pieces_is_returned_with_its_code() {
 #[test]
 fn the_write_deadline_starts_anew_after_all_bytes_were_accepted() {
     let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Plain);
+    let mut world = connection(&fixture, Kind::Plain);
     world.line.0.borrow_mut().room_bytes = 0;
-    world.tell("scanned");
+    world.deliver("scanned");
     world.pass_time(21);
     // In one turn the message is accepted whole and the pong is not.
     let missing = world.unsent_bytes();
     world.line.0.borrow_mut().grow_room(missing);
-    hears(&mut world, &masked(0x89, b"ping"));
+    receives(&mut world, &masked(0x89, b"ping"));
     assert_eq!(world.unsent_bytes(), 6);
     world.pass_time(49);
     world.check().unwrap();
@@ -194,9 +194,9 @@ fn the_write_deadline_starts_anew_after_all_bytes_were_accepted() {
 #[test]
 fn a_push_that_cannot_be_written_ends_the_connection() {
     let fixture = Fixture::new();
-    let mut world = waiting(&fixture, Kind::Plain);
+    let mut world = connection(&fixture, Kind::Plain);
     world.line.0.borrow_mut().failure = Some(io::ErrorKind::BrokenPipe);
-    world.tell("scanned");
+    world.deliver("scanned");
     assert_eq!(world.ended_by, Some(CloseReason::Network));
 }
 
@@ -210,9 +210,9 @@ fn a_push_is_counted_when_its_last_byte_is_written() {
     };
     let push = |world: &mut World<'_>, status| {
         let message = fixture.message(status);
-        world.act(|record, turn| record.tell(message, Some(Stopwatch::start()), turn));
+        world.act(|record, turn| record.deliver(message, Some(Stopwatch::start()), turn));
     };
-    let mut world = waiting(&fixture, Kind::Plain);
+    let mut world = connection(&fixture, Kind::Plain);
     push(&mut world, "scanned");
     assert_eq!(pushes(), 1);
     world.line.0.borrow_mut().room_bytes = 5;
@@ -222,8 +222,8 @@ fn a_push_is_counted_when_its_last_byte_is_written() {
     world.report();
     assert_eq!(pushes(), 2);
     // The change is delivered while a frame of the browser is incomplete.
-    let mut world = waiting(&fixture, Kind::Plain);
-    hears(&mut world, &masked(0x8A, b"pong")[..3]);
+    let mut world = connection(&fixture, Kind::Plain);
+    receives(&mut world, &masked(0x8A, b"pong")[..3]);
     push(&mut world, "scanned");
     assert_eq!(pushes(), 3);
 }
@@ -243,13 +243,13 @@ fn the_latest_change_during_the_handshake_is_kept_in_any_order() {
         })
     };
     for order in [[2, 3, 3], [3, 2, 2], [2, 3, 2]] {
-        let mut record = Waiting::<Simulated>::arriving(KEY, 1);
+        let mut record = Connection::<Simulated>::opening(KEY, 1);
         let (first, rest) = (at(order[0]), [at(order[1]), at(order[2])]);
-        assert!(record.note_if_arriving(&first, Stopwatch::start()));
+        assert!(record.keep_if_opening(&first, Stopwatch::start()));
         for session in &rest {
-            assert!(record.note_if_arriving(session, Stopwatch::start()));
+            assert!(record.keep_if_opening(session, Stopwatch::start()));
         }
-        let (kept, _) = record.aside.take().unwrap().missed.unwrap();
+        let (kept, _) = record.rare.take().unwrap().kept_change.unwrap();
         assert_eq!(kept.version, 3);
         assert!(order[1] == 2 || Arc::ptr_eq(&kept, &rest[0]), "the first of its version");
     }
