@@ -14,6 +14,8 @@ pub mod cli;
 pub mod demo;
 #[forbid(unsafe_code)]
 pub mod load;
+#[forbid(unsafe_code)]
+mod tasks;
 
 // The public HTTP interface.
 #[forbid(unsafe_code)]

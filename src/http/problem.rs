@@ -7,9 +7,7 @@ use axum::http::header::{
 };
 use axum::response::{IntoResponse, Response};
 use thiserror::Error;
-use tracing::warn;
 
-use super::App;
 use crate::hub::Closing;
 use crate::limits::{Exceeded, QuotaExceeded};
 use crate::login::LoginError;
@@ -25,7 +23,7 @@ use crate::wire::websocket::HandshakeError;
 const MAX_RETRY_AFTER_SECONDS: u32 = 4;
 
 /// The reason for which a request is refused.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub(crate) enum ApiError {
     #[error("{0}")]
     InvalidRequest(String),
@@ -60,7 +58,18 @@ pub(crate) enum ApiError {
     #[error("the server is stopping; come back")]
     Stopping,
     #[error(transparent)]
-    Login(#[from] LoginError),
+    Login(Arc<LoginError>),
+}
+
+/// The reason for which the acceptor refuses a request. It is an extension of the request: the route table responds, so
+/// the response has the same header fields as all others.
+#[derive(Clone)]
+pub(crate) struct Refused(pub(crate) ApiError);
+
+impl From<LoginError> for ApiError {
+    fn from(error: LoginError) -> Self {
+        Self::Login(Arc::new(error))
+    }
 }
 
 impl From<Exceeded> for ApiError {
@@ -133,7 +142,7 @@ impl ApiError {
     }
 }
 
-/// Returns the kind and the text of an error of a use-case. Causes inside the server are logged ([`Fault`]), and not in
+/// Returns the kind and the text of an error of a use case. Causes inside the server are logged ([`Fault`]), and not in
 /// the text.
 fn login_parts(error: &LoginError) -> (ProblemCode, String) {
     let (code, detail) = match error {
@@ -177,26 +186,11 @@ fn challenge(refused: &AuthError) -> Option<HeaderValue> {
 /// A fault of the server or of what it depends on. It is an extension of the answer that it causes, because only the
 /// layers have the state that limits its warnings.
 #[derive(Debug, Clone)]
-pub(super) enum Fault {
-    /// An error of a use-case.
+pub(crate) enum Fault {
+    /// An error of a use case.
     Login(Arc<LoginError>),
     /// Too many browsers wait for the store.
     TooManyHandshakes,
-}
-
-impl Fault {
-    /// Logs the fault, each kind at most once a minute.
-    pub(super) fn warn(&self, app: &App) {
-        match self {
-            Self::Login(error) => app.logins.warn_of(error),
-            Self::TooManyHandshakes => {
-                if let Some(count) = app.handshakes_refused.count(app.logins.clock.steady()) {
-                    let cause = "browsers connect faster than the store reads their sessions";
-                    warn!(event = "too many handshakes", count, reason = cause, "more browsers are answered with 503");
-                }
-            }
-        }
-    }
 }
 
 impl From<InvalidToken> for ApiError {
@@ -228,8 +222,8 @@ impl IntoResponse for ApiError {
             set(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         let fault = match self {
-            Self::Login(LoginError::NotFound | LoginError::Refused(_)) => None,
-            Self::Login(error) => Some(Fault::Login(Arc::new(error))),
+            Self::Login(error) if matches!(*error, LoginError::NotFound | LoginError::Refused(_)) => None,
+            Self::Login(error) => Some(Fault::Login(error)),
             Self::TooManyHandshakes => Some(Fault::TooManyHandshakes),
             _ => None,
         };

@@ -26,10 +26,9 @@ use super::acceptor::request_head;
 use super::layers::client::Peer;
 use super::layers::limit::SharedPermit;
 use super::outgoing;
-use super::refused::Refused;
+use super::problem::{ApiError, Refused};
 use super::rewound::PrefixedStream;
 use super::waiting_response::take_over_connection;
-use crate::limits::ConnectionPermit;
 use crate::metrics::Stopwatch;
 use crate::session::Timestamp;
 use crate::system::clock::Clock;
@@ -64,9 +63,9 @@ pub(super) struct Accepted {
     /// Bytes that the acceptor has read from the connection.
     pub(super) beginning: Vec<u8>,
     /// The reason for which the first request is refused, if it is.
-    pub(super) refused: Option<Refused>,
-    /// The seat of the connection. `None` without limits, for a trusted proxy, and beyond a limit.
-    pub(super) permit: Option<ConnectionPermit>,
+    pub(super) refused: Option<ApiError>,
+    /// The permit of the connection. Empty without limits, for a trusted proxy, and beyond a limit.
+    pub(super) permit: SharedPermit,
     /// The permit of a connection beyond a limit, which is closed after one answer.
     pub(super) surplus: Option<SurplusPermit>,
 }
@@ -89,14 +88,14 @@ impl Connections {
         outgoing::limit(&stream, self.header_time);
         let stream = PrefixedStream::new(stream, beginning, outgoing::max_blocked(self.header_time));
         let (routes, clock, underneath) = (self.routes.clone(), self.clock.clone(), stream.stream());
-        let (peer, refused, permit) = (Peer(peer), Mutex::new(refused), SharedPermit::new(permit));
+        let (peer, refused, permit) = (Peer(peer), Mutex::new(refused), permit);
         let handling = Arc::new(Handling::default());
         let handled = handling.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(permit.clone());
             if let Some(refused) = refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                request.extensions_mut().insert(refused);
+                request.extensions_mut().insert(Refused(refused));
             }
             let (answering, clock, underneath) = (routes.clone().oneshot(request), clock.clone(), underneath.clone());
             let handled = handled.clone();
@@ -135,10 +134,16 @@ impl Connections {
 
     /// Refuses a connection whose request has not arrived whole, and closes it. The route table makes the answer, from
     /// a request of the bytes that have arrived ([`request_head::of_beginning`]).
-    pub(super) fn refuse(&self, mut stream: std::net::TcpStream, peer: SocketAddr, beginning: &[u8], refused: Refused) {
+    pub(super) fn refuse(
+        &self,
+        mut stream: std::net::TcpStream,
+        peer: SocketAddr,
+        beginning: &[u8],
+        refused: ApiError,
+    ) {
         let mut request = request_head::of_beginning(beginning);
         request.extensions_mut().insert(Peer(peer));
-        request.extensions_mut().insert(refused);
+        request.extensions_mut().insert(Refused(refused));
         outgoing::limit(&stream, self.header_time);
         let (answering, now) = (self.routes.clone().oneshot(request), self.clock.wall());
         let refusing = async move {
@@ -218,7 +223,14 @@ pub async fn serve_ops(listener: TcpListener, routes: Router, header_seconds: u3
             Ok((stream, peer)) => {
                 failures.accepted();
                 let beginning = Vec::new();
-                connections.serve(Accepted { stream, peer, beginning, refused: None, permit: None, surplus: None });
+                connections.serve(Accepted {
+                    stream,
+                    peer,
+                    beginning,
+                    refused: None,
+                    permit: SharedPermit::default(),
+                    surplus: None,
+                });
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {

@@ -38,9 +38,10 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use crate::limits::ConnectionQuota;
-use crate::login::Logins;
-use crate::metrics::CloseReason;
-use crate::session::{Rotation, SessionKey};
+use crate::login::{Codes, Logins};
+use crate::metrics::{CloseReason, Metrics};
+use crate::session::SessionKey;
+use crate::store::Store;
 use crate::system::clock::Clock;
 use crate::system::random;
 use crate::system::shutdown::Vital;
@@ -82,7 +83,10 @@ const TURNS_PER_YIELD: usize = 64;
 pub struct Hub<S: Socket = TcpStream> {
     clock: Clock,
     logins: Arc<Logins>,
-    rotation: Rotation,
+    store: Arc<dyn Store>,
+    codes: Arc<Codes>,
+    metrics: Arc<Metrics>,
+    heartbeat_seconds: u32,
     shared_states: SharedStates,
     registry: Registry<Connection<S>>,
     deadlines: Mutex<Deadlines>,
@@ -107,26 +111,42 @@ pub struct Hub<S: Socket = TcpStream> {
     runtime: Handle,
 }
 
+/// The parts from which a hub is assembled.
+pub struct HubParts {
+    /// The use cases of a login.
+    pub logins: Arc<Logins>,
+    /// Store of sessions, which has the undelivered changes.
+    pub store: Arc<dyn Store>,
+    /// Codes of sessions, which rotate while the browser waits.
+    pub codes: Arc<Codes>,
+    /// Source of time.
+    pub clock: Clock,
+    /// Metrics of connections.
+    pub metrics: Arc<Metrics>,
+    /// Time between two heartbeats on a connection, in seconds.
+    pub heartbeat_seconds: u32,
+    /// Quota to which a connection that ends is returned, if connections are limited.
+    pub quota: Option<Arc<ConnectionQuota>>,
+}
+
 impl Hub {
-    /// Creates an empty hub and starts its poller thread. The quota of a connection that ends is returned to `sockets`.
-    /// Must be called within the runtime that the hub is to use.
+    /// Creates an empty hub and starts its poller thread. Must be called within the runtime that the hub is to use.
     ///
     /// # Errors
     /// Returns an error if the thread or the epoll instance cannot be created.
-    pub fn start(logins: Arc<Logins>, quota: Option<Arc<ConnectionQuota>>, vital: Vital) -> io::Result<Arc<Self>> {
+    pub fn start(parts: HubParts, vital: Vital) -> io::Result<Arc<Self>> {
         let (poll, poller) = PollerHandle::prepare()?;
-        let hub = Arc::new(Self::new(logins, quota, poll.registry().try_clone()?, poller));
-        poller::watch(hub.clone(), poll, vital)?;
+        let hub = Arc::new(Self::new(parts, poll.registry().try_clone()?, poller));
+        poller::spawn(hub.clone(), poll, vital)?;
         Ok(hub)
     }
 }
 
 impl<S: Socket + Send + 'static> Hub<S> {
-    fn new(logins: Arc<Logins>, quota: Option<Arc<ConnectionQuota>>, poll: S::Poll, poller: PollerHandle) -> Self {
-        let clock = logins.clock.clone();
+    fn new(parts: HubParts, poll: S::Poll, poller: PollerHandle) -> Self {
+        let HubParts { logins, store, codes, clock, metrics, heartbeat_seconds, quota } = parts;
         Self {
-            rotation: logins.codes.rotation,
-            shared_states: SharedStates::new(logins.metrics.clone(), quota),
+            shared_states: SharedStates::new(metrics.clone(), quota),
             registry: Registry::default(),
             deadlines: Mutex::default(),
             epoch: Epoch::at(clock.reading()),
@@ -144,6 +164,10 @@ impl<S: Socket + Send + 'static> Hub<S> {
             runtime: Handle::current(),
             clock,
             logins,
+            store,
+            codes,
+            metrics,
+            heartbeat_seconds,
         }
     }
 

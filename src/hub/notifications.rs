@@ -64,7 +64,7 @@ impl<S: Socket + Send + 'static> Listener for Hub<S> {
     }
 
     fn notified(self: Arc<Self>, notification: Notification) {
-        self.logins.metrics.notified();
+        self.metrics.notified();
         if self.concerns(&notification) {
             self.queue_read(notification);
         } else {
@@ -112,7 +112,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
                 let mut keys: Vec<SessionKey> = some.iter().map(|notification| notification.key).collect();
                 keys.sort_unstable();
                 keys.dedup();
-                match self.logins.store.read(&keys).await {
+                match self.store.read(&keys).await {
                     Ok(sessions) => {
                         for session in sessions {
                             self.push(&Arc::new(session), 0, since);
@@ -165,7 +165,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
 
     /// Reports delivered changes to the store and handles undelivered ones, until a query returns no further one.
     async fn search_once(self: &Arc<Self>) -> Result<(), StoreError> {
-        let store = &self.logins.store;
+        let store = &self.store;
         let mut seen = HashSet::new();
         for _ in 0..MAX_SEARCHES {
             let delivered = take(&self.notifications.delivered);
@@ -182,7 +182,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
                 is_new |= is_first;
                 let is_awaited = self.concerns(&notification);
                 if is_awaited && is_first {
-                    self.logins.metrics.found_undelivered();
+                    self.metrics.found_undelivered();
                 }
                 match session {
                     Some(session) if is_awaited => self.push(&Arc::new(session), notification.attachment, since),

@@ -55,7 +55,7 @@ impl PollerHandle {
 }
 
 /// Starts the poller thread. It runs until the hub is stopped.
-pub(super) fn watch(hub: Arc<Hub>, mut poll: Poll, vital: Vital) -> io::Result<()> {
+pub(super) fn spawn(hub: Arc<Hub>, mut poll: Poll, vital: Vital) -> io::Result<()> {
     let watching = move || {
         let _vital = vital;
         let mut events = Events::with_capacity(EVENTS);
@@ -82,5 +82,5 @@ pub(super) fn watch(hub: Arc<Hub>, mut poll: Poll, vital: Vital) -> io::Result<(
             }
         }
     };
-    std::thread::Builder::new().name("qrlogin-parking".to_owned()).spawn(watching).map(drop)
+    std::thread::Builder::new().name("qrlogin-poller".to_owned()).spawn(watching).map(drop)
 }

@@ -65,7 +65,7 @@ impl<S: Socket + Send + 'static> Registration<S> {
             attachment: *attachment,
             may_await_ack_elsewhere: superseded_node.is_some() && is_just_confirmed(session, *read_at),
             expiry: hub.epoch.session_tick_at(session.expires_at),
-            first_heartbeat_millis: millis_to_first_heartbeat(&session.key, hub.logins.policy.heartbeat_seconds),
+            first_heartbeat_millis: millis_to_first_heartbeat(&session.key, hub.heartbeat_seconds),
             period,
             next_rotation,
             shared,
@@ -130,11 +130,12 @@ impl<S: Socket + Send + 'static> Hub<S> {
 
     /// Returns the rotation period whose code the browser is to show, and the start of the next one.
     fn period(&self, session: &Session, now: Timestamp) -> (u16, SessionTick) {
-        let period = self.rotation.period_at(session, now);
-        if self.rotation.period_seconds == 0 || session.scanned_at.is_some() {
+        let period = self.codes.rotation.period_at(session, now);
+        if self.codes.rotation.period_seconds == 0 || session.scanned_at.is_some() {
             return (period, SessionTick::NEVER);
         }
-        let next = session.created_at.plus_seconds(self.rotation.period_seconds.saturating_mul(u32::from(period) + 1));
+        let next =
+            session.created_at.plus_seconds(self.codes.rotation.period_seconds.saturating_mul(u32::from(period) + 1));
         (period, self.epoch.session_tick_at(next))
     }
 }

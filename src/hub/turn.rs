@@ -57,8 +57,8 @@ impl<S: Socket + Send + 'static> Hub<S> {
             slot,
             now: self.epoch.tick_at(reading.steady),
             lag: self.epoch.lag(reading),
-            heartbeat_seconds: self.logins.policy.heartbeat_seconds,
-            rotate_seconds: self.rotation.period_seconds,
+            heartbeat_seconds: self.heartbeat_seconds,
+            rotate_seconds: self.codes.rotation.period_seconds,
             poll: &self.poll,
             clock: &self.clock,
             others: Others::default(),
@@ -121,7 +121,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
 
     /// Sends the connection the code of this rotation period.
     pub(super) fn show_code(self: &Arc<Self>, slot: Slot, key: &SessionKey, period: u16) {
-        match self.logins.codes.shown_in(key, period) {
+        match self.codes.shown_in(key, period) {
             Ok(code) => {
                 let text = message::rotated(code);
                 self.act(slot, |connection, turn| connection.show_code(&text, turn));

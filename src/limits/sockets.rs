@@ -80,7 +80,7 @@ impl ConnectionQuota {
         if before >= self.in_all { Err(QuotaExceeded::All) } else { Ok(permit) }
     }
 
-    /// Ends the count of a connection whose seat was turned into `cells` ([`ConnectionPermit::into_cells`]).
+    /// Ends the count of a connection whose permit was turned into `cells` ([`ConnectionPermit::into_cells`]).
     pub fn release(&self, cells: QuotaCells) {
         self.count.fetch_sub(1, Ordering::Relaxed);
         for cell in self.cells(cells) {
@@ -94,7 +94,7 @@ impl ConnectionQuota {
 }
 
 impl ConnectionPermit {
-    /// Returns the cells, which are smaller than a seat. The caller must pass them to [`ConnectionQuota::release`].
+    /// Returns the cells, which are smaller than a permit. The caller must pass them to [`ConnectionQuota::release`].
     #[must_use]
     pub fn into_cells(mut self) -> QuotaCells {
         self.is_taken = true;

@@ -1,4 +1,4 @@
-//! The use-cases of a login, one per file. Each has the store find a session and apply a transition of
+//! The use cases of a login, one per file. Each has the store find a session and apply a transition of
 //! [`crate::session`] to it. The store passes committed changes to [`Announcer`], which is implemented here.
 
 mod cancel;
@@ -49,30 +49,46 @@ pub struct Policy {
     pub heartbeat_seconds: u32,
 }
 
-/// The use-cases and their dependencies.
+/// The use cases and their dependencies.
 pub struct Logins {
+    store: Arc<dyn Store>,
+    /// Combines concurrent reads of single sessions into one query.
+    reader: BatchingReader,
+    /// Carries changes to the node where the browser waits.
+    bus: Arc<dyn Bus>,
+    clock: Clock,
+    minter: Arc<Minter>,
+    codes: Arc<Codes>,
+    policy: Policy,
+    /// Estimated number of pending sessions.
+    pending: Pending,
+    metrics: Arc<Metrics>,
+    /// Changes that run as tasks, which the shutdown waits for.
+    changes: TaskTracker,
+    /// Rate limits for warnings of faults.
+    faults: Faults,
+}
+
+/// The parts from which [`Logins`] are assembled.
+pub struct LoginParts {
     /// Store of sessions.
     pub store: Arc<dyn Store>,
-    /// Reader that combines concurrent reads of single sessions into one query.
+    /// Reader of the store.
     pub reader: BatchingReader,
     /// Bus that carries changes to the node where the browser waits.
     pub bus: Arc<dyn Bus>,
     /// Source of time.
     pub clock: Clock,
     /// Minter of tokens.
-    pub minter: Minter,
+    pub minter: Arc<Minter>,
     /// Codes and numbers of sessions.
-    pub codes: Codes,
+    pub codes: Arc<Codes>,
     /// Durations.
     pub policy: Policy,
-    /// Estimated number of pending sessions.
+    /// Estimate of the number of pending sessions.
     pub pending: Pending,
-    /// Metrics that the use-cases count.
+    /// Metrics that the use cases count.
     pub metrics: Arc<Metrics>,
-    /// Changes that run as tasks, for the shutdown to await.
-    pub changes: TaskTracker,
-    /// Rate limits for warnings of faults.
-    pub faults: Faults,
 }
 
 /// The session of a browser that has connected to wait for it.
@@ -88,7 +104,7 @@ pub struct AttachedSession {
     pub superseded_node: Option<NodeName>,
 }
 
-/// The reason for which a use-case failed.
+/// The reason for which a use case failed.
 #[derive(Debug, Error)]
 pub enum LoginError {
     /// The store has no such session, or has none any more.
@@ -118,6 +134,26 @@ impl From<Refusal> for LoginError {
 }
 
 impl Logins {
+    /// Assembles the use cases.
+    #[must_use]
+    pub fn new(parts: LoginParts) -> Self {
+        let LoginParts { store, reader, bus, clock, minter, codes, policy, pending, metrics } = parts;
+        let (changes, faults) = (TaskTracker::new(), Faults::default());
+        Self { store, reader, bus, clock, minter, codes, policy, pending, metrics, changes, faults }
+    }
+
+    /// Waits until all changes that run as tasks have ended. None may begin afterwards.
+    pub async fn changes_ended(&self) {
+        self.changes.close();
+        self.changes.wait().await;
+    }
+
+    /// Returns whether other nodes may change the sessions too.
+    #[must_use]
+    pub fn are_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
     /// Returns the session and the time of the read.
     ///
     /// # Errors
@@ -295,24 +331,22 @@ mod tests {
         let url = format!("sqlite://{}", dir.path().join("test.db").display());
         let store = Arc::new(SqliteStore::open(&url, clock.clone()).unwrap());
         let keys = KeyRing::open(&dir.path().join("keys"), clock.clone()).unwrap();
-        let logins = Arc::new(Logins {
+        let logins = Arc::new(Logins::new(LoginParts {
             reader: BatchingReader::new(store.clone(), Shutdown::new().vital("reader")),
             store,
             bus: Arc::new(LocalBus::default()),
             clock,
-            minter: Minter::new(keys, "issuer".to_owned(), "audience".to_owned(), 60, Vec::new()),
-            codes: Codes {
+            minter: Arc::new(Minter::new(keys, "issuer".to_owned(), "audience".to_owned(), 60, Vec::new())),
+            codes: Arc::new(Codes {
                 secret: CodeSecret::new([7; 32]),
                 rotation: Rotation::NONE,
                 compares_numbers: false,
                 public_base: "https://a.example".to_owned(),
-            },
+            }),
             policy: Policy { ttl_seconds: 300, claim_seconds: 60, heartbeat_seconds: 30 },
             pending: Pending::new(0, 300),
             metrics: Arc::new(Metrics::new()),
-            changes: TaskTracker::new(),
-            faults: Faults::default(),
-        });
+        }));
         let expired = logins.generate(Client::default()).await.unwrap().session.key;
         hands.advance_seconds(300);
         let pending = logins.generate(Client::default()).await.unwrap().session.key;

@@ -8,4 +8,6 @@ pub mod memory;
 #[forbid(unsafe_code)]
 pub mod random;
 #[forbid(unsafe_code)]
+pub mod reload;
+#[forbid(unsafe_code)]
 pub mod shutdown;

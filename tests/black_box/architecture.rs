@@ -10,10 +10,11 @@ use serde_json::Value;
 use crate::harness::Server;
 
 /// Layer of each module, as in ARCHITECTURE.md. A module may import from itself and from modules of lower layers.
-const LAYERS: [(&str, u8); 22] = [
+const LAYERS: [(&str, u8); 23] = [
     ("main", 11),
     ("cli", 10),
     ("app", 9),
+    ("tasks", 8),
     ("http", 8),
     ("demo", 7),
     ("load", 7),

@@ -8,10 +8,10 @@ use axum::http::header::{CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING};
 use axum::http::{HeaderValue, Request, Uri, Version};
 use mio::net::TcpStream;
 
-use crate::http::App;
-use crate::http::refused::Refused;
+use crate::http::layers::RequestChecks;
+use crate::http::layers::limit::SharedPermit;
+use crate::http::problem::ApiError;
 use crate::http::server::{MAX_HEAD_BYTES, SurplusPermit};
-use crate::limits::ConnectionPermit;
 use crate::session::SessionId;
 use crate::wire::fields::Fields as _;
 use crate::wire::types::WEBSOCKET_PATH;
@@ -26,10 +26,10 @@ pub(super) struct Head {
     pub(super) peer: SocketAddr,
     pub(super) bytes: Vec<u8>,
     pub(super) serial: u64,
-    /// The seat of the connection. `None` without limits, for a trusted proxy, and beyond a limit.
-    pub(super) permit: Option<ConnectionPermit>,
+    /// The permit of the connection. Empty without limits, for a trusted proxy, and beyond a limit.
+    pub(super) permit: SharedPermit,
     /// Of a connection beyond a limit, the reason for which its request is refused, and its permit.
-    pub(super) surplus: Option<(Refused, SurplusPermit)>,
+    pub(super) surplus: Option<(ApiError, SurplusPermit)>,
 }
 
 /// The kind of request with which the bytes of a connection begin.
@@ -37,16 +37,26 @@ pub(super) enum FirstRequest {
     /// A part of a head, which may be that of a request for a WebSocket.
     Incomplete,
     /// A request for a WebSocket that the acceptor can answer: valid, with a session id, of an allowed origin.
-    Upgrade { head_bytes: usize, handshake: Handshake, id: SessionId, address: IpAddr },
+    Upgrade(Upgrade),
     /// Any other request, which hyper handles.
     Other,
     /// No request, because the connection has ended or failed.
     Closed,
 }
 
+/// A valid request for a WebSocket.
+pub(super) struct Upgrade {
+    /// Length of the request's head, in bytes.
+    pub(super) head_bytes: usize,
+    pub(super) handshake: Handshake,
+    pub(super) id: SessionId,
+    /// Address of the client.
+    pub(super) address: IpAddr,
+}
+
 impl Head {
     /// Reads from the socket until the kind of the request is known or the socket has no more bytes.
-    pub(super) fn read(&mut self, scratch: &mut [u8], app: &App) -> FirstRequest {
+    pub(super) fn read(&mut self, scratch: &mut [u8], checks: &RequestChecks) -> FirstRequest {
         loop {
             let read = match self.socket.read(scratch) {
                 Ok(0) => return FirstRequest::Closed,
@@ -58,10 +68,10 @@ impl Head {
             let new_from = self.bytes.len().saturating_sub(2);
             self.bytes.extend_from_slice(&scratch[..read]);
             // Parsing the whole head after each read would take quadratic time when it arrives byte by byte.
-            let [_, longest_beginning] = app.base.websocket_beginnings();
+            let [_, longest_beginning] = checks.base.websocket_beginnings();
             let is_worth_a_look =
                 self.bytes.len() <= longest_beginning.len().max(read) || has_end(&self.bytes[new_from..]);
-            match if is_worth_a_look { understand(&self.bytes, self.peer, app) } else { FirstRequest::Incomplete } {
+            match if is_worth_a_look { understand(&self.bytes, self.peer, checks) } else { FirstRequest::Incomplete } {
                 // hyper answers 431 to a head that is too long.
                 FirstRequest::Incomplete if self.bytes.len() >= MAX_HEAD_BYTES => return FirstRequest::Other,
                 FirstRequest::Incomplete => {}
@@ -71,8 +81,8 @@ impl Head {
     }
 }
 
-fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> FirstRequest {
-    let beginnings = app.base.websocket_beginnings();
+fn understand(bytes: &[u8], peer: SocketAddr, checks: &RequestChecks) -> FirstRequest {
+    let beginnings = checks.base.websocket_beginnings();
     if !beginnings.iter().any(|beginning| bytes.starts_with(beginning)) {
         let is_short = beginnings.iter().any(|beginning| beginning.starts_with(bytes));
         return if is_short { FirstRequest::Incomplete } else { FirstRequest::Other };
@@ -89,17 +99,17 @@ fn understand(bytes: &[u8], peer: SocketAddr, app: &App) -> FirstRequest {
     let has_body = fields.line(&CONTENT_LENGTH).is_some() || fields.line(&TRANSFER_ENCODING).is_some();
     let path = request.path.unwrap_or_default();
     let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let id = match app.base.within(path).strip_prefix(WEBSOCKET_PATH) {
+    let id = match checks.base.within(path).strip_prefix(WEBSOCKET_PATH) {
         Some("") => offered_id(fields),
         Some(rest) => rest.strip_prefix('/').and_then(SessionId::parse),
         None => None,
     };
     match (Handshake::of(version, fields), id) {
         (Ok(handshake), Some(id))
-            if !has_body && app.hosts.check(fields).is_ok() && app.origins.check(fields).is_ok() =>
+            if !has_body && checks.hosts.check(fields).is_ok() && checks.origins.check(fields).is_ok() =>
         {
-            let address = app.proxies.client_address(peer.ip(), fields);
-            FirstRequest::Upgrade { head_bytes, handshake, id, address }
+            let address = checks.proxies.client_address(peer.ip(), fields);
+            FirstRequest::Upgrade(Upgrade { head_bytes, handshake, id, address })
         }
         _ => FirstRequest::Other,
     }

@@ -11,7 +11,6 @@ use tower::ServiceExt as _;
 use url::Url;
 
 use crate::config::Settings;
-use crate::http::App;
 use crate::wire::types::WEBSOCKET_PATH;
 
 /// Prefixes of the paths of all routes. A unit test compares them with the OpenAPI document.
@@ -63,13 +62,12 @@ impl BasePath {
 }
 
 /// Returns a router that answers requests for `routes` with and without the base in front of the path.
-pub(crate) fn under_base(app: &Arc<App>, routes: Router) -> Router {
-    if app.base.path.is_empty() {
+pub(crate) fn under_base(base: Arc<BasePath>, routes: Router) -> Router {
+    if base.path.is_empty() {
         return routes;
     }
-    let app = app.clone();
     let within = routes.map_request(move |mut request: Request| {
-        if let Some(uri) = without_base(&app.base, request.uri()) {
+        if let Some(uri) = without_base(&base, request.uri()) {
             *request.uri_mut() = uri;
         }
         request

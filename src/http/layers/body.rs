@@ -8,31 +8,49 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
-use crate::http::App;
+use crate::config::Settings;
 use crate::http::problem::ApiError;
 use crate::http::server::closed_for_grace;
+use crate::system::clock::Clock;
+use crate::system::shutdown::Shutdown;
 
 /// Maximum number of bytes of a too long body that are read and discarded.
 const DRAIN_BYTES: usize = 4 * 1024 * 1024;
 
-/// Reads the body of a request, and returns the request with the body in memory.
-///
-/// # Errors
-/// Returns an error if the body is longer than `limits.body_bytes`, does not arrive within `limits.header_seconds`,
-/// breaks off, or has not arrived a second after the server has begun to close.
-pub(crate) async fn read(app: &App, request: Request) -> Result<Request, ApiError> {
-    let (parts, body) = request.into_parts();
-    let limit = app.body_bytes;
-    if is_announced(&parts.headers, limit) {
-        return Err(ApiError::PayloadTooLarge(limit));
+/// The limits of request bodies.
+pub(crate) struct BodyLimits {
+    /// Maximum length of a body, in bytes.
+    max_bytes: usize,
+    /// Time in which a body must arrive, in seconds.
+    seconds: u32,
+    clock: Clock,
+    shutdown: Shutdown,
+}
+
+impl BodyLimits {
+    pub(crate) fn of(settings: &Settings, clock: Clock, shutdown: Shutdown) -> Self {
+        let limits = &settings.limits;
+        Self { max_bytes: limits.body_bytes, seconds: limits.header_seconds, clock, shutdown }
     }
-    let reading = app.logins.clock.timeout(app.header_seconds, collect(body, limit));
-    let bytes = tokio::select! {
-        biased;
-        bytes = reading => bytes.ok_or(ApiError::RequestTimeout)??,
-        () = closed_for_grace(&app.shutdown) => return Err(ApiError::Stopping),
-    };
-    Ok(Request::from_parts(parts, Body::from(bytes)))
+
+    /// Reads the body of a request, and returns the request with the body in memory.
+    ///
+    /// # Errors
+    /// Returns an error if the body is longer than `limits.body_bytes`, does not arrive within `limits.header_seconds`,
+    /// breaks off, or has not arrived a second after the server has begun to close.
+    pub(crate) async fn read(&self, request: Request) -> Result<Request, ApiError> {
+        let (parts, body) = request.into_parts();
+        if is_announced(&parts.headers, self.max_bytes) {
+            return Err(ApiError::PayloadTooLarge(self.max_bytes));
+        }
+        let reading = self.clock.timeout(self.seconds, collect(body, self.max_bytes));
+        let bytes = tokio::select! {
+            biased;
+            bytes = reading => bytes.ok_or(ApiError::RequestTimeout)??,
+            () = closed_for_grace(&self.shutdown) => return Err(ApiError::Stopping),
+        };
+        Ok(Request::from_parts(parts, Body::from(bytes)))
+    }
 }
 
 /// Returns whether a client that sends `Expect` (RFC 9110 §10.1.1) announces a body longer than `limit`. Such a client

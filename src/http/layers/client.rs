@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::vec;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRef, FromRequestParts};
 use axum::http::header::{FORWARDED, HeaderName, ORIGIN, USER_AGENT};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -15,7 +15,7 @@ use tracing::warn;
 use woothee::parser::Parser;
 
 use crate::config::{ProxyHeader, Settings, network};
-use crate::http::App;
+use crate::http::layers::RequestChecks;
 use crate::http::layers::forwarded::{addresses_from_right, node_address};
 use crate::session::{Client, printable};
 use crate::wire::fields::Fields;
@@ -33,12 +33,15 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientAddress(pub(crate) IpAddr);
 
-impl FromRequestParts<Arc<App>> for ClientAddress {
+impl<S: Sync> FromRequestParts<S> for ClientAddress
+where
+    Arc<RequestChecks>: FromRef<S>,
+{
     type Rejection = StatusCode;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, StatusCode> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, StatusCode> {
         let peer = parts.extensions.get::<Peer>().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
-        Ok(Self(app.proxies.client_address(peer.0.ip(), &parts.headers)))
+        Ok(Self(Arc::<RequestChecks>::from_ref(state).proxies.client_address(peer.0.ip(), &parts.headers)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The limits of [`crate::limits`] as layers of routes, and the seats of connections. A request beyond a limit is
+//! The limits of [`crate::limits`] as layers of routes, and the permits of connections. A request beyond a limit is
 //! answered 429, with the name of the setting and `Retry-After`.
 
 use std::net::IpAddr;
@@ -8,12 +8,12 @@ use axum::extract::{FromRequestParts as _, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use crate::http::App;
+use crate::http::layers::RequestChecks;
 use crate::http::layers::client::ClientAddress;
 use crate::http::problem::ApiError;
 use crate::limits::{Call, ConnectionPermit, ConnectionQuota, Exceeded, Limits, QuotaExceeded};
 
-/// The seat of a TCP connection, shared by its requests. A request that waits in the hub takes the seat with it. Empty
+/// The permit of a TCP connection, shared by its requests. A request that waits in the hub takes the permit with it. Empty
 /// for a connection of a trusted proxy.
 #[derive(Clone, Default)]
 pub(crate) struct SharedPermit(Arc<Mutex<Option<ConnectionPermit>>>);
@@ -32,7 +32,7 @@ impl SharedPermit {
     }
 }
 
-/// The seat of a connection that is about to be opened in the hub. Dropping the value returns the seat to the TCP
+/// The permit of a connection that is about to be opened in the hub. Dropping the value returns the permit to the TCP
 /// connection that it was taken from.
 pub(crate) struct BorrowedPermit {
     permit: Option<ConnectionPermit>,
@@ -40,7 +40,7 @@ pub(crate) struct BorrowedPermit {
 }
 
 impl BorrowedPermit {
-    /// Returns the seat for good, because the connection is opened.
+    /// Returns the permit for good, because the connection is opened.
     pub(crate) fn keep(mut self) -> Option<ConnectionPermit> {
         self.permit.take()
     }
@@ -68,13 +68,13 @@ impl ClientLimits {
         self.rates.as_ref().map_or(Ok(()), |rates| rates.admit(call, address))
     }
 
-    /// Counts a connection from `address`, and returns its seat, or `None` without limits.
+    /// Counts a connection from `address`, and returns its permit, or `None` without limits.
     pub(crate) fn permit(&self, address: IpAddr) -> Result<Option<ConnectionPermit>, QuotaExceeded> {
         self.sockets.as_ref().map(|sockets| sockets.permit(address)).transpose()
     }
 
-    /// Returns the seat of a request that is about to wait: that of its TCP connection, if it has one. The connections
-    /// of a trusted proxy are not counted, so a request through one gets a seat of its client at `address`.
+    /// Returns the permit of a request that is about to wait: that of its TCP connection, if it has one. The connections
+    /// of a trusted proxy are not counted, so a request through one gets a permit of its client at `address`.
     pub(crate) fn borrow_permit(&self, taken: &SharedPermit, address: IpAddr) -> Result<BorrowedPermit, QuotaExceeded> {
         Ok(match taken.take() {
             Some(permit) => BorrowedPermit { permit: Some(permit), taken_from: Some(taken.clone()) },
@@ -84,10 +84,10 @@ impl ClientLimits {
 }
 
 /// Counts a call before its handler runs, and refuses it if it exceeds the rate.
-async fn admit(call: Call, app: Arc<App>, request: Request, next: Next) -> Response {
+async fn admit(call: Call, checks: Arc<RequestChecks>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let admitted = match ClientAddress::from_request_parts(&mut parts, &app).await {
-        Ok(ClientAddress(address)) => app.limits.admit(call, address),
+    let admitted = match ClientAddress::from_request_parts(&mut parts, &checks).await {
+        Ok(ClientAddress(address)) => checks.limits.admit(call, address),
         Err(status) => return status.into_response(),
     };
     match admitted {
@@ -96,10 +96,10 @@ async fn admit(call: Call, app: Arc<App>, request: Request, next: Next) -> Respo
     }
 }
 
-pub(crate) async fn generate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    admit(Call::Generate, app, request, next).await
+pub(crate) async fn generate(State(checks): State<Arc<RequestChecks>>, request: Request, next: Next) -> Response {
+    admit(Call::Generate, checks, request, next).await
 }
 
-pub(crate) async fn status(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    admit(Call::Status, app, request, next).await
+pub(crate) async fn status(State(checks): State<Arc<RequestChecks>>, request: Request, next: Next) -> Response {
+    admit(Call::Status, checks, request, next).await
 }

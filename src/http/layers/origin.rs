@@ -11,7 +11,7 @@ use axum::response::Response;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::{AllowedOrigin, Settings};
-use crate::http::App;
+use crate::http::layers::RequestChecks;
 use crate::http::problem::ApiError;
 use crate::wire::fields::Fields;
 use crate::wire::types::SESSION_HEADER;
@@ -50,17 +50,21 @@ impl OriginPolicy {
 }
 
 /// Refuses a request of a page whose origin is not allowed, before its handler runs.
-pub(crate) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    app.origins.check(request.headers())?;
+pub(crate) async fn check(
+    State(checks): State<Arc<RequestChecks>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    checks.origins.check(request.headers())?;
     Ok(next.run(request).await)
 }
 
 /// Returns the layer that answers preflight requests, and adds the CORS header fields to answers for allowed origins
 /// (Fetch Standard, CORS protocol).
-pub(crate) fn cors(app: &Arc<App>) -> CorsLayer {
-    let app = app.clone();
+pub(crate) fn cors(checks: &Arc<RequestChecks>) -> CorsLayer {
+    let checks = checks.clone();
     CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(move |origin, _| app.origins.allows(origin.as_bytes())))
+        .allow_origin(AllowOrigin::predicate(move |origin, _| checks.origins.allows(origin.as_bytes())))
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([AUTHORIZATION, CONTENT_TYPE, LAST_EVENT_ID, HeaderName::from_static(SESSION_HEADER)])
         .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])

@@ -1,31 +1,44 @@
 //! Compares the locations of the phone and the browser, and applies `risk.policy`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::config::{RiskPolicy, RiskSettings, RiskSignal};
 use crate::geo::Geo;
 use crate::session::Client;
 
-/// The settings `[risk]`.
-pub(crate) struct Risks(pub(crate) RiskSettings);
+/// The settings `[risk]`, and the locations that they compare.
+pub(crate) struct Risks {
+    settings: RiskSettings,
+    geo: Arc<Geo>,
+}
 
 impl Risks {
+    pub(crate) const fn new(settings: RiskSettings, geo: Arc<Geo>) -> Self {
+        Self { settings, geo }
+    }
+
+    /// Returns the locations of addresses.
+    pub(crate) fn geo(&self) -> &Geo {
+        &self.geo
+    }
+
     /// Returns the signals in which the browser and the phone at address `phone` differ. A signal that is unknown for
     /// either of them does not count as a difference.
-    pub(crate) fn of(&self, geo: &Geo, browser: &Client, phone: IpAddr) -> Vec<&'static str> {
+    pub(crate) fn of(&self, browser: &Client, phone: IpAddr) -> Vec<&'static str> {
         let Ok(browser) = browser.ip.parse::<IpAddr>() else { return Vec::new() };
-        let country = |address| geo.location(address).and_then(|location| location.country_code);
-        let network = |address| geo.network(address).and_then(|network| network.asn);
-        let lie_apart = |signal: &RiskSignal| match signal {
+        let country = |address| self.geo.location(address).and_then(|location| location.country_code);
+        let network = |address| self.geo.network(address).and_then(|network| network.asn);
+        let differs = |signal: &RiskSignal| match signal {
             RiskSignal::Country => differ(country(browser), country(phone)),
             RiskSignal::Network => differ(network(browser), network(phone)),
         };
-        self.0.signals.iter().filter(|signal| lie_apart(signal)).map(|signal| name(*signal)).collect()
+        self.settings.signals.iter().filter(|signal| differs(signal)).map(|signal| name(*signal)).collect()
     }
 
     /// Returns whether `risk.policy` lets the phone scan and confirm.
-    pub(crate) fn is_safe(&self, geo: &Geo, browser: &Client, phone: IpAddr) -> bool {
-        self.0.policy == RiskPolicy::Report || self.of(geo, browser, phone).is_empty()
+    pub(crate) fn is_safe(&self, browser: &Client, phone: IpAddr) -> bool {
+        self.settings.policy == RiskPolicy::Report || self.of(browser, phone).is_empty()
     }
 }
 

@@ -10,27 +10,42 @@ use axum::response::{IntoResponse as _, Response};
 use utoipa::IntoParams;
 use zeroize::Zeroizing;
 
-use crate::http::arrive::{Admitted, Arrived, arrive_if};
+use crate::demo::Demo;
+use crate::http::Answer;
+use crate::http::arrive::{Admitted, Arrivals, Arrived, Arriving};
+use crate::http::layers::base::BasePath;
 use crate::http::layers::body::{Json, OptionalJson};
 use crate::http::layers::client::{ClientAddress, describe};
 use crate::http::layers::limit::SharedPermit;
 use crate::http::problem::ApiError;
 use crate::http::routes::openapi::BROWSER;
 use crate::http::waiting_response::{WaitKind, WaitingResponse};
-use crate::http::{Answer, App};
-use crate::login::LoginError;
+use crate::login::{Codes, LoginError, Logins};
 use crate::session::{Session, SessionId, Status, Timestamp};
+use crate::system::clock::Clock;
 use crate::wire::types::WEBSOCKET_PATH;
 use crate::wire::types::{
     GenerateRequest, GenerateResponse, MAX_CLIENT_INFO_CHARS, MAX_WAIT_SECONDS, SESSION_HEADER, SessionRequest,
     SessionView, StatusResponse,
 };
 
+/// State of the calls of browsers.
+pub(crate) struct Browsers {
+    pub(crate) logins: Arc<Logins>,
+    pub(crate) codes: Arc<Codes>,
+    pub(crate) clock: Clock,
+    pub(crate) base: Arc<BasePath>,
+    /// Time between two heartbeats on a connection, in seconds.
+    pub(crate) heartbeat_seconds: u32,
+    /// The demo, which shows each new code in its terminal. `None` in `serve`.
+    pub(crate) demo: Option<Demo>,
+}
+
 /// Generates a session, and returns its session id and its code.
 #[utoipa::path(post, path = "/v1/qr-login/generate", tag = BROWSER, request_body = Option<GenerateRequest>,
     responses((status = 201, description = "A session: its secret, and its code to show.", body = GenerateResponse)))]
 pub(crate) async fn generate(
-    State(app): State<Arc<App>>,
+    State(browsers): State<Arc<Browsers>>,
     address: ClientAddress,
     headers: HeaderMap,
     OptionalJson(request): OptionalJson<GenerateRequest>,
@@ -38,9 +53,9 @@ pub(crate) async fn generate(
     if request.client_info.as_ref().is_some_and(|info| info.chars().count() > MAX_CLIENT_INFO_CHARS) {
         return Err(ApiError::InvalidRequest(format!("client_info is longer than {MAX_CLIENT_INFO_CHARS} characters")));
     }
-    let generated = app.logins.generate(describe(address, &headers, request.client_info)).await?;
-    let code = app.logins.codes.shown(&generated.session, generated.session.created_at)?;
-    if let Some(demo) = &app.demo {
+    let generated = browsers.logins.generate(describe(address, &headers, request.client_info)).await?;
+    let code = browsers.codes.shown(&generated.session, generated.session.created_at)?;
+    if let Some(demo) = &browsers.demo {
         demo.show(&code.qr_url);
     }
     let session = &generated.session;
@@ -48,14 +63,14 @@ pub(crate) async fn generate(
     Ok(Answer(
         StatusCode::CREATED,
         GenerateResponse {
-            ws_path: Zeroizing::new(format!("{}{WEBSOCKET_PATH}/{}", app.base.path(), *session_id)),
+            ws_path: Zeroizing::new(format!("{}{WEBSOCKET_PATH}/{}", browsers.base.path(), *session_id)),
             session_id,
             code: code.code,
             qr_url: code.qr_url,
             qr_image: code.qr_image,
             expires_in: session.expires_at.seconds_since(session.created_at),
-            expires_at: app.logins.clock.date_of(session.expires_at).to_string(),
-            heartbeat_seconds: app.logins.policy.heartbeat_seconds,
+            expires_at: browsers.clock.date_of(session.expires_at).to_string(),
+            heartbeat_seconds: browsers.heartbeat_seconds,
         },
     ))
 }
@@ -65,14 +80,14 @@ pub(crate) async fn generate(
     params(("session_id" = String, Path, description = "The browser's secret."), LongPoll),
     responses((status = 200, description = "How the session stands.", body = SessionView)))]
 pub(crate) async fn status(
-    State(app): State<Arc<App>>,
+    State(arrivals): State<Arc<Arrivals>>,
     address: ClientAddress,
-    Extension(taken): Extension<SharedPermit>,
+    Extension(permit): Extension<SharedPermit>,
     path: Result<Path<String>, PathRejection>,
     asked: LongPoll,
 ) -> Result<Response, ApiError> {
     let Ok(Path(id)) = path else { return Err(ApiError::NotFound) };
-    status_of(&app, address, &taken, &session_id(&id)?, &asked).await
+    status_of(&arrivals, address, &permit, &session_id(&id)?, &asked).await
 }
 
 /// Returns the state of the session in the header field `X-QR-Session`, at once or when it changes (long poll).
@@ -80,13 +95,13 @@ pub(crate) async fn status(
     params(("x-qr-session" = String, Header, description = "The browser's secret, kept out of the path."), LongPoll),
     responses((status = 200, description = "How the session stands.", body = SessionView)))]
 pub(crate) async fn status_by_header(
-    State(app): State<Arc<App>>,
+    State(arrivals): State<Arc<Arrivals>>,
     address: ClientAddress,
-    Extension(taken): Extension<SharedPermit>,
+    Extension(permit): Extension<SharedPermit>,
     headers: HeaderMap,
     asked: LongPoll,
 ) -> Result<Response, ApiError> {
-    status_of(&app, address, &taken, &id_in_header(&headers)?, &asked).await
+    status_of(&arrivals, address, &permit, &id_in_header(&headers)?, &asked).await
 }
 
 /// The query parameters of a long poll.
@@ -129,23 +144,24 @@ impl<S: Sync> FromRequestParts<S> for LongPoll {
 }
 
 async fn status_of(
-    app: &App,
-    address: ClientAddress,
-    taken: &SharedPermit,
+    arrivals: &Arrivals,
+    ClientAddress(address): ClientAddress,
+    permit: &SharedPermit,
     id: &SessionId,
     asked: &LongPoll,
 ) -> Result<Response, ApiError> {
+    let (key, logins) = (id.key(), &arrivals.logins);
     let (Some(wait_seconds @ 1..), Some(version)) = (asked.wait, asked.version) else {
-        app.hub.wait_for_ack(id.key()).await;
-        let (session, now) = app.logins.current(id.key()).await?;
-        return view(app, &session, now);
+        arrivals.hub.wait_for_ack(key).await;
+        let (session, now) = logins.current(key).await?;
+        return view(logins, &session, now);
     };
     let is_awaited = |session: &Session, now| {
         session.version == version && matches!(session.status(now), Status::Pending | Status::Scanned)
     };
-    // No call: the layer of the route has counted it.
-    match arrive_if(app, id.key(), address.0, None, taken, is_awaited).await? {
-        Admitted::Answered(answered) => view(app, &answered.0, answered.1),
+    // The layer of the route has counted the call.
+    match arrivals.arrive_if(Arriving { key, address, call: None, permit }, is_awaited).await? {
+        Admitted::Answered(answered) => view(logins, &answered.0, answered.1),
         Admitted::Waits(arrived) => {
             let Arrived { registration, found, permit } = *arrived;
             let kind = WaitKind::Poll { version, wait_seconds };
@@ -154,19 +170,19 @@ async fn status_of(
     }
 }
 
-fn view(app: &App, session: &Session, now: Timestamp) -> Result<Response, ApiError> {
-    let frame = app.logins.frame(session, now).map_err(LoginError::from)?;
-    Ok(Answer(StatusCode::OK, app.logins.view(frame, session, now)).into_response())
+fn view(logins: &Logins, session: &Session, now: Timestamp) -> Result<Response, ApiError> {
+    let frame = logins.frame(session, now).map_err(LoginError::from)?;
+    Ok(Answer(StatusCode::OK, logins.view(frame, session, now)).into_response())
 }
 
 /// Acknowledges the token, which is not delivered again.
 #[utoipa::path(post, path = "/v1/qr-login/ack", tag = BROWSER, request_body = SessionRequest,
     responses((status = 204, description = "The token is not given again.")))]
 pub(crate) async fn ack(
-    State(app): State<Arc<App>>,
+    State(browsers): State<Arc<Browsers>>,
     Json(request): Json<SessionRequest>,
 ) -> Result<StatusCode, ApiError> {
-    app.logins.claim(session_id(&request.session_id)?.key()).await?;
+    browsers.logins.claim(session_id(&request.session_id)?.key()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -174,10 +190,10 @@ pub(crate) async fn ack(
 #[utoipa::path(post, path = "/v1/qr-login/cancel", tag = BROWSER, request_body = SessionRequest,
     responses((status = 200, description = "It is cancelled.", body = StatusResponse)))]
 pub(crate) async fn cancel(
-    State(app): State<Arc<App>>,
+    State(browsers): State<Arc<Browsers>>,
     Json(request): Json<SessionRequest>,
 ) -> Result<Answer<StatusResponse>, ApiError> {
-    app.logins.cancel(session_id(&request.session_id)?.key()).await?;
+    browsers.logins.cancel(session_id(&request.session_id)?.key()).await?;
     Ok(Answer(StatusCode::OK, StatusResponse { status: "cancelled" }))
 }
 
@@ -190,5 +206,5 @@ pub(crate) fn id_in_header(headers: &HeaderMap) -> Result<SessionId, ApiError> {
 
 /// Parses a session id. A malformed id is refused with the same error as an unknown one.
 pub(crate) fn session_id(text: &str) -> Result<SessionId, ApiError> {
-    SessionId::parse(text).ok_or(ApiError::Login(LoginError::NotFound))
+    Ok(SessionId::parse(text).ok_or(LoginError::NotFound)?)
 }

@@ -11,10 +11,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
-use crate::demo::{DemoUser, USERS};
+use crate::demo::{Demo, DemoUser, USERS};
+use crate::http::Answer;
+use crate::http::layers::base::BasePath;
 use crate::http::layers::body::Json;
+use crate::http::layers::{RequestChecks, origin};
 use crate::http::problem::ApiError;
-use crate::http::{Answer, App, origin};
+use crate::http::state::AppState;
+use crate::system::clock::Clock;
 
 const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -23,23 +27,26 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub(crate) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+/// State of the demo's routes.
+pub(crate) struct DemoPages {
+    pub(crate) demo: Demo,
+    pub(crate) base: Arc<BasePath>,
+    pub(crate) clock: Clock,
+}
+
+pub(crate) fn routes(pages: &Arc<DemoPages>, checks: &Arc<RequestChecks>) -> Router<AppState> {
     // A page of another origin must not get a user's app token.
     let token =
-        Router::new().route("/demo/token", post(token)).route_layer(from_fn_with_state(app.clone(), origin::check));
+        Router::new().route("/demo/token", post(token)).route_layer(from_fn_with_state(checks.clone(), origin::check));
+    let html = |text: &'static str| get(async move |State(pages): State<Arc<DemoPages>>| html(&pages, text));
     Router::new()
         .merge(token)
-        .route("/", get(async |State(app): State<Arc<App>>| html(&app, include_str!("../../../web/index.html"))))
-        .route(
-            "/q/{code}",
-            get(async |State(app): State<Arc<App>>| html(&app, include_str!("../../../web/phone.html"))),
-        )
-        .route(
-            "/demo/gallery",
-            get(async |State(app): State<Arc<App>>| html(&app, include_str!("../../../web/gallery.html"))),
-        )
+        .route("/", html(include_str!("../../../web/index.html")))
+        .route("/q/{code}", html(include_str!("../../../web/phone.html")))
+        .route("/demo/gallery", html(include_str!("../../../web/gallery.html")))
         .route("/demo/{file}", get(file))
         .route("/demo/users", get(async || Answer(StatusCode::OK, USERS)))
+        .with_state(pages.clone())
 }
 
 async fn file(Path(file): Path<String>) -> Result<impl IntoResponse, ApiError> {
@@ -54,8 +61,8 @@ async fn file(Path(file): Path<String>) -> Result<impl IntoResponse, ApiError> {
     }
 }
 
-fn html(app: &App, text: &str) -> Response {
-    page("text/html", app.base.links_in(text))
+fn html(pages: &DemoPages, text: &str) -> Response {
+    page("text/html", pages.base.links_in(text))
 }
 
 fn page(kind: &'static str, text: impl IntoResponse) -> Response {
@@ -83,11 +90,10 @@ struct TokenResponse {
 
 /// Returns an app token of a demo user. In production the site's own login issues it to the app.
 async fn token(
-    State(app): State<Arc<App>>,
+    State(pages): State<Arc<DemoPages>>,
     Json(request): Json<TokenRequest>,
 ) -> Result<Answer<TokenResponse>, ApiError> {
     let user = USERS.into_iter().find(|user| user.id == request.user).ok_or(ApiError::NotFound)?;
-    let demo = app.demo.as_ref().ok_or(ApiError::NotFound)?;
-    let app_token = demo.app_token(&user, app.logins.clock.wall()).ok_or(ApiError::NotFound)?;
+    let app_token = pages.demo.app_token(&user, pages.clock.wall()).ok_or(ApiError::NotFound)?;
     Ok(Answer(StatusCode::OK, TokenResponse { app_token, user }))
 }

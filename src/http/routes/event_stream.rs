@@ -11,17 +11,16 @@ use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
-use crate::http::App;
-use crate::http::arrive::{Admitted, Arrived, arrive_if};
+use crate::http::arrive::{Admitted, Arrivals, Arrived, Arriving};
 use crate::http::layers::client::ClientAddress;
 use crate::http::layers::limit::SharedPermit;
 use crate::http::layers::origin::LAST_EVENT_ID;
 use crate::http::problem::ApiError;
-use crate::http::routes::browser::{id_in_header, session_id};
+use crate::http::routes::browser::{Browsers, id_in_header, session_id};
 use crate::http::routes::openapi::BROWSER;
 use crate::http::waiting_response::{WaitKind, WaitingResponse};
 use crate::limits::Call;
-use crate::session::{Session, SessionId, Status, Timestamp};
+use crate::session::{Session, Status, Timestamp};
 use crate::wire::types::EXPIRED_EVENT_ID;
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -39,15 +38,17 @@ const MAX_LOST: u32 = 2;
         (status = 204, description = "The browser has been told the end; it need not come back."),
     ))]
 pub(crate) async fn open(
-    State(app): State<Arc<App>>,
-    address: ClientAddress,
-    Extension(taken): Extension<SharedPermit>,
+    State(arrivals): State<Arc<Arrivals>>,
+    State(browsers): State<Arc<Browsers>>,
+    ClientAddress(address): ClientAddress,
+    Extension(permit): Extension<SharedPermit>,
     path: Result<Path<String>, PathRejection>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let Ok(Path(id)) = path else { return Err(ApiError::NotFound) };
-    stream(&app, address, &taken, &session_id(&id)?, &method, &headers).await
+    let arriving = Arriving { key: session_id(&id)?.key(), address, call: Some(Call::WebSocket), permit: &permit };
+    stream(&arrivals, arriving, browsers.heartbeat_seconds, &method, &headers).await
 }
 
 /// Opens an event stream of the session in the header field `X-QR-Session`.
@@ -61,32 +62,33 @@ pub(crate) async fn open(
         (status = 204, description = "The browser has been told the end; it need not come back."),
     ))]
 pub(crate) async fn open_by_header(
-    State(app): State<Arc<App>>,
-    address: ClientAddress,
-    Extension(taken): Extension<SharedPermit>,
+    State(arrivals): State<Arc<Arrivals>>,
+    State(browsers): State<Arc<Browsers>>,
+    ClientAddress(address): ClientAddress,
+    Extension(permit): Extension<SharedPermit>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    stream(&app, address, &taken, &id_in_header(&headers)?, &method, &headers).await
+    let key = id_in_header(&headers)?.key();
+    let arriving = Arriving { key, address, call: Some(Call::WebSocket), permit: &permit };
+    stream(&arrivals, arriving, browsers.heartbeat_seconds, &method, &headers).await
 }
 
 async fn stream(
-    app: &App,
-    address: ClientAddress,
-    taken: &SharedPermit,
-    id: &SessionId,
+    arrivals: &Arrivals,
+    arriving: Arriving<'_>,
+    heartbeat_seconds: u32,
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     let is_get = method == Method::GET;
-    let is_awaited = |session: &Session, now| is_get && !has_heard_the_end(session, now, last);
-    let call = Some(Call::WebSocket);
-    let arrived = match arrive_if(app, id.key(), address.0, call, taken, is_awaited).await? {
+    let is_awaited = |session: &Session, now| is_get && !has_received_end(session, now, last);
+    let arrived = match arrivals.arrive_if(arriving, is_awaited).await? {
         Admitted::Waits(arrived) => arrived,
         Admitted::Answered(answered) => {
             let (session, now) = *answered;
-            if has_heard_the_end(&session, now, last) {
+            if has_received_end(&session, now, last) {
                 return Ok(StatusCode::NO_CONTENT.into_response());
             }
             return Ok(FIELDS.into_response());
@@ -95,10 +97,10 @@ async fn stream(
     let Arrived { registration, found, permit } = *arrived;
     // A token that has not been acknowledged is delivered again.
     let is_open = matches!(found.session.status(found.read_at), Status::Pending | Status::Scanned);
-    let told = last.parse().ok().filter(|told| is_open && *told == found.session.version);
+    let delivered = last.parse().ok().filter(|version| is_open && *version == found.session.version);
     let kind = WaitKind::Stream {
-        delivered_version: told.unwrap_or(0),
-        silent_seconds: app.logins.policy.heartbeat_seconds.saturating_mul(MAX_LOST),
+        delivered_version: delivered.unwrap_or(0),
+        silent_seconds: heartbeat_seconds.saturating_mul(MAX_LOST),
     };
     Ok((FIELDS, WaitingResponse { registration, found, permit: permit.keep(), kind }.into_response()).into_response())
 }
@@ -108,7 +110,7 @@ const FIELDS: [(HeaderName, &str); 2] = [(CONTENT_TYPE, "text/event-stream"), (X
 
 /// Returns whether the browser has received the session's last event. It is then answered with 204, upon which an
 /// `EventSource` does not reconnect (HTML Standard §9.2.3).
-fn has_heard_the_end(session: &Session, now: Timestamp, last_event_id: &str) -> bool {
+fn has_received_end(session: &Session, now: Timestamp, last_event_id: &str) -> bool {
     match session.status(now) {
         Status::Pending | Status::Scanned | Status::Confirmed => false,
         Status::Expired => last_event_id == EXPIRED_EVENT_ID,

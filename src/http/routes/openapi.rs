@@ -1,6 +1,6 @@
 //! The OpenAPI document (version 3.1), which is generated from the handlers and the types of the wire.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -12,7 +12,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Server};
 use utoipa::{Modify, OpenApi};
 
-use crate::http::App;
+use crate::config::Settings;
 use crate::http::routes::{browser, event_stream, jwks, phone};
 use crate::wire::types::{PROBLEM_MEDIA_TYPE, Problem};
 
@@ -93,15 +93,31 @@ fn refuse(operation: &mut Operation, status: u16) {
     operation.responses.responses.insert(status.to_string(), RefOr::T(response));
 }
 
-/// Returns the OpenAPI document, which is created once.
-pub(crate) async fn document(State(app): State<Arc<App>>) -> impl IntoResponse {
-    let describe = || {
-        let mut document = Described::openapi();
-        // Paths in the document are relative to the server's URL, which therefore includes the base path.
-        document.servers = Some(vec![Server::new(&app.public_base)]);
-        Bytes::from(document.to_json().unwrap_or_default())
-    };
-    ([(CONTENT_TYPE, "application/json")], app.description.get_or_init(describe).clone())
+/// The OpenAPI document, which the first request for it creates.
+pub(crate) struct ApiDescription {
+    /// `public_url` without trailing slashes. Paths in the document are relative to it, so it includes the base path.
+    public_base: String,
+    json: OnceLock<Bytes>,
+}
+
+impl ApiDescription {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        Self { public_base: settings.public_base().to_owned(), json: OnceLock::new() }
+    }
+
+    fn json(&self) -> Bytes {
+        let describe = || {
+            let mut document = Described::openapi();
+            document.servers = Some(vec![Server::new(&self.public_base)]);
+            Bytes::from(document.to_json().unwrap_or_default())
+        };
+        self.json.get_or_init(describe).clone()
+    }
+}
+
+/// Returns the OpenAPI document.
+pub(crate) async fn document(State(description): State<Arc<ApiDescription>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], description.json())
 }
 
 /// Returns the paths that the document describes.

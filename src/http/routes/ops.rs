@@ -9,28 +9,41 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::http::App;
+use crate::metrics::Metrics;
+use crate::store::Store;
+use crate::system::shutdown::Shutdown;
+
+/// State of the operator's routes.
+#[derive(Clone)]
+pub struct OpsState {
+    /// Store, which `/readyz` asks.
+    pub store: Arc<dyn Store>,
+    /// Metrics that `/metrics` shows.
+    pub metrics: Arc<Metrics>,
+    /// Signal to stop, with which `/readyz` fails.
+    pub shutdown: Shutdown,
+}
 
 /// Returns the routes `/livez`, `/readyz` and `/metrics`.
-pub fn routes(app: Arc<App>) -> Router {
+pub fn routes(state: OpsState) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(app)
+        .with_state(state)
 }
 
 /// Answers 200 if a load balancer should send requests to this node: it is not stopping, and its store answers.
-async fn ready(State(app): State<Arc<App>>) -> (StatusCode, String) {
-    if app.shutdown.is_stopping() {
+async fn ready(State(state): State<OpsState>) -> (StatusCode, String) {
+    if state.shutdown.is_stopping() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
-    match app.logins.store.ping().await {
+    match state.store.ping().await {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     }
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], app.metrics.render())
+async fn metrics(State(state): State<OpsState>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], state.metrics.render())
 }

@@ -11,8 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use crate::http::App;
-use crate::http::arrive::{Arrived, arrive};
+use crate::http::arrive::{Arrivals, Arrived, Arriving};
 use crate::http::layers::client::ClientAddress;
 use crate::http::layers::limit::SharedPermit;
 use crate::http::outgoing;
@@ -26,9 +25,9 @@ use crate::wire::websocket::{Handshake, offered_id};
 
 /// Answers the opening handshake, and opens the connection in the hub.
 pub(crate) async fn open(
-    State(app): State<Arc<App>>,
-    address: ClientAddress,
-    Extension(taken): Extension<SharedPermit>,
+    State(arrivals): State<Arc<Arrivals>>,
+    ClientAddress(address): ClientAddress,
+    Extension(permit): Extension<SharedPermit>,
     path: Result<Option<Path<String>>, PathRejection>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
@@ -39,8 +38,9 @@ pub(crate) async fn open(
         Ok(None) => offered_id(request.headers()),
         Err(_) => None,
     };
-    let id = id.ok_or(ApiError::Login(LoginError::NotFound))?;
-    let arrived = arrive(&app, id.key(), address.0, Some(Call::WebSocket), &taken).await?;
+    let id = id.ok_or(LoginError::NotFound)?;
+    let arriving = Arriving { key: id.key(), address, call: Some(Call::WebSocket), permit: &permit };
+    let arrived = arrivals.arrive(arriving).await?;
 
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     for (name, value) in handshake.answer() {
@@ -49,7 +49,7 @@ pub(crate) async fn open(
         response.headers_mut().insert(name, value);
     }
     let (arrived, transport) = (Box::new(arrived), Transport::WebSocket { acknowledges: handshake.acknowledges });
-    app.upgrades.spawn(async move {
+    arrivals.upgrades.spawn(async move {
         // The browser may have closed the connection before the answer was written.
         let Ok(upgraded) = upgrade.await else { return };
         // Does not fail: hyper is given no other transport.

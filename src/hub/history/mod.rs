@@ -27,15 +27,14 @@ use mio::Token;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
 
 use super::connection::{ReadBudget, Readiness, blind_to_others};
 use super::registry::Slot;
 use super::socket::{Socket, Watch};
-use super::{Hub, NewConnection, Transport};
+use super::{Hub, HubParts, NewConnection, Transport};
 use crate::cluster::bus::{Bus as _, Listener, LocalBus};
 use crate::hub::poller::PollerHandle;
-use crate::login::{Codes, Faults, LoginError, Logins, Pending, Policy, Verdict};
+use crate::login::{Codes, LoginError, LoginParts, Logins, Pending, Policy, Verdict};
 use crate::metrics::Metrics;
 use crate::session::{
     Client, CodeSecret, PhoneUser, Refusal, Rotation, Session, SessionId, SessionKey, State, Timestamp,
@@ -256,21 +255,29 @@ impl Node {
         let shutdown = Shutdown::new();
         let minter =
             Minter::new(KeyRing::open(keys, clock.clone()).unwrap(), "i".to_owned(), "a".to_owned(), 60, Vec::new());
-        let logins = Arc::new(Logins {
+        let codes = Arc::new(codes());
+        let logins = Arc::new(Logins::new(LoginParts {
             store: store.clone(),
             reader: BatchingReader::new(store.clone(), shutdown.vital("reader")),
             bus: bus.clone(),
             clock: clock.clone(),
-            minter,
-            codes: codes(),
+            minter: Arc::new(minter),
+            codes: codes.clone(),
             policy: Policy { ttl_seconds: TTL_SECONDS, claim_seconds: CLAIM_SECONDS, heartbeat_seconds: 3600 },
             pending: Pending::new(0, TTL_SECONDS),
             metrics: metrics.clone(),
-            changes: TaskTracker::new(),
-            faults: Faults::default(),
-        });
+        }));
         let (_, poller) = PollerHandle::prepare().unwrap();
-        let hub = Arc::new(Hub::<End>::new(logins.clone(), None, (), poller));
+        let parts = HubParts {
+            logins: logins.clone(),
+            store: store.clone(),
+            codes,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            heartbeat_seconds: 3600,
+            quota: None,
+        };
+        let hub = Arc::new(Hub::<End>::new(parts, (), poller));
         let listener: std::sync::Weak<dyn Listener> = Arc::<Hub<End>>::downgrade(&hub);
         bus.listen(listener);
         drop((runtime.spawn(hub.clone().run()), runtime.spawn(hub.clone().search_undelivered())));

@@ -1,0 +1,170 @@
+//! The parts of the server that can fail to open: keys, databases, the bus.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::info;
+use url::Url;
+
+use super::ServeError;
+use crate::cluster::bus::{Bus, LocalBus, PostgresBus, RedisBus};
+use crate::cluster::node::NodeName;
+use crate::config::{AppAuthSettings, Settings, is_loopback};
+use crate::demo::Demo;
+use crate::geo::Geo;
+use crate::metrics::Metrics;
+use crate::postgres::{self, Postgres};
+use crate::session::CodeSecret;
+use crate::store::{OpenError, PostgresSetup, PostgresStore, SqliteStore, Store};
+use crate::system::clock::Clock;
+use crate::token::{AppAuth, KeyRing, open_code_secret, read_code_secret};
+
+/// The opened parts of a server, from which [`run`](super::run()) assembles it.
+pub struct Parts {
+    /// All settings of the server.
+    pub settings: Settings,
+    /// Source of the time, which follows a shared store.
+    pub clock: Clock,
+    /// Counters and gauges of `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// Store of the sessions.
+    pub store: Arc<dyn Store>,
+    /// Bus that carries session changes between nodes.
+    pub bus: Arc<dyn Bus>,
+    /// Keys that sign `web_token`.
+    pub keys: KeyRing,
+    /// Secret that authenticates codes.
+    pub code_secret: CodeSecret,
+    /// Verifier of app tokens.
+    pub app_auth: AppAuth,
+    /// Locations and networks of client addresses.
+    pub geo: Geo,
+    /// Users and secret of the demo; `None` in `serve`.
+    pub demo: Option<Demo>,
+}
+
+impl Parts {
+    /// Opens the keys, the databases and the bus that the settings name. With a shared store, the parts use the store's
+    /// clock in place of `clock`.
+    ///
+    /// # Errors
+    /// Returns an error for the first part that cannot be opened.
+    pub async fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, ServeError> {
+        check_urls(&settings)?;
+        let keys = KeyRing::open(&settings.token.key_dir, clock.clone())?;
+        let code_secret = open_code_secret(&settings.token.key_dir)?;
+        let geo = Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
+        let metrics = Arc::new(Metrics::new());
+        let app_auth = app_auth(&settings.app_auth, &clock)?;
+        let (clock, store, bus) = if Postgres::is_url(settings.database_url.expose()) {
+            open_shared(&settings, &metrics).await?
+        } else {
+            let store: Arc<dyn Store> = Arc::new(SqliteStore::open(settings.database_url.expose(), clock.clone())?);
+            let bus: Arc<dyn Bus> = Arc::new(LocalBus::default());
+            (clock, store, bus)
+        };
+        Ok(Self { settings, clock, metrics, store, bus, keys, code_secret, app_auth, geo, demo })
+    }
+}
+
+/// Checks for what [`Parts::open`] would refuse, without opening the ports or the database, and without a request.
+/// Creates nothing.
+///
+/// # Errors
+/// Returns an error for the first setting that cannot be used.
+pub fn check(settings: &Settings, clock: &Clock) -> Result<(), ServeError> {
+    check_urls(settings)?;
+    app_auth(&settings.app_auth, clock)?;
+    KeyRing::check(&settings.token.key_dir, clock.clone())?;
+    read_code_secret(&settings.token.key_dir)?;
+    Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
+    Ok(())
+}
+
+/// Checks that no setting holds the text that `print-config` shows for a secret, and that `database_url` and `bus_url`
+/// can be used, each by itself and together.
+///
+/// # Errors
+/// Returns an error for the first setting that cannot be used.
+pub fn check_urls(settings: &Settings) -> Result<(), ServeError> {
+    if let Some((key, _)) = settings.secrets().into_iter().find(|(_, secret)| secret.is_hidden()) {
+        return Err(ServeError::HiddenSecret(key));
+    }
+    let (database_url, bus_url) = (settings.database_url.expose(), settings.bus_url.expose());
+    if Postgres::is_url(database_url) {
+        postgres::check_url(database_url).map_err(OpenError::UrlPart)?;
+        if !bus_url.is_empty() {
+            RedisBus::check_url(bus_url)?;
+        }
+        return Ok(());
+    }
+    check_sqlite_url(database_url).map_err(|reason| OpenError::UrlPart(reason.to_owned()))?;
+    SqliteStore::check_url(database_url)?;
+    if bus_url.is_empty() { Ok(()) } else { Err(ServeError::BusOfOne) }
+}
+
+/// Checks the form of a URL that is not one of Postgres. Refuses a server's address behind `sqlite://`, which would
+/// otherwise become the name of a file.
+fn check_sqlite_url(url: &str) -> Result<(), &'static str> {
+    match url.strip_prefix("sqlite://") {
+        Some(file) if file.split_once('@').is_some_and(|(credentials, _)| credentials.contains(':')) => Err(
+            "is an sqlite:// URL with a user and a password; sqlite:// takes the name of a file, postgres:// a server",
+        ),
+        Some(_) => Ok(()),
+        None if !url.contains("://") && url.contains('=') => {
+            Err("is in libpq's keyword form; write it as postgres://USER:PASSWORD@HOST:PORT/DATABASE")
+        }
+        None => Err("is not of the form sqlite://FILE or postgres://USER:PASSWORD@HOST/DATABASE"),
+    }
+}
+
+/// Opens the clock, the store and the bus of a node that shares a Postgres with others.
+async fn open_shared(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+) -> Result<(Clock, Arc<dyn Store>, Arc<dyn Bus>), ServeError> {
+    let (node, clock) = (NodeName::random(), Clock::shared());
+    let postgres = Postgres::parse(settings.database_url.expose()).map_err(OpenError::UrlPart)?;
+    postgres.check_sessions().await.map_err(OpenError::UrlPart)?;
+    let sends_notifications = settings.bus_url.is_empty();
+    let bus: Arc<dyn Bus> = if sends_notifications {
+        Arc::new(PostgresBus::new(postgres.clone(), node.clone(), metrics.clone()))
+    } else {
+        Arc::new(RedisBus::new(settings.bus_url.expose(), node.clone(), metrics.clone())?)
+    };
+    info!(event = "node", name = %node, store = %postgres);
+    let max_connections = settings.database_connections;
+    let setup = PostgresSetup { node, clock: clock.clone(), max_connections, sends_notifications };
+    let store = Arc::new(PostgresStore::open(&postgres, setup).await?);
+    Ok((clock, store, bus))
+}
+
+/// Returns the verifier of app tokens that the settings describe.
+///
+/// # Errors
+/// Returns [`ServeError::NoAppAuth`] if none is configured, and [`ServeError::AppAuth`] if it cannot be used.
+pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, ServeError> {
+    let secret = settings.hmac_secret.expose().as_bytes();
+    let mut app_auth = if !secret.is_empty() {
+        AppAuth::hmac(secret)
+    } else if settings.public_key_file != Path::new("") {
+        AppAuth::public_key_file(&settings.public_key_file)?
+    } else if let Ok(url) = Url::parse(settings.jwks_url.expose()) {
+        let is_loopback = is_loopback(&url);
+        AppAuth::key_set(url, is_loopback, clock.clone())?
+    } else if let Ok(url) = Url::parse(settings.introspection_url.expose()) {
+        let is_loopback = is_loopback(&url);
+        let (id, secret) = (&settings.introspection_client_id, settings.introspection_client_secret.expose());
+        let client = (!id.is_empty()).then_some((id.as_str(), secret));
+        AppAuth::introspection(url, is_loopback, client, clock.clone())?
+    } else {
+        return Err(ServeError::NoAppAuth);
+    };
+    if !settings.issuer.is_empty() {
+        app_auth = app_auth.with_issuer(&settings.issuer);
+    }
+    if !settings.audience.is_empty() {
+        app_auth = app_auth.with_audience(&settings.audience);
+    }
+    Ok(app_auth.with_user_claim(&settings.user_claim).with_max_age(settings.max_age_seconds))
+}

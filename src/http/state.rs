@@ -1,0 +1,116 @@
+//! The state of the HTTP interface. A handler or layer takes only its own part of it.
+
+use std::sync::Arc;
+
+use axum::extract::FromRef;
+use tokio_util::task::TaskTracker;
+
+use super::arrive::Arrivals;
+use super::layers::RequestChecks;
+use super::layers::base::BasePath;
+use super::layers::body::BodyLimits;
+use super::layers::client::TrustedProxies;
+use super::layers::host::Hosts;
+use super::layers::limit::ClientLimits;
+use super::layers::observe::Observer;
+use super::layers::origin::OriginPolicy;
+use super::layers::risk::Risks;
+use super::routes::browser::Browsers;
+use super::routes::demo::DemoPages;
+use super::routes::openapi::ApiDescription;
+use super::routes::phone::Phones;
+use crate::config::Settings;
+use crate::demo::Demo;
+use crate::geo::Geo;
+use crate::hub::Hub;
+use crate::login::{Codes, Logins};
+use crate::metrics::Metrics;
+use crate::system::clock::Clock;
+use crate::system::shutdown::Shutdown;
+use crate::token::{AppAuth, Minter};
+
+/// State of the routes of the public port.
+#[derive(Clone, FromRef)]
+pub struct AppState {
+    pub(super) browsers: Arc<Browsers>,
+    pub(super) phones: Arc<Phones>,
+    pub(super) arrivals: Arc<Arrivals>,
+    pub(super) checks: Arc<RequestChecks>,
+    pub(super) observer: Arc<Observer>,
+    pub(super) minter: Arc<Minter>,
+    pub(super) description: Arc<ApiDescription>,
+    /// Pages of the demo. `None` in `serve`.
+    pub(super) demo: Option<Arc<DemoPages>>,
+}
+
+/// The parts from which an [`AppState`] is assembled.
+pub struct AppParts {
+    /// Use cases of a login.
+    pub logins: Arc<Logins>,
+    /// Waiting connections.
+    pub hub: Arc<Hub>,
+    /// Codes of sessions.
+    pub codes: Arc<Codes>,
+    /// Minter of tokens, which has the public keys.
+    pub minter: Arc<Minter>,
+    /// Verifier of app tokens.
+    pub app_auth: Arc<AppAuth>,
+    /// Limits on the calls and connections of clients.
+    pub limits: ClientLimits,
+    /// Locations and networks of addresses.
+    pub geo: Arc<Geo>,
+    /// Source of time.
+    pub clock: Clock,
+    /// Metrics of requests.
+    pub metrics: Arc<Metrics>,
+    /// Secret and terminal of the demo. Without it the demo's routes do not exist.
+    pub demo: Option<Demo>,
+    /// Signal to stop.
+    pub shutdown: Shutdown,
+    /// Tracks upgrades whose connections are not yet in the hub.
+    pub upgrades: TaskTracker,
+}
+
+impl AppState {
+    /// Assembles the state of the handlers and layers.
+    #[must_use]
+    pub fn new(settings: &Settings, parts: AppParts) -> Self {
+        let AppParts { logins, hub, codes, minter, app_auth, limits, geo, clock, metrics, demo, shutdown, upgrades } =
+            parts;
+        let (limits, base) = (Arc::new(limits), Arc::new(BasePath::of(settings)));
+        let checks = RequestChecks {
+            origins: OriginPolicy::of(settings),
+            hosts: if demo.is_some() { Hosts::of(settings) } else { Hosts::default() },
+            proxies: TrustedProxies::of(settings),
+            limits: limits.clone(),
+            base: base.clone(),
+            bodies: BodyLimits::of(settings, clock.clone(), shutdown),
+        };
+        let heartbeat_seconds = settings.session.heartbeat_seconds;
+        Self {
+            browsers: Arc::new(Browsers {
+                logins: logins.clone(),
+                codes,
+                clock: clock.clone(),
+                base: base.clone(),
+                heartbeat_seconds,
+                demo: demo.clone(),
+            }),
+            phones: Arc::new(Phones {
+                logins: logins.clone(),
+                app_auth,
+                limits: limits.clone(),
+                risks: Risks::new(settings.risk.clone(), geo),
+                compares_numbers: settings.session.number_matching,
+                clock: clock.clone(),
+                metrics: metrics.clone(),
+            }),
+            arrivals: Arc::new(Arrivals { hub, logins: logins.clone(), limits, upgrades }),
+            checks: Arc::new(checks),
+            observer: Arc::new(Observer::new(metrics, logins, clock.clone())),
+            minter,
+            description: Arc::new(ApiDescription::of(settings)),
+            demo: demo.map(|demo| Arc::new(DemoPages { demo, base, clock })),
+        }
+    }
+}
