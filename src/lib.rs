@@ -1,6 +1,6 @@
 //! Log in on a web page by scanning a QR code with a phone on which you are already logged in.
 //!
-//! A module imports only from modules of lower layers. `tests/black_box/architecture.rs` lists the layers and enforces
+//! A module imports only from modules of lower layers. `tests/docs/architecture.rs` lists the layers and enforces
 //! this. ARCHITECTURE.md follows one login through the modules.
 //!
 //! Only [`system::memory`] contains `unsafe` code; measurements showed that it is needed there.

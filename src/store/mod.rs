@@ -24,7 +24,7 @@ pub use postgres::{PostgresSetup, PostgresStore};
 pub use reader::{Apart, BatchingReader, read_apart};
 pub use sqlite::SqliteStore;
 
-/// A store of sessions. `tests/black_box/store_conformance.rs` tests what every implementation must do.
+/// A store of sessions. `tests/conformance/store_conformance.rs` tests what every implementation must do.
 ///
 /// Several nodes may share a store. Then each row names the node where the browser of the session waits, and the store
 /// keeps a list of changes that each node has not delivered yet. See [`Store::attach`] and [`Store::untold`].

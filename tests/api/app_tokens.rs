@@ -1,0 +1,633 @@
+//! App tokens that another service vouches for, by a JWK Set or by introspection (RFC 7662), and the maximum age of a
+//! login on the phone.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::any;
+use futures_util::FutureExt as _;
+use futures_util::future::{Shared, join_all};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use qrlogin::config::{Secret, Settings};
+use qrlogin::system::clock::Clock;
+use qrlogin::token::{AppAuth, AuthError, InvalidToken, KeyRing, sign_app_token};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use qrlogin_testing::harness::{Answer, SECRET, START, Server, Session};
+use qrlogin_testing::program::{Program, signal};
+use qrlogin_testing::real_time::until;
+
+/// A key set or introspection endpoint whose answers the test sets.
+#[derive(Clone, Default)]
+pub struct Source {
+    says: Arc<Mutex<Says>>,
+    asked: Arc<AtomicUsize>,
+    last: Arc<Mutex<(HeaderMap, String)>>,
+    held: Arc<Mutex<Option<BorrowedPermit>>>,
+}
+
+/// Resolves when the answers are no longer held back.
+type BorrowedPermit = Shared<oneshot::Receiver<()>>;
+
+#[derive(Clone, Default)]
+pub enum Says {
+    This(String),
+    Status(u16),
+    #[default]
+    Nothing,
+    /// Headers and a body without end.
+    Endless,
+}
+
+impl Source {
+    pub async fn start() -> (Self, SocketAddr) {
+        let source = Self::default();
+        let routes = Router::new().route("/", any(answer)).with_state(source.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        (source, address)
+    }
+
+    pub fn says(&self, what: Says) {
+        *self.says.lock().unwrap() = what;
+    }
+
+    pub fn says_json(&self, what: Value) {
+        self.says(Says::This(what.to_string()));
+    }
+
+    /// Holds all answers back until the sender is used.
+    fn holds(&self) -> oneshot::Sender<()> {
+        let (release, released) = oneshot::channel();
+        *self.held.lock().unwrap() = Some(released.shared());
+        release
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+async fn answer(State(source): State<Source>, headers: HeaderMap, body: String) -> axum::response::Response {
+    if body.starts_with("token=qrlogin-trial-") {
+        // The server sends this request when it starts. The tests count only requests for phones' tokens.
+        let says = source.says.lock().unwrap().clone();
+        return match says {
+            Says::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
+            _ => json!({ "active": false }).to_string().into_response(),
+        };
+    }
+    source.asked.fetch_add(1, Ordering::SeqCst);
+    *source.last.lock().unwrap() = (headers, body);
+    let held = source.held.lock().unwrap().clone();
+    if let Some(held) = held {
+        held.await.unwrap();
+    }
+    let says = source.says.lock().unwrap().clone();
+    match says {
+        Says::This(text) => text.into_response(),
+        Says::Status(status) => (StatusCode::from_u16(status).unwrap(), "{}").into_response(),
+        Says::Nothing => std::future::pending().await,
+        Says::Endless => {
+            let stream = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1024]));
+            axum::body::Body::from_stream(stream).into_response()
+        }
+    }
+}
+
+/// A signing key of the site that issues app tokens.
+struct Signer {
+    _dir: TempDir,
+    key: EncodingKey,
+    kid: String,
+    public: Value,
+}
+
+impl Signer {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ring = KeyRing::open(dir.path(), Clock::system()).unwrap();
+        let pem = std::fs::read(dir.path().join("web-token.pem")).unwrap();
+        let public = ring.jwks()["keys"][0].clone();
+        Self { key: EncodingKey::from_ed_pem(&pem).unwrap(), kid: ring.signing(), public, _dir: dir }
+    }
+
+    fn sign(&self, claims: &Value) -> String {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(self.kid.clone());
+        encode(&header, claims, &self.key).unwrap()
+    }
+}
+
+pub async fn by_key_set(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> Server {
+    Server::start_with(|settings| {
+        settings.app_auth.hmac_secret = Secret::default();
+        settings.app_auth.jwks_url = format!("http://{address}/").into();
+        change(settings);
+    })
+    .await
+}
+
+pub async fn scan(server: &Server, session: &Session, token: &str) -> Answer {
+    let body = json!({ "code": session.code });
+    server.request(Method::POST, "/v1/qr-login/scan", Some(token), Some(body)).await
+}
+
+fn claims_of(server: &Server, user: &str) -> Value {
+    json!({ "sub": user, "exp": server.clock.now().as_seconds() + 600 })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_a_jwk_set_are_trusted_each_with_its_own_algorithm_and_no_other() {
+    let (source, address) = Source::start().await;
+    let signer = Signer::new();
+    let x = signer.public["x"].as_str().unwrap();
+    // The set also holds keys that cannot be used. They are skipped.
+    source.says_json(json!({ "keys": [
+        { "kty": "oct", "kid": "shared", "k": "c3dvcmRmaXNo" },
+        { "kty": "QUANTUM", "kid": "future" },
+        "no key at all",
+        { "kty": "OKP", "crv": "Ed25519", "x": x, "kid": "for encryption", "use": "enc" },
+        { "kty": "OKP", "crv": "Ed25519", "x": x, "kid": "confused", "alg": "HS256" },
+        signer.public,
+    ] }));
+    let server = by_key_set(address, |settings| {
+        settings.app_auth.issuer = "https://site.example".to_owned();
+        settings.app_auth.audience = "qrlogin".to_owned();
+    })
+    .await;
+    let session = server.generate().await;
+    let now = server.clock.now().as_seconds();
+    let good = json!({ "sub": "ann", "iss": "https://site.example", "aud": ["qrlogin"], "exp": now + 60 });
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        signer.sign(&claims)
+    };
+    let named = |kid: &str, algorithm: Algorithm, key: &EncodingKey| {
+        let mut header = Header::new(algorithm);
+        header.kid = Some(kid.to_owned());
+        encode(&header, &good, key).unwrap()
+    };
+    let critical = {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(signer.kid.clone());
+        header.crit = Some(vec!["exp".to_owned()]);
+        encode(&header, &good, &signer.key).unwrap()
+    };
+    let public = EncodingKey::from_base64_secret(&x.replace('-', "+").replace('_', "/"))
+        .or_else(|_| EncodingKey::from_base64_secret(&format!("{}=", x.replace('-', "+").replace('_', "/"))));
+    for (what, token) in [
+        ("the public key as an HMAC secret", named(&signer.kid, Algorithm::HS256, &public.unwrap())),
+        ("a symmetric key of the set", named("shared", Algorithm::HS256, &EncodingKey::from_secret(b"swordfish"))),
+        ("a key for encryption", named("for encryption", Algorithm::EdDSA, &signer.key)),
+        ("a key whose algorithm is not its kind's", named("confused", Algorithm::EdDSA, &signer.key)),
+        ("an unknown key", named("nobody's", Algorithm::EdDSA, &signer.key)),
+        ("another's signature", {
+            let mut header = Header::new(Algorithm::EdDSA);
+            header.kid = Some(signer.kid.clone());
+            encode(&header, &good, &Signer::new().key).unwrap()
+        }),
+        ("a demand that is not understood", critical),
+        ("another issuer", with("iss", json!("https://other.example"))),
+        ("a list of issuers", with("iss", json!(["https://site.example"]))),
+        ("another audience", with("aud", json!("other"))),
+        ("expired", with("exp", json!(now))),
+        ("not yet valid", with("nbf", json!(now + 30))),
+        ("no expiry", with("exp", Value::Null)),
+    ] {
+        assert_eq!(scan(&server, &session, &token).await.refusal(), "401 invalid_token", "{what}");
+    }
+    assert_eq!(scan(&server, &session, &signer.sign(&good)).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotated_key_is_fetched_and_unknown_keys_cause_one_fetch_in_ten_seconds() {
+    let (source, address) = Source::start().await;
+    let (old, new) = (Signer::new(), Signer::new());
+    source.says_json(json!({ "keys": [old.public] }));
+    let server = by_key_set(address, |_| {}).await;
+    let session = server.generate().await;
+    let by = |signer: &Signer| signer.sign(&claims_of(&server, "ann"));
+    assert_eq!(scan(&server, &session, &by(&old)).await.status, 200);
+
+    source.says_json(json!({ "keys": [old.public, new.public] }));
+    server.hands.advance_seconds(10);
+    assert_eq!(scan(&server, &session, &by(&new)).await.status, 200);
+    assert_eq!(scan(&server, &session, &by(&old)).await.status, 200);
+    let asked = source.asked();
+    for _ in 0..20 {
+        assert_eq!(scan(&server, &session, &by(&Signer::new())).await.refusal(), "401 invalid_token");
+    }
+    assert_eq!(source.asked(), asked, "one fetch in ten seconds");
+    server.hands.advance_seconds(10);
+    assert_eq!(scan(&server, &session, &by(&Signer::new())).await.refusal(), "401 invalid_token");
+    assert_eq!(source.asked(), asked + 1);
+
+    // A withdrawn key is refused after the next periodic fetch, which no token causes.
+    source.says_json(json!({ "keys": [new.public] }));
+    server.hands.advance_seconds(280);
+    let session = server.generate().await;
+    until("the withdrawn key is refused", async || {
+        server.hands.advance_millis(100);
+        scan(&server, &session, &by(&old)).await.status == 401
+    })
+    .await;
+    assert_eq!(scan(&server, &session, &by(&new)).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
+    let (source, address) = Source::start().await;
+    let signer = Signer::new();
+    source.says(Says::Status(500));
+    let server = by_key_set(address, |settings| settings.session.ttl_seconds = 3600).await;
+    let session = server.generate().await;
+    let token = |signer: &Signer| {
+        let exp = server.clock.now().as_seconds() + 3 * 86_400;
+        signer.sign(&json!({ "sub": "ann", "exp": exp }))
+    };
+    let early = scan(&server, &session, &token(&signer)).await;
+    assert_eq!(early.refusal(), "503 unavailable", "no keys have been fetched yet");
+    assert!(early.header("retry-after").parse::<u32>().unwrap() > 0);
+    assert!(early.header("www-authenticate").is_empty());
+
+    source.says_json(json!({ "keys": [signer.public] }));
+    server.hands.advance_seconds(15);
+    until("the source is asked again", async || scan(&server, &session, &token(&signer)).await.status == 200).await;
+    for down in [Says::Status(500), Says::This("swordfish".to_owned()), Says::Status(302), Says::Endless] {
+        source.says(down);
+        server.hands.advance_seconds(300);
+        assert_eq!(scan(&server, &session, &token(&signer)).await.status, 200);
+        until("an unknown key is answered with 503", async || {
+            server.hands.advance_seconds(10);
+            scan(&server, &session, &token(&Signer::new())).await.refusal() == "503 unavailable"
+        })
+        .await;
+    }
+    server.hands.advance_seconds(20 * 3600);
+    let session = server.generate().await;
+    assert_eq!(scan(&server, &session, &token(&signer)).await.status, 200, "known keys are used for a day");
+    server.hands.advance_seconds(4 * 3600);
+    let session = server.generate().await;
+    assert_eq!(
+        scan(&server, &session, &token(&signer)).await.refusal(),
+        "503 unavailable",
+        "known keys are not used for more than a day"
+    );
+    server.stop().await;
+}
+
+async fn by_introspection(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> Server {
+    Server::start_with(|settings| {
+        settings.app_auth.hmac_secret = Secret::default();
+        settings.app_auth.introspection_url = format!("http://{address}/").into();
+        settings.app_auth.introspection_client_id = "qr login".to_owned();
+        settings.app_auth.introspection_client_secret = "p:ss".into();
+        change(settings);
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn introspection_decides_and_its_answer_is_cached() {
+    let (source, address) = Source::start().await;
+    let server = by_introspection(address, |settings| settings.token.claims = vec!["email".to_owned()]).await;
+    let session = server.generate().await;
+    let exp = server.clock.now().as_seconds() + 5;
+    source.says_json(json!({ "active": true, "sub": "ann", "name": "Ann", "email": "ann@example.com", "exp": exp }));
+    assert_eq!(scan(&server, &session, "opaque+token/ of=the&app").await.status, 200);
+    let (headers, body) = source.last.lock().unwrap().clone();
+    assert_eq!(headers["authorization"], "Basic cXIrbG9naW46cCUzQXNz", "RFC 6749 §2.3.1");
+    assert_eq!(headers["content-type"], "application/x-www-form-urlencoded");
+    assert_eq!(body, "token=opaque%2Btoken%2F+of%3Dthe%26app&token_type_hint=access_token");
+
+    // An answer is cached for ten seconds at most, and not beyond the token's expiry.
+    assert_eq!(scan(&server, &session, "opaque+token/ of=the&app").await.status, 200);
+    assert_eq!(source.asked(), 1);
+    server.hands.advance_seconds(5);
+    assert_eq!(scan(&server, &session, "opaque+token/ of=the&app").await.refusal(), "401 invalid_token");
+    server.hands.advance_seconds(5);
+    source.says_json(json!({ "active": true, "sub": "ann" }));
+    let body = json!({ "code": session.code });
+    let confirm = server.request(Method::POST, "/v1/qr-login/confirm", Some("opaque+token/ of=the&app"), Some(body));
+    assert_eq!(confirm.await.status, 200);
+    assert_eq!(source.asked(), 2);
+    server.stop().await;
+}
+
+/// Scans from a phone at this address, as a trusted proxy reports it.
+async fn scan_from(server: &Server, session: &Session, token: &str, address: &str) -> Answer {
+    let request = server.http.post(format!("{}/v1/qr-login/scan", server.base)).bearer_auth(token);
+    let request = request.header("x-forwarded-for", address).json(&json!({ "code": session.code }));
+    Answer::of(request.send().await.unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_requests_with_one_token_share_one_introspection() {
+    let (source, address) = Source::start().await;
+    let server = by_introspection(address, |_| {}).await;
+    let session = server.generate().await;
+    let release = source.holds();
+    let scans = join_all((0..60).map(|_| scan(&server, &session, "opaque")));
+    let answering = async {
+        until("the endpoint is asked", async || source.asked() == 1).await;
+        // Requests that arrive after this answer are served from the cache.
+        source.says_json(json!({ "active": true, "sub": "ann" }));
+        release.send(()).unwrap();
+    };
+    let (answers, ()) = tokio::join!(scans, answering);
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert_eq!(source.asked(), 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_with_many_tokens_does_not_delay_the_introspection_of_others() {
+    let (source, address) = Source::start().await;
+    let server = by_introspection(address, |settings| settings.trusted_proxies = vec!["127.0.0.1".to_owned()]).await;
+    let session = server.generate().await;
+    let release = source.holds();
+    source.says_json(json!({ "active": true, "sub": "ann" }));
+    let tokens: Vec<_> = (0..40).map(|number| format!("foreign {number}")).collect();
+    let foreign = join_all(tokens.iter().map(|token| scan_from(&server, &session, token, "192.0.2.1")));
+    let honest = async {
+        until("eight foreign tokens are introspected", async || source.asked() == 8).await;
+        let honest = scan_from(&server, &session, "honest", "192.0.2.2");
+        let asked = until("the honest token is introspected", async || source.asked() == 9);
+        let rest = async {
+            asked.await;
+            // A token that has waited for its introspection for two seconds is refused.
+            server.hands.advance_seconds(2);
+            // Some requests may arrive only now, and wait for two seconds from now on.
+            for _ in 0..100 {
+                server.metrics().await;
+            }
+            server.hands.advance_seconds(2);
+            until("the others are refused", async || server.metrics().await.contains("reason=\"unavailable\"} 32"))
+                .await;
+            release.send(()).unwrap();
+        };
+        tokio::join!(honest, rest).0
+    };
+    let (foreign, honest) = tokio::join!(foreign, honest);
+    assert_eq!(honest.status, 200);
+    let refused: Vec<_> = foreign.iter().filter(|answer| answer.refusal() == "503 unavailable").collect();
+    assert_eq!(refused.len(), 32);
+    assert!(refused.iter().all(|answer| !answer.header("retry-after").is_empty()));
+    assert_eq!(source.asked(), 9);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_a_clear_yes_is_none() {
+    let (source, address) = Source::start().await;
+    let server = by_introspection(address, |settings| settings.app_auth.audience = "qrlogin".to_owned()).await;
+    let session = server.generate().await;
+    let now = server.clock.now().as_seconds();
+    let yes = json!({ "active": true, "sub": "ann", "aud": "qrlogin" });
+    let with = |name: &str, value: Value| {
+        let mut said = yes.clone();
+        said[name] = value;
+        Says::This(said.to_string())
+    };
+    for (number, (says, expected)) in [
+        (Says::This(json!({ "active": false }).to_string()), "401 invalid_token"),
+        (with("active", json!(false)), "401 invalid_token"),
+        (with("aud", json!("other")), "401 invalid_token"),
+        (with("sub", Value::Null), "401 invalid_token"),
+        (with("exp", json!(now)), "401 invalid_token"),
+        (with("nbf", json!(now + 30)), "401 invalid_token"),
+        (with("active", json!("true")), "503 unavailable"),
+        (with("active", Value::Null), "503 unavailable"),
+        (Says::This("yes".to_owned()), "503 unavailable"),
+        (Says::This("[true]".to_owned()), "503 unavailable"),
+        (Says::Status(500), "503 unavailable"),
+        (Says::Status(401), "503 unavailable"),
+        (Says::Endless, "503 unavailable"),
+        (Says::Nothing, "503 unavailable"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        source.says(says);
+        assert_eq!(scan(&server, &session, &format!("token {number}")).await.refusal(), expected, "{number}");
+    }
+    assert_eq!(server.status(&session).await.body["version"], 1);
+    source.says_json(yes);
+    // Failures are not cached.
+    assert_eq!(scan(&server, &session, "token 10").await.status, 200);
+    // A `web_token` is refused without an introspection.
+    let asked = source.asked();
+    let mut header = Header::new(Algorithm::HS256);
+    header.typ = Some("qrlogin+jwt".to_owned());
+    let web_token = encode(&header, &json!({ "sub": "ann" }), &EncodingKey::from_secret(b"x")).unwrap();
+    assert_eq!(scan(&server, &session, &web_token).await.refusal(), "401 invalid_token");
+    assert_eq!(source.asked(), asked);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_on_the_phone_that_is_too_old_is_asked_for_anew() {
+    let server = Server::start_with(|settings| settings.app_auth.max_age_seconds = 300).await;
+    let session = server.generate().await;
+    let now = server.clock.now().as_seconds();
+    for old in [json!({ "sub": "ann", "auth_time": now - 301 }), json!({ "sub": "ann" })] {
+        for verb in ["scan", "confirm", "reject"] {
+            let (path, body) = (format!("/v1/qr-login/{verb}"), json!({ "code": session.code }));
+            let answer = server.request(Method::POST, &path, Some(&server.app_token(old.clone())), Some(body)).await;
+            assert_eq!(answer.refusal(), "401 insufficient_user_authentication");
+            let challenge = answer.header("www-authenticate");
+            assert!(challenge.starts_with(r#"Bearer error="insufficient_user_authentication", "#), "{challenge}");
+            assert!(challenge.ends_with(r#", max_age="300""#), "{challenge}");
+            assert_eq!(answer.body["max_age"], 300);
+        }
+    }
+    let unusable = server.app_token(json!({ "sub": "ann", "auth_time": "yesterday" }));
+    assert_eq!(scan(&server, &session, &unusable).await.refusal(), "401 invalid_token");
+    let fresh = server.app_token(json!({ "sub": "ann", "auth_time": now - 300 }));
+    assert_eq!(scan(&server, &session, &fresh).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jwk_set_longer_than_512_kib_is_not_read() {
+    for (bytes, expected) in [(512 * 1024, 200), (512 * 1024 + 1, 503)] {
+        let (source, address) = Source::start().await;
+        let signer = Signer::new();
+        let keys = json!({ "keys": [signer.public] }).to_string();
+        source.says(Says::This(" ".repeat(bytes - keys.len()) + &keys));
+        let server = by_key_set(address, |_| {}).await;
+        let session = server.generate().await;
+        let token = signer.sign(&claims_of(&server, "ann"));
+        assert_eq!(scan(&server, &session, &token).await.status, expected, "{bytes}");
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_refetches_the_jwk_set_and_a_skipped_key_is_warned_of_once() {
+    let (source, address) = Source::start().await;
+    let signer = Signer::new();
+    source.says_json(json!({ "keys": [{ "kty": "QUANTUM", "kid": "future" }] }));
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("http://{address}/");
+    let environment = [("QRLOGIN_APP_AUTH__HMAC_SECRET", ""), ("QRLOGIN_APP_AUTH__JWKS_URL", &url)];
+    let program = Program::serve_with(&dir, "info", &environment);
+    program.until_logged("future").await;
+    for times in 2..5 {
+        if times == 4 {
+            source.says_json(json!({ "keys": [{ "kty": "QUANTUM", "kid": "future" }, signer.public] }));
+        }
+        signal(program.id(), "HUP");
+        until("the set is fetched", async || source.asked() == times).await;
+    }
+    let session = program.generate().await;
+    let claims = json!({ "sub": "ann", "exp": Clock::system().now().as_seconds() + 60 });
+    let body = json!({ "code": session["code"] });
+    let scanned = program.post("/v1/qr-login/scan", Some(&signer.sign(&claims)), body).await.unwrap();
+    assert_eq!(scanned.status, 200);
+    let (_, log) = program.terminate();
+    assert_eq!(log.matches("future").count(), 1, "{log}");
+    let line = log.lines().find(|line| line.contains("future")).unwrap();
+    for part in ["\"WARN\"", "app_auth.jwks_url", "kty is not"] {
+        assert!(line.contains(part), "'{part}' is missing in {line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nbf_has_a_leeway_of_five_seconds() {
+    let server = Server::start().await;
+    let session = server.generate().await;
+    let from = |seconds: i64| {
+        let nbf = server.clock.now().as_seconds() + seconds;
+        server.app_token(json!({ "sub": "ann", "nbf": nbf }))
+    };
+    assert_eq!(scan(&server, &session, &from(6)).await.refusal(), "401 invalid_token");
+    assert_eq!(scan(&server, &session, &from(5)).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_characters_are_refused_in_the_user_id_and_removed_from_displayed_claims() {
+    let address = "192.0.2.1".parse().unwrap();
+    let verified = async |auth: &AppAuth, claims: Value| {
+        let mut claims = claims;
+        claims["exp"] = json!(START.as_seconds() + 60);
+        let token = sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
+        auth.verify(&token, address, START).await
+    };
+    let mut cases = 0;
+    for control in (0..=0x10FFFF).filter_map(char::from_u32).filter(|letter| letter.is_control()) {
+        for text in [format!("{control}ann"), format!("an{control}n"), format!("ann{control}"), control.to_string()] {
+            for claim in ["sub", "uid"] {
+                let auth = AppAuth::hmac(SECRET.as_bytes()).with_user_claim(claim);
+                let refused = verified(&auth, json!({ claim: text })).await.unwrap_err();
+                assert_eq!(refused, AuthError::Invalid(InvalidToken::ControlCharacter(claim.to_owned())), "{text:?}");
+                assert!(refused.to_string().contains(&format!("'{claim}'")), "{refused}");
+                cases += 1;
+            }
+            let auth = AppAuth::hmac(SECRET.as_bytes());
+            let picture = format!("https://a.example/{text}");
+            let user = verified(&auth, json!({ "sub": "ann", "name": text, "picture": picture })).await.unwrap().user;
+            assert_eq!(user.name.unwrap_or_default(), text.replace(control, ""), "{text:?}");
+            assert_eq!(user.picture, None, "{text:?}");
+            cases += 1;
+        }
+    }
+    assert_eq!(cases, 65 * 4 * 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skipped_keys_without_a_kid_are_named_by_their_position_in_the_set() {
+    let (source, address) = Source::start().await;
+    let signer = Signer::new();
+    source.says_json(json!({ "keys": [
+        signer.public,
+        { "kty": "QUANTUM" },
+        "no key",
+        { "kty": "QUANTUM", "kid": 7 },
+        { "kty": "QUANTUM", "kid": "" },
+        { "kty": "QUANTUM", "kid": "future" },
+    ] }));
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("http://{address}/");
+    let environment = [("QRLOGIN_APP_AUTH__HMAC_SECRET", ""), ("QRLOGIN_APP_AUTH__JWKS_URL", &url)];
+    let program = Program::serve_with(&dir, "info", &environment);
+    program.until_logged("future").await;
+    signal(program.id(), "HUP");
+    program.until_logged("\"reloaded\"").await;
+    let (_, log) = program.terminate();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let skipped = lines.filter(|line| line["event"] == "key of app tokens skipped");
+    let named: Vec<_> = skipped.map(|line| line["key"].as_str().unwrap().to_owned()).collect();
+    let expected = ["key 2 of the set", "key 3 of the set", "key 4 of the set", "key 5 of the set", "future"];
+    assert_eq!(named, expected, "each once: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_are_passed_on_are_refused_with_control_characters_at_any_depth() {
+    let server = Server::start_with(|settings| {
+        settings.token.claims = vec!["email".to_owned(), "groups".to_owned()];
+    })
+    .await;
+    let session = server.generate().await;
+    let scanned = async |claims: Value| {
+        let mut claims = claims;
+        claims["sub"] = json!("ann");
+        scan(&server, &session, &server.app_token(claims)).await
+    };
+    for (claim, value) in [
+        ("email", json!("a\0b")),
+        ("email", json!("a\u{1b}[2J")),
+        ("email", json!("a\u{85}b")),
+        ("groups", json!(["staff", "a\u{7f}"])),
+        ("groups", json!([[{ "names": { "deep\u{8}": 1 } }]])),
+        ("groups", json!([[{ "names": { "deep": [null, true, 1, "\u{b}"] } }]])),
+    ] {
+        let refused = scanned(json!({ claim: value })).await;
+        assert_eq!(refused.refusal(), "401 invalid_token", "{value}");
+        let detail = refused.body["detail"].as_str().unwrap();
+        assert!(detail.contains(&format!("'{claim}'")) && detail.contains("control character"), "{value}: {detail}");
+    }
+    assert_eq!(server.metric("qrlogin_app_tokens_refused_total{reason=\"claim\"}").await, 6);
+    // A claim that is not passed on may have any content.
+    assert_eq!(scanned(json!({ "locale": "a\0b" })).await.status, 200);
+    let kept = json!({ "email": "a@a.example", "groups": [{ "note\t": "two\r\nlines" }, 7, null] });
+    assert_eq!(scanned(kept.clone()).await.status, 200);
+    let mut claims = kept.clone();
+    claims["sub"] = json!("ann");
+    let (token, body) = (server.app_token(claims), json!({ "code": session.code }));
+    let confirm = server.request(Method::POST, "/v1/qr-login/confirm", Some(&token), Some(body)).await;
+    assert_eq!(confirm.status, 200);
+    let answer = server.status(&session).await;
+    let passed_on = qrlogin_testing::harness::claims_of(answer.body["web_token"].as_str().unwrap());
+    assert_eq!((&passed_on["email"], &passed_on["groups"]), (&kept["email"], &kept["groups"]));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_with_nul_is_refused_or_stored_without_it_on_postgres() {
+    let (_postgres, nodes) = crate::many_nodes::nodes(1, None).await;
+    let server = &nodes[0];
+    let session = server.generate().await;
+    let mut browser = server.browser(&session).await;
+    browser.frame("pending").await;
+    let refused = scan(server, &session, &qrlogin_testing::harness::app_token(json!({ "sub": "a\0nn" }))).await;
+    assert_eq!(refused.refusal(), "401 invalid_token");
+    assert!(refused.body["detail"].as_str().unwrap().contains("'sub'"), "{}", refused.body);
+    let claims = json!({ "sub": "ann", "name": "An\0n", "picture": "https://a.example/\0" });
+    assert_eq!(scan(server, &session, &qrlogin_testing::harness::app_token(claims)).await.status, 200);
+    assert_eq!(browser.frame("scanned").await["user"], json!({ "name": "Ann" }));
+}

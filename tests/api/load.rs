@@ -1,0 +1,173 @@
+//! `qrlogin load`, against a real server.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+
+use qrlogin_testing::harness::{Server, app_token};
+use qrlogin_testing::program::{Program, signal};
+use qrlogin_testing::real_time::sleep_millis;
+
+async fn load(server: &Server, arguments: &[&str]) -> (bool, String, String) {
+    load_at(&server.base, &server.app_token(json!({ "sub": "load" })), arguments).await
+}
+
+async fn load_at(url: &str, token: &str, arguments: &[&str]) -> (bool, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_qrlogin"))
+        .args(["load", "--url", url, "--token", token])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_wait_and_log_in_and_their_costs_are_reported() {
+    let server = Server::start().await;
+    let pid = std::process::id().to_string();
+    let arguments = ["--browsers", "30", "--logins-per-second", "20", "--seconds", "1", "--pid", &pid, "--json"];
+    let (succeeded, out, err) = load(&server, &arguments).await;
+    assert!(succeeded, "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["browsers"], 30);
+    assert_eq!(report["logins"], 20);
+    assert_eq!(report["lost"], 0);
+    assert_eq!(report["closed"], json!({ "1000": 20, "closed by the tool": 30 }));
+    assert_eq!(report["errors"], json!({}));
+    assert!(report["handshakes_per_second"].as_f64().unwrap() > 0.0);
+    let push = &report["push_micros"];
+    assert!(push["p50"].as_u64() > Some(0) && push["max"].as_u64() >= push["p99"].as_u64());
+    assert!(report["server"]["resident_waiting"].as_u64() > Some(1 << 20));
+    assert!(report["server"]["micros_per_login"].as_f64() > Some(0.0), "{report}");
+    server.until_active(0).await;
+    assert_eq!(server.closed("decided").await, 20);
+    assert_eq!(server.closed("client").await, 30);
+
+    let (succeeded, table, _) = load(&server, &["--browsers", "3", "--logins-per-second", "0", "--seconds", "1"]).await;
+    assert!(succeeded && table.contains("browsers waiting") && table.contains("handshakes/s"), "{table}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_transport_is_measured() {
+    for (transport, ending) in [("websocket-ack", "1000"), ("sse", "1000"), ("poll", "200 OK")] {
+        let server = Server::start().await;
+        let counts = ["--browsers", "20", "--logins-per-second", "20", "--seconds", "1", "--json"];
+        let (succeeded, out, err) = load(&server, &[&["--transport", transport], &counts[..]].concat()).await;
+        assert!(succeeded, "{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(20), &json!(0), &json!({})]);
+        assert_eq!(report["closed"], json!({ ending: 20, "closed by the tool": 20 }));
+        server.until_active(0).await;
+        assert_eq!(server.closed("decided").await, 20);
+        assert_eq!(server.closed("client").await, 20);
+        server.stop().await;
+    }
+}
+
+/// Starts a proxy that delays each answer of the server at this address by `late`. Returns the proxy's address.
+async fn late_proxy(to: SocketAddr, late: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((browser, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let server = TcpStream::connect(to).await.unwrap();
+                for stream in [&browser, &server] {
+                    stream.set_nodelay(true).unwrap();
+                }
+                let ((from_browser, to_browser), (from_server, to_server)) =
+                    (browser.into_split(), server.into_split());
+                tokio::join!(pass_on(from_browser, to_server, Duration::ZERO), pass_on(from_server, to_browser, late));
+            });
+        }
+    });
+    address
+}
+
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, late: Duration) {
+    let mut bytes = [0; 4096];
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        sleep_millis(late.as_millis().try_into().unwrap()).await;
+        if to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn known_delay_of_answers_is_measured() {
+    for late_millis in [5, 60, 900] {
+        let server = Server::start().await;
+        let proxy = late_proxy(server.address, Duration::from_millis(late_millis)).await;
+        let counts = ["--browsers", "3", "--logins-per-second", "4", "--seconds", "2", "--json"];
+        let token = server.app_token(json!({ "sub": "load" }));
+        let (succeeded, out, err) = load_at(&format!("http://{proxy}"), &token, &counts).await;
+        assert!(succeeded, "{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(8), &json!(0), &json!({})]);
+        for figure in ["p50", "p99", "p999", "max"] {
+            let micros = report["push_micros"][figure].as_u64().unwrap();
+            // A busy machine adds to the delay and never shortens it.
+            let expected = late_millis * 1000;
+            assert!((expected..expected + 5_000_000).contains(&micros), "{figure}, {late_millis} ms late: {micros} µs");
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stalled_server_is_measured_without_coordinated_omission() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve_with(&dir, "info", &[("QRLOGIN_LIMITS__ENABLED", "false")]);
+    let pid = program.id();
+    let stalling = tokio::spawn(async move {
+        sleep_millis(2000).await;
+        signal(pid, "STOP");
+        sleep_millis(1500).await;
+        signal(pid, "CONT");
+    });
+    let token = app_token(json!({ "sub": "load" }));
+    let arguments = ["--browsers", "10", "--logins-per-second", "50", "--seconds", "5", "--json"];
+    let (succeeded, out, err) = load_at(&program.base, &token, &arguments).await;
+    assert!(succeeded, "{err}");
+    stalling.await.unwrap();
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(250), &json!(0), &json!({})]);
+    let push = |figure: &str| report["push_micros"][figure].as_u64().unwrap();
+    assert!((1_400_000..10_000_000).contains(&push("max")), "{report}");
+    // 75 of the 250 logins were due while the server was stopped.
+    assert!(push("p99") > 1_200_000 && push("p50") < push("p99"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_counted_and_impossible_arguments_refused() {
+    let server = Server::start().await;
+    let arguments = ["--browsers", "2", "--logins-per-second", "5", "--seconds", "1", "--json", "--token", "nonsense"];
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_qrlogin")).args(["load", "--url", &server.base]).args(arguments).output();
+    let report: Value = serde_json::from_slice(&output.await.unwrap().stdout).unwrap();
+    assert_eq!(report["logins"], 0);
+    assert_eq!(report["errors"], json!({ "scan: the server answered 401: invalid_token": 5 }));
+
+    for (arguments, complaint) in [
+        (["--url", "https://localhost", "--browsers", "1"], "--url: not of the form"),
+        (["--url", &server.base, "--browsers", "10000000"], "--browsers: 10000000 need"),
+        (["--url", &server.base, "--pid", "4194304"], "--pid: "),
+    ] {
+        let arguments = [&["load", "--token", "t"], &arguments[..]].concat();
+        let output = Command::new(env!("CARGO_BIN_EXE_qrlogin")).args(&arguments).output().await.unwrap();
+        let complaints = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && complaints.contains(complaint), "{arguments:?}: {complaints}");
+    }
+    server.stop().await;
+}

@@ -1,0 +1,40 @@
+//! Tests from outside. Most start a real server on a port of its own and talk to it over real sockets, with a clock that
+//! the test moves. Some run the `qrlogin` program.
+
+mod app_tokens;
+mod base_path;
+mod browser_page;
+mod clocks;
+mod codes;
+mod crash;
+mod database_file;
+mod endings;
+mod event_streams;
+mod faults;
+mod floods;
+mod heads;
+mod key_sets;
+mod limits;
+mod load;
+mod login;
+mod logs;
+mod long_polls;
+mod many_nodes;
+mod origins;
+mod outage;
+mod places;
+mod poolers;
+mod program;
+mod races;
+mod receipts;
+mod refusals;
+mod secrecy;
+mod settings;
+mod signing_keys;
+mod stalls;
+mod stopping;
+mod stuck;
+mod threats;
+mod unread;
+mod warnings;
+mod ways_in;

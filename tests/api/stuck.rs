@@ -1,0 +1,239 @@
+//! The program ends in time whatever is stuck, and follows signals while it runs.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use qrlogin::telemetry::{Log, LogFormat};
+use serde_json::json;
+use tokio_tungstenite::connect_async;
+
+use qrlogin_testing::harness::{Seen, Server, app_token};
+use qrlogin_testing::program::{Program, SERVE, qrlogin, signal};
+use qrlogin_testing::real_time::{now, sleep_millis};
+
+/// A server whose log is not read any more once it has logged its addresses.
+struct Unread {
+    child: Child,
+    base: String,
+    /// Kept open without being read.
+    _log: BufReader<std::process::ChildStderr>,
+}
+
+impl Unread {
+    fn serve(dir: &tempfile::TempDir, format: &str) -> Self {
+        Self::start(&mut qrlogin(dir.path(), &SERVE), format)
+    }
+
+    fn start(command: &mut Command, format: &str) -> Self {
+        let mut child = command
+            .args(["--set", "limits.enabled=false", "--set", "log.level=trace"])
+            .env("QRLOGIN_LOG__FORMAT", format)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::with_capacity(64, child.stderr.take().unwrap());
+        let base = loop {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).unwrap() > 0);
+            if line.contains("listening") {
+                let address = line.split("public").nth(1).unwrap().trim_start_matches(['=', '"', ':']);
+                let end = address.find(|letter: char| !letter.is_ascii_digit() && !".:".contains(letter)).unwrap();
+                break format!("http://{}", &address[..end]);
+            }
+        };
+        Self { child, base, _log: log }
+    }
+
+    /// Sends this signal and returns the time until the process has ended.
+    fn ends(&mut self, name: &str) -> Duration {
+        let asked = now();
+        signal(self.child.id(), name);
+        ended(&mut self.child);
+        asked.elapsed()
+    }
+}
+
+/// Waits until a process has ended. Panics after 30 seconds.
+fn ended(child: &mut Child) -> ExitStatus {
+    let asked = now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if asked.elapsed() > Duration::from_secs(30) {
+            drop(child.kill());
+            panic!("the process is still running after 30 s");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_with_an_unread_log_serves_logins_and_ends_on_a_signal() {
+    for (format, name) in [("text", "TERM"), ("json", "INT")] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Unread::serve(&dir, format);
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let post = async |path: &str, token: Option<&str>, body: serde_json::Value| {
+            let mut request = http.post(format!("{}{path}", server.base)).json(&body);
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
+            request.send().await.unwrap().json::<serde_json::Value>().await.unwrap()
+        };
+        let mut waiting = Vec::new();
+        // At `trace`, these sessions log several times the 64 KiB that a pipe holds.
+        for _ in 0..300 {
+            let session = post("/v1/qr-login/generate", None, json!({})).await;
+            let url = format!("{}{}", server.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
+            waiting.push(connect_async(url).await.unwrap().0);
+        }
+        let session = post("/v1/qr-login/generate", None, json!({})).await;
+        let token = app_token(json!({ "sub": "ann" }));
+        let confirmed = post("/v1/qr-login/confirm", Some(&token), json!({ "code": session["code"] })).await;
+        assert_eq!(confirmed["status"], "confirmed");
+        let took = server.ends(name);
+        assert!(took < Duration::from_secs(10), "{format}, SIG{name}: {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn second_signal_ends_the_program_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    // An introspection endpoint that accepts connections and answers nothing. The request is handled for three seconds.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = qrlogin(dir.path(), &SERVE);
+    command.env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET");
+    let url = format!("app_auth.introspection_url=http://{}/", silent.local_addr().unwrap());
+    let mut server = Unread::start(command.args(["--set", &url]), "text");
+    let mut phone = std::net::TcpStream::connect(server.base.trim_start_matches("http://")).unwrap();
+    let scan = "POST /v1/qr-login/scan HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n\
+                Content-Type: application/json\r\nContent-Length: 39\r\n\r\n{\"code\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}";
+    std::io::Write::write_all(&mut phone, scan.as_bytes()).unwrap();
+    let (_asked, _) = silent.accept().unwrap();
+    signal(server.child.id(), "TERM");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(server.child.try_wait().unwrap().is_none(), "it waits for the request that is being handled");
+    let took = server.ends("TERM");
+    assert!(took < Duration::from_secs(1), "{took:?}: the request would have been handled for longer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn panicking_request_fails_alone_and_panicking_part_stops_the_server() {
+    let server = Server::start().await;
+    let (session, browser) = server.waiting().await;
+    server.store.panic(true);
+    let path = format!("{}/v1/qr-login/generate", server.base);
+    let refused = server.http.post(&path).send().await;
+    assert!(refused.is_err() || refused.unwrap().status().is_server_error());
+    server.store.panic(false);
+    assert_eq!(server.status(&session).await.status, 200, "the server still serves");
+
+    server.store.panic(true);
+    server.hands.advance_seconds(1);
+    let seen = browser.rest().await;
+    let Some(Seen::Close(1012, _)) = seen.last() else { panic!("no Close 1012: {seen:?}") };
+    let failed = server.stopped().await.unwrap_err().to_string();
+    // Two parts of the server query the store by themselves, and either may fail first.
+    let part = failed.strip_prefix("a part of the server has failed: ");
+    assert!(matches!(part, Some("tidy" | "untold")), "{failed}");
+}
+
+/// Panics while its log is full, in a process that the next test starts.
+#[test]
+#[ignore = "run by the next test in a process of its own"]
+fn one_that_panics() {
+    let log = Log::start("info", LogFormat::Json);
+    for _ in 0..2000 {
+        tracing::info!("what fills the log: {:0>100}", 0);
+    }
+    std::thread::Builder::new().name("unlucky".to_owned()).spawn(|| panic!("a panic")).unwrap().join().unwrap_err();
+    drop(log);
+}
+
+#[test]
+fn panic_is_logged_without_waiting_for_the_reader_of_the_log() {
+    let run = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "stuck::one_that_panics", "--ignored", "--nocapture"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    assert!(ended(&mut run()).success());
+
+    let output = run().wait_with_output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let panics = log.lines().filter(|line| line.contains(r#""event":"panic""#)).collect::<Vec<_>>();
+    let [panic] = *panics else { panic!("{} lines of {log}", panics.len()) };
+    for part in ["ERROR", r#""thread":"unlucky""#, r#""message":"a panic""#, "tests/api/stuck.rs:"] {
+        assert!(panic.contains(part), "'{part}' is missing in: {panic}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exhausted_file_descriptors_are_logged_once_and_accepting_resumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve_after(&dir, "ulimit -n 64");
+    let address = program.base.trim_start_matches("http://").to_owned();
+    let held: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    program.until_logged("\"accept failed\"").await;
+    // The file descriptors of closed connections are used up again by waiting ones.
+    for stream in held.into_iter().step_by(2) {
+        drop(stream);
+        sleep_millis(20).await;
+    }
+    let session = program.generate().await;
+    assert_eq!(program.status(&session).await["status"], "pending");
+    let (_, log) = program.terminate();
+    assert_eq!(log.matches("\"accept failed\"").count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_rereads_the_keys_and_the_log_level() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("qrlogin.toml");
+    let level = |level: &str| fs::write(&config, format!("[log]\nlevel = \"{level}\"\n")).unwrap();
+    level("info");
+    let program = Program::serve_without_level(&dir);
+    let jwks = async || {
+        let answer = program.http.get(format!("{}/.well-known/jwks.json", program.base)).send().await.unwrap();
+        answer.json::<serde_json::Value>().await.unwrap()["keys"].as_array().unwrap().len()
+    };
+    assert_eq!(jwks().await, 1);
+    let key = Command::new("openssl").args(["genpkey", "-algorithm", "ed25519"]).output().unwrap();
+    fs::write(dir.path().join("keys/second.pem"), key.stdout).unwrap();
+    level("debug");
+    signal(program.id(), "HUP");
+    program.until_logged("\"reloaded\"").await;
+    assert_eq!(jwks().await, 2);
+    program.generate().await;
+    program.until_logged("\"answered\"").await;
+
+    fs::write(&config, "[log]\nlvl = 3\n").unwrap();
+    signal(program.id(), "HUP");
+    program.until_logged("'log.lvl'").await;
+    program.generate().await;
+    let (status, _) = program.terminate();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn demo_removes_its_files_when_its_terminal_is_closed() {
+    let (dir, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut demo = qrlogin(dir.path(), &["demo", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+        .env("TMPDIR", temp.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(demo.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0);
+    }
+    signal(demo.id(), "HUP");
+    assert_eq!(demo.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+}

@@ -1,0 +1,3 @@
+//! Checks that the documents agree with the code.
+
+mod architecture;
