@@ -186,30 +186,30 @@ impl Metrics {
             app_tokens_refused: Family::default(),
             registry: Registry::default(),
         };
-        registry.register("active_connections", "Browsers waiting now", metrics.active_connections.clone());
+        registry.register("active_connections", "Browsers that are waiting now", metrics.active_connections.clone());
         registry.register("connections_closed", "Waiting connections that ended", metrics.connections_closed.clone());
-        registry.register("sessions", "Sessions that came to an end", metrics.sessions.clone());
+        registry.register("sessions", "Sessions that have ended", metrics.sessions.clone());
         registry.register_with_unit(
             "push",
-            "From a change's being stored to its being written to the waiting browser",
+            "Time from storing a change of a session to writing it to the waiting browser",
             Unit::Seconds,
             metrics.push_seconds.clone(),
         );
         registry.register_with_unit(
             "http_request",
-            "From a request's head to its answer's head",
+            "Time from the head of a request to the head of its response",
             Unit::Seconds,
             metrics.http_request_seconds.clone(),
         );
         registry.register(
             "bus_connected",
-            "Whether a message to this node has come back (1), or changes at other nodes are only found by looking (0)",
+            "Whether notifications of other nodes arrive (1), or their changes are found only by a search (0)",
             metrics.bus_connected.clone(),
         );
-        registry.register("hints", "Changes at other nodes that were heard of", metrics.hints.clone());
+        registry.register("hints", "Notifications received of changes at other nodes", metrics.hints.clone());
         registry.register(
             "untold_found",
-            "Changes that were not heard of, and found by looking",
+            "Changes found by a search, without a notification",
             metrics.untold_found.clone(),
         );
         registry.register("app_tokens_refused", "App tokens that were refused", metrics.app_tokens_refused.clone());
