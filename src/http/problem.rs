@@ -29,17 +29,17 @@ pub(crate) enum ApiError {
     InvalidRequest(String),
     #[error(transparent)]
     Auth(#[from] AuthError),
-    #[error("the origin {0} may not use this server; to allow it, add it to the setting allowed_origins")]
+    #[error("the origin {0} is not allowed; to allow it, add it to the setting allowed_origins")]
     ForbiddenOrigin(String),
-    #[error("a request without an Origin header may not use this server (setting allow_missing_origin)")]
+    #[error("requests without an Origin header are not allowed (setting allow_missing_origin)")]
     MissingOrigin,
-    #[error("this server is not {0}; to let it be, set public_url or add its origin to allowed_origins")]
+    #[error("{0} is not a host name of this server; set public_url to it, or add its origin to allowed_origins")]
     ForbiddenHost(String),
     #[error("public_url is too long for a QR code")]
     TooLong,
-    #[error("there is nothing here")]
+    #[error("there is no such path")]
     NotFound,
-    #[error("this method is not known here")]
+    #[error("the path does not support this method")]
     MethodNotAllowed,
     #[error("the request did not arrive in time")]
     RequestTimeout,
@@ -49,13 +49,13 @@ pub(crate) enum ApiError {
     UnsupportedMediaType,
     #[error("{}", HandshakeError::NoUpgrade)]
     UpgradeRequired,
-    #[error("too much from this address or user ({key}); come back in {retry_after_seconds} s", key = .0.key, retry_after_seconds = .0.retry_after_seconds)]
+    #[error("this address or user exceeds a limit ({key}); retry in {retry_after_seconds} s", key = .0.key, retry_after_seconds = .0.retry_after_seconds)]
     RateLimited(Exceeded),
-    #[error("the server has as many connections as it takes (limits.sockets); come back")]
+    #[error("the server has the maximum number of connections (limits.sockets); retry later")]
     QuotaExceeded,
-    #[error("too many browsers wait for the store; come back")]
+    #[error("too many browsers wait for the store; retry later")]
     TooManyHandshakes,
-    #[error("the server is stopping; come back")]
+    #[error("the server is stopping; retry later")]
     Stopping,
     #[error(transparent)]
     Login(Arc<LoginError>),
@@ -149,11 +149,11 @@ fn login_parts(error: &LoginError) -> (ProblemCode, String) {
         LoginError::NotFound => (ProblemCode::NotFound, "there is no such session or code"),
         LoginError::Refused(refusal) => match refusal {
             Refusal::Expired => (ProblemCode::Expired, "the session has expired"),
-            Refusal::OldCode => (ProblemCode::Expired, "this code is no longer the one that is shown; scan anew"),
+            Refusal::OldCode => (ProblemCode::Expired, "the code has rotated; scan the current one"),
             Refusal::Cancelled => (ProblemCode::Cancelled, "the session has been cancelled"),
-            Refusal::NotScanned => (ProblemCode::NotScanned, "scan first, and pick the number that is shown"),
+            Refusal::NotScanned => (ProblemCode::NotScanned, "scan first, and pick the browser's number"),
             Refusal::WrongNumber => {
-                (ProblemCode::NumberMismatch, "this is not the number that is shown; the login is rejected")
+                (ProblemCode::NumberMismatch, "this is not the number that the browser shows; the session is rejected")
             }
             Refusal::WrongUser => (ProblemCode::WrongUser, "another user scanned this code"),
             Refusal::AlreadyScanned => (ProblemCode::AlreadyScanned, "another user scanned this code first"),
@@ -164,7 +164,7 @@ fn login_parts(error: &LoginError) -> (ProblemCode, String) {
         LoginError::Store(_) | LoginError::Read(_) | LoginError::Contended => {
             (ProblemCode::Unavailable, "the store does not answer; try again")
         }
-        LoginError::Mint(_) => (ProblemCode::Internal, "the token cannot be made; the server's log says why"),
+        LoginError::Mint(_) => (ProblemCode::Internal, "the token cannot be made; the server's log has the reason"),
     };
     (code, detail.to_owned())
 }

@@ -42,7 +42,7 @@ impl Observer {
             Fault::TooManyHandshakes => {
                 if let Some(count) = self.handshakes_refused.count(self.clock.steady()) {
                     let cause = "browsers connect faster than the store reads their sessions";
-                    warn!(event = "too many handshakes", count, reason = cause, "more browsers are answered with 503");
+                    warn!(event = "too many handshakes", count, reason = cause, "further browsers get 503");
                 }
             }
         }

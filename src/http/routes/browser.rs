@@ -43,7 +43,7 @@ pub(crate) struct Browsers {
 
 /// Generates a session, and returns its session id and its code.
 #[utoipa::path(post, path = "/v1/qr-login/generate", tag = BROWSER, request_body = Option<GenerateRequest>,
-    responses((status = 201, description = "A session: its secret, and its code to show.", body = GenerateResponse)))]
+    responses((status = 201, description = "The generated session, with its session id and its code.", body = GenerateResponse)))]
 pub(crate) async fn generate(
     State(browsers): State<Arc<Browsers>>,
     address: ClientAddress,
@@ -77,8 +77,8 @@ pub(crate) async fn generate(
 
 /// Returns the state of a session, at once or when it changes (long poll).
 #[utoipa::path(get, path = "/v1/qr-login/status/{session_id}", tag = BROWSER,
-    params(("session_id" = String, Path, description = "The browser's secret."), LongPoll),
-    responses((status = 200, description = "How the session stands.", body = SessionView)))]
+    params(("session_id" = String, Path, description = "Session id."), LongPoll),
+    responses((status = 200, description = "State of the session.", body = SessionView)))]
 pub(crate) async fn status(
     State(arrivals): State<Arc<Arrivals>>,
     address: ClientAddress,
@@ -92,8 +92,8 @@ pub(crate) async fn status(
 
 /// Returns the state of the session in the header field `X-QR-Session`, at once or when it changes (long poll).
 #[utoipa::path(get, path = "/v1/qr-login/status", tag = BROWSER,
-    params(("x-qr-session" = String, Header, description = "The browser's secret, kept out of the path."), LongPoll),
-    responses((status = 200, description = "How the session stands.", body = SessionView)))]
+    params(("x-qr-session" = String, Header, description = "Session id. In this header, it is kept out of the path."), LongPoll),
+    responses((status = 200, description = "State of the session.", body = SessionView)))]
 pub(crate) async fn status_by_header(
     State(arrivals): State<Arc<Arrivals>>,
     address: ClientAddress,
@@ -177,7 +177,7 @@ fn view(logins: &Logins, session: &Session, now: Timestamp) -> Result<Response, 
 
 /// Acknowledges the token, which is not delivered again.
 #[utoipa::path(post, path = "/v1/qr-login/ack", tag = BROWSER, request_body = SessionRequest,
-    responses((status = 204, description = "The token is not given again.")))]
+    responses((status = 204, description = "The token is acknowledged, and is not delivered again.")))]
 pub(crate) async fn ack(
     State(browsers): State<Arc<Browsers>>,
     Json(request): Json<SessionRequest>,
@@ -188,7 +188,7 @@ pub(crate) async fn ack(
 
 /// Cancels a session that has not been decided.
 #[utoipa::path(post, path = "/v1/qr-login/cancel", tag = BROWSER, request_body = SessionRequest,
-    responses((status = 200, description = "It is cancelled.", body = StatusResponse)))]
+    responses((status = 200, description = "The session is cancelled.", body = StatusResponse)))]
 pub(crate) async fn cancel(
     State(browsers): State<Arc<Browsers>>,
     Json(request): Json<SessionRequest>,

@@ -30,12 +30,12 @@ const MAX_LOST: u32 = 2;
 /// Opens an event stream of a session.
 #[utoipa::path(get, path = "/v1/sse/qr/{session_id}", tag = BROWSER,
     params(
-        ("session_id" = String, Path, description = "The browser's secret."),
-        ("last-event-id" = Option<String>, Header, description = "Of the last event that the browser has seen."),
+        ("session_id" = String, Path, description = "Session id."),
+        ("last-event-id" = Option<String>, Header, description = "Id of the last event that the browser has received."),
     ),
     responses(
-        (status = 200, description = "The frames of the WebSocket, as events: the `data` of each is one, as JSON.", content(("text/event-stream"))),
-        (status = 204, description = "The browser has been told the end; it need not come back."),
+        (status = 200, description = "An event stream. The `data` of each event is a frame of the WebSocket, as JSON.", content(("text/event-stream"))),
+        (status = 204, description = "The browser has received the last event, and must not reconnect."),
     ))]
 pub(crate) async fn open(
     State(arrivals): State<Arc<Arrivals>>,
@@ -54,12 +54,12 @@ pub(crate) async fn open(
 /// Opens an event stream of the session in the header field `X-QR-Session`.
 #[utoipa::path(get, path = "/v1/sse/qr", tag = BROWSER,
     params(
-        ("x-qr-session" = String, Header, description = "The browser's secret, kept out of the path."),
-        ("last-event-id" = Option<String>, Header, description = "Of the last event that the browser has seen."),
+        ("x-qr-session" = String, Header, description = "Session id. In this header, it is kept out of the path."),
+        ("last-event-id" = Option<String>, Header, description = "Id of the last event that the browser has received."),
     ),
     responses(
-        (status = 200, description = "The frames of the WebSocket, as events: the `data` of each is one, as JSON.", content(("text/event-stream"))),
-        (status = 204, description = "The browser has been told the end; it need not come back."),
+        (status = 200, description = "An event stream. The `data` of each event is a frame of the WebSocket, as JSON.", content(("text/event-stream"))),
+        (status = 204, description = "The browser has received the last event, and must not reconnect."),
     ))]
 pub(crate) async fn open_by_header(
     State(arrivals): State<Arc<Arrivals>>,

@@ -26,7 +26,7 @@ pub(crate) const ANYONE: &str = "anyone";
 #[derive(OpenApi)]
 #[openapi(
     info(title = "qrlogin", description = "Log in on a web page by scanning a QR code with a phone. The WebSocket on which the page waits is at \
-                       the ws_path of a generated session; OpenAPI cannot describe it, PROTOCOL.md does."),
+                       the ws_path of a generated session. PROTOCOL.md describes it, because OpenAPI cannot."),
     paths(
         browser::generate,
         browser::status,
@@ -42,9 +42,9 @@ pub(crate) const ANYONE: &str = "anyone";
     ),
     components(schemas(Problem)),
     tags(
-        (name = "browser", description = "What the page that logs in calls."),
-        (name = "phone", description = "What the app calls, with its own token."),
-        (name = "anyone", description = "What whoever verifies tokens calls.")
+        (name = "browser", description = "Calls of the page that shows the code."),
+        (name = "phone", description = "Calls of the app, with its app token."),
+        (name = "anyone", description = "Calls of every client, such as a server that verifies tokens.")
     ),
     modifiers(&AppToken, &Refusals)
 )]
@@ -55,7 +55,7 @@ struct AppToken;
 impl Modify for AppToken {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let scheme =
-            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The app's own token.")).build();
+            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The app's access token.")).build();
         document.components.get_or_insert_default().add_security_scheme("app_token", SecurityScheme::Http(scheme));
     }
 }

@@ -74,7 +74,7 @@ fn bearer_token(headers: &HeaderMap) -> Option<&str> {
 
 /// Scans a code, and returns the browser that generated the session.
 #[utoipa::path(post, path = "/v1/qr-login/scan", tag = PHONE, request_body = CodeRequest, security(("app_token" = [])),
-    responses((status = 200, description = "Who is asking.", body = ScanResponse)))]
+    responses((status = 200, description = "The session is scanned. The response describes the browser that requested it.", body = ScanResponse)))]
 pub(crate) async fn scan(
     State(phones): State<Arc<Phones>>,
     Phone { address, user: by }: Phone,
@@ -104,14 +104,14 @@ pub(crate) async fn scan(
 
 /// Confirms the login of the browser that shows a code.
 #[utoipa::path(post, path = "/v1/qr-login/confirm", tag = PHONE, request_body = ConfirmRequest,
-    security(("app_token" = [])), responses((status = 200, description = "The browser is logged in.", body = StatusResponse)))]
+    security(("app_token" = [])), responses((status = 200, description = "The session is confirmed.", body = StatusResponse)))]
 pub(crate) async fn confirm(
     State(phones): State<Arc<Phones>>,
     Phone { address, user: by }: Phone,
     Json(request): Json<ConfirmRequest>,
 ) -> Result<Answer<StatusResponse>, ApiError> {
     if phones.compares_numbers && request.number.is_none() {
-        let reason = "the number that the browser shows is missing: one of the three that scan answers with";
+        let reason = "number is missing; send the number that the user picked from the numbers of the scan";
         return Err(ApiError::InvalidRequest(reason.to_owned()));
     }
     phones.decide(address, by, &request.code, Verdict::Confirm(request.number)).await?;
@@ -120,7 +120,7 @@ pub(crate) async fn confirm(
 
 /// Rejects the login of the browser that shows a code.
 #[utoipa::path(post, path = "/v1/qr-login/reject", tag = PHONE, request_body = CodeRequest,
-    security(("app_token" = [])), responses((status = 200, description = "The browser is told no.", body = StatusResponse)))]
+    security(("app_token" = [])), responses((status = 200, description = "The session is rejected.", body = StatusResponse)))]
 pub(crate) async fn reject(
     State(phones): State<Arc<Phones>>,
     Phone { address, user: by }: Phone,

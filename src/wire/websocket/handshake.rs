@@ -35,7 +35,7 @@ pub fn offered_id(fields: &(impl Fields + ?Sized)) -> Option<SessionId> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum HandshakeError {
     /// The request is not an upgrade to a WebSocket of version 13.
-    #[error("this is a WebSocket: send an upgrade request of version 13 (RFC 6455)")]
+    #[error("this path is a WebSocket; send an upgrade request of version 13 (RFC 6455)")]
     NoUpgrade,
     /// `Sec-WebSocket-Key` is malformed.
     #[error("Sec-WebSocket-Key is not 16 bytes in base64")]
