@@ -271,7 +271,7 @@ fn serve(flags: &ConfigFlags) -> Result<ExitCode, Failure> {
                     log.set_level(&settings.log.level);
                     info!(event = "reloading", log_level = settings.log.level, "other settings need a restart");
                 }
-                Err(error) => warn!(event = "settings not read", %error, "log.level stays as it is"),
+                Err(error) => warn!(event = "settings not read", %error, "log.level is unchanged"),
             }
             reload.ask();
         })
@@ -287,7 +287,7 @@ fn demo(lan: bool, flags: &ConfigFlags) -> Result<ExitCode, Failure> {
     }
     let Loaded { settings, warnings, mut origins } = flags.read(&defaults, false)?;
     if !lan && !settings.listen.ip().is_loopback() {
-        let reason = "the demo listens on loopback only; to let a real phone in, add --lan".to_owned();
+        let reason = "the demo listens on loopback only; to scan with a real phone, add --lan".to_owned();
         return Err(located(&origins, ConfigError::Invalid { key: "listen", reason }));
     }
     for key in DEMO_SETTINGS {
@@ -379,7 +379,7 @@ fn check_config(flags: &ConfigFlags, strict: bool) -> Result<(), Failure> {
     }
     checked.map_err(|error| located(&origins, error))?;
     if strict && !warnings.is_empty() {
-        return Err("the settings can be used, but not without a warning (--strict)".into());
+        return Err("the settings can be used, but cause a warning (--strict)".into());
     }
     println!("The settings can be used.");
     Ok(())

@@ -135,7 +135,7 @@ impl Database {
 
     fn warn_of(&self, error: &GeoError) {
         if let Some(count) = self.not_read.count(self.opened.elapsed()) {
-            warn!(event = "database not read", %error, count, "places and networks are those of the file that was read before");
+            warn!(event = "database not read", %error, count, "the file that was read before remains in use");
         }
     }
 
@@ -152,7 +152,7 @@ impl Database {
                         setting = self.key,
                         %error,
                         count,
-                        "phones are not told where these browsers are"
+                        "the responses to scans have no location of these browsers"
                     );
                 }
                 None

@@ -49,11 +49,11 @@ pub enum ServeError {
     Bus(#[from] BusUrlError),
     /// `bus_url` is set with an SQLite database, which serves only one node.
     #[error(
-        "bus_url: is for nodes that share a Postgres; an SQLite database has one node (set database_url, or leave it out)"
+        "bus_url: is for nodes that share a Postgres; SQLite serves one node (set database_url, or leave bus_url out)"
     )]
     BusOfOne,
     /// A thread or the means to poll sockets (epoll) cannot be created.
-    #[error("the system does not let us wait for sockets: {0}")]
+    #[error("cannot create a thread or an epoll instance: {0}")]
     Threads(io::Error),
     /// The server cannot listen on an address.
     #[error("{key}: cannot listen on {address}: {source}")]

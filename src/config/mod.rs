@@ -517,7 +517,7 @@ fn public_url(text: &str) -> Result<(), String> {
     }
     let authority = text.split(['/', '?', '#']).nth(2).unwrap_or_default();
     if authority.contains('@') {
-        return Err("must not hold a user or a password; it stands in every QR code".to_owned());
+        return Err("must not hold a user or a password, because it is in every QR code".to_owned());
     }
     if text.contains(['"', '<', '>', '^', '`', '{', '|', '}']) {
         return Err("holds a character that URLs do not have; percent-encode it".to_owned());

@@ -105,7 +105,7 @@ fn any_label(scheme: &str, authority: &str) -> Result<AllowedOrigin, String> {
         return Err(NO_ORIGIN.to_owned());
     }
     if !labels.contains('.') && labels != "localhost" {
-        return Err("would let in every domain under a top-level domain; name at least two labels".to_owned());
+        return Err("would allow every domain under a top-level domain; name at least two labels".to_owned());
     }
     Ok(AllowedOrigin::AnyLabel { scheme: format!("{scheme}://"), parent: format!(".{host}"), port: port.to_owned() })
 }

@@ -88,13 +88,13 @@ pub struct Plan {
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The URL is malformed or is not http.
-    #[error("--url: not of the form http://HOST:PORT (TLS is not spoken: measure behind it)")]
+    #[error("--url: not of the form http://HOST:PORT (TLS is not supported; measure behind the proxy)")]
     Url,
     /// The host's name cannot be resolved.
     #[error("--url: {0}")]
     Resolve(std::io::Error),
     /// The browsers need more sockets than this process may open.
-    #[error("--browsers: {wanted} need {wanted} files and a few more, and this process may open {limit} (ulimit -n)")]
+    #[error("--browsers: {wanted} need {wanted} files and a few more, and this process can open {limit} (ulimit -n)")]
     Files {
         /// Number of browsers.
         wanted: usize,
@@ -185,7 +185,7 @@ pub async fn run(plan: &Plan) -> Result<Report, LoadError> {
     shared.goodbye.cancel();
     let all_gone = async { while waiting.join_next().await.is_some() {} };
     if shared.clock.timeout(GOODBYE_SECONDS, all_gone).await.is_none() {
-        shared.note_error(&"some browsers could not say goodbye");
+        shared.note_error(&"some browsers could not close their connections");
     }
     let tally = std::mem::take(&mut *shared.tally.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(Report::new(plan, &course, tally))

@@ -120,7 +120,7 @@ pub enum LoginError {
     #[error(transparent)]
     Read(#[from] Arc<StoreError>),
     /// Other writers changed the session too often, and the change was not written.
-    #[error("the session kept changing")]
+    #[error("other changes of the session came first")]
     Contended,
     /// The token could not be minted.
     #[error(transparent)]

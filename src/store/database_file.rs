@@ -39,15 +39,15 @@ pub(super) enum InUse {
 /// The reason for which an open database is not usable any more.
 #[derive(Debug, Error)]
 pub(super) enum Lost {
-    #[error("the database file '{}' has been deleted; what is stored now is lost when the server ends", shown_path(.0))]
+    #[error("the database file '{}' has been deleted; changes stored now are lost when the server ends", shown_path(.0))]
     Deleted(PathBuf),
-    #[error("the database file '{}' has been replaced; what is stored now is lost when the server ends", shown_path(.0))]
+    #[error("the database file '{}' has been replaced; changes stored now are lost when the server ends", shown_path(.0))]
     Replaced(PathBuf),
     #[error("the database file '{}' is read-only", shown_path(.0))]
     ReadOnly(PathBuf),
     #[error("the database file '{}' cannot be written: {}", shown_path(.0), .1)]
     Unwritable(PathBuf, Box<dyn std::error::Error + Send + Sync>),
-    #[error("the database file '{}' cannot be looked at: {}", shown_path(.0), .1)]
+    #[error("the database file '{}' cannot be checked: {}", shown_path(.0), .1)]
     Unknown(PathBuf, io::Error),
 }
 

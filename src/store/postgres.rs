@@ -395,7 +395,7 @@ impl Store for PostgresStore {
         let first = rows.first().ok_or_else(|| corrupt("no time"))?;
         self.follow(asked, first, AFTER + 3)?;
         if column_of::<i64>(first, AFTER + 4)? > 0 {
-            return Err(StoreError::Unavailable("it came to this too late".into()));
+            return Err(StoreError::Unavailable("it executed the statement too late".into()));
         }
         let attached = |row: &PostgresRow| {
             Ok(Attached {

@@ -39,7 +39,7 @@ impl BatchingReader {
     /// The store failed, for all reads that share the query.
     pub async fn read(&self, key: SessionKey) -> Result<Option<Session>, Arc<StoreError>> {
         let (reply, answer) = oneshot::channel();
-        let gone = || Arc::new(StoreError::Unavailable("its reader is gone".into()));
+        let gone = || Arc::new(StoreError::Unavailable("its reader has ended".into()));
         self.0.send((key, reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }

@@ -365,7 +365,7 @@ impl<D: Database> Writer<D> {
                 return Err(closed());
             }
             if queue.len() >= MAX_QUEUE {
-                return Err(unavailable("too many wait for it"));
+                return Err(unavailable("too many jobs wait for it"));
             }
             queue.lane(access).push_back(Box::new(Asked { work, finish, result: None, reply }));
         }

@@ -92,7 +92,7 @@ pub enum KeyError {
     },
     /// A PEM block of a `.pem` file is cut off or damaged.
     #[error(
-        "token.key_dir: {path}: block {number} is no complete PEM block; write one whole Ed25519 private key (PKCS#8)"
+        "token.key_dir: {path}: block {number} is not a complete PEM block; write one whole Ed25519 private key (PKCS#8)"
     )]
     Broken {
         /// Path of the file.
@@ -133,7 +133,7 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// All keys have been removed while the server runs.
-    #[error("token.key_dir: {}: holds no key any more", shown_path(.path))]
+    #[error("token.key_dir: {}: holds no key", shown_path(.path))]
     Empty {
         /// Path of the directory.
         path: PathBuf,
@@ -172,7 +172,7 @@ impl KeyRing {
         };
         if others_may_write_dir(dir) {
             let path = shown_path(dir);
-            warn!(event = "key directory not private", setting = SETTING, %path, "others may add a key that then signs");
+            warn!(event = "key directory not private", setting = SETTING, %path, "other users can add a key, which would then sign");
         }
         ring.warn_of_exposed();
         Ok(ring)

@@ -30,7 +30,7 @@ pub struct Minter {
 #[derive(Debug, Error)]
 pub enum MintError {
     /// The directory no longer holds the signing key that the grant names.
-    #[error("token.key_dir: the signing key {0} is gone, and a login decided under it is still to be delivered")]
+    #[error("token.key_dir: the signing key {0} is missing, and a login decided with it is still to be delivered")]
     KeyGone(String),
     /// The header or the claims could not be serialized as JSON.
     #[error("the token's claims could not be written: {0}")]

@@ -48,7 +48,7 @@ mod tests {
             }
         };
         let stopping = answer(close_code::RESTARTING, "retry_after_ms=1001");
-        says(stopping, &["503", "retry-after: 2\r\n", "the server is stopping; come back", "unavailable"]);
+        says(stopping, &["503", "retry-after: 2\r\n", "the server is stopping; retry later", "unavailable"]);
         let down = answer(close_code::UNAVAILABLE, "the store does not answer");
         says(down, &["503", "retry-after: 1\r\n", "the store does not answer"]);
         let replaced = answer(close_code::REPLACED, "a newer connection took over");

@@ -64,7 +64,7 @@ impl Ears {
             returned.wait_for(|returned| *returned == number).await.map(drop).map_err(|error| error.to_string())
         };
         let came_back = within_seconds(PROBE_SECONDS, round_trip).await;
-        match came_back.unwrap_or_else(|| Err("a message that was sent has not come back".to_owned())) {
+        match came_back.unwrap_or_else(|| Err("a message of this node to itself did not arrive".to_owned())) {
             Ok(()) => self.connected(),
             Err(why) => self.not_connected(&why),
         }
@@ -89,7 +89,7 @@ impl Ears {
         match self.faults.count(self.started.elapsed()) {
             Some(count) => warn!(
                 event = "bus not connected",
-                setting, count, why, "changes at other nodes are found by looking, up to two seconds later"
+                setting, count, why, "changes at other nodes are found by a search, up to two seconds later"
             ),
             None => debug!(event = "bus not connected", setting, why),
         }

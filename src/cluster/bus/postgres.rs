@@ -80,7 +80,7 @@ async fn pass_on(mut messages: Messages, ears: &Ears) -> String {
             Some(Ok(AsyncMessage::Notification(notification))) => ears.heard(notification.payload()),
             Some(Ok(_)) => {}
             Some(Err(error)) => return explain(&error),
-            None => return "it hung up".to_owned(),
+            None => return "it closed the connection".to_owned(),
         }
     }
 }

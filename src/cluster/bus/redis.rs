@@ -150,7 +150,7 @@ async fn pass_on(mut stream: PubSubStream, ears: &Ears) -> String {
     while let Some(message) = stream.next().await {
         ears.heard(&String::from_utf8_lossy(message.get_payload_bytes()));
     }
-    "it hung up".to_owned()
+    "it closed the connection".to_owned()
 }
 
 /// Subscribes to the channel, and probes it until the connection fails. Returns why it failed.

@@ -182,7 +182,7 @@ impl Inner {
     /// Logs a failed request, at most one a minute. Returns the error for the phone.
     fn unanswered(&self, reason: &str) -> AuthError {
         if let Some(count) = self.failures.count(self.clock.steady()) {
-            let cost = "app tokens that it does not judge are answered with 503";
+            let cost = "app tokens that it does not answer for are refused with 503";
             warn!(event = "app token not introspected", setting = SETTING, count, reason, "{cost}");
         }
         AuthError::Unavailable
@@ -196,7 +196,7 @@ impl Inner {
             .append_pair("token_type_hint", "access_token")
             .finish();
         let body = self.source.post(form, self.authorization.as_ref()).await.map_err(|error| error.to_string())?;
-        let said: Map<String, Value> = json_of(&body).ok_or_else(|| "its answer is no JSON object".to_owned())?;
+        let said: Map<String, Value> = json_of(&body).ok_or_else(|| "its answer is not a JSON object".to_owned())?;
         match said.get("active") {
             Some(Value::Bool(true)) => Ok(Some(said)),
             Some(Value::Bool(false)) => Ok(None),

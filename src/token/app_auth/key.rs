@@ -71,7 +71,7 @@ impl Verifier {
 /// The reason why a published key cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 pub(super) enum Unusable {
-    #[error("it is no JWK")]
+    #[error("it is not a JWK")]
     Malformed,
     #[error("its use is not sig")]
     Use,
@@ -81,11 +81,11 @@ pub(super) enum Unusable {
     Type,
     #[error("its crv is not P-256, P-384, P-521 or Ed25519")]
     Curve,
-    #[error("its alg does not go with its type")]
+    #[error("its alg does not fit its type")]
     Algorithm,
     #[error("it has fewer than 2,048 bits, or more than 8,192")]
     Bits,
-    #[error("it is no point of its curve")]
+    #[error("it is not a point of its curve")]
     NotOnCurve,
 }
 

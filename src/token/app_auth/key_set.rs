@@ -126,7 +126,7 @@ impl KeySet {
     /// Fetches the set, and logs changes of the source's state. Returns whether the fetch succeeded.
     async fn fetch(&self) -> bool {
         let fetched = match self.source.get().await {
-            Ok(body) => json_of::<Published>(&body).ok_or_else(|| "its answer is no JWK Set".to_owned()),
+            Ok(body) => json_of::<Published>(&body).ok_or_else(|| "its answer is not a JWK Set".to_owned()),
             Err(error) => Err(error.to_string()),
         };
         let now = self.clock.steady();

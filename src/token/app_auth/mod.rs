@@ -84,7 +84,7 @@ pub struct AppUser {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidToken {
     /// The request has no `Authorization: Bearer` header.
-    #[error("the request carries no app token; send it as 'Authorization: Bearer'")]
+    #[error("the request has no app token; send it as 'Authorization: Bearer'")]
     Missing,
     /// The token is not a well-formed JWT (RFC 7519).
     #[error("the app token is not a well-formed JWT")]
@@ -115,7 +115,7 @@ pub enum InvalidToken {
     #[error("a web_token is not an app token")]
     WebToken,
     /// The header has a `crit` (RFC 7515 §4.1.11), of which no extension is supported.
-    #[error("the app token's header has a 'crit' that is not understood")]
+    #[error("the app token's header has a 'crit' that is not supported")]
     Critical,
     /// The token names a key that the JWK Set does not contain.
     #[error("the app token is signed with a key that its source does not publish")]
@@ -132,7 +132,7 @@ pub enum AuthError {
     #[error(transparent)]
     Invalid(#[from] InvalidToken),
     /// The user's login on the phone is too long ago, or its time is not known (RFC 9470).
-    #[error("the login on the phone is older than {max_age_seconds} s; log in there again")]
+    #[error("the login on the phone is older than {max_age_seconds} s; log in on the phone again")]
     TooOld {
         /// Maximum time since the login, in seconds.
         max_age_seconds: u32,
@@ -430,7 +430,7 @@ fn read_keys(path: &Path) -> Result<Vec<Arc<Key>>, AppAuthError> {
     }
     if mode & GROUP_WRITE != 0 {
         let (setting, path) = ("app_auth.public_key_file", path.display());
-        let cost = "its group may write it, and with it log in as any user; run chmod g-w on it";
+        let cost = "its group can write it, and so log in as any user; run chmod g-w on it";
         warn!(event = "key of app tokens not private", setting, %path, "{cost}");
     }
     let mut text = Vec::new();
