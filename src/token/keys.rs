@@ -111,9 +111,9 @@ pub enum KeyError {
         /// Number of PEM blocks in the file.
         blocks: usize,
     },
-    /// The group or others may write the file of a secret.
+    /// The group or other users can write the file of a secret.
     #[error(
-        "token.key_dir: {}: others may write it (mode {mode:03o}); make it private with chmod 600",
+        "token.key_dir: {}: other users can write it (mode {mode:03o}); make it private with chmod 600",
         shown_path(.path)
     )]
     Writable {
@@ -354,7 +354,7 @@ fn read_private(path: &Path) -> Result<(Zeroizing<Vec<u8>>, bool), KeyError> {
 
 fn warn_of_exposed(path: &Path) {
     let path = shown_path(path);
-    warn!(event = "key not private", setting = SETTING, %path, "others may read it; make it private with chmod 600");
+    warn!(event = "key not private", setting = SETTING, %path, "other users can read it; make it private with chmod 600");
 }
 
 /// Returns whether every user of the system may add files. The group may, because nodes that mount the directory often

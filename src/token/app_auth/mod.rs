@@ -205,9 +205,9 @@ pub enum AppAuthError {
         /// Number of the PEM block in the file, from 1.
         number: usize,
     },
-    /// Everybody on the machine may write the key file, and so log in as any user.
+    /// Other users of the machine can write the key file, and so log in as any user.
     #[error(
-        "app_auth.public_key_file: {path}: others may write it (mode {mode:03o}), and with it log in as any user; run \
+        "app_auth.public_key_file: {path}: other users can write it (mode {mode:03o}), and so log in as any user; run \
          chmod o-w on it"
     )]
     Writable {
