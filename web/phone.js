@@ -19,9 +19,9 @@ const failures = {
   expired: "This code has expired. Get a new one on the page that showed it.",
   cancelled: "The browser has cancelled this login.",
   not_found: "This code is not known. Get a new one on the page that showed it.",
-  already_scanned: "Somebody else has scanned this code.",
+  already_scanned: "Another user has scanned this code.",
   already_decided: "This login has been decided already.",
-  wrong_user: "Somebody else has scanned this code.",
+  wrong_user: "Another user has scanned this code.",
   number_mismatch: "That is not the number that the screen shows. The login was rejected.",
   risk: "The screen is in another country or network than this phone. The login was refused.",
 };
@@ -92,7 +92,7 @@ async function decide(verdict, number) {
   show("deciding");
   try {
     const { status } = await post(`/v1/qr-login/${verdict}`, { code, number }, authorization);
-    show(status, status === "confirmed" ? "The browser is logged in." : "The browser was told no.");
+    show(status, status === "confirmed" ? "The browser is logged in." : "The login is rejected.");
   } catch (error) {
     fail(error);
   }
