@@ -90,7 +90,7 @@ impl Server {
             drop(ops.await);
         };
         if within_seconds(STOP_SECONDS, in_order).await.is_none() {
-            warn!(event = "stopped in a hurry", "some connections or requests did not end within {STOP_SECONDS} s");
+            warn!(event = "stopped in a hurry", "work that was not finished within {STOP_SECONDS} s is abandoned");
         }
         self.hub.stop();
         for task in self.background {

@@ -21,7 +21,7 @@ pub fn refusal(fields: &[u8], code: u16, reason: &str, now: Timestamp) -> Zeroiz
         close_code::INTERNAL => ProblemCode::Internal,
         _ => ProblemCode::Unavailable,
     };
-    let detail = if code == close_code::RESTARTING { "the server is stopping; come back" } else { reason }.to_owned();
+    let detail = if code == close_code::RESTARTING { "the server is stopping; retry later" } else { reason }.to_owned();
     let body = serde_json::to_vec(&Problem::new(problem, detail)).unwrap_or_default();
     let mut answer =
         Answer::new(problem.status(), Some(now)).field("content-type", PROBLEM_MEDIA_TYPE.as_bytes()).fields(fields);
