@@ -1,12 +1,17 @@
-//! Unknown keys: the known key that was probably meant, and whether the unknown one may be shown.
+//! The known keys, and errors about unknown ones: the known key that was probably meant, and whether the unknown one may
+//! be shown.
 //!
 //! A slip can make a value a part of a key, as `:` in place of `=` does. A key is therefore shown only if it is like a
 //! known one, or consists of lower-case words.
 
 use toml::{Table, Value};
 
+use super::{ConfigError, ENV_PREFIX};
+
 /// Maximum length of an unknown key that is shown, in bytes.
-pub(super) const MAX_SHOWN_BYTES: usize = 48;
+const MAX_SHOWN_BYTES: usize = 48;
+/// Text that is shown in place of an unknown key that may hold a value.
+const NOT_SHOWN: &str = "(not shown)";
 /// Maximum number of edits that turn a misspelled key into the known one.
 const MAX_EDITS: usize = 2;
 /// Maximum length of a text that is compared letter by letter, in bytes. All known keys are shorter.
@@ -16,7 +21,7 @@ const MIN_SHORTENED_BYTES: usize = 3;
 
 /// How an unknown key differs from a known one. The smallest is the most alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Likeness {
+enum Likeness {
     /// The known key in another spelling, with this number of wrong letters.
     Misspelled(usize),
     /// The beginning of the known key, without this number of bytes.
@@ -27,41 +32,101 @@ pub(super) enum Likeness {
     Extended(usize),
 }
 
-/// Returns the keys of all settings and sections.
-fn all_keys(known: &Table) -> Vec<String> {
-    let mut keys = Vec::new();
-    for (name, value) in known {
-        keys.push(name.clone());
-        keys.extend(value.as_table().into_iter().flatten().map(|(inner, _)| format!("{name}.{inner}")));
+/// The keys of all settings and sections.
+pub(super) struct Known {
+    /// The defaults, which define the keys and the type of each.
+    defaults: Table,
+}
+
+impl Known {
+    pub(super) const fn new(defaults: Table) -> Self {
+        Self { defaults }
     }
-    keys
-}
 
-/// Returns the known key that is most like an unknown one.
-pub(super) fn nearest(key: &str, known: &Table) -> Option<(Likeness, String)> {
-    let key = normal(key);
-    let alike = all_keys(known).into_iter().filter_map(|candidate| {
-        let is_section = known.get(&candidate).is_some_and(Value::is_table);
-        Some((likeness(&key, &candidate, is_section)?, candidate))
-    });
-    alike.min()
-}
+    /// Returns the default of a setting, or the table of a section.
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        match key.rsplit_once('.') {
+            None => self.defaults.get(key),
+            Some((section, name)) => self.defaults.get(section)?.get(name),
+        }
+    }
 
-/// Returns an unknown key for an error, or a placeholder if it may hold a value.
-pub(super) fn shown(key: &str, known: &Table) -> String {
-    let is_lettered = |byte: u8| byte.is_ascii_alphabetic() || b"_-.".contains(&byte);
-    let is_shown = is_plain(key)
-        || match nearest(key, known) {
-            Some((Likeness::Misspelled(_) | Likeness::Shortened(_), _)) => true,
-            Some((Likeness::Misplaced(_), _)) => key.rsplit_once('.').is_none_or(|(section, _)| is_plain(section)),
-            Some((Likeness::Extended(_), _)) => key.bytes().all(is_lettered),
-            None => false,
+    /// Returns whether a key is that of a section.
+    pub(super) fn is_section(&self, key: &str) -> bool {
+        self.defaults.get(key).is_some_and(Value::is_table)
+    }
+
+    /// Returns the default of a key that is set.
+    ///
+    /// # Errors
+    /// Returns an error that names the source if the key is unknown.
+    pub(super) fn default_of(&self, key: &str, origin: &str) -> Result<&Value, ConfigError> {
+        self.get(key).ok_or_else(|| {
+            let nearest = self.nearest(key).map(|(_, nearest)| nearest);
+            self.unknown(key, origin.to_owned(), self.shown(key), nearest)
+        })
+    }
+
+    /// Returns the error for an unknown environment variable of this name, after the prefix. The name is shown only if
+    /// it looks like one, because `:` in place of `=` makes the value a part of it.
+    pub(super) fn unknown_variable(&self, suffix: &str) -> ConfigError {
+        let key = suffix.replace("__", ".");
+        let is_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+        let nearest = self.nearest(&key);
+        let is_like_known = matches!(nearest, Some((Likeness::Misspelled(_) | Likeness::Shortened(_), _)));
+        let is_shown = suffix.len() <= MAX_SHOWN_BYTES && (is_like_known || suffix.bytes().all(is_name));
+        let (origin, shown) = if is_shown {
+            let name = suffix.escape_debug();
+            (format!("environment variable {ENV_PREFIX}{name}"), key.to_lowercase().escape_debug().to_string())
+        } else {
+            (format!("environment variable {ENV_PREFIX}… (its name is not shown)"), NOT_SHOWN.to_owned())
         };
-    if is_shown && key.len() <= MAX_SHOWN_BYTES { key.escape_debug().to_string() } else { "(not shown)".to_owned() }
+        let nearest = nearest.map(|(_, key)| format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")));
+        self.unknown(&key.to_lowercase(), origin, shown, nearest)
+    }
+
+    fn unknown(&self, key: &str, origin: String, shown: String, nearest: Option<String>) -> ConfigError {
+        let section = key.rsplit_once('.').and_then(|(section, _)| self.defaults.get(section)?.as_table());
+        let known = section.unwrap_or(&self.defaults).keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        ConfigError::UnknownKey { origin, key: shown, nearest, known }
+    }
+
+    /// Returns the known key that is most like an unknown one.
+    fn nearest(&self, key: &str) -> Option<(Likeness, String)> {
+        let key = normal(key);
+        let alike = self.all().into_iter().filter_map(|candidate| {
+            let likeness = likeness(&key, &candidate, self.is_section(&candidate))?;
+            Some((likeness, candidate))
+        });
+        alike.min()
+    }
+
+    /// Returns the keys of all settings and sections.
+    fn all(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        for (name, value) in &self.defaults {
+            keys.push(name.clone());
+            keys.extend(value.as_table().into_iter().flatten().map(|(inner, _)| format!("{name}.{inner}")));
+        }
+        keys
+    }
+
+    /// Returns an unknown key for an error, or a placeholder if it may hold a value.
+    fn shown(&self, key: &str) -> String {
+        let is_lettered = |byte: u8| byte.is_ascii_alphabetic() || b"_-.".contains(&byte);
+        let is_shown = is_plain(key)
+            || match self.nearest(key) {
+                Some((Likeness::Misspelled(_) | Likeness::Shortened(_), _)) => true,
+                Some((Likeness::Misplaced(_), _)) => key.rsplit_once('.').is_none_or(|(section, _)| is_plain(section)),
+                Some((Likeness::Extended(_), _)) => key.bytes().all(is_lettered),
+                None => false,
+            };
+        if is_shown && key.len() <= MAX_SHOWN_BYTES { key.escape_debug().to_string() } else { NOT_SHOWN.to_owned() }
+    }
 }
 
 /// Returns whether a text consists of lower-case words, as keys do.
-pub(super) fn is_plain(key: &str) -> bool {
+fn is_plain(key: &str) -> bool {
     key.len() <= MAX_SHOWN_BYTES && key.bytes().all(|byte| byte.is_ascii_lowercase() || b"_-.".contains(&byte))
 }
 
@@ -116,8 +181,8 @@ mod tests {
     use super::*;
     use crate::config::Settings;
 
-    fn known() -> Table {
-        Table::try_from(Settings::default()).unwrap()
+    fn known() -> Known {
+        Known::new(Table::try_from(Settings::default()).unwrap())
     }
 
     #[test]
@@ -146,12 +211,12 @@ mod tests {
             ("session.hmac_secret", "app_auth.hmac_secret"),
             ("log.lvel", "log.level"),
         ] {
-            let found = nearest(slip, &known()).map(|(_, key)| key);
+            let found = known().nearest(slip).map(|(_, key)| key);
             assert_eq!(found.as_deref(), Some(meant), "{slip}");
-            assert_eq!(shown(slip, &known()), slip);
+            assert_eq!(known().shown(slip), slip);
         }
         for other in ["", "x", "frobnicate", "session.frobnicate", "hunter2", "Sw0rdf1sh"] {
-            assert_eq!(nearest(other, &known()), None, "{other}");
+            assert_eq!(known().nearest(other), None, "{other}");
         }
     }
 
@@ -165,21 +230,21 @@ mod tests {
             ("database_url: postgres://u:hunter2@h/d", "database_url"),
             ("Hunter2.listen", "listen"),
         ] {
-            assert_eq!(shown(slip, &known()), "(not shown)", "{slip}");
-            assert_eq!(nearest(slip, &known()).map(|(_, key)| key).as_deref(), Some(meant), "{slip}");
+            assert_eq!(known().shown(slip), "(not shown)", "{slip}");
+            assert_eq!(known().nearest(slip).map(|(_, key)| key).as_deref(), Some(meant), "{slip}");
         }
         let long = format!("listen{}", "x".repeat(100_000));
         for other in ["hunter2", "Hunter", "postgres://u:hunter2@h", "a\nb", &long] {
-            assert_eq!(shown(other, &known()), "(not shown)", "{other}");
+            assert_eq!(known().shown(other), "(not shown)", "{other}");
         }
-        assert_eq!(shown("listen\u{1b}", &known()), "listen\\u{1b}");
+        assert_eq!(known().shown("listen\u{1b}"), "listen\\u{1b}");
     }
 
     #[test]
     fn all_known_keys_are_short_enough_to_be_compared_and_shown() {
-        for key in all_keys(&known()) {
+        for key in known().all() {
             assert!(key.len() <= MAX_SHOWN_BYTES.min(MAX_COMPARED_BYTES - MAX_EDITS), "{key}");
-            assert_eq!(nearest(&key, &known()), Some((Likeness::Misspelled(0), key)));
+            assert_eq!(known().nearest(&key), Some((Likeness::Misspelled(0), key)));
         }
     }
 }

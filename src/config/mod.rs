@@ -1,31 +1,29 @@
 //! The settings: their keys, defaults and permitted values. [`Layers`] reads them from flags, environment and file.
 
+mod check;
 mod clean;
+mod error;
+mod file;
 mod keys;
 mod layers;
+#[cfg(test)]
+mod layers_test;
 mod origin;
+mod value;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr as _;
 
-use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
-use url::{Host, Url};
 
 use crate::telemetry::LogFormat;
-use crate::token::{MIN_HMAC_SECRET_BYTES, RESERVED_CLAIMS};
 use origin::origin_of;
 
 pub use crate::secret::Secret;
+pub use check::{is_loopback, network};
+pub use error::ConfigError;
 pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers, Loaded, Origins, Warning};
 pub use origin::AllowedOrigin;
-
-/// Bits of an IPv4-mapped IPv6 address in front of the IPv4 address (RFC 4291 §2.5.5.2).
-const MAPPED_BITS: u8 = 96;
-/// Maximum length of `public_url`, in bytes. It is a part of every QR code.
-const MAX_PUBLIC_URL_BYTES: usize = 512;
 
 /// All settings. An empty string or list means "not set".
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -284,92 +282,7 @@ impl Default for Settings {
     }
 }
 
-/// An error in the settings. The text names the key and the source of its value, as far as they are known. It never
-/// quotes the value.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum ConfigError {
-    /// The file cannot be read, or is not TOML.
-    #[error("{file}: {reason}")]
-    File {
-        /// Path of the file, with line and column if they are known.
-        file: String,
-        /// Description of the error.
-        reason: String,
-    },
-    /// A key that is set does not exist.
-    #[error("{origin}: unknown key '{key}'{}; known here: {known}", question(.nearest.as_deref()))]
-    UnknownKey {
-        /// Source that sets the key: a position in a file, an environment variable or a flag.
-        origin: String,
-        /// The unknown key, or a placeholder if it may be a value.
-        key: String,
-        /// Known key, or name of an environment variable, that is most like the unknown one.
-        nearest: Option<String>,
-        /// Known keys of the same section, separated by commas.
-        known: String,
-    },
-    /// A value is of the wrong type, or its setting does not permit it.
-    #[error("{origin}: {key} {reason}")]
-    Value {
-        /// Source that sets the key: a position in a file, an environment variable or a flag.
-        origin: String,
-        /// Key of the setting.
-        key: String,
-        /// Description of the error, as the predicate of a sentence about the key.
-        reason: String,
-    },
-    /// A value is not permitted, by itself or together with another one. Its source is not known.
-    #[error("{key}: {reason}")]
-    Invalid {
-        /// Key of the setting.
-        key: &'static str,
-        /// Description of the error, as the predicate of a sentence about the key.
-        reason: String,
-    },
-}
-
 impl Settings {
-    /// Checks what the types do not: ranges, the form of texts, and settings that exclude each other.
-    ///
-    /// # Errors
-    /// Returns [`ConfigError::Invalid`] for the first setting that cannot be used.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        public_url(&self.public_url).map_err(|reason| invalid("public_url", reason))?;
-        for (item, origin) in (1..).zip(&self.allowed_origins) {
-            AllowedOrigin::parse(origin)
-                .map_err(|reason| invalid("allowed_origins", format!("item {item} {reason}")))?;
-        }
-        if !(1..=1000).contains(&self.database_connections) {
-            return Err(invalid("database_connections", "must be from 1 to 1000".to_owned()));
-        }
-        let session = &self.session;
-        in_range("session.ttl_seconds", session.ttl_seconds, 1, 3600)?;
-        in_range("session.heartbeat_seconds", session.heartbeat_seconds, 1, 3600)?;
-        in_range("session.claim_seconds", session.claim_seconds, 1, 3600)?;
-        in_range("session.rotate_seconds", session.rotate_seconds, 0, 3600)?;
-        for (item, proxy) in (1..).zip(&self.trusted_proxies) {
-            network(proxy).ok_or_else(|| {
-                let reason = format!("item {item} is neither an address nor a network, as 10.0.0.0/8");
-                invalid("trusted_proxies", reason)
-            })?;
-        }
-        in_range("token.ttl_seconds", self.token.ttl_seconds, 1, 10 * 365 * 86_400)?;
-        in_range("limits.header_seconds", self.limits.header_seconds, 1, 300)?;
-        in_range("shutdown.drain_seconds", self.shutdown.drain_seconds, 0, 3600)?;
-        if !(512..=1024 * 1024).contains(&self.limits.body_bytes) {
-            return Err(invalid("limits.body_bytes", "must be from 512 to 1048576".to_owned()));
-        }
-        if let Some(claim) = self.token.claims.iter().find(|claim| RESERVED_CLAIMS.contains(&claim.as_str())) {
-            return Err(invalid("token.claims", format!("'{claim}' is set by qrlogin itself and cannot be passed on")));
-        }
-        if self.app_auth.user_claim.is_empty() {
-            return Err(invalid("app_auth.user_claim", "must not be empty".to_owned()));
-        }
-        self.app_auth.check()?;
-        log_level(&self.log.level).map_err(|reason| invalid("log.level", reason))?;
-        Ok(())
-    }
-
     /// Returns `public_url` without slashes at its end.
     #[must_use]
     pub fn public_base(&self) -> &str {
@@ -408,166 +321,5 @@ impl Settings {
             ("app_auth.introspection_url", &self.app_auth.introspection_url),
             ("app_auth.introspection_client_secret", &self.app_auth.introspection_client_secret),
         ]
-    }
-}
-
-impl AppAuthSettings {
-    fn check(&self) -> Result<(), ConfigError> {
-        let sources = [
-            ("app_auth.hmac_secret", !self.hmac_secret.is_empty()),
-            ("app_auth.public_key_file", !self.public_key_file.as_os_str().is_empty()),
-            ("app_auth.jwks_url", !self.jwks_url.is_empty()),
-            ("app_auth.introspection_url", !self.introspection_url.is_empty()),
-        ];
-        let mut set = sources.into_iter().filter_map(|(key, is_set)| is_set.then_some(key));
-        if let (Some(one), Some(another)) = (set.next(), set.next()) {
-            return Err(invalid(one, format!("cannot be set together with {another}; choose one")));
-        }
-        let secret = &self.hmac_secret;
-        // The output of `print-config` can be read again, and shows a placeholder in place of the secret.
-        if !secret.is_empty() && !secret.is_hidden() && secret.expose().len() < MIN_HMAC_SECRET_BYTES {
-            let reason = format!(
-                "is shorter than {MIN_HMAC_SECRET_BYTES} bytes, and could be guessed from one token (RFC 7518 §3.2); make one \
-                 with `openssl rand -base64 32`"
-            );
-            return Err(invalid("app_auth.hmac_secret", reason));
-        }
-        fetched_url(&self.jwks_url).map_err(|reason| invalid("app_auth.jwks_url", reason))?;
-        fetched_url(&self.introspection_url).map_err(|reason| invalid("app_auth.introspection_url", reason))?;
-        let names_client = !self.introspection_client_id.is_empty();
-        if names_client == self.introspection_client_secret.is_empty() {
-            let (id, secret) = ("app_auth.introspection_client_id", "app_auth.introspection_client_secret");
-            let (set, missing) = if names_client { (id, secret) } else { (secret, id) };
-            return Err(invalid(set, format!("goes together with {missing}; set both or none")));
-        }
-        Ok(())
-    }
-}
-
-fn question(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |nearest| format!(" (did you mean {nearest}?)"))
-}
-
-/// Parses an IP address or a network in CIDR notation. An IPv4-mapped IPv6 address or network becomes one of IPv4,
-/// because addresses of clients are compared in that form.
-#[must_use]
-pub fn network(text: &str) -> Option<IpNet> {
-    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()?;
-    let IpNet::V6(mapped) = network else { return Some(network) };
-    let (Some(address), Some(bits)) = (mapped.addr().to_ipv4_mapped(), mapped.prefix_len().checked_sub(MAPPED_BITS))
-    else {
-        return Some(network);
-    };
-    Ipv4Net::new(address, bits).ok().map(IpNet::V4)
-}
-
-/// Checks a URL that keys or the state of tokens are fetched from. It must be https, or http on this machine, because
-/// others could otherwise read the tokens or forge the answers.
-fn fetched_url(address: &Secret) -> Result<(), String> {
-    if address.is_empty() || address.is_hidden() {
-        return Ok(());
-    }
-    let url = parsed_url(address.expose())?;
-    match url.scheme() {
-        "https" => Ok(()),
-        "http" if is_loopback(&url) => Ok(()),
-        "http" => Err("is plain http, which is only for this machine (127.0.0.1, localhost); use https".to_owned()),
-        _ => Err("is not an https URL".to_owned()),
-    }
-}
-
-/// Parses a URL that has a host. Refuses forms that browsers correct, because the URL is passed on as it was written,
-/// and other parsers read them differently.
-fn parsed_url(text: &str) -> Result<Url, String> {
-    if text.contains(char::is_whitespace) {
-        return Err("holds a blank; write it as %20".to_owned());
-    }
-    if text.contains('\\') {
-        return Err("holds a backslash".to_owned());
-    }
-    let has_host = text.split_once("://").is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with('/'));
-    if !has_host {
-        return Err("is not a URL with a host; write it as https://HOST".to_owned());
-    }
-    // The parser's errors are fixed texts, which do not quote the URL.
-    let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
-    if url.has_host() { Ok(url) } else { Err("is a URL without a host".to_owned()) }
-}
-
-/// Returns whether the URL's host is `localhost` or a loopback address.
-#[must_use]
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
-fn public_url(text: &str) -> Result<(), String> {
-    if text.len() > MAX_PUBLIC_URL_BYTES {
-        return Err(format!("is longer than {MAX_PUBLIC_URL_BYTES} bytes, too long for a QR code that can be scanned"));
-    }
-    let url = parsed_url(text)?;
-    let is_web = matches!(url.scheme(), "http" | "https");
-    let is_bare = url.query().is_none() && url.fragment().is_none();
-    if !is_web || !is_bare {
-        return Err("is not an http(s) URL without query and fragment".to_owned());
-    }
-    let authority = text.split(['/', '?', '#']).nth(2).unwrap_or_default();
-    if authority.contains('@') {
-        return Err("must not hold a user or a password, because it is in every QR code".to_owned());
-    }
-    if text.contains(['"', '<', '>', '^', '`', '{', '|', '}']) {
-        return Err("holds a character that URLs do not have; percent-encode it".to_owned());
-    }
-    Ok(())
-}
-
-/// Checks a text in `RUST_LOG` syntax. Refuses a word that is neither a level nor a target of this program, because
-/// `EnvFilter` would take a misspelled level for a target and enable only that.
-fn log_level(text: &str) -> Result<(), String> {
-    let is_level = |part: &str| tracing::level_filters::LevelFilter::from_str(part).is_ok();
-    let is_known =
-        |part: &str| part.contains(['=', '[', ']', '{', '}']) || part.starts_with("qrlogin") || is_level(part);
-    if !text.split(',').map(str::trim).all(|part| part.is_empty() || is_known(part)) {
-        let reason = "has a part that is neither a level (error, warn, info, debug, trace, off) nor of the form \
-                      target=level";
-        return Err(reason.to_owned());
-    }
-    let read = tracing_subscriber::EnvFilter::from_str(text);
-    read.map(drop).map_err(|_| "is not in RUST_LOG syntax, as info or info,qrlogin::http=debug".to_owned())
-}
-
-fn in_range(key: &'static str, value: u32, min: u32, max: u32) -> Result<(), ConfigError> {
-    if (min..=max).contains(&value) { Ok(()) } else { Err(invalid(key, format!("must be from {min} to {max}"))) }
-}
-
-fn invalid(key: &'static str, reason: String) -> ConfigError {
-    ConfigError::Invalid { key, reason }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn networks_of_mapped_addresses_are_of_ipv4() {
-        for (text, expected) in [
-            ("10.0.0.0/8", "10.0.0.0/8"),
-            ("192.0.2.1", "192.0.2.1/32"),
-            ("::ffff:192.0.2.1", "192.0.2.1/32"),
-            ("::ffff:192.0.2.1/128", "192.0.2.1/32"),
-            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
-            ("::/0", "::/0"),
-            ("::ffff:0.0.0.0/95", "::ffff:0.0.0.0/95"),
-            ("2001:db8::/32", "2001:db8::/32"),
-        ] {
-            assert_eq!(network(text), Some(expected.parse().unwrap()), "{text}");
-        }
-        for text in ["10.0.0.0/33", "proxy.example", "", "::ffff:10.0.0.0/129"] {
-            assert_eq!(network(text), None, "{text}");
-        }
     }
 }
