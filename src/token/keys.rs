@@ -393,8 +393,10 @@ pub fn open_code_secret(dir: &Path) -> Result<CodeSecret, KeyError> {
 /// write it.
 pub fn read_code_secret(dir: &Path) -> Result<Option<CodeSecret>, KeyError> {
     let path = dir.join(CODE_SECRET);
+    // Behind a link whose target is missing, no file can be created, so the error of reading it is returned.
+    let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound && !path.is_symlink();
     let (text, is_exposed) = match read_private(&path) {
-        Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(KeyError::Io { source, .. }) if is_missing(&source) => return Ok(None),
         read => read?,
     };
     if is_exposed {
@@ -599,6 +601,19 @@ mod tests {
         fs::write(keys.join(CODE_SECRET), "swordfish").unwrap();
         let error = open_code_secret(&keys).unwrap_err().to_string();
         assert!(error.contains("token.key_dir") && !error.contains("swordfish"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn code_secret_behind_a_link_without_a_target_is_refused_as_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CODE_SECRET);
+        std::os::unix::fs::symlink("missing", &path).unwrap();
+        for error in [open_code_secret(dir.path()).err(), read_code_secret(dir.path()).err()] {
+            let error = error.unwrap().to_string();
+            let place = format!("token.key_dir: {}: ", path.display());
+            assert!(error.starts_with(&place) && error.contains("No such file"), "{error}");
+        }
     }
 
     #[test]
