@@ -1,47 +1,50 @@
 //! Log in on a web page by scanning a QR code with a phone on which you are already logged in.
 //!
-//! A module imports only from modules of lower layers. `tests/docs/architecture.rs` lists the layers and enforces
-//! this. ARCHITECTURE.md follows one login through the modules.
+//! The crate is the program `qrlogin`. Its public interface is small: the command line ([`cli`]), the states and
+//! transitions of a login ([`session`]), and the server side of WebSocket frames ([`websocket`]).
 //!
-//! Only [`system::memory`] contains `unsafe` code; measurements showed that it is needed there.
+//! A module imports only from modules of lower layers. `tests/docs/architecture.rs` lists the layers and enforces this.
+//! ARCHITECTURE.md follows one login through the modules.
+//!
+//! Only `system::memory` contains `unsafe` code; measurements showed that it is needed there.
 
 // The program: the commands, and the wiring of the server.
 #[forbid(unsafe_code)]
-pub mod app;
+mod app;
 #[forbid(unsafe_code)]
 pub mod cli;
 #[forbid(unsafe_code)]
-pub mod demo;
+mod demo;
 #[forbid(unsafe_code)]
-pub mod load;
+mod load;
 #[forbid(unsafe_code)]
 mod tasks;
 
 // The public HTTP interface.
 #[forbid(unsafe_code)]
-pub mod http;
+mod http;
 
 // The use cases of a login, and the connections that wait for one.
 #[forbid(unsafe_code)]
-pub mod hub;
+mod hub;
 #[forbid(unsafe_code)]
-pub mod login;
+mod login;
 
 // Services that the use cases depend on.
 #[forbid(unsafe_code)]
-pub mod cluster;
+mod cluster;
 #[forbid(unsafe_code)]
-pub mod geo;
+mod geo;
 #[forbid(unsafe_code)]
-pub mod limits;
+mod limits;
 #[forbid(unsafe_code)]
-pub mod qr;
+mod qr;
 #[forbid(unsafe_code)]
-pub mod store;
+mod store;
 #[forbid(unsafe_code)]
-pub mod token;
+mod token;
 #[forbid(unsafe_code)]
-pub mod wire;
+mod wire;
 
 // The session: its states and transitions, without I/O.
 #[forbid(unsafe_code)]
@@ -49,13 +52,27 @@ pub mod session;
 
 // Settings, and what every layer uses.
 #[forbid(unsafe_code)]
-pub mod config;
+mod config;
 #[forbid(unsafe_code)]
-pub mod metrics;
+mod metrics;
 #[forbid(unsafe_code)]
-pub mod postgres;
+mod postgres;
 #[forbid(unsafe_code)]
-pub mod secret;
-pub mod system;
+mod secret;
+mod system;
 #[forbid(unsafe_code)]
-pub mod telemetry;
+mod telemetry;
+
+pub use wire::websocket;
+
+/// The modules, for the tests, the benchmarks and the fuzz targets of this repository. Not part of the public
+/// interface.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+#[forbid(unsafe_code)]
+pub mod internals {
+    macro_rules! export {
+        ($($name:ident)*) => { $(pub mod $name { pub use crate::$name::*; })* };
+    }
+    export!(app cluster config demo geo http hub limits login metrics postgres qr secret session store system telemetry token wire);
+}

@@ -16,7 +16,9 @@ use crate::token::{AppAuthError, KeyError};
 
 pub use crate::system::reload::Reload;
 pub use listeners::Listeners;
-pub use parts::{Parts, app_auth, check, check_urls};
+#[cfg(feature = "internals")]
+pub use parts::app_auth;
+pub use parts::{Parts, check};
 pub use run::{MAX_STOP_SECONDS, run};
 
 /// An error that keeps the server from starting, or that has stopped it. Texts name the setting that is the cause, if

@@ -97,6 +97,7 @@ impl Layers {
 
     /// Returns the warnings about the values that have been applied so far.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }

@@ -31,9 +31,7 @@ use crate::token::{MintError, Minter};
 pub use codes::Codes;
 pub use decide::Verdict;
 pub use faults::Faults;
-pub use generate::Generated;
 pub use overload::Pending;
-pub use scan::Scan;
 
 /// Version of a session after its first change. From this version on the session is not pending.
 const FIRST_CHANGE: u32 = 2;

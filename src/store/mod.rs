@@ -19,7 +19,7 @@ use crate::cluster::node::{NodeName, Notification};
 use crate::secret::shown_path;
 use crate::session::{CodeKey, Session, SessionKey, Status, Timestamp};
 
-pub use committed::{Announcer, Changed, Committed, Stored, Transition, Which};
+pub use committed::{Announcer, Changed, Stored, Transition, Which};
 pub use postgres::{PostgresSetup, PostgresStore};
 pub use reader::{Apart, BatchingReader, read_apart};
 pub use sqlite::SqliteStore;

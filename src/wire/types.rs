@@ -435,6 +435,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All kinds, in the order of their statuses.
+    #[cfg(feature = "internals")]
     pub const ALL: [Self; 24] = [
         Self::InvalidRequest,
         Self::InvalidToken,

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 
-use qrlogin::app::{self, Listeners, Parts, Reload, ServeError};
-use qrlogin::config::Settings;
-use qrlogin::demo::Demo;
-use qrlogin::system::clock::{Clock, Hands};
-use qrlogin::system::shutdown::Shutdown;
+use qrlogin::internals::app::{self, Listeners, Parts, Reload, ServeError};
+use qrlogin::internals::config::Settings;
+use qrlogin::internals::demo::Demo;
+use qrlogin::internals::system::clock::{Clock, Hands};
+use qrlogin::internals::system::shutdown::Shutdown;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;

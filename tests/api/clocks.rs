@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use qrlogin::system::clock::Clock;
+use qrlogin::internals::system::clock::Clock;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio_tungstenite::tungstenite::Message;

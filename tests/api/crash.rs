@@ -15,9 +15,9 @@ use qrlogin_testing::real_time::until;
 const LOGINS: usize = 120;
 
 fn app_token(user: usize) -> String {
-    let exp = qrlogin::system::clock::Clock::system().now().as_seconds() + 600;
+    let exp = qrlogin::internals::system::clock::Clock::system().now().as_seconds() + 600;
     let claims = json!({ "sub": format!("user {user}"), "exp": exp });
-    qrlogin::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap()
+    qrlogin::internals::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap()
 }
 
 /// Runs one login until the server is gone. Returns whether the phone received 200, and the browser's token if it
@@ -45,7 +45,7 @@ async fn login(program: &Program, user: usize, session: &Value) -> (bool, Option
 #[tokio::test(flavor = "multi_thread")]
 async fn confirmed_logins_survive_a_kill_and_an_added_signing_key() {
     let dir = tempfile::tempdir().unwrap();
-    let mut program = Program::serve(&dir, "warn,qrlogin::app=info");
+    let mut program = Program::serve(&dir, "warn,qrlogin::internals::app=info");
     let mut sessions = Vec::new();
     for _ in 0..LOGINS {
         sessions.push(program.generate().await);
@@ -81,12 +81,18 @@ async fn confirmed_logins_survive_a_kill_and_an_added_signing_key() {
 
     // Add a newer key, as an operator does.
     let other = tempfile::tempdir().unwrap();
-    drop(qrlogin::token::KeyRing::open(&other.path().join("keys"), qrlogin::system::clock::Clock::system()).unwrap());
+    drop(
+        qrlogin::internals::token::KeyRing::open(
+            &other.path().join("keys"),
+            qrlogin::internals::system::clock::Clock::system(),
+        )
+        .unwrap(),
+    );
     std::fs::copy(other.path().join("keys/web-token.pem"), dir.path().join("keys/a-newer.pem")).unwrap();
     let (status, ..) = run(&mut qrlogin(dir.path(), &["check-config"]));
     assert!(status.success());
 
-    let program = Program::serve(&dir, "warn,qrlogin::app=info");
+    let program = Program::serve(&dir, "warn,qrlogin::internals::app=info");
     let mut tokens: HashMap<String, usize> = HashMap::new();
     let mut delivered = 0;
     for (user, (session, (confirmed, earlier))) in sessions.iter().zip(before).enumerate() {

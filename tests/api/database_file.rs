@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use qrlogin::store::{SqliteStore, Store as _};
-use qrlogin::system::clock::Clock;
+use qrlogin::internals::store::{SqliteStore, Store as _};
+use qrlogin::internals::system::clock::Clock;
 use serde_json::json;
 
 use qrlogin_testing::program::{Program, SERVE, qrlogin, run};

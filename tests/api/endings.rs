@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt as _, StreamExt as _};
+use qrlogin::internals::store::BatchingReader;
+use qrlogin::internals::system::shutdown::Shutdown;
 use qrlogin::session::SessionId;
-use qrlogin::store::BatchingReader;
-use qrlogin::system::shutdown::Shutdown;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 

@@ -12,9 +12,9 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use qrlogin::system::clock::Clock;
-use qrlogin::telemetry::with_warnings;
-use qrlogin::token::AppAuth;
+use qrlogin::internals::system::clock::Clock;
+use qrlogin::internals::telemetry::with_warnings;
+use qrlogin::internals::token::AppAuth;
 use serde_json::{Map, Value, json};
 
 use crate::app_tokens::{Says, Source, by_key_set, scan};
@@ -138,7 +138,7 @@ async fn each_is_accepted_or_refused_as_it_should_be() {
     };
     let confused = {
         let claims = Map::from_iter([("sub".to_owned(), json!("ann")), ("exp".to_owned(), json!(now + 60))]);
-        qrlogin::token::sign_app_token(p256.pem().as_bytes(), &claims).unwrap()
+        qrlogin::internals::token::sign_app_token(p256.pem().as_bytes(), &claims).unwrap()
     };
     let auth0 = vec![rsa.jwk(with_certificate("current")), next.jwk(with_certificate("next"))];
     let keycloak = vec![encryption.clone(), rsa.jwk(with_certificate("sig"))];
@@ -273,7 +273,7 @@ async fn key_file_accepts_every_algorithm_of_its_key_type() {
         let file = dir.path().join("key.pem");
         std::fs::write(&file, key.pem()).unwrap();
         let server = qrlogin_testing::harness::Server::start_with(|settings| {
-            settings.app_auth.hmac_secret = qrlogin::config::Secret::default();
+            settings.app_auth.hmac_secret = qrlogin::internals::config::Secret::default();
             settings.app_auth.public_key_file = file;
         })
         .await;
@@ -397,7 +397,7 @@ async fn every_key_of_a_key_file_is_used_and_other_pem_blocks_are_refused() {
     let text: String = keys.iter().map(|(key, _)| key.pem()).collect();
     std::fs::write(&file, format!("\u{FEFF}{text}")).unwrap();
     let server = qrlogin_testing::harness::Server::start_with(|settings| {
-        settings.app_auth.hmac_secret = qrlogin::config::Secret::default();
+        settings.app_auth.hmac_secret = qrlogin::internals::config::Secret::default();
         settings.app_auth.public_key_file.clone_from(&file);
     })
     .await;

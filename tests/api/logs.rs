@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use qrlogin::telemetry::{Log, LogFormat};
+use qrlogin::internals::telemetry::{Log, LogFormat};
 use serde_json::{Value, json};
 
 use qrlogin_testing::harness::SECRET;

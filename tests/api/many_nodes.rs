@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use qrlogin::cluster::bus::{Bus, Change, Listener};
-use qrlogin::cluster::node::{NodeName, Notification};
-use qrlogin::metrics::Stopwatch;
+use qrlogin::internals::cluster::bus::{Bus, Change, Listener};
+use qrlogin::internals::cluster::node::{NodeName, Notification};
+use qrlogin::internals::metrics::Stopwatch;
+use qrlogin::internals::store::Store as _;
+use qrlogin::internals::system::random;
 use qrlogin::session::Session as StoredSession;
-use qrlogin::store::Store as _;
-use qrlogin::system::random;
 
 use crate::clocks::faketime;
 use qrlogin_testing::fleet::{Fleet, Login, all_are_well, logins_during};

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use qrlogin::telemetry::with_warnings;
+use qrlogin::internals::telemetry::with_warnings;
 use serde_json::json;
 
 use qrlogin_testing::harness::{Browser, Seen, Server};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use maxminddb_writer::Database;
 use maxminddb_writer::metadata::IpVersion;
 use maxminddb_writer::paths::IpAddrWithMask;
-use qrlogin::config::{RiskPolicy, RiskSignal, Settings};
+use qrlogin::internals::config::{RiskPolicy, RiskSignal, Settings};
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -145,7 +145,7 @@ async fn app_tokens_that_prove_nothing() {
     };
     let good = signed(json!({}));
     let (unsigned, signature) = good.rsplit_once('.').unwrap();
-    let foreign = qrlogin::token::sign_app_token(
+    let foreign = qrlogin::internals::token::sign_app_token(
         b"another secret of thirty-two bytes or so",
         claims(json!({})).as_object().unwrap(),
     );
@@ -199,7 +199,8 @@ async fn a_web_token_is_no_app_token_even_where_our_own_key_is_trusted() {
     let keys = dir.path().join("keys");
     let public = dir.path().join("public.pem");
     // The worst possible configuration: app tokens are verified with the key that signs the web tokens.
-    let ring = qrlogin::token::KeyRing::open(&keys, qrlogin::system::clock::Clock::system()).unwrap();
+    let ring =
+        qrlogin::internals::token::KeyRing::open(&keys, qrlogin::internals::system::clock::Clock::system()).unwrap();
     let x = URL_SAFE_NO_PAD.decode(ring.jwks()["keys"][0]["x"].as_str().unwrap()).unwrap();
     let spki = [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], &x[..]].concat();
     std::fs::write(&public, pem::encode(&pem::Pem::new("PUBLIC KEY", spki))).unwrap();

@@ -12,9 +12,9 @@ use qrlogin_testing::program::Program;
 async fn no_secret_of_a_run_is_found_in_what_it_leaves_behind() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "trace");
-    let exp = qrlogin::system::clock::Clock::system().now().as_seconds() + 600;
+    let exp = qrlogin::internals::system::clock::Clock::system().now().as_seconds() + 600;
     let claims = json!({ "sub": "ann", "name": "Ann", "exp": exp });
-    let app_token = qrlogin::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
+    let app_token = qrlogin::internals::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
     let mut secrets = vec![SECRET.to_owned(), app_token.clone(), app_token.rsplit('.').next().unwrap().to_owned()];
     let mut refusals = Vec::new();
     let mut stories = Vec::new();

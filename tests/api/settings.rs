@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use qrlogin::app;
-use qrlogin::config::{ConfigError, ENV_PREFIX, Layers, Settings};
-use qrlogin::postgres::Postgres;
-use qrlogin::system::clock::Clock;
+use qrlogin::internals::app;
+use qrlogin::internals::config::{ConfigError, ENV_PREFIX, Layers, Settings};
+use qrlogin::internals::postgres::Postgres;
+use qrlogin::internals::system::clock::Clock;
 use tempfile::TempDir;
 use toml::{Table, Value};
 

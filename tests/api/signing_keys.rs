@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use qrlogin::system::clock::Clock;
-use qrlogin::token::KeyRing;
+use qrlogin::internals::system::clock::Clock;
+use qrlogin::internals::token::KeyRing;
 use serde_json::Value;
 
 use qrlogin_testing::harness::{Answer, Seen, Server, Session, token_in, verified};

@@ -4,8 +4,8 @@
 use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
+use qrlogin::internals::system::random;
 use qrlogin::session::SessionId;
-use qrlogin::system::random;
 use rusqlite::Connection;
 
 use qrlogin_testing::harness::{Browser, Seen, Server};

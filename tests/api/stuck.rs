@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use qrlogin::telemetry::{Log, LogFormat};
+use qrlogin::internals::telemetry::{Log, LogFormat};
 use serde_json::json;
 use tokio_tungstenite::connect_async;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use qrlogin::config::Settings;
+use qrlogin::internals::config::Settings;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use qrlogin::cluster::bus::{Bus, Change, Listener, LocalBus, PostgresBus, RedisBus};
-use qrlogin::cluster::node::{NodeName, Notification};
-use qrlogin::metrics::{Metrics, Stopwatch};
-use qrlogin::postgres::Postgres;
+use qrlogin::internals::cluster::bus::{Bus, Change, Listener, LocalBus, PostgresBus, RedisBus};
+use qrlogin::internals::cluster::node::{NodeName, Notification};
+use qrlogin::internals::metrics::{Metrics, Stopwatch};
+use qrlogin::internals::postgres::Postgres;
+use qrlogin::internals::store::{PostgresSetup, PostgresStore, SqliteStore, Store};
+use qrlogin::internals::system::clock::Clock;
 use qrlogin::session::{PhoneUser, Session, Step};
-use qrlogin::store::{PostgresSetup, PostgresStore, SqliteStore, Store};
-use qrlogin::system::clock::Clock;
 use tokio::sync::mpsc;
 
 use crate::store_conformance::{CODE, Replaced, replace, session_of_now};

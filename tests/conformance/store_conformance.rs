@@ -3,17 +3,17 @@
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
-use qrlogin::cluster::node::{NodeName, Notification, Waits};
-use qrlogin::postgres::Postgres;
+use qrlogin::internals::cluster::node::{NodeName, Notification, Waits};
+use qrlogin::internals::postgres::Postgres;
+use qrlogin::internals::store::{
+    Announcer, Attached, Changed, Ended, PostgresSetup, PostgresStore, SqliteStore, Store, Stored, Undelivered, Which,
+};
+use qrlogin::internals::system::clock::{Clock, Hands};
+use qrlogin::internals::system::random;
 use qrlogin::session::{
     Cancellation, Client, Confirmation, Grant, PhoneUser, Presented, Refusal, Rotation, Session, SessionId, SessionKey,
     State, Step, Timestamp,
 };
-use qrlogin::store::{
-    Announcer, Attached, Changed, Ended, PostgresSetup, PostgresStore, SqliteStore, Store, Stored, Undelivered, Which,
-};
-use qrlogin::system::clock::{Clock, Hands};
-use qrlogin::system::random;
 use serde_json::{Map, json};
 
 use qrlogin_testing::harness::START;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qrlogin::wire::types::ProblemCode;
+use qrlogin::internals::wire::types::ProblemCode;
 use serde_json::Value;
 
 use qrlogin_testing::harness::Server;
@@ -116,8 +116,7 @@ fn nothing_is_unsafe_but_what_is_measured_to_need_it() {
     for (file, unsafe_modules) in [("src/lib.rs", &["system;"][..]), ("src/system/mod.rs", &["memory;"])] {
         let text = fs::read_to_string(root().join(file)).unwrap();
         let lines: Vec<_> = text.lines().collect();
-        let modules =
-            lines.iter().enumerate().filter_map(|(index, line)| Some((index, line.strip_prefix("pub mod ")?)));
+        let modules = lines.iter().enumerate().filter_map(|(index, line)| Some((index, line.strip_prefix("mod ")?)));
         for (index, module) in modules {
             let is_forbidden = lines[index - 1] == "#[forbid(unsafe_code)]";
             assert_eq!(is_forbidden, !unsafe_modules.contains(&module), "{file}: {module}");
@@ -214,7 +213,8 @@ async fn protocol_document_names_every_word_of_the_wire_format() {
 #[test]
 fn every_setting_is_documented_with_its_default() {
     let documented = fs::read_to_string(root().join("docs/SETTINGS.md")).unwrap();
-    let defaults: toml::Table = toml::from_str(&qrlogin::config::Settings::default().to_toml().unwrap()).unwrap();
+    let defaults: toml::Table =
+        toml::from_str(&qrlogin::internals::config::Settings::default().to_toml().unwrap()).unwrap();
     for (name, value) in &defaults {
         match value {
             toml::Value::Table(section) => {

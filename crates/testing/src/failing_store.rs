@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
-use qrlogin::cluster::node::Notification;
-use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
-use qrlogin::store::{
+use qrlogin::internals::cluster::node::Notification;
+use qrlogin::internals::store::{
     Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Undelivered, Which,
 };
+use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
 use tokio::sync::RwLock;
 
 /// A store that counts its calls, and that works unless a test makes it fail.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use qrlogin::system::random;
+use qrlogin::internals::system::random;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -99,7 +99,7 @@ impl Fleet {
     pub fn run(&self, number: usize) {
         let environment = self.nodes.read().unwrap()[number].environment.clone();
         let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let program = Program::serve_with(&self.dir, "warn,qrlogin::app=info", &environment);
+        let program = Program::serve_with(&self.dir, "warn,qrlogin::internals::app=info", &environment);
         self.nodes.write().unwrap()[number].program = Some(program);
     }
 
@@ -172,7 +172,11 @@ impl Fleet {
     pub fn add_key(&self) {
         let other = tempfile::tempdir().unwrap();
         drop(
-            qrlogin::token::KeyRing::open(&other.path().join("keys"), qrlogin::system::clock::Clock::system()).unwrap(),
+            qrlogin::internals::token::KeyRing::open(
+                &other.path().join("keys"),
+                qrlogin::internals::system::clock::Clock::system(),
+            )
+            .unwrap(),
         );
         let keys = self.dir.path().join("keys");
         std::fs::copy(other.path().join("keys/web-token.pem"), keys.join("z-newer.pem")).unwrap();
@@ -220,9 +224,9 @@ impl Fleet {
     /// Scans and confirms. Returns the time at which the phone began its last call, and the time of the 200 or the
     /// refusal.
     async fn confirm(&self, user: &str, code: &Value) -> (Instant, Result<Instant, String>) {
-        let exp = qrlogin::system::clock::Clock::system().now().as_seconds() + 600;
+        let exp = qrlogin::internals::system::clock::Clock::system().now().as_seconds() + 600;
         let claims = json!({ "sub": user, "exp": exp });
-        let token = qrlogin::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
+        let token = qrlogin::internals::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
         let mut asked = now();
         for verb in ["scan", "confirm"] {
             pause(self.people_millis).await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use qrlogin::system::random;
+use qrlogin::internals::system::random;
 
 #[expect(clippy::disallowed_methods, reason = "the only place in the tests that reads the machine's clock")]
 pub fn now() -> Instant {
