@@ -46,7 +46,7 @@ pub enum HandshakeError {
 #[derive(Debug)]
 pub struct Handshake {
     accept: String,
-    /// The browser offers [`ACK_SUBPROTOCOL`], so it acknowledges its token with a message.
+    /// The browser offers the subprotocol `qrlogin.ack`, so it acknowledges its token with a message.
     pub acknowledges: bool,
 }
 
