@@ -9,6 +9,7 @@
 //! deadline, the rows of all due sessions are read together (`settle.rs`). An undecided session is delivered as expired
 //! only after a reading that is ordered with the decisions (`Store::read_settled`).
 
+mod act;
 mod connection;
 mod deadlines;
 mod due_sessions;

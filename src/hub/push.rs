@@ -37,20 +37,11 @@ impl<S: Socket + Send + 'static> Hub<S> {
             });
         }
         if !recipients.is_empty() {
-            self.deliver_change(&recipients, session, since);
+            self.deliver(&recipients, session, self.delivery_time(session), Some(since));
         }
     }
 
-    /// Delivers a changed session to these connections. `since` runs from the change on.
-    pub(super) fn deliver_change(self: &Arc<Self>, recipients: &[Recipient], session: &Session, since: Stopwatch) {
-        // An undecided session is delivered as of an instant before its expiry, because a decision may be about to
-        // commit. Only the reading of the store at the deadline shows whether the session has expired.
-        let now = self.clock.now();
-        let as_of = if session.is_undecided() { now.min(session.expires_at.plus_millis(-1)) } else { now };
-        self.deliver(recipients, session, as_of, Some(since));
-    }
-
-    /// Delivers the session's state as of `as_of` to these connections.
+    /// Delivers the session's state as of `as_of` to these connections. `since` runs from the change on.
     pub(super) fn deliver(
         self: &Arc<Self>,
         recipients: &[Recipient],
@@ -65,6 +56,14 @@ impl<S: Socket + Send + 'static> Hub<S> {
                 None => connection.token_not_minted(turn),
             });
         }
+    }
+
+    /// Returns the time as of which a changed session is delivered. For an undecided session it is before the expiry,
+    /// because a decision may be about to commit. Only the read of the store at the deadline shows whether the session
+    /// has expired.
+    pub(super) fn delivery_time(&self, session: &Session) -> Timestamp {
+        let now = self.clock.now();
+        if session.is_undecided() { now.min(session.expires_at.plus_millis(-1)) } else { now }
     }
 
     /// Returns the message for the session's state, or `None` if the token cannot be minted.

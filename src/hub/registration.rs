@@ -79,7 +79,7 @@ impl<S: Socket + Send + 'static> Registration<S> {
             hub.show_code(slot, &session.key, period);
         }
         if let Some((session, since)) = kept_change {
-            hub.deliver_change(&[Recipient { slot, wants_view }], &session, since);
+            hub.deliver(&[Recipient { slot, wants_view }], &session, hub.delivery_time(&session), Some(since));
         }
         // Either `Hub::close` finds the connection open, or this finds the hub closing.
         if hub.is_closing.load(Ordering::SeqCst) {

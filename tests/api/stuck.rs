@@ -138,7 +138,7 @@ async fn panicking_request_fails_alone_and_panicking_part_stops_the_server() {
     let failed = server.stopped().await.unwrap_err().to_string();
     // Two parts of the server query the store by themselves, and either may fail first.
     let part = failed.strip_prefix("a part of the server has failed: ");
-    assert!(matches!(part, Some("tidy" | "untold")), "{failed}");
+    assert!(matches!(part, Some("store" | "undelivered changes")), "{failed}");
 }
 
 /// Panics while its log is full, in a process that the next test starts.

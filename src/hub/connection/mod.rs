@@ -1,17 +1,19 @@
 //! One waiting connection: its record and its state machine.
 //!
-//! A connection has no task, buffer, channel or timer of its own, only its record. Whatever happens (bytes arrive, the
-//! session changes, a deadline passes) is a [`Turn`]: a method of [`Connection`] that runs under the registry's lock. A
-//! turn never blocks. It sets [`Effects`] for what must be done outside of the lock. A turn that writes does not read
+//! A connection has no task, buffer, channel or timer of its own, only its record. Every event (bytes arrive, the session
+//! changes, a deadline passes) is a [`Turn`]: a method of [`Connection`] that runs under the registry's lock. A
+//! turn never blocks. It sets [`Effects`](super::turn::Effects) for what must be done outside of the lock. A turn that writes does not read
 //! first, and a turn that reads is bounded, so a client that floods its connection delays neither its own messages nor
 //! those of other connections.
 //!
 //! The record is also a guard. Its [`Drop`] closes the socket and counts the connection as closed, once, however it
 //! leaves the registry.
 //!
-//! This file holds the beginning and the end of a connection, `write.rs` what is written, `read.rs` what is read, and
-//! `timers.rs` the deadlines. `simulation` runs all of it on a simulated socket, in random order.
+//! This file holds the beginning and the end of a connection, `deliver.rs` what is delivered, `write.rs` how it is
+//! written, `read.rs` what is read, and `timers.rs` the deadlines. `simulation` runs all of
+//! it on a simulated socket, in random order.
 
+mod deliver;
 mod read;
 #[cfg(test)]
 mod simulation;
@@ -24,24 +26,23 @@ use mio::Token;
 use mio::net::TcpStream;
 use tracing::info;
 
-use super::deadlines::{Lag, SessionTick, Tick};
+use super::deadlines::{SessionTick, Tick};
 use super::message::Message;
 use super::registration::NewConnection;
-use super::registry::{Keyed, Slot};
+use super::registry::Keyed;
 use super::shared_state::SharedState;
 use super::socket::{Socket, Watch};
 use super::transport::{Transport, TransportKind};
-use super::turn::Effects;
+use super::turn::{Others, Turn};
 use crate::cluster::node::Notification;
 use crate::limits::{ConnectionPermit, QuotaCells};
 use crate::metrics::{CloseReason, Stopwatch};
 use crate::session::{Session, SessionKey};
-use crate::system::clock::Clock;
 use crate::wire::types::close_code;
 use crate::wire::websocket::MessageDecoder;
 
+pub(super) use deliver::ACK_SECONDS;
 pub(super) use read::{ReadBudget, Readiness};
-pub(super) use write::ACK_SECONDS;
 
 /// Maximum time of a closing handshake, in seconds.
 const CLOSE_SECONDS: u32 = 1;
@@ -149,36 +150,6 @@ pub(super) const fn is_after(number: u32, other: u32) -> bool {
     number.wrapping_sub(other).cast_signed() > 0
 }
 
-/// The other connections of the same session during a turn.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Others {
-    /// Arrival of the newest open connection at this node.
-    newest: Option<u32>,
-    /// Greatest attachment of the connections at this node.
-    attachment: u32,
-    /// Whether a newer connection is known to wait at another node.
-    is_newer_elsewhere: bool,
-    /// Whether one of them has been given the token, and its acknowledgement may be on its way.
-    awaits_ack: bool,
-}
-
-impl Others {
-    /// Takes another connection into account.
-    pub(super) fn note<S: Socket>(&mut self, other: &Connection<S>) {
-        #[cfg(test)]
-        if IS_BLIND.get() {
-            return;
-        }
-        if let Some(number) = other.active_number()
-            && self.newest.is_none_or(|newest| is_after(number, newest))
-        {
-            self.newest = Some(number);
-        }
-        self.attachment = self.attachment.max(other.attachment);
-        self.awaits_ack |= other.awaits_ack();
-    }
-}
-
 #[cfg(test)]
 thread_local! {
     static IS_BLIND: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
@@ -196,22 +167,6 @@ pub(super) fn blind_to_others() -> impl Drop {
     }
     IS_BLIND.set(true);
     Blind
-}
-
-/// One turn: what it may use, and the effects that it sets.
-pub(super) struct Turn<'a, S: Socket = TcpStream> {
-    pub(super) slot: Slot,
-    /// The tick from which a new duration is counted.
-    pub(super) now: Tick,
-    /// The difference of steady time and session time.
-    pub(super) lag: Lag,
-    pub(super) heartbeat_seconds: u32,
-    pub(super) rotate_seconds: u32,
-    pub(super) poll: &'a S::Poll,
-    pub(super) clock: &'a Clock,
-    /// The other connections of the session. Only set in turns that deliver a session's state.
-    pub(super) others: Others,
-    pub(super) effects: Effects,
 }
 
 /// The state with which a connection is opened, as the hub has computed it from the session's row.
@@ -290,6 +245,21 @@ impl<S: Socket> Connection<S> {
     /// stored.
     fn awaits_ack(&self) -> bool {
         self.may_have_received_ack() || self.phase == Phase::AwaitingAckMessage
+    }
+
+    /// Takes this connection into account as one of the others of its session.
+    pub(super) fn note_in(&self, others: &mut Others) {
+        #[cfg(test)]
+        if IS_BLIND.get() {
+            return;
+        }
+        if let Some(number) = self.active_number()
+            && others.newest.is_none_or(|newest| is_after(number, newest))
+        {
+            others.newest = Some(number);
+        }
+        others.attachment = others.attachment.max(self.attachment);
+        others.awaits_ack |= self.awaits_ack();
     }
 
     /// Returns whether the session's end has not been delivered yet.

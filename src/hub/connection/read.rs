@@ -4,10 +4,11 @@ use std::io;
 
 use tracing::{debug, info};
 
-use super::{CLOSE_SECONDS, Connection, Phase, Turn};
+use super::{CLOSE_SECONDS, Connection, Phase};
 use crate::hub::deadlines::Tick;
 use crate::hub::socket::Socket;
 use crate::hub::transport::TransportKind;
+use crate::hub::turn::Turn;
 use crate::metrics::CloseReason;
 use crate::wire::types::{ACK_MESSAGE, PING_MESSAGE, close_code};
 use crate::wire::websocket::{self, MessageDecoder, Opcode, Received, Violation, close_payload};

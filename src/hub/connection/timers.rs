@@ -2,10 +2,11 @@
 
 use tracing::info;
 
-use super::{Connection, HoldBack, Phase, Turn};
+use super::{Connection, HoldBack, Phase};
 use crate::hub::deadlines::{Lag, SessionTick, Tick};
 use crate::hub::socket::Socket;
 use crate::hub::transport::TransportKind;
+use crate::hub::turn::Turn;
 use crate::metrics::CloseReason;
 use crate::wire::types::close_code;
 use crate::wire::{event_stream, websocket};
