@@ -2,6 +2,7 @@
 
 mod acceptor;
 mod arrive;
+mod grace;
 mod layers;
 mod outgoing;
 mod problem;

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::HeaderValue;
-use axum::http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, DATE, ORIGIN};
+use axum::http::{HeaderValue, Uri};
 use axum::response::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -22,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
 
-use super::acceptor::request_head;
+use super::grace::stopping_grace;
 use super::layers::client::Peer;
 use super::layers::limit::SharedPermit;
 use super::outgoing;
@@ -39,8 +40,6 @@ use crate::wire::http1::{Answer, http_date};
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Pause after a failure to accept, as when the system has no file descriptors left, in milliseconds.
 pub(super) const ACCEPT_RETRY_MILLIS: u16 = 50;
-/// Time for a request to arrive whole, and for an answer to be taken, once the server has begun to close.
-const STOPPING_GRACE: Duration = Duration::from_secs(1);
 /// Minimum time between two warnings of failures to accept.
 const ACCEPT_LOG_PAUSE: Duration = Duration::from_secs(30);
 /// Time without a failure after which accepting works again.
@@ -133,7 +132,7 @@ impl Connections {
     }
 
     /// Refuses a connection whose request has not arrived whole, and closes it. The route table makes the answer, from
-    /// a request of the bytes that have arrived ([`request_head::of_beginning`]).
+    /// a request of the bytes that have arrived ([`of_beginning`]).
     pub(super) fn refuse(
         &self,
         mut stream: std::net::TcpStream,
@@ -141,7 +140,7 @@ impl Connections {
         beginning: &[u8],
         refused: ApiError,
     ) {
-        let mut request = request_head::of_beginning(beginning);
+        let mut request = of_beginning(beginning);
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(Refused(refused));
         outgoing::limit(&stream, self.header_time);
@@ -169,6 +168,25 @@ impl Connections {
     }
 }
 
+/// Returns a request for the route table to refuse, from the part of a head that has arrived. It has the path if the
+/// first line is complete, and `Origin` if that line is, which CORS needs.
+fn of_beginning(beginning: &[u8]) -> Request {
+    let mut lines = beginning.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let path = lines.next().and_then(|line| line.split(|byte| *byte == b' ').nth(1));
+    let mut request = Request::new(Body::empty());
+    if let Some(uri) = path.and_then(|path| Uri::try_from(path).ok()) {
+        *request.uri_mut() = uri;
+    }
+    let origin = lines.find_map(|line| {
+        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':')?);
+        name.eq_ignore_ascii_case(ORIGIN.as_str().as_bytes()).then(|| value[1..].trim_ascii())
+    });
+    if let Some(origin) = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok()) {
+        request.headers_mut().insert(ORIGIN, origin);
+    }
+    request
+}
+
 /// Adds `Date` to an answer. hyper would add a cached date, which it renews only once the wall clock has passed it.
 /// After the clock was set back, that date would stand still.
 fn dated(mut answer: Response, now: Timestamp) -> Response {
@@ -184,7 +202,7 @@ fn dated(mut answer: Response, now: Timestamp) -> Response {
 struct Handling(tokio::sync::Mutex<()>);
 
 impl Handling {
-    /// Waits until no request is handled, before and after a pause of [`STOPPING_GRACE`]. What keeps the connection
+    /// Waits until no request is handled, before and after a pause of a second. What keeps the connection
     /// open then is a head that has not arrived whole, or an answer that the client does not take.
     async fn over(&self) {
         loop {
@@ -195,18 +213,6 @@ impl Handling {
             }
         }
     }
-}
-
-/// Waits until the server has been closing for [`STOPPING_GRACE`]. A body that has not arrived whole by then is
-/// refused.
-pub(super) async fn closed_for_grace(shutdown: &Shutdown) {
-    shutdown.closing().await;
-    stopping_grace().await;
-}
-
-#[expect(clippy::disallowed_methods, reason = "time limits on the network use the machine's own timers")]
-async fn stopping_grace() {
-    tokio::time::sleep(STOPPING_GRACE).await;
 }
 
 /// Serves the operator's `routes` on `listener` until the server begins to close. Returns when the requests that are

@@ -17,6 +17,7 @@ mod due_sessions;
 mod history;
 mod message;
 mod notifications;
+mod opening;
 mod poller;
 mod push;
 mod registration;
@@ -56,7 +57,8 @@ use registry::{Registry, Slot};
 use shared_state::SharedStates;
 use socket::Socket;
 
-pub use registration::{NewConnection, Registration};
+pub use opening::NewConnection;
+pub use registration::Registration;
 pub use registry::Closing;
 pub use transport::Transport;
 

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use mio::net::TcpStream;
 
 use super::Hub;
-use super::connection::{ACK_SECONDS, Connection, Start, is_after};
+use super::connection::{ACK_SECONDS, Connection, is_after};
 use super::deadlines::SessionTick;
+use super::opening::{NewConnection, Start};
 use super::push::Recipient;
 use super::registry::{Closing, Retain, Slot};
 use super::socket::Socket;
 use super::transport::Transport;
-use crate::limits::ConnectionPermit;
 use crate::login::AttachedSession;
 use crate::session::{Session, SessionKey, State, Timestamp};
 
@@ -23,20 +23,6 @@ pub struct Registration<S: Socket + Send + 'static = TcpStream> {
     pub(super) key: SessionKey,
     pub(super) slot: Slot,
     pub(super) is_open: bool,
-}
-
-/// A connection that is ready to be opened.
-pub struct NewConnection<S = TcpStream> {
-    /// The socket, which nothing else reads or writes any more.
-    pub socket: S,
-    /// Beginning of the answer to the request. Empty if it has been written.
-    pub answer: Vec<u8>,
-    /// Bytes that arrived after the request.
-    pub early: Vec<u8>,
-    /// How the browser waits: WebSocket, event stream or long poll.
-    pub transport: Transport,
-    /// Permit that counts the connection in the quota of its client, if connections are limited.
-    pub permit: Option<ConnectionPermit>,
 }
 
 impl<S: Socket + Send + 'static> Registration<S> {

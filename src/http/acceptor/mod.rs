@@ -6,7 +6,7 @@
 //! one place.
 
 mod deadlines;
-pub(super) mod request_head;
+mod request_head;
 mod upgrades;
 
 use std::io;

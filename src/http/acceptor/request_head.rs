@@ -3,9 +3,8 @@
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 
-use axum::body::Body;
-use axum::http::header::{CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING};
-use axum::http::{HeaderValue, Request, Uri, Version};
+use axum::http::Version;
+use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use mio::net::TcpStream;
 
 use crate::http::layers::RequestChecks;
@@ -113,25 +112,6 @@ fn understand(bytes: &[u8], peer: SocketAddr, checks: &RequestChecks) -> FirstRe
         }
         _ => FirstRequest::Other,
     }
-}
-
-/// Returns a request for the route table to refuse, from the part of a head that has arrived. It has the path if the
-/// first line is complete, and `Origin` if that line is, which CORS needs.
-pub(in crate::http) fn of_beginning(beginning: &[u8]) -> Request<Body> {
-    let mut lines = beginning.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    let path = lines.next().and_then(|line| line.split(|byte| *byte == b' ').nth(1));
-    let mut request = Request::new(Body::empty());
-    if let Some(uri) = path.and_then(|path| Uri::try_from(path).ok()) {
-        *request.uri_mut() = uri;
-    }
-    let origin = lines.find_map(|line| {
-        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':')?);
-        name.eq_ignore_ascii_case(ORIGIN.as_str().as_bytes()).then(|| value[1..].trim_ascii())
-    });
-    if let Some(origin) = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok()) {
-        request.headers_mut().insert(ORIGIN, origin);
-    }
-    request
 }
 
 /// Returns whether `bytes` contain an empty line, which ends a head.

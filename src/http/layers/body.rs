@@ -9,8 +9,8 @@ use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
 use crate::config::Settings;
+use crate::http::grace::closed_for_grace;
 use crate::http::problem::ApiError;
-use crate::http::server::closed_for_grace;
 use crate::system::clock::Clock;
 use crate::system::shutdown::Shutdown;
 

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use utoipa::IntoParams;
 use zeroize::Zeroizing;
 
+use super::tags::BROWSER;
 use crate::demo::Demo;
 use crate::http::Answer;
 use crate::http::arrive::{Admitted, Arrivals, Arrived, Arriving};
@@ -18,7 +19,6 @@ use crate::http::layers::body::{Json, OptionalJson};
 use crate::http::layers::client::{ClientAddress, describe};
 use crate::http::layers::limit::SharedPermit;
 use crate::http::problem::ApiError;
-use crate::http::routes::openapi::BROWSER;
 use crate::http::waiting_response::{WaitKind, WaitingResponse};
 use crate::login::{Codes, LoginError, Logins};
 use crate::session::{Session, SessionId, Status, Timestamp};

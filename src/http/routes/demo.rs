@@ -17,7 +17,6 @@ use crate::http::layers::base::BasePath;
 use crate::http::layers::body::Json;
 use crate::http::layers::{RequestChecks, origin};
 use crate::http::problem::ApiError;
-use crate::http::state::AppState;
 use crate::system::clock::Clock;
 
 const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
@@ -34,7 +33,7 @@ pub(crate) struct DemoPages {
     pub(crate) clock: Clock,
 }
 
-pub(crate) fn routes(pages: &Arc<DemoPages>, checks: &Arc<RequestChecks>) -> Router<AppState> {
+pub(crate) fn routes<S>(pages: &Arc<DemoPages>, checks: &Arc<RequestChecks>) -> Router<S> {
     // A page of another origin must not get a user's app token.
     let token =
         Router::new().route("/demo/token", post(token)).route_layer(from_fn_with_state(checks.clone(), origin::check));

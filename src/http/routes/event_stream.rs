@@ -11,13 +11,13 @@ use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
+use super::tags::BROWSER;
 use crate::http::arrive::{Admitted, Arrivals, Arrived, Arriving};
 use crate::http::layers::client::ClientAddress;
 use crate::http::layers::limit::SharedPermit;
 use crate::http::layers::origin::LAST_EVENT_ID;
 use crate::http::problem::ApiError;
 use crate::http::routes::browser::{Browsers, id_in_header, session_id};
-use crate::http::routes::openapi::BROWSER;
 use crate::http::waiting_response::{WaitKind, WaitingResponse};
 use crate::limits::Call;
 use crate::session::{Session, Status, Timestamp};

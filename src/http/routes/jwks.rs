@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 
-use super::openapi::ANYONE;
+use super::tags::ANYONE;
 use crate::http::Answer;
 use crate::token::Minter;
 use crate::wire::types::JwkSet;

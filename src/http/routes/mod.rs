@@ -8,4 +8,5 @@ pub(super) mod jwks;
 pub(super) mod openapi;
 pub(super) mod ops;
 pub(super) mod phone;
+mod tags;
 pub(super) mod websocket;

@@ -16,13 +16,6 @@ use crate::config::Settings;
 use crate::http::routes::{browser, event_stream, jwks, phone};
 use crate::wire::types::{PROBLEM_MEDIA_TYPE, Problem};
 
-/// Tag of the calls of the browser.
-pub(crate) const BROWSER: &str = "browser";
-/// Tag of the calls of the phone.
-pub(crate) const PHONE: &str = "phone";
-/// Tag of calls that are open to every client.
-pub(crate) const ANYONE: &str = "anyone";
-
 #[derive(OpenApi)]
 #[openapi(
     info(title = "qrlogin", description = "Log in on a web page by scanning a QR code with a phone. The WebSocket on which the page waits is at \

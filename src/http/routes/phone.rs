@@ -3,20 +3,20 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{FromRef, FromRequestParts, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use tracing::debug;
 
+use super::tags::PHONE;
 use crate::http::Answer;
+use crate::http::layers::RequestChecks;
 use crate::http::layers::body::Json;
 use crate::http::layers::client::ClientAddress;
 use crate::http::layers::limit::ClientLimits;
 use crate::http::layers::risk::Risks;
 use crate::http::problem::ApiError;
-use crate::http::routes::openapi::PHONE;
-use crate::http::state::AppState;
 use crate::limits::Call;
 use crate::login::{LoginError, Logins, Verdict};
 use crate::metrics::Metrics;
@@ -44,14 +44,18 @@ pub(crate) struct Phone {
     user: AppUser,
 }
 
-impl FromRequestParts<AppState> for Phone {
+impl<S: Sync> FromRequestParts<S> for Phone
+where
+    Arc<Phones>: FromRef<S>,
+    Arc<RequestChecks>: FromRef<S>,
+{
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let ClientAddress(address) = ClientAddress::from_request_parts(parts, state)
             .await
             .map_err(|_| ApiError::InvalidRequest("the connection has no address".to_owned()))?;
-        let phones = &state.phones;
+        let phones = Arc::<Phones>::from_ref(state);
         phones.limits.admit(Call::Scan, address)?;
         let verified = match bearer_token(&parts.headers) {
             Some(token) => phones.app_auth.verify(token, address, phones.clock.wall()).await,

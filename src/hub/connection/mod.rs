@@ -28,7 +28,7 @@ use tracing::info;
 
 use super::deadlines::{SessionTick, Tick};
 use super::message::Message;
-use super::registration::NewConnection;
+use super::opening::{NewConnection, Start};
 use super::registry::Keyed;
 use super::shared_state::SharedState;
 use super::socket::{Socket, Watch};
@@ -167,19 +167,6 @@ pub(super) fn blind_to_others() -> impl Drop {
     }
     IS_BLIND.set(true);
     Blind
-}
-
-/// The state with which a connection is opened, as the hub has computed it from the session's row.
-pub(super) struct Start {
-    pub(super) attachment: u32,
-    /// Whether a connection of the session at another node may have been given the token a moment ago.
-    pub(super) may_await_ack_elsewhere: bool,
-    pub(super) expiry: SessionTick,
-    /// Time from the opening to the first heartbeat, in milliseconds.
-    pub(super) first_heartbeat_millis: u64,
-    pub(super) period: u16,
-    pub(super) next_rotation: SessionTick,
-    pub(super) shared: Arc<SharedState>,
 }
 
 impl<S: Socket> Keyed for Connection<S> {

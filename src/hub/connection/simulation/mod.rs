@@ -22,11 +22,11 @@ use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use zeroize::Zeroizing;
 
 use super::write::WRITE_SECONDS;
-use super::{Connection, Others, Phase, ReadBudget, Readiness, Start, Turn};
+use super::{Connection, Others, Phase, ReadBudget, Readiness, Turn};
 use crate::cluster::node::Notification;
 use crate::hub::deadlines::{Lag, SessionTick, Tick};
 use crate::hub::message::Message;
-use crate::hub::registration::NewConnection;
+use crate::hub::opening::{NewConnection, Start};
 use crate::hub::registry::Slot;
 use crate::hub::shared_state::SharedStates;
 use crate::hub::transport::Transport;
