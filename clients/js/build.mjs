@@ -1,75 +1,114 @@
-// Makes what the server serves, dist/, out of the sources, and puts its hash into the READMEs: `npm run build`. With
-// --check, only says whether it is so.
+// Builds dist/, which the server embeds, from the sources, and writes its hash into the READMEs: `npm run build`. With
+// --check, fails if they are not up to date.
 import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { gzipSync } from "node:zlib";
-import { build } from "esbuild";
+import { build, transform } from "esbuild";
 import { minify } from "terser";
 
 const here = (path) => new URL(path, import.meta.url).pathname;
 const { version } = JSON.parse(readFileSync(here("package.json")));
-const checks = process.argv.includes("--check");
-/** In bytes, with gzip. */
-const limits = { "qr-login.js": 8192, "core.js": 4096 };
+const isCheck = process.argv.includes("--check");
 
-/** The custom properties that are not for others, each with a short name. @type {Map<string, string>} */
-const short = new Map();
-const shorten = (name) => short.get(name) ?? short.set(name, String.fromCharCode(97 + short.size)).get(name);
+const bundles = [
+  { name: "qr-login.js", source: "element.js", maxGzipBytes: 8192 },
+  { name: "core.js", source: "core.js", maxGzipBytes: 4096 },
+];
 
-/** esbuild leaves strings as they are: the style sheet is one. */
+/** Properties that only our own modules use, and that have no name in common with the wire or the DOM. */
+const internalProperties = /^(refusal|worked|silent|retryAfterMs)$/;
+
+/** Imports a style sheet as text. Custom properties that are internal get short names. */
 const style = {
   name: "style",
   setup: ({ onLoad }) =>
-    onLoad({ filter: /element\.js$/ }, ({ path }) => ({
-      contents: readFileSync(path, "utf8").replace(/(?<=const sheet = `)[^`]*/, (css) =>
-        css.replace(/\s+/g, " ").replace(/ ?([{};,>~/]) ?| (?=!)|(?<=e) (?=\+)|(?<=\+) (?=[ac])/g, "$1").replace(/: /g, ":").replace(/;}/g, "}").replace(/="(\w+)"/g, "=$1").trim()
-          .replace(/--(?!qr-login-)([a-z-]+)/g, (_, name) => `--${shorten(name)}`)),
-      loader: "js",
-    })),
-};
-
-/** Of a second language only the words are kept: their keys are those of the first. */
-const words = {
-  name: "words",
-  setup: ({ onLoad }) =>
-    onLoad({ filter: /zh-CN\.js$/ }, async ({ path }) => {
-      const [{ en }, { zh_CN }] = await Promise.all(["./languages/en.js", path].map((file) => import(file)));
-      const list = JSON.stringify(Object.keys(en).map((key) => zh_CN[key]).join("|"));
-      const fill = `const words = ${list}.split("|"); for (const key in en) zh_CN[key] = words.shift();`;
-      return { contents: `import { en } from "./en.js";\nexport const zh_CN = {}; ${fill}`, loader: "js", resolveDir: here("languages") };
+    onLoad({ filter: /\.css$/ }, async ({ path }) => {
+      const { code } = await transform(await readFile(path, "utf8"), { loader: "css", minify: true });
+      const shortNames = new Map();
+      const shorten = (name) => {
+        if (!shortNames.has(name)) shortNames.set(name, String.fromCharCode(97 + shortNames.size));
+        return `--${shortNames.get(name)}`;
+      };
+      const contents = code
+        .trim()
+        // esbuild keeps white space in the values of custom properties.
+        .replace(/([:,/]) | (?=\/)/g, "$1")
+        .replace(/="(\w+)"/g, "=$1")
+        .replace(/--(?!qr-login-)([a-z-]+)/g, (_, name) => shorten(name));
+      return { contents, loader: "text" };
     }),
 };
 
-/** Makes the file at `path` be this, or only looks whether it is. */
-function put(path, text) {
-  if (!checks) writeFileSync(here(path), text);
-  else if (readFileSync(here(path), "utf8") !== text) throw new Error(`${path} is not of these sources: npm run build`);
-}
+/** Replaces the second language by its texts: its keys are those of English. */
+const secondLanguage = {
+  name: "second language",
+  setup: ({ onLoad }) =>
+    onLoad({ filter: /zh-CN\.js$/ }, async ({ path }) => {
+      const [{ en }, { zhCN }] = await Promise.all([import("./languages/en.js"), import(path)]);
+      const texts = JSON.stringify(Object.keys(en).map((key) => zhCN[key]).join("|"));
+      const contents = `
+        import { en } from "./en.js";
+        export const zhCN = {};
+        const texts = ${texts}.split("|");
+        for (const key in en) zhCN[key] = texts.shift();
+      `;
+      return { contents, loader: "js", resolveDir: here("languages") };
+    }),
+};
 
-for (const [name, source] of [["qr-login.js", "element.js"], ["core.js", "core.js"]]) {
+/** Returns the text of a bundle. */
+async function bundle(source) {
   const { outputFiles } = await build({
     entryPoints: [here(source)],
     bundle: true,
     minify: true,
-    mangleProps: /^(refusal|worked|silent|retry_after_ms)$/,
+    mangleProps: internalProperties,
     format: "esm",
     target: "es2022",
     banner: { js: `/*! qr-login ${version}, MIT/Apache-2.0 */` },
-    plugins: [style, words],
+    plugins: [style, secondLanguage],
     write: false,
   });
-  // (This is 1 % smaller than what esbuild makes of it.)
-  const compress = { passes: 4, keep_fargs: false, pure_getters: true, unsafe_arrows: true };
-  const format = { comments: "some", ascii_only: true };
-  const { code: text } = await minify(outputFiles[0].text, { module: true, ecma: 2022, compress, format });
+  // terser's output is 1 % smaller than that of esbuild alone.
+  const { code } = await minify(outputFiles[0].text, {
+    module: true,
+    ecma: 2022,
+    compress: {
+      passes: 4,
+      keep_fargs: false,
+      lhs_constants: false,
+      pure_getters: true,
+      // These assume that built-in objects and getters are as the language defines them.
+      unsafe: true,
+      unsafe_arrows: true,
+    },
+    format: { comments: "some", ascii_only: true },
+  });
+  return code;
+}
+
+/** Writes a file, or fails with --check if its content is another. */
+function put(path, text) {
+  if (!isCheck) writeFileSync(here(path), text);
+  else if (readFileSync(here(path), "utf8") !== text) throw new Error(`${path} is not up to date: npm run build`);
+}
+
+/** Writes the address and the hash of the element into the READMEs. */
+function putIntegrity(name, text) {
+  const hash = createHash("sha384").update(text).digest("base64");
+  const attributes = `/js/${version}/${name}" crossorigin="anonymous"\n  integrity="sha384-${hash}"`;
+  for (const page of ["../../README.md", "../../README.zh-CN.md"]) {
+    const pattern = /\/js\/[^"]*" crossorigin="anonymous"\s+integrity="[^"]*"/;
+    put(page, readFileSync(here(page), "utf8").replace(pattern, attributes));
+  }
+}
+
+for (const { name, source, maxGzipBytes } of bundles) {
+  const text = await bundle(source);
   const bytes = gzipSync(text, { level: 9 }).length;
   console.log(`dist/${name}: ${text.length} bytes, ${bytes} with gzip`);
-  if (bytes > limits[name]) throw new Error(`dist/${name} is larger than ${limits[name]} bytes`);
+  if (bytes > maxGzipBytes) throw new Error(`dist/${name} is larger than ${maxGzipBytes} bytes`);
   put(`dist/${name}`, text);
-  if (name !== "qr-login.js") continue;
-  const tag = `/js/${version}/${name}" crossorigin="anonymous"\n  integrity="sha384-${createHash("sha384").update(text).digest("base64")}"`;
-  for (const page of ["../../README.md", "../../README.zh-CN.md"]) {
-    const shown = /\/js\/[^"]*" crossorigin="anonymous"\s+integrity="[^"]*"/;
-    put(page, readFileSync(here(page), "utf8").replace(shown, tag));
-  }
+  if (name === "qr-login.js") putIntegrity(name, text);
 }

@@ -1,154 +1,142 @@
 // @ts-check
-// The headless part of <qr-login>: asks for a code, waits for what happens to it, and says so. It needs no DOM, only
-// fetch, WebSocket and EventTarget. Words of the wire are as in PROTOCOL.md.
+// The part of <qr-login> without a user interface: it requests a code, waits for changes of the session, and dispatches
+// them as events. It needs no DOM, only fetch, WebSocket and EventTarget. Names of the wire are as in PROTOCOL.md.
+import { getStatus, post, refused } from "./core/api.js";
+import { pause } from "./core/pause.js";
+import { transports } from "./core/transports.js";
 
 /**
- * Who scanned or confirmed, as far as the app token says.
+ * @typedef {import("./core/api.js").Refusal} Refusal
+ * @typedef {import("./core/transports.js").End} End
+ *
+ * The user who scanned or confirmed, as far as the app token describes them.
  * @typedef {{ name?: string, picture?: string }} User
  *
- * What a page may show. `name` is one of: idle, loading, ready, scanned, confirmed, rejected, cancelled, expired,
- * replaced (by another tab), blocked (the server will have nothing to do with this page).
+ * The state that a page may show. `name` is one of: idle, loading, ready, scanned, confirmed, rejected, cancelled,
+ * expired, replaced (superseded by another tab), blocked (the server refuses this page permanently).
  * @typedef {object} State
  * @property {string} name
- * @property {string} [qr_url] what the picture says
- * @property {string} [qr_image] the picture, a data: URL
- * @property {number} [ends_at] when the session ends, in milliseconds of performance.now()
- * @property {number} [lasts_ms] how long it lasts in all
- * @property {User} [user] who scanned
- * @property {string} [number] what the phone's owner must pick
- * @property {string} [reason] of cancelled: "overload"; of expired: "claimed"; of blocked: the problem's code
+ * @property {string} [qr_url] content of the code
+ * @property {string} [qr_image] image of the code, a data: URL
+ * @property {number} [ends_at] end of the session, in milliseconds of performance.now()
+ * @property {number} [lasts_ms] duration of the session
+ * @property {User} [user] user who scanned
+ * @property {string} [number] number that the user must pick on the phone
+ * @property {string} [reason] of cancelled: "overload"; of expired: "claimed"; of blocked: the code of the refusal
  *
  * @typedef {object} Options
- * @property {string | null} [endpoint] where the server is; by default where the page is
- * @property {string | null} [client_info] shown to the phone as the browser's own word
- * @property {Storage | null} [storage] where a reload finds the session; by default sessionStorage
- *
- * How a connection ended: with a WebSocket's close code and reason, or refused.
- * `silent`: nothing came on it any more.
- * @typedef {{ code?: number, reason?: string, refusal?: Refusal, worked?: boolean, silent?: boolean }} End
+ * @property {string | null} [endpoint] URL of the server; default: the root of the page's host
+ * @property {string | null} [client_info] description of the page, which the phone shows
+ * @property {Storage | null} [storage] storage of the session id, for reloads; default: sessionStorage
  */
 
-/** Nothing at all comes in this time where a transport is blocked, or kept back by a proxy. A cancel waits no longer. */
-const FIRST_WORD_MS = 4000;
-/** Shorter than what proxies commonly allow a silent request. */
-const POLL_SECONDS = 15;
+/** Time in which a transport must deliver something, and the server must respond to a cancel. */
+const FIRST_MESSAGE_MS = 4000;
+/** The same for the transport that worked before the connection fell silent. */
+const FIRST_MESSAGE_AFTER_SILENCE_MS = 1000;
 const MAX_BACKOFF_MS = 30_000;
-/** A connection that is asked whether it is alive answers in this time. */
-const ANSWER_MS = 1500;
-/** How often it is looked whether a connection has fallen silent ... */
-const LOOK_MS = 250;
-/** ... and by how much time jumps when the machine has slept. */
-const JUMP_MS = 5000;
-/** Close code of a server that cannot make the token now. The login stays confirmed. */
-const FAILED = 1011;
-const REPLACED = 4409;
-const OVER = ["confirmed", "rejected", "cancelled", "expired", "replaced", "blocked"];
+/** Time in which a probed connection must deliver something. */
+const PROBE_MS = 1500;
+/** Time between two checks for a silent connection. */
+const CHECK_MS = 250;
+/** Minimum advance of the wall clock between two checks that shows that the machine has slept. */
+const SLEEP_MS = 5000;
+/** Close code of a server that cannot make the token at present. The login stays confirmed. */
+const TOKEN_FAILED = 1011;
+const SUPERSEDED = 4409;
+const FINAL_STATES = ["confirmed", "rejected", "cancelled", "expired", "replaced", "blocked"];
 
-/** By endpoint: the best transport that has worked, for the life of the page. @type {Map<string, number>} */
-const working = new Map();
-/** The keys under which logins of this page store their sessions. @type {Set<string>} */
-const in_use = new Set();
-
-/**
- * An answer that is a refusal (RFC 9457). No other error has a status.
- * @typedef {Error & { status: number, code?: string, retry_after_ms?: number }} Refusal
- * @param {number} status @param {string} [code] @param {string} [detail] @param {number} [retry_after_ms]
- * @returns {Refusal}
- */
-const refused = (status, code, detail, retry_after_ms) =>
-  Object.assign(new Error(detail ?? `status ${status}`), { status, code, retry_after_ms });
-
-/** @param {number} ms @param {AbortSignal} [signal] ends it early */
-const pause = (ms, signal) =>
-  new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => resolve(clearTimeout(timer)));
-  });
+/** Index of the best transport that has worked, by endpoint, for the life of the page. @type {Map<string, number>} */
+const workingTransports = new Map();
+/** Storage keys of the running logins of this page. @type {Set<string>} */
+const usedKeys = new Set();
 
 /**
- * A login by QR code. Events: change, and when one of these begins ready, scanned, number, confirmed, rejected,
- * cancelled, expired, replaced, error. The token is in the detail of confirmed, and nowhere else.
+ * A login by QR code. Events: change, and on entering a state ready, scanned, number, confirmed, rejected, cancelled,
+ * expired, replaced, error. Only the detail of confirmed contains the token.
  */
 class QrLogin extends EventTarget {
   /** @type {State} */
   state = { name: "idle" };
-  /** Whether the server is within reach, as far as one knows. */
+  /** Whether the server can be reached, as far as is known. */
   is_connected = true;
   #base = "";
-  #client_info;
+  #clientInfo;
   #storage;
   #key = "";
   /** @type {string | undefined} */
-  #id;
-  /** What is under way. */
-  #run = new AbortController();
-  /** Between two heartbeats of the server; 0 for one that sends none that a page sees. */
-  #beat_ms = 0;
-  /** Finds out whether the connection is alive; in a pause between two attempts, ends it. @type {(() => void) | undefined} */
-  #doubt;
+  #sessionId;
+  /** Aborted to end everything that is in progress. */
+  #running = new AbortController();
+  /** Time between two heartbeats of the server; 0 if it is unknown. */
+  #heartbeatMs = 0;
+  /** Checks the connection; in a pause between two attempts, ends the pause. @type {(() => void) | undefined} */
+  #probe;
 
   /** @param {Options} options */
   constructor({ endpoint, client_info, storage } = {}) {
     super();
-    this.#client_info = client_info;
-    // A page at about:srcdoc, about:blank or blob: has an origin and no URL of it, and in a sandbox no origin.
+    this.#clientInfo = client_info;
+    // A page at about:srcdoc, about:blank or blob: has no URL to resolve with, but an origin (in a sandbox, neither).
     const page = [globalThis.location?.href, globalThis.origin].find((url) => URL.canParse("/", url));
     try {
       this.#base = new URL(endpoint || "/", page).href.replace(/\/$/, "");
     } catch {
-      // #keep_on says so.
+      // #attempt reports it.
     }
     try {
       this.#storage = storage === undefined ? globalThis.sessionStorage : storage;
     } catch {
-      // Pages in a sandbox have none.
+      // A page in a sandbox has no storage.
     }
   }
 
-  /** Goes on with the session that this tab has, if it has one, or asks for a code. */
+  /** Continues the session of this tab, or requests a code. */
   start() {
-    this.#id = undefined;
+    this.#sessionId = undefined;
     this.#begin({ name: "loading" });
   }
 
-  /** Asks for a new code. Whoever has scanned the one before is told that it is of no use. */
+  /** Requests a new code. A phone that has scanned the previous one is informed. */
   refresh() {
-    if (/ready|scanned/.test(this.state.name)) this.#post("cancel", { session_id: this.#id }).catch(() => {});
+    if (/ready|scanned/.test(this.state.name)) {
+      post(this.#base, "cancel", { session_id: this.#sessionId }).catch(() => {});
+    }
     this.#forget();
     this.#begin({ name: "loading" });
   }
 
-  /** Gives up; the phone is told so, if the server is within reach. */
+  /** Cancels the login. The phone is informed if the server can be reached. */
   async cancel() {
-    const session_id = this.#id;
+    const session_id = this.#sessionId;
     try {
-      if (session_id) await this.#post("cancel", { session_id }, AbortSignal.timeout(FIRST_WORD_MS));
+      if (session_id) await post(this.#base, "cancel", { session_id }, AbortSignal.timeout(FIRST_MESSAGE_MS));
     } catch (/** @type {any} */ error) {
-      // What has been decided meanwhile is on its way here.
-      if (/409|410/.test(error.status)) return;
-      this.#say("error", { code: (error.status && error.code) ?? "network", message: `${error}` });
+      // The session was decided before; the connection delivers the decision.
+      if ([409, 410].includes(error.status)) return;
+      this.#dispatch("error", { code: (error.status && error.code) ?? "network", message: `${error}` });
     }
-    // (The connection may have been told first, and another code asked for since.)
-    if (this.#id === session_id && !this.#is_over()) this.#end("cancelled");
+    // The connection may have delivered the cancellation first, and a new code may have been requested since.
+    if (this.#sessionId === session_id && !this.#isOver()) this.#end("cancelled");
   }
 
-  /** Lets go of the connection, and leaves the session as it is. */
+  /** Closes the connection, and keeps the session. */
   stop() {
-    this.#run.abort();
+    this.#running.abort();
   }
 
   /**
-   * Says that the token has been received: it is not given again. Happens by itself, unless the event confirmed was
-   * prevented from its default. It is worth another try or two.
+   * Acknowledges the token: the server does not deliver it again. Called automatically, unless the default of the event
+   * confirmed was prevented. Fails silently after three attempts.
    */
-  async acknowledge(session_id = this.#id) {
+  async acknowledge(session_id = this.#sessionId) {
     this.#forget(session_id);
-    for (const pause_ms of [500, 1000, 2000]) {
+    for (const pauseMs of [500, 1000, 2000]) {
       try {
-        return await this.#post("ack", { session_id });
+        return await post(this.#base, "ack", { session_id });
       } catch (/** @type {any} */ error) {
         if (error.status < 500) return;
-        await pause(pause_ms);
+        await pause(pauseMs);
       }
     }
   }
@@ -156,235 +144,226 @@ class QrLogin extends EventTarget {
   /** @param {State} state */
   #begin(state) {
     this.stop();
-    this.#run = new AbortController();
-    const { signal } = this.#run;
-    // Several logins of a page each keep their own session: after a reload they find it in the order in which they start.
+    this.#running = new AbortController();
+    const { signal } = this.#running;
+    // Each login of a page has its own key. After a reload, they find their sessions in the order in which they start.
     this.#key ||= `qr-login ${this.#base}`;
-    while (in_use.has(this.#key)) this.#key += "+";
-    in_use.add(this.#key);
-    signal.addEventListener("abort", () => in_use.delete(this.#key));
-    this.#show(state);
-    const on = globalThis.addEventListener;
-    // (Captured, as not all of them bubble.)
-    for (const event of ["online", "visibilitychange", "resume"]) on?.(event, () => this.#wake(), { signal, capture: true });
-    on?.("offline", () => this.#is_over() || this.#reach(false), { signal });
-    // A page with an open connection would not be kept for going back to.
-    const back = () => this.#is_over() || this.#begin(this.state);
-    on?.("pagehide", () => (this.stop(), on("pageshow", back, { once: true })), { signal });
-    this.#keep_on(signal);
+    while (usedKeys.has(this.#key)) this.#key += "+";
+    usedKeys.add(this.#key);
+    signal.addEventListener("abort", () => usedKeys.delete(this.#key));
+    this.#setState(state);
+    this.#listen(signal);
+    this.#run(signal);
   }
 
-  /** What was connected before may look so still, and be dead. */
-  #wake() {
-    if (!this.#is_over() && !globalThis.document?.hidden) this.#doubt?.();
+  /** Follows the events of the window, if there is one. @param {AbortSignal} signal */
+  #listen(signal) {
+    const listen = globalThis.addEventListener;
+    // Not all of these events bubble.
+    const options = { signal, capture: true };
+    for (const event of ["online", "visibilitychange", "resume"]) listen?.(event, () => this.#check(), options);
+    const setOffline = () => {
+      if (!this.#isOver()) this.#setConnected(false);
+    };
+    listen?.("offline", setOffline, options);
+    const restart = () => {
+      if (!this.#isOver()) this.#begin(this.state);
+    };
+    // An open connection would keep the page out of the back/forward cache.
+    const suspend = () => {
+      this.stop();
+      listen("pageshow", restart, { once: true });
+    };
+    listen?.("pagehide", suspend, options);
   }
 
-  /** @param {AbortSignal} signal */
-  async #keep_on(signal) {
-    let silent = false;
-    // A listener of confirmed may begin anew: the token is acknowledged first, and its session forgotten.
+  /** Checks a connection that may be dead without having been closed. */
+  #check() {
+    if (!this.#isOver() && !globalThis.document?.hidden) this.#probe?.();
+  }
+
+  /** Attempts to wait for the session until the login is over. @param {AbortSignal} signal */
+  async #run(signal) {
+    let wasSilent = false;
+    // A listener of confirmed may start anew. Its token is acknowledged and its session forgotten first.
     await null;
     for (let attempt = 0; ; attempt++) {
-      /** @type {End} */
-      let end = {};
-      try {
-        if (!this.#base) throw refused(400, "no_endpoint", "endpoint must be an absolute URL");
-        if (!this.#id) await this.#ask(signal);
-        if (!signal.aborted && !this.#is_over()) end = await this.#wait(signal, attempt, silent);
-      } catch (/** @type {any} */ refusal) {
-        end = refusal.status ? { refusal } : await this.#diagnose(attempt, signal);
-      }
-      if (signal.aborted) return;
-      const { code, reason, refusal, worked } = end;
-      if (this.#is_over()) return this.#let_go();
-      if (code === REPLACED || refusal?.code === "replaced") return this.#end("replaced");
-      // Swept: long past its end.
-      if (refusal?.status === 404 && this.#id) return this.#end("expired");
-      if (refusal && !/408|429|5../.test(/** @type {any} */ (refusal.status))) return this.#block(refusal);
-      silent = !!end.silent;
-      // (A stream of events has worked before it ends so: without this, each pause would be as short as the first.)
-      if (worked && code !== FAILED) attempt = 0;
-      if (silent) continue;
-      this.#reach(false);
-      const pausing = new AbortController();
-      this.#doubt = () => pausing.abort();
-      const told = refusal ? refusal.retry_after_ms : /retry_after_ms=(\d+)/.exec(reason ?? "")?.[1];
-      const backoff = Math.random() * Math.min(MAX_BACKOFF_MS, 1000 * 2 ** attempt);
-      await pause(Number(told) || backoff, AbortSignal.any([signal, pausing.signal]));
-      this.#doubt = undefined;
+      const end = await this.#attempt(signal, attempt, wasSilent);
+      if (signal.aborted || this.#handleEnd(end)) return;
+      wasSilent = !!end.silent;
+      // An event stream has worked before it ends with this code; without the second condition, pauses would not grow.
+      if (end.worked && end.code !== TOKEN_FAILED) attempt = 0;
+      if (!wasSilent) await this.#pause(signal, attempt, end);
     }
   }
 
-  /** Finds the session that was here before a reload, or asks for a new one. @param {AbortSignal} signal */
-  async #ask(signal) {
+  /**
+   * Gets a session if there is none, and waits on a connection until it ends.
+   * @param {AbortSignal} signal @param {number} attempt @param {boolean} wasSilent @returns {Promise<End>}
+   */
+  async #attempt(signal, attempt, wasSilent) {
+    try {
+      if (!this.#base) throw refused(400, "no_endpoint", "endpoint must be an absolute URL");
+      if (!this.#sessionId) await this.#findSession(signal);
+      if (signal.aborted || this.#isOver()) return {};
+      return await this.#wait(signal, attempt, wasSilent);
+    } catch (/** @type {any} */ error) {
+      return { refusal: error.status ? error : await this.#diagnose(attempt, signal) };
+    }
+  }
+
+  /** Ends the login if the end of a connection is final; returns whether it is. @param {End} end */
+  #handleEnd({ code, refusal }) {
+    if (this.#isOver()) this.#disconnect();
+    else if (code === SUPERSEDED || refusal?.code === "replaced") this.#end("replaced");
+    // The server deletes a session some time after its end.
+    else if (refusal?.status === 404 && this.#sessionId) this.#end("expired");
+    else if (refusal && !/408|429|5../.test(`${refusal.status}`)) this.#block(refusal);
+    else return false;
+    return true;
+  }
+
+  /** Pauses before the next attempt. @param {AbortSignal} signal @param {number} attempt @param {End} end */
+  async #pause(signal, attempt, { refusal, reason = "" }) {
+    this.#setConnected(false);
+    const pausing = new AbortController();
+    this.#probe = () => pausing.abort();
+    const requestedMs = refusal ? refusal.retryAfterMs : /retry_after_ms=(\d+)/.exec(reason)?.[1];
+    const backoffMs = Math.random() * Math.min(MAX_BACKOFF_MS, 1000 * 2 ** attempt);
+    await pause(Number(requestedMs) || backoffMs, AbortSignal.any([signal, pausing.signal]));
+    this.#probe = undefined;
+  }
+
+  /** Continues the session from before a reload, or generates a new one. @param {AbortSignal} signal */
+  async #findSession(signal) {
     const stored = this.#store("getItem");
     if (stored) {
       try {
-        const view = await this.#get("status", signal, stored);
+        const view = await getStatus(this.#base, "", stored, signal);
         if (view.status !== "expired" && !view.claimed) {
-          this.#id = stored;
-          return this.#hear(view) && this.acknowledge(stored);
+          this.#sessionId = stored;
+          return await this.#receive(view, stored);
         }
       } catch (/** @type {any} */ error) {
         if (error.status !== 404) throw error;
       }
       this.#forget();
     }
-    const answer = await this.#post("generate", { client_info: this.#client_info }, signal);
-    // Something between answers in the server's place.
+    const answer = await post(this.#base, "generate", { client_info: this.#clientInfo }, signal);
+    // A proxy or captive portal may have responded instead of the server.
     if (!answer.session_id) throw Error();
-    this.#store("setItem", (this.#id = answer.session_id));
-    this.#hear({ ...answer, status: "pending" });
+    this.#sessionId = answer.session_id;
+    this.#store("setItem", answer.session_id);
+    this.#show({ ...answer, status: "pending" });
   }
 
   /**
-   * Waits for what happens, by the best transport that works. After a silence that is the one that has, tried twice: the
-   * browser may have kept another connection, which is dead, too, until it is given up.
-   * @param {AbortSignal} signal @param {number} attempt @param {boolean} again @returns {Promise<End>}
+   * Waits on the best transport that works. After silence, the one that has worked is tried twice, because the browser
+   * may first reuse another connection that is dead too.
+   * @param {AbortSignal} signal @param {number} attempt @param {boolean} wasSilent @returns {Promise<End>}
    */
-  async #wait(signal, attempt, again) {
-    const ways = [this.#by_websocket, this.#by_events, this.#by_polling];
-    for (let way = working.get(this.#base) ?? 0; way < ways.length; again ? (again = false) : way++) {
-      const given_up = new AbortController();
-      const give_up = () => given_up.abort();
-      // When the next word must have come. (Of the last way, the first may take its time.)
-      let until = performance.now() + (again ? 1000 : way < 2 ? FIRST_WORD_MS * Math.min(attempt + 1, 4) : Infinity);
-      let looked = Date.now();
-      const looking = setInterval(() => {
-        // Only the wall clock shows that the machine has slept, in some browsers. It may be set: nothing else hangs on it.
-        const now = Date.now();
-        if (now - looked > JUMP_MS) this.#wake();
-        looked = now;
-        if (performance.now() > until) give_up();
-      }, LOOK_MS);
-      /** @type {End} */
-      let end = {};
-      const alive = (/** @type {(() => void) | undefined} */ ask = undefined) => {
-        const beat = this.#beat_ms;
-        // Within two and a half heartbeats all is to be as it should again.
-        until = performance.now() + (beat ? Math.max(1.6 * beat, 2.5 * beat - 2500) : Infinity);
-        this.#doubt = ask ? () => (ask(), (until = performance.now() + ANSWER_MS)) : give_up;
-        end.worked = true;
-        working.set(this.#base, way);
-        this.#reach(true);
-      };
-      try {
-        Object.assign(end, await ways[way].call(this, AbortSignal.any([signal, given_up.signal]), alive, this.#id));
-      } catch (/** @type {any} */ error) {
-        // (What has no code is a proxy's.)
-        if (error.status && error.code) end.refusal = error;
-      }
-      this.#doubt = undefined;
-      clearInterval(looking);
-      end.silent = end.worked && given_up.signal.aborted;
-      // What could not be read is still open.
-      give_up();
+  async #wait(signal, attempt, wasSilent) {
+    const best = workingTransports.get(this.#base) ?? 0;
+    const firstMessageMs = FIRST_MESSAGE_MS * Math.min(attempt + 1, 4);
+    const tries = [[0, firstMessageMs], [1, firstMessageMs], [2, Infinity]].slice(best);
+    if (wasSilent) tries.unshift([best, FIRST_MESSAGE_AFTER_SILENCE_MS]);
+    for (const [index, ms] of tries) {
+      const end = await this.#waitOn(index, ms, signal);
       // A server that refuses, or closes with a reason, has been reached.
       if (end.worked || end.refusal || end.reason || signal.aborted) return end;
     }
     return {};
   }
 
-  /** @param {AbortSignal} signal @param {(ask?: () => void) => void} alive @param {any} id @returns {Promise<End>} */
-  #by_websocket(signal, alive, id) {
-    return new Promise((resolve) => {
-      // The id is no part of the URL, which browsers and proxies write down.
-      const words = ["qrlogin.ack", `qrlogin.session.${id}`];
-      const socket = new WebSocket(`${this.#base.replace("http", "ws")}/v1/ws/qr`, words);
-      const close = () => socket.close(1000);
-      signal.addEventListener("abort", () => {
-        // (Closing what is not open yet would be an error in the console. What the page stops when it is told of its token
-        // is closed after the acknowledgement.)
-        if (socket.readyState) queueMicrotask(close);
-        else socket.onopen = close;
-        resolve({});
-      });
-      socket.onmessage = ({ data }) => {
-        if (signal.aborted) return;
-        try {
-          // (A heartbeat is binary.)
-          const frame = typeof data === "string" && JSON.parse(data);
-          alive(() => socket.send("ping"));
-          if (!frame || !this.#hear(frame)) return;
-          // (A page that is being left may have closed it.)
-          if (socket.readyState > 1) return this.acknowledge(id);
-          socket.send("ack");
-          this.#forget(id);
-        } catch {
-          // This is no qrlogin.
-          close();
-        }
-      };
-      socket.onclose = ({ code, reason }) => resolve({ code, reason });
-    });
-  }
-
-  /** @param {AbortSignal} signal @param {() => void} alive @param {any} id @returns {Promise<End>} */
-  async #by_events(signal, alive, id) {
-    const { body, headers } = await this.#open("/v1/sse/qr", signal);
-    // Something between says something of its own.
-    const type = /** @type {any} */ (headers.get("content-type"));
-    if (!/^text\/event-stream/.test(type)) return (await body?.cancel(), {});
-    const reader = /** @type {ReadableStream<Uint8Array>} */ (body).getReader();
-    const decoder = new TextDecoder();
-    for (let text = ""; ; ) {
-      const { done, value } = await reader.read();
-      if (done) return {};
-      alive();
-      const blocks = (text + decoder.decode(value, { stream: true })).split("\n\n");
-      text = blocks.pop() ?? "";
-      for (const block of blocks) {
-        const said = JSON.parse(/^data: (.*)/m.exec(block)?.[1] ?? "null");
-        if (/^event: close/m.test(block)) return said;
-        if (said && this.#hear(said)) await this.acknowledge(id);
-      }
+  /**
+   * Waits on one transport until its connection ends, or delivers nothing for too long.
+   * @param {number} index @param {number} firstMessageMs @param {AbortSignal} signal @returns {Promise<End>}
+   */
+  async #waitOn(index, firstMessageMs, signal) {
+    const sessionId = this.#sessionId;
+    const givenUp = new AbortController();
+    const giveUp = () => givenUp.abort();
+    let giveUpAt = performance.now() + firstMessageMs;
+    let checkedAt = Date.now();
+    const checking = setInterval(() => {
+      // In some browsers, only the wall clock shows that the machine has slept. It may be set, so nothing else uses it.
+      const now = Date.now();
+      if (now - checkedAt > SLEEP_MS) this.#check();
+      checkedAt = now;
+      if (performance.now() > giveUpAt) giveUp();
+    }, CHECK_MS);
+    let worked = false;
+    const onAlive = (/** @type {(() => void) | undefined} */ probe = undefined) => {
+      // A dead connection must be replaced within two and a half heartbeats.
+      const intervalMs = this.#heartbeatMs || Infinity;
+      const silenceMs = Math.max(1.6 * intervalMs, 2.5 * intervalMs - 2500);
+      giveUpAt = performance.now() + silenceMs;
+      this.#probe = probe ? () => {
+        probe();
+        giveUpAt = performance.now() + PROBE_MS;
+      } : giveUp;
+      worked = true;
+      workingTransports.set(this.#base, index);
+      this.#setConnected(true);
+    };
+    /** @type {End} */
+    let end = {};
+    try {
+      const anySignal = AbortSignal.any([signal, givenUp.signal]);
+      const receive = (/** @type {any} */ frame, /** @type {(() => boolean) | undefined} */ sendAck = undefined) =>
+        this.#receive(frame, sessionId, sendAck);
+      const isOver = () => this.#isOver();
+      end = await transports[index](this.#base, sessionId, anySignal, onAlive, receive, this.#heartbeatMs, isOver);
+    } catch (/** @type {any} */ error) {
+      // A refusal without a code is that of a proxy.
+      if (error.status && error.code) end.refusal = error;
     }
+    this.#probe = undefined;
+    clearInterval(checking);
+    const silent = worked && givenUp.signal.aborted;
+    // Closes a response that was not read to its end.
+    giveUp();
+    return { ...end, worked, silent };
   }
 
-  /** @param {AbortSignal} signal @param {() => void} alive @param {any} id @returns {Promise<End>} */
-  async #by_polling(signal, alive, id) {
-    const seconds = Math.min(POLL_SECONDS, this.#beat_ms / 1000 || POLL_SECONDS);
-    for (let version = 0; !this.#is_over(); ) {
-      const asked_at = performance.now();
-      const view = await this.#get(`status?wait=${seconds}&version=${version}`, signal);
-      alive();
-      if (this.#hear(view)) await this.acknowledge(id);
-      // Something between answers at once, in the server's place.
-      const { version: now = version } = view;
-      if (now === version && performance.now() - asked_at < 1000) await pause(1000, signal);
-      version = now;
-    }
-    return {};
+  /**
+   * Handles a message of the server, and acknowledges its token unless the page prevents it.
+   * @param {any} frame @param {string} [sessionId] @param {() => boolean} [sendAck]
+   */
+  async #receive(frame, sessionId, sendAck) {
+    if (!this.#show(frame)) return;
+    if (sendAck?.()) this.#forget(sessionId);
+    else await this.acknowledge(sessionId);
   }
 
-  /** Takes in what the server says; whether that is to be acknowledged. @param {any} frame @returns {boolean} */
-  #hear(frame) {
+  /** Shows the state in a message, and returns whether to acknowledge its token. @param {any} frame */
+  #show(frame) {
     const { status, qr_url, qr_image, user = this.state.user, number, expires_in, heartbeat_seconds } = frame;
     const state = { ...this.state };
-    if (heartbeat_seconds) this.#beat_ms = heartbeat_seconds * 1000;
+    if (heartbeat_seconds) this.#heartbeatMs = heartbeat_seconds * 1000;
     if (qr_image) Object.assign(state, { qr_url, qr_image });
     if (expires_in && status !== "confirmed") {
       state.ends_at = performance.now() + expires_in * 1000;
       state.lasts_ms = Math.max(state.lasts_ms ?? 0, expires_in * 1000);
     }
-    if (status === "pending") this.#show({ ...state, name: "ready" });
-    else if (status === "rotated") this.#show(state);
-    else if (status === "scanned") this.#show({ ...state, name: "scanned", user, number });
+    if (status === "pending") this.#setState({ ...state, name: "ready" });
+    else if (status === "rotated") this.#setState(state);
+    else if (status === "scanned") this.#setState({ ...state, name: "scanned", user, number });
     else if (frame.claimed) this.#end("expired", "claimed");
     else if (status === "confirmed") {
       const { web_token, token_type } = frame;
-      return this.#show({ ...state, name: "confirmed", user }, { web_token, token_type, expires_in, user });
-    } else if (OVER.includes(status)) this.#end(status, frame.reason);
+      return this.#setState({ ...state, name: "confirmed", user }, { web_token, token_type, expires_in, user });
+    } else if (FINAL_STATES.includes(status)) this.#end(status, frame.reason);
     return false;
   }
 
-  /** @param {string} name @param {string} [reason] @param {object} [detail] */
+  /** Ends the login in a final state. @param {string} name @param {string} [reason] @param {object} [detail] */
   #end(name, reason, detail) {
-    this.#let_go();
-    // What another tab has now can be taken back.
-    if (name === "replaced") this.#id = undefined;
+    this.#disconnect();
+    // A session that another tab continues can be continued here later.
+    if (name === "replaced") this.#sessionId = undefined;
     else this.#forget();
-    this.#show({ ...this.state, name, reason }, detail);
+    this.#setState({ ...this.state, name, reason }, detail);
   }
 
   /** @param {Refusal} refusal */
@@ -393,100 +372,78 @@ class QrLogin extends EventTarget {
     this.#end("blocked", code, { code, message });
   }
 
-  /** Why the server cannot be reached. @param {number} attempt @param {AbortSignal} signal @returns {Promise<End>} */
+  /**
+   * Returns a refusal if the server responds, but does not allow the origin of the page.
+   * @param {number} attempt @param {AbortSignal} signal
+   */
   async #diagnose(attempt, signal) {
     const page = globalThis.origin;
     const { origin } = new URL(this.#base);
-    // A server that does not know this origin answers, and the page may not read it.
-    if (!page || page === origin || !attempt) return {};
+    if (!page || page === origin || !attempt) return;
     try {
+      // The page can send this request to any origin, but cannot read the response.
       await fetch(`${this.#base}/.well-known/jwks.json`, { mode: "no-cors", signal });
     } catch {
-      return {};
+      return;
     }
-    const detail = `${origin} does not let in this page: add "${page}" to its setting allowed_origins`;
-    return { refusal: refused(403, "forbidden_origin", detail) };
+    return refused(403, "forbidden_origin", `add "${page}" to the setting allowed_origins of ${origin}`);
   }
 
-  #is_over() {
-    return OVER.includes(this.state.name);
+  #isOver() {
+    return FINAL_STATES.includes(this.state.name);
   }
 
-  /** Nothing hangs on the network any more. */
-  #let_go() {
+  /** Closes the connection of a login that is over. The network does not matter to it. */
+  #disconnect() {
     this.stop();
-    this.#reach(true);
+    this.#setConnected(true);
   }
 
-  /** Forgets this session, unless another has been begun since. */
-  #forget(id = this.#id) {
-    if (this.#id && this.#id !== id) return;
-    this.#id = undefined;
+  /** Forgets this session, unless another one has begun since. */
+  #forget(sessionId = this.#sessionId) {
+    if (this.#sessionId && this.#sessionId !== sessionId) return;
+    this.#sessionId = undefined;
     this.#store("removeItem");
   }
 
-  /** Storage may be full, or blocked at any time. @param {"getItem" | "setItem" | "removeItem"} call @param {string[]} rest */
+  /** Calls the storage. @param {"getItem" | "setItem" | "removeItem"} call @param {string[]} rest */
   #store(call, ...rest) {
     try {
       return /** @type {any} */ (this.#storage)?.[call](this.#key, ...rest);
     } catch {
-      // A reload begins anew then.
+      // Storage may be full or blocked. A reload then begins a new session.
     }
   }
 
-  /** Whether nobody has prevented what follows. @param {State} state @param {object} [detail] */
-  #show(state, detail = state) {
+  /**
+   * Sets the state, dispatches its events, and returns false if a listener has prevented the default.
+   * @param {State} state @param {object} [detail]
+   */
+  #setState(state, detail = state) {
     const before = this.state;
     this.state = state;
-    this.#say("change");
+    this.#dispatch("change");
     const { name, number } = state;
-    const goes_on = name === before.name || this.#say(name === "blocked" ? "error" : name, detail);
-    if (number && number !== before.number) this.#say("number", state);
-    return goes_on;
+    const isAllowed = name === before.name || this.#dispatch(name === "blocked" ? "error" : name, detail);
+    if (number && number !== before.number) this.#dispatch("number", state);
+    return isAllowed;
   }
 
-  /** @param {boolean} is_connected */
-  #reach(is_connected) {
-    if (this.is_connected === is_connected) return;
-    this.is_connected = is_connected;
-    this.#say("change");
+  /** @param {boolean} isConnected */
+  #setConnected(isConnected) {
+    if (this.is_connected === isConnected) return;
+    this.is_connected = isConnected;
+    this.#dispatch("change");
   }
 
   /** @param {string} type @param {object} [detail] */
-  #say(type, detail) {
+  #dispatch(type, detail) {
     return this.dispatchEvent(new CustomEvent(type, { detail, cancelable: true }));
-  }
-
-  /** @param {string} call @param {AbortSignal} signal @param {any} [id] */
-  async #get(call, signal, id) {
-    return (await this.#open(`/v1/qr-login/${call}`, signal, id)).json();
-  }
-
-  /** @param {string} path @param {AbortSignal} signal @param {any} [id] */
-  #open(path, signal, id = this.#id) {
-    return this.#fetch(path, { headers: { "x-qr-session": id }, signal });
-  }
-
-  /** @param {string} call @param {object} body @param {AbortSignal} [signal] @returns {Promise<any>} */
-  async #post(call, body, signal) {
-    const headers = { "content-type": "application/json" };
-    // (A receipt is to arrive though the page goes on to where the login leads.)
-    const init = { method: "POST", headers, body: JSON.stringify(body), signal, keepalive: true };
-    const response = await this.#fetch(`/v1/qr-login/${call}`, init);
-    return response.status === 204 || response.json();
-  }
-
-  /** @param {string} path @param {RequestInit} init */
-  async #fetch(path, init) {
-    const response = await fetch(this.#base + path, { ...init, cache: "no-store", credentials: "omit" });
-    if (response.ok) return response;
-    const { code, detail } = await response.json().catch(() => ({}));
-    throw refused(response.status, code, detail, /** @type {any} */ (response.headers.get("retry-after")) * 1000);
   }
 }
 
 /**
- * A login by QR code, without anything to see: the page shows `login.state` whenever there is a `change`.
+ * Creates a login by QR code without a user interface: the page shows `login.state` after each event `change`.
  * @param {Options} [options]
  */
 export const createQrLogin = (options) => new QrLogin(options);

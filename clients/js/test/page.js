@@ -45,7 +45,7 @@ class Clock {
   }
 
   install() {
-    const is_core = () => new Error().stack.split("\n")[3].includes("/core.js?");
+    const is_core = () => new Error().stack.split("\n")[3].match(/\/js\/core(\.js\?|\/)/);
     Object.assign(globalThis, {
       setTimeout: (run, ms, ...rest) => (is_core() ? this.#add(run, ms) : setTimeout(run, ms, ...rest)),
       setInterval: (run, ms, ...rest) => (is_core() ? this.#add(run, ms, ms) : setInterval(run, ms, ...rest)),
