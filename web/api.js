@@ -1,6 +1,6 @@
-// What both pages of the demo use.
+// Functions that both pages of the demo use.
 
-/** An answer that is a refusal: `code` is the problem's stable code (PROTOCOL.md). */
+/** A response that is a refusal; `code` is the stable code of the problem (PROTOCOL.md). */
 export class Refusal extends Error {
   constructor(status, problem) {
     super(problem?.detail ?? `The server answered ${status}.`);
@@ -15,28 +15,28 @@ async function answer(response) {
   return body;
 }
 
-/** Where the server has this path. (The server may be at a path itself: this module is one folder below it.) */
-const at = (path) => new URL(`..${path}`, import.meta.url);
+/** Returns the URL of a path of the server. `public_url` may have a path; this module is one folder below it. */
+const urlOf = (path) => new URL(`..${path}`, import.meta.url);
 
 export async function get(path, headers = {}) {
-  return answer(await fetch(at(path), { headers, cache: "no-store" }));
+  return answer(await fetch(urlOf(path), { headers, cache: "no-store" }));
 }
 
 export async function post(path, body, headers = {}) {
   const json = { "content-type": "application/json", ...headers };
-  return answer(await fetch(at(path), { method: "POST", headers: json, body: JSON.stringify(body) }));
+  return answer(await fetch(urlOf(path), { method: "POST", headers: json, body: JSON.stringify(body) }));
 }
 
-/** The element of this role on the page. */
+/** Returns the element that has this `data-role`. */
 export const role = (name) => document.querySelector(`[data-role="${name}"]`);
 
-/** Ada Lovelace is AL. */
+/** Returns the initials of a name: "AL" for "Ada Lovelace". */
 export function initials(name) {
   const words = (name ?? "?").split(/\s+/).filter(Boolean);
   return words.map((word) => [...word][0]).slice(0, 2).join("").toUpperCase();
 }
 
-/** What a JWT says. (Whether it is true is for the site's own server to verify.) */
+/** Returns the header and the claims of a JWT. It does not verify them; this is the task of the site's server. */
 export function decodeToken(token) {
   const part = (text) => {
     const binary = atob(text.replaceAll("-", "+").replaceAll("_", "/"));

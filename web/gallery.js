@@ -1,13 +1,14 @@
-// Every state of <qr-login> side by side, in which only the login itself is posed.
-// ?lang=…&theme=…, and only=STATE (once or more often) for less than all.
+// Shows all states of <qr-login> side by side, with logins that do not change.
+// ?lang=…&theme=… select the language and the theme; only=STATE, which may be repeated, selects states.
 import { QrLoginElement, languages } from "../js/qr-login.js";
 import { post, role } from "./api.js";
 
-const asked = new URLSearchParams(location.search);
-const lang = asked.get("lang") ?? "en";
-const theme = asked.get("theme") ?? "auto";
+const query = new URLSearchParams(location.search);
+const lang = query.get("lang") ?? "en";
+const theme = query.get("theme") ?? "auto";
 
 const user = { name: "Ada Lovelace" };
+const userWithLongName = { name: "Bartholomew Featherstonehaugh-Cholmondeley the Third" };
 const poses = {
   loading: {},
   ready: {},
@@ -22,14 +23,14 @@ const poses = {
   replaced: {},
   blocked: {},
   reconnecting: { name: "ready", is_connected: false },
-  "a long name": { name: "scanned", user: { name: "Bartholomew Featherstonehaugh-Cholmondeley the Third" } },
-  "a long name, a number": { name: "scanned", number: "42", user: { name: "Bartholomew Featherstonehaugh-Cholmondeley the Third" } },
+  "a long name": { name: "scanned", user: userWithLongName },
+  "a long name, a number": { name: "scanned", number: "42", user: userWithLongName },
   "scanned, nameless": { name: "scanned" },
   "number, nameless": { name: "scanned", number: "42" },
   "confirmed, nameless": { name: "confirmed" },
 };
 
-/** A login that stands still. */
+/** A login that stays in one state. */
 class Pose extends EventTarget {
   constructor({ is_connected = true, ...state }) {
     super();
@@ -56,7 +57,7 @@ customElements.define(
 document.documentElement.lang = lang;
 if (theme !== "auto") document.documentElement.style.colorScheme = theme;
 for (const pose of Object.keys(poses)) {
-  if (asked.has("only") && !asked.getAll("only").includes(pose)) continue;
+  if (query.has("only") && !query.getAll("only").includes(pose)) continue;
   const element = document.createElement("qr-login-pose");
   element.setAttribute("client-info", pose);
   element.dataset.pose = pose;

@@ -1,4 +1,4 @@
-// The demo's phone: plays the part of the site's own app, on which somebody is logged in.
+// The demo's phone: takes the place of the site's own app, in which a user is logged in.
 import { Refusal, get, initials, post, role } from "./api.js";
 
 const card = document.querySelector(".card");
@@ -35,8 +35,8 @@ function show(state, message = "") {
 }
 
 function fail(error) {
-  const known = error instanceof Refusal ? failures[error.code] ?? error.message : "The server cannot be reached.";
-  show("failed", known);
+  if (error instanceof Refusal) show("failed", failures[error.code] ?? error.message);
+  else show("failed", "The server cannot be reached.");
 }
 
 async function choose(user) {
@@ -55,6 +55,10 @@ async function choose(user) {
   }
 }
 
+/** Creates an element with these properties. */
+const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
+
+/** Shows the browser that requested the code. */
 function describe(client) {
   const facts = {
     Browser: client.browser,
@@ -65,24 +69,24 @@ function describe(client) {
     Page: client.origin,
     "Says it is": client.client_info,
   };
-  role("facts").replaceChildren(...Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => {
-    const term = Object.assign(document.createElement("dt"), { textContent: name });
-    return [term, Object.assign(document.createElement("dd"), { textContent: value })];
-  }));
+  role("facts").replaceChildren();
+  for (const [name, value] of Object.entries(facts)) {
+    if (value) role("facts").append(make("dt", { textContent: name }), make("dd", { textContent: value }));
+  }
 }
 
-/** Where the server knows that the screen is not where this phone is. */
+/** Warns of a browser that is in another location than this phone. */
 function warn(risk) {
   const where = risk.includes("country") ? "another country" : "another network";
   role("risk").textContent = `Careful: that screen is in ${where} than this phone.`;
   role("risk").hidden = !risk.length;
 }
 
-/** With number matching, one picks the number of the screen instead of saying yes. */
+/** With number matching, the user confirms with the number that the browser shows. */
 function offer(numbers) {
-  role("numbers").replaceChildren(...numbers.map((number) => Object.assign(document.createElement("button"), {
-    type: "button", textContent: number, onclick: () => decide("confirm", number),
-  })));
+  const button = (number) =>
+    make("button", { type: "button", textContent: number, onclick: () => decide("confirm", number) });
+  role("numbers").replaceChildren(...numbers.map(button));
   role("numbers").hidden = !numbers.length;
   role("yes").hidden = numbers.length > 0;
   if (numbers.length) role("warning").textContent = "Pick the number that you see on the screen in front of you.";
@@ -103,13 +107,13 @@ document.addEventListener("click", (event) => {
   if (button) decide(button.dataset.action);
 });
 
-function person(user) {
-  const avatar = Object.assign(document.createElement("span"), { className: "avatar", textContent: initials(user.name) });
-  const button = Object.assign(document.createElement("button"), { type: "button", onclick: () => choose(user) });
+function listItem(user) {
+  const avatar = make("span", { className: "avatar", textContent: initials(user.name) });
+  const button = make("button", { type: "button", onclick: () => choose(user) });
   button.append(avatar, user.name);
-  const item = document.createElement("li");
+  const item = make("li");
   item.append(button);
   return item;
 }
 
-get("/demo/users").then((users) => role("people").replaceChildren(...users.map(person)), fail);
+get("/demo/users").then((users) => role("people").replaceChildren(...users.map(listItem)), fail);

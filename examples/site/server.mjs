@@ -53,8 +53,16 @@ const homePage = (name) => page(`<h1>Hello, <span id="user">${escape(name)}</spa
 
 // The policy that the element works under (clients/js/README.md), and this site's own script and requests.
 const origin = new URL(qrlogin).origin;
-const policy = `default-src 'none'; script-src 'self' ${origin}; img-src data:; require-trusted-types-for 'script'; ` +
-  `connect-src 'self' ${origin} ${origin.replace(/^http/, "ws")}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'`;
+const policy = [
+  "default-src 'none'",
+  `script-src 'self' ${origin}`,
+  `connect-src 'self' ${origin} ${origin.replace(/^http/, "ws")}`,
+  "img-src data:",
+  "require-trusted-types-for 'script'",
+  "form-action 'self'",
+  "frame-ancestors 'none'",
+  "base-uri 'none'",
+].join("; ");
 
 const routes = {
   "GET /": (request, response) => {
