@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Page, state, transports, until } from "./page.js";
-import { hangs_up, is_silent, refuses_upgrade, says } from "./server.js";
+import { disconnect, ignore, refuseUpgrade, respond } from "./server.js";
 
 const timeout = 5000;
 
@@ -22,7 +22,7 @@ for (const way of Object.keys(transports)) {
     assert.deepEqual(login.state.user, { name: "Ada", picture: "https://example.com/ada.png" });
     await page.connected(login);
     session.confirm();
-    await until(() => session.is_claimed);
+    await until(() => session.isClaimed);
     const { user } = session;
     const detail = { web_token: session.token, token_type: "Bearer", expires_in: 3600, user };
     assert.deepEqual(login.details.confirmed, detail);
@@ -58,7 +58,7 @@ for (const way of Object.keys(transports)) {
       login.addEventListener("confirmed", () => begin(login, page), { once: true });
       first.confirm();
       await until(() => page.server.sessions.length === 2);
-      await until(() => first.is_claimed);
+      await until(() => first.isClaimed);
       await page.connected(page.logins.at(-1));
       const acks = page.sent.filter((what) => what.endsWith(" ack"));
       assert.equal(acks.length, 1);
@@ -73,7 +73,7 @@ for (const way of Object.keys(transports)) {
     const login = await page.start();
     login.addEventListener("confirmed", () => login.stop());
     page.server.session.confirm();
-    await until(() => page.server.session.is_claimed);
+    await until(() => page.server.session.isClaimed);
     await until(() => page.server.connections.size === 0);
     assert.equal(page.storage.items.size, 0);
   });
@@ -111,7 +111,7 @@ for (const way of Object.keys(transports)) {
     again.start();
     await state(again, "confirmed");
     assert.equal(again.details.confirmed.web_token, session.token);
-    await until(() => session.is_claimed);
+    await until(() => session.isClaimed);
     assert.deepEqual(page.server.acknowledged, [session.id]);
     assert.equal(page.server.sessions.length, 1);
   });
@@ -169,7 +169,7 @@ for (const way of Object.keys(transports)) {
     // A poll whose answer is the same is followed by a pause.
     if (way !== "poll") session.connection.deliver();
     session.confirm();
-    await until(() => session.is_claimed);
+    await until(() => session.isClaimed);
     assert.equal(login.details.number.number, "42");
     assert.deepEqual(login.events, ["ready", "scanned", "number", "confirmed"]);
     assert.equal(login.state.number, "42");
@@ -178,7 +178,7 @@ for (const way of Object.keys(transports)) {
   test(`${way}: a token that was acknowledged elsewhere reads as expired`, { timeout }, async (t) => {
     const page = await Page.open(t, way);
     const login = await page.start();
-    page.server.session.confirm({ is_claimed: true });
+    page.server.session.confirm({ isClaimed: true });
     await state(login, "expired");
     assert.equal(login.state.reason, "claimed");
     assert.deepEqual(login.events, ["ready", "expired"]);
@@ -198,15 +198,15 @@ for (const way of Object.keys(transports)) {
 }
 
 const failures = {
-  "closes the connection": [hangs_up, hangs_up],
-  "refuses it as a proxy does": [refuses_upgrade(502), says("<h1>Bad Gateway</h1>", "text/html", 502)],
-  "answers something else": [refuses_upgrade(200), says("<h1>Welcome to the hotel</h1>")],
-  "has no content": [refuses_upgrade(204), says("", "text/event-stream", 200)],
+  "closes the connection": [disconnect, disconnect],
+  "refuses it as a proxy does": [refuseUpgrade(502), respond("<h1>Bad Gateway</h1>", "text/html", 502)],
+  "answers something else": [refuseUpgrade(200), respond("<h1>Welcome to the hotel</h1>")],
+  "has no content": [refuseUpgrade(204), respond("", "text/event-stream", 200)],
 };
-for (const [name, [of_ws, of_sse]] of Object.entries(failures)) {
+for (const [name, [webSocketHandler, eventsHandler]] of Object.entries(failures)) {
   test(`a server that ${name} is waited on by the next transport`, { timeout }, async (t) => {
     const page = await Page.open(t);
-    page.server.instead = { ws: of_ws, sse: of_sse };
+    page.server.instead = { ws: webSocketHandler, sse: eventsHandler };
     const login = await page.start();
     assert.equal(page.server.session.connection.kind, "poll");
     assert.deepEqual(page.server.requests, ["generate", "ws", "sse", "poll", "poll"]);
@@ -216,7 +216,7 @@ for (const [name, [of_ws, of_sse]] of Object.entries(failures)) {
 
 test("a transport on which nothing arrives within 4 seconds is given up for the next one", { timeout }, async (t) => {
   const page = await Page.open(t);
-  page.server.instead = { ws: is_silent, sse: is_silent };
+  page.server.instead = { ws: ignore, sse: ignore };
   const login = page.create();
   login.start();
   await until(() => page.server.count("ws") === 1);
@@ -274,7 +274,10 @@ for (const [heartbeat_seconds, wait] of [[10, "10"], [30, "15"], [undefined, "15
 test("a poll that is answered at once without a change is repeated after a second", { timeout }, async (t) => {
   const page = await Page.open(t, "poll");
   const login = await page.start();
-  page.server.instead.poll = (request, response) => says(JSON.stringify(page.server.session.view))(request, response);
+  page.server.instead.poll = (request, response) => {
+    const view = JSON.stringify(page.server.session.view);
+    respond(view)(request, response);
+  };
   page.server.session.connection.deliver();
   await page.clock.paused(1000);
   const polls = page.server.polls.length;
@@ -287,7 +290,7 @@ test("a poll that is answered at once without a change is repeated after a secon
 
 test("an acknowledgement that fails is repeated after half a second, one and two", { timeout }, async (t) => {
   const page = await Page.open(t, "sse");
-  page.server.instead.ack = hangs_up;
+  page.server.instead.ack = disconnect;
   const login = await page.start();
   page.server.session.confirm();
   for (const ms of [500, 1000, 2000]) {
@@ -301,7 +304,7 @@ test("an acknowledgement that fails is repeated after half a second, one and two
 
 test("an acknowledgement that is refused is not repeated", { timeout }, async (t) => {
   const page = await Page.open(t, "sse");
-  page.server.instead.ack = says("{}", "application/problem+json", 410);
+  page.server.instead.ack = respond("{}", "application/problem+json", 410);
   const login = await page.start();
   page.server.session.confirm();
   await until(() => page.server.count("ack") === 1);
@@ -324,7 +327,7 @@ test("an acknowledgement on a socket that closes meanwhile is sent as a request"
   // As Firefox does it while the page is being left.
   login.addEventListener("confirmed", () => sockets[0].close());
   page.server.session.confirm();
-  await until(() => page.server.session.is_claimed);
+  await until(() => page.server.session.isClaimed);
   assert.equal(page.sent.at(-1), "POST ack");
   assert.deepEqual(page.server.acknowledged, [page.server.session.id]);
 });

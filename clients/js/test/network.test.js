@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Page, state, transports, until } from "./page.js";
-import { hangs_up, is_silent, refuses, refuses_upgrade, says } from "./server.js";
+import { disconnect, ignore, refuse, refuseUpgrade, respond } from "./server.js";
 
 const timeout = 5000;
 const FIRST_PAUSE_MS = 500;
@@ -36,14 +36,14 @@ for (const way of Object.keys(transports)) {
     page.server.session.connection.destroy();
     await pauses(page, login, FIRST_PAUSE_MS, way);
     page.server.session.confirm();
-    await until(() => page.server.session.is_claimed);
+    await until(() => page.server.session.isClaimed);
     assert.deepEqual(login.events, ["ready", "confirmed"]);
   });
 
   test(`${way}: the pauses grow to half a minute while the server is out of reach`, { timeout }, async (t) => {
     const page = await Page.open(t, way);
     const login = await page.start();
-    for (const route of Object.keys(transports)) page.server.instead[route] = hangs_up;
+    for (const route of Object.keys(transports)) page.server.instead[route] = disconnect;
     page.server.session.connection.destroy();
     for (const ms of [500, 1000, 2000, 4000, 8000, 15_000, 15_000]) {
       await page.clock.paused(ms);
@@ -70,7 +70,7 @@ for (const way of Object.keys(transports)) {
       await page.connected(login);
     }
     const before = page.server.opened.length;
-    page.server.session.connection.is_dead = true;
+    page.server.session.connection.isDead = true;
     page.server.session.scan();
     await page.clock.advance(22_000);
     assert.equal(page.server.opened.length, before);
@@ -95,7 +95,7 @@ for (const way of Object.keys(transports)) {
     const page = await Page.open(t, way);
     const login = await page.start();
     for (const ms of [500, 1000, 2000]) {
-      if (way === "poll") page.server.instead.poll = refuses(500, "internal");
+      if (way === "poll") page.server.instead.poll = refuse(500, "internal");
       page.server.session.connection?.close(1011, "the token cannot be made");
       await page.clock.paused(ms);
       assert.equal(login.is_connected, false);
@@ -107,7 +107,7 @@ for (const way of Object.keys(transports)) {
     }
     assert.equal(page.server.session.connection.kind, way);
     page.server.session.confirm();
-    await until(() => page.server.session.is_claimed);
+    await until(() => page.server.session.isClaimed);
   });
 
   test(`${way}: a newer connection (4409) ends the login for good`, { timeout }, async (t) => {
@@ -137,8 +137,8 @@ for (const way of Object.keys(transports)) {
 
   test(`${way}: a page that the server refuses (403) is blocked`, { timeout }, async (t) => {
     const page = await Page.open(t, way);
-    page.server.instead[way] = way === "ws" ? refuses_upgrade(403) : refuses(403, "forbidden_origin");
-    if (way === "ws") page.server.instead.sse = refuses(403, "forbidden_origin");
+    page.server.instead[way] = way === "ws" ? refuseUpgrade(403) : refuse(403, "forbidden_origin");
+    if (way === "ws") page.server.instead.sse = refuse(403, "forbidden_origin");
     const login = page.create();
     login.start();
     await state(login, "blocked");
@@ -152,8 +152,8 @@ for (const way of Object.keys(transports)) {
 
   test(`${way}: too many connections (429) are begun again after Retry-After`, { timeout }, async (t) => {
     const page = await Page.open(t, way);
-    const refused = refuses(429, "rate_limited", { "retry-after": "7" });
-    page.server.instead[way] = way === "ws" ? refuses_upgrade(429) : refused;
+    const refused = refuse(429, "rate_limited", { "retry-after": "7" });
+    page.server.instead[way] = way === "ws" ? refuseUpgrade(429) : refused;
     if (way === "ws") page.server.instead.sse = refused;
     const login = page.create();
     login.start();
@@ -191,16 +191,16 @@ test("a server that stops answers a long poll with 503 and Retry-After", { timeo
 });
 
 const generate = {
-  "429 and Retry-After": [refuses(429, "rate_limited", { "retry-after": "7" }), 7000],
-  "503 and Retry-After": [refuses(503, "unavailable", { "retry-after": "3" }), 3000],
-  "503 without Retry-After": [refuses(503, "unavailable"), FIRST_PAUSE_MS],
-  "429 and a date": [refuses(429, "rate_limited", { "retry-after": "Sat, 28 Nov 2026 00:00:00 GMT" }), FIRST_PAUSE_MS],
-  "408": [refuses(408, "request_timeout"), FIRST_PAUSE_MS],
-  "a proxy's page": [says("<h1>Bad Gateway</h1>", "text/html", 502), FIRST_PAUSE_MS],
-  "a captive portal's page": [says("<h1>Welcome to the hotel</h1>"), FIRST_PAUSE_MS],
-  "JSON of another shape": [says("{}", "application/json"), FIRST_PAUSE_MS],
-  "null": [says("null", "application/json"), FIRST_PAUSE_MS],
-  "a closed connection": [hangs_up, FIRST_PAUSE_MS],
+  "429 and Retry-After": [refuse(429, "rate_limited", { "retry-after": "7" }), 7000],
+  "503 and Retry-After": [refuse(503, "unavailable", { "retry-after": "3" }), 3000],
+  "503 without Retry-After": [refuse(503, "unavailable"), FIRST_PAUSE_MS],
+  "429 and a date": [refuse(429, "rate_limited", { "retry-after": "Sat, 28 Nov 2026 00:00:00 GMT" }), FIRST_PAUSE_MS],
+  "408": [refuse(408, "request_timeout"), FIRST_PAUSE_MS],
+  "a proxy's page": [respond("<h1>Bad Gateway</h1>", "text/html", 502), FIRST_PAUSE_MS],
+  "a captive portal's page": [respond("<h1>Welcome to the hotel</h1>"), FIRST_PAUSE_MS],
+  "JSON of another shape": [respond("{}", "application/json"), FIRST_PAUSE_MS],
+  "null": [respond("null", "application/json"), FIRST_PAUSE_MS],
+  "a closed connection": [disconnect, FIRST_PAUSE_MS],
 };
 for (const [name, [handler, ms]] of Object.entries(generate)) {
   test(`a request for a code that is answered with ${name} is repeated after ${ms} ms`, { timeout }, async (t) => {
@@ -225,7 +225,7 @@ for (const [name, [handler, ms]] of Object.entries(generate)) {
 for (const [status, code] of [[403, "forbidden_origin"], [404, "not_found"], [410, "expired"]]) {
   test(`a page whose request for a code is refused with ${status} is blocked`, { timeout }, async (t) => {
     const page = await Page.open(t);
-    page.server.instead.generate = refuses(status, code);
+    page.server.instead.generate = refuse(status, code);
     const login = page.create();
     login.start();
     await state(login, "blocked");
@@ -240,7 +240,7 @@ test("a reload whose session cannot be read for now keeps it", { timeout }, asyn
   (await page.start()).stop();
   await until(() => page.server.connections.size === 0);
   const login = page.create();
-  for (const handler of [hangs_up, refuses(429, "rate_limited"), refuses(503, "unavailable"), says("welcome")]) {
+  for (const handler of [disconnect, refuse(429, "rate_limited"), refuse(503, "unavailable"), respond("welcome")]) {
     page.server.instead.status = handler;
     login.start();
     await page.clock.paused(FIRST_PAUSE_MS);
@@ -253,8 +253,11 @@ test("a reload whose session cannot be read for now keeps it", { timeout }, asyn
   assert.equal(page.server.sessions.length, 1);
 });
 
-const garbage = ["", "text", "{", "null", "true", "5", '"text"', "[]", "{}", '{"status":"postponed"}', '{"status":null}',
-  '{"status":["confirmed"]}', '{"state":"confirmed"}', '{"status":"toString"}'];
+const garbage = [
+  ...["", "text", "{", "null", "true", "5", '"text"', "[]", "{}"],
+  ...['{"status":"postponed"}', '{"status":null}', '{"status":["confirmed"]}', '{"status":"toString"}'],
+  '{"state":"confirmed"}',
+];
 
 for (const way of ["ws", "sse"]) {
   for (const text of garbage) {
@@ -278,7 +281,7 @@ for (const way of ["ws", "sse"]) {
       assert.deepEqual({ ...login.state, ends_at: 0 }, { ...before, qr_url, qr_image, ends_at: 0 });
       assert.deepEqual(login.events, ["ready"]);
       session.confirm();
-      await until(() => session.is_claimed);
+      await until(() => session.isClaimed);
     });
   }
 }
@@ -291,10 +294,10 @@ for (const text of garbage) {
     const before = { ...login.state, ends_at: 0 };
     page.server.instead.poll = (request, response) => {
       delete page.server.instead.poll;
-      says(text, "application/json")(request, response);
+      respond(text, "application/json")(request, response);
     };
     const { length } = page.server.polls;
-    // The server restarts, and something else answers in its place.
+    // The server restarts, and a proxy responds instead of it.
     session.connection.close(1012);
     await page.clock.paused(2000);
     await page.clock.advance(2000);
@@ -304,46 +307,46 @@ for (const text of garbage) {
     assert.deepEqual({ ...login.state, ends_at: 0 }, before);
     assert.deepEqual(login.events, ["ready"]);
     session.confirm();
-    await until(() => session.is_claimed);
+    await until(() => session.isClaimed);
   });
 }
 
-/** A page with events of a window. */
+/** Opens a page that receives events of a window. */
 async function window(t, way) {
   const page = await Page.open(t, way);
   const target = new EventTarget();
   const document = { hidden: false };
   page.globals(t, { addEventListener: target.addEventListener.bind(target), document });
-  return { page, document, happens: (type) => target.dispatchEvent(new Event(type)) };
+  return { page, document, dispatch: (type) => target.dispatchEvent(new Event(type)) };
 }
 
 test("a pause ends when the browser is online again or the page is shown", { timeout }, async (t) => {
-  const { page, happens } = await window(t);
+  const { page, dispatch } = await window(t);
   const login = await page.start();
   for (const type of ["online", "visibilitychange", "resume"]) {
     page.server.session.connection.close(1012, "retry_after_ms=20000");
     await page.clock.paused(20_000);
     const before = page.server.opened.length;
-    happens(type);
+    dispatch(type);
     await reconnected(page, login, before);
   }
 });
 
 test("a page that is shown again asks its socket, and gives it up without an answer", { timeout }, async (t) => {
-  const { page, document, happens } = await window(t);
+  const { page, document, dispatch } = await window(t);
   await page.start();
   const { connection } = page.server.session;
   document.hidden = true;
-  happens("visibilitychange");
+  dispatch("visibilitychange");
   document.hidden = false;
-  happens("visibilitychange");
+  dispatch("visibilitychange");
   await until(() => connection.received.length === 1);
   assert.deepEqual(connection.received, ["ping"]);
   await page.clock.advance(5000);
   assert.equal(page.server.opened.length, 1);
-  connection.is_dead = true;
+  connection.isDead = true;
   page.server.session.scan();
-  happens("visibilitychange");
+  dispatch("visibilitychange");
   await page.clock.advance(2000);
   await until(() => page.server.opened.length === 2);
   await state(page.logins[0], "scanned");
@@ -352,36 +355,36 @@ test("a page that is shown again asks its socket, and gives it up without an ans
 test("a jump of the wall clock asks the connection", { timeout }, async (t) => {
   const page = await Page.open(t);
   await page.start();
-  page.clock.wall_ms += 600_000;
+  page.clock.wallMs += 600_000;
   await page.clock.advance(250);
   await until(() => page.server.session.connection.received.includes("ping"));
 });
 
 test("a page in the back/forward cache has no connection, and continues when it is shown", { timeout }, async (t) => {
-  const { page, happens } = await window(t);
+  const { page, dispatch } = await window(t);
   const login = await page.start();
-  happens("pagehide");
+  dispatch("pagehide");
   await until(() => page.server.connections.size === 0);
   await until(() => page.clock.timers === 0, "timers are cleared");
   page.server.session.scan();
-  happens("pageshow");
+  dispatch("pageshow");
   await state(login, "scanned");
   assert.equal(page.server.sessions.length, 1);
 });
 
 test("a browser that is offline is shown as such at once", { timeout }, async (t) => {
-  const { page, happens } = await window(t);
+  const { page, dispatch } = await window(t);
   const login = await page.start();
-  happens("offline");
+  dispatch("offline");
   assert.equal(login.is_connected, false);
-  happens("online");
+  dispatch("online");
   await until(() => login.is_connected);
 });
 
 test("a server that does not allow this origin is named after the second failure", { timeout }, async (t) => {
   const page = await Page.open(t);
   page.globals(t, { origin: "https://shop.example.com" });
-  page.server.instead.generate = hangs_up;
+  page.server.instead.generate = disconnect;
   const login = page.create();
   login.start();
   await page.clock.paused(FIRST_PAUSE_MS);
@@ -395,14 +398,14 @@ test("a server that does not allow this origin is named after the second failure
 test("a silent first connection is waited for longer at each attempt", { timeout }, async (t) => {
   const page = await Page.open(t);
   const login = page.create();
-  page.server.instead = { ws: is_silent, sse: hangs_up, poll: hangs_up };
+  page.server.instead = { ws: ignore, sse: disconnect, poll: disconnect };
   login.start();
-  for (const [index, [first_word_ms, pause_ms]] of [[4000, 500], [8000, 1000], [12_000, 2000]].entries()) {
+  for (const [index, [firstMessageMs, pauseMs]] of [[4000, 500], [8000, 1000], [12_000, 2000]].entries()) {
     await until(() => page.server.count("ws") === index + 1);
-    await page.clock.advance(first_word_ms - 250);
+    await page.clock.advance(firstMessageMs - 250);
     assert.equal(page.server.count("sse"), index);
     await page.clock.advance(750);
-    await page.clock.paused(pause_ms);
-    await page.clock.advance(pause_ms);
+    await page.clock.paused(pauseMs);
+    await page.clock.advance(pauseMs);
   }
 });

@@ -2,12 +2,12 @@
 // the test sets, and a record of what it has sent.
 import assert from "node:assert/strict";
 import { WebSocket } from "ws";
-import { Server, hangs_up } from "./server.js";
+import { Server, disconnect } from "./server.js";
 
 /** Maximum real time until a condition holds. */
 const PATIENCE_MS = 3000;
 const EVENTS = ["ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "error"];
-/** The routes that fail for a page that waits in this way. */
+/** Routes that fail for a page that waits on each transport. */
 export const transports = { ws: [], sse: ["ws"], poll: ["ws", "sse"] };
 
 const { setTimeout, setInterval, clearTimeout, clearInterval, fetch, performance } = globalThis;
@@ -15,8 +15,9 @@ const real = { now: performance.now.bind(performance), date: Date.now, timeout: 
 
 /** Waits until the condition holds. */
 export async function until(condition, what = condition) {
-  for (const end = real.now() + PATIENCE_MS; !condition(); ) {
-    if (real.now() > end) assert.fail(`did not happen: ${what}`);
+  const deadline = real.now() + PATIENCE_MS;
+  while (!condition()) {
+    if (real.now() > deadline) assert.fail(`did not happen: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }
@@ -29,31 +30,35 @@ async function settle() {
 /** Waits until the login has this state. */
 export const state = (login, name) => until(() => login.state.name === name, `state ${name}, not ${login.state.name}`);
 
-/** The time of core.js. (Node's mock timers would also hold those of fetch and of the WebSocket's client.) */
+/** The clock of core.js. Node's mock timers would also stop the timers of fetch and of the WebSocket client. */
 class Clock {
   #timers = new Map();
   #now = 1_000_000;
-  /** Signals of `AbortSignal.timeout()`, which a page cannot end. */
+  /** Signals of `AbortSignal.timeout()`, which a page cannot cancel. */
   #deadlines = [];
-  /** What the wall clock is ahead of the monotonic clock. */
-  wall_ms = 1.7e12;
+  /** Difference between the wall clock and the monotonic clock. */
+  wallMs = 1.7e12;
 
-  #add(run, ms, every_ms) {
-    const timer = { id: Symbol(), run, ms, every_ms, at: this.#now + ms };
+  #add(run, ms, everyMs) {
+    const timer = { id: Symbol(), run, ms, everyMs, at: this.#now + ms };
     this.#timers.set(timer.id, timer);
     return timer.id;
   }
 
   install() {
-    const is_core = () => new Error().stack.split("\n")[3].match(/\/js\/core(\.js\?|\/)/);
+    const isCore = () => /\/js\/core(\.js\?|\/)/.test(new Error().stack.split("\n")[3]);
+    const clear = (id, native) => {
+      this.#timers.delete(id);
+      if (typeof id !== "symbol") native(id);
+    };
     Object.assign(globalThis, {
-      setTimeout: (run, ms, ...rest) => (is_core() ? this.#add(run, ms) : setTimeout(run, ms, ...rest)),
-      setInterval: (run, ms, ...rest) => (is_core() ? this.#add(run, ms, ms) : setInterval(run, ms, ...rest)),
-      clearTimeout: (id) => (this.#timers.delete(id), typeof id === "symbol" || clearTimeout(id)),
-      clearInterval: (id) => (this.#timers.delete(id), typeof id === "symbol" || clearInterval(id)),
+      setTimeout: (run, ms, ...rest) => (isCore() ? this.#add(run, ms) : setTimeout(run, ms, ...rest)),
+      setInterval: (run, ms, ...rest) => (isCore() ? this.#add(run, ms, ms) : setInterval(run, ms, ...rest)),
+      clearTimeout: (id) => clear(id, clearTimeout),
+      clearInterval: (id) => clear(id, clearInterval),
     });
     performance.now = () => this.#now;
-    Date.now = () => this.wall_ms + this.#now;
+    Date.now = () => this.wallMs + this.#now;
     AbortSignal.timeout = (ms) => {
       const controller = new AbortController();
       this.#deadlines.push({ at: this.#now + ms, controller });
@@ -70,7 +75,7 @@ class Clock {
 
   /** Delays of the timeouts that are running. The pause between two attempts is one. */
   get pauses() {
-    return [...this.#timers.values()].filter(({ every_ms }) => !every_ms).map(({ ms }) => ms);
+    return [...this.#timers.values()].filter(({ everyMs }) => !everyMs).map(({ ms }) => ms);
   }
 
   get timers() {
@@ -84,16 +89,20 @@ class Clock {
 
   /** Advances the time, and runs the timers that are due, each at its time. */
   async advance(ms) {
-    for (const { at, controller } of this.#deadlines) if (at <= this.#now + ms) controller.abort();
-    for (const end = this.#now + ms; ; ) {
-      const [next] = [...this.#timers.values()].sort((a, b) => a.at - b.at);
-      if (!next || next.at > end) return void (this.#now = end);
+    const end = this.#now + ms;
+    for (const { at, controller } of this.#deadlines) if (at <= end) controller.abort();
+    const firstDue = () => {
+      const [timer] = [...this.#timers.values()].sort((a, b) => a.at - b.at);
+      return timer?.at <= end ? timer : undefined;
+    };
+    for (let next = firstDue(); next; next = firstDue()) {
       this.#now = Math.max(this.#now, next.at);
-      if (next.every_ms) next.at = this.#now + next.every_ms;
+      if (next.everyMs) next.at = this.#now + next.everyMs;
       else this.#timers.delete(next.id);
       next.run();
       await settle();
     }
+    this.#now = end;
   }
 }
 
@@ -117,7 +126,7 @@ let pages = 0;
 export class Page {
   clock = new Clock();
   storage = new Storage();
-  /** What the page has sent, in order, as it called for it. */
+  /** Requests and messages of the page, in the order of its calls. */
   sent = [];
   errors = [];
   logins = [];
@@ -127,7 +136,7 @@ export class Page {
     const page = new Page();
     page.server = await new Server().start();
     t.after(() => page.#close());
-    for (const route of transports[transport]) page.server.instead[route] = hangs_up;
+    for (const route of transports[transport]) page.server.instead[route] = disconnect;
     t.mock.method(Math, "random", () => 0.5);
     t.mock.method(console, "error", (line) => page.errors.push(line));
     page.#install();
@@ -169,7 +178,10 @@ export class Page {
     login.events = [];
     login.details = {};
     for (const name of EVENTS) {
-      login.addEventListener(name, ({ detail }) => (login.events.push(name), (login.details[name] = detail)));
+      login.addEventListener(name, ({ detail }) => {
+        login.events.push(name);
+        login.details[name] = detail;
+      });
     }
     this.logins.push(login);
     return login;
@@ -183,13 +195,13 @@ export class Page {
     return login;
   }
 
-  /** Waits until the newest session has a connection whose first message the page has received, or a poll that waits. */
+  /** Waits until the page has received the first message of the newest session's connection, or its poll waits. */
   async connected(login, kind) {
     await until(() => this.server.session?.connection, "a connection");
     const { session } = this.server;
     await until(() => !kind || session.connection?.kind === kind, `a connection of kind ${kind}`);
-    const is_waiting = () => this.server.polls.at(-1).version === `${session.version}`;
-    if (session.connection?.kind === "poll") await until(is_waiting, "a poll that waits");
+    const isWaiting = () => this.server.polls.at(-1).version === `${session.version}`;
+    if (session.connection?.kind === "poll") await until(isWaiting, "a poll that waits");
     await state(login, session.status === "pending" ? "ready" : session.status);
     await until(() => login.is_connected);
     await settle();
@@ -200,11 +212,14 @@ export class Page {
     for (const [name, value] of Object.entries(values)) {
       const before = Object.getOwnPropertyDescriptor(globalThis, name);
       Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
-      t.after(() => (before ? Object.defineProperty(globalThis, name, before) : delete globalThis[name]));
+      t.after(() => {
+        if (before) Object.defineProperty(globalThis, name, before);
+        else delete globalThis[name];
+      });
     }
   }
 
-  /** Stops all logins. Nothing of them is to be left. */
+  /** Stops all logins, and asserts that no timer and no connection is left. */
   async #close() {
     try {
       for (const login of this.logins) login.stop();

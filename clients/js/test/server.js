@@ -1,5 +1,5 @@
-// A server that speaks the wire of PROTOCOL.md, in the process of the test. The test decides what the phone does, and
-// can have any route answered differently.
+// A server that implements PROTOCOL.md, in the process of the test. The test controls the phone, and can replace the
+// handler of each route.
 import { createServer } from "node:http";
 import { WebSocketServer } from "ws";
 
@@ -8,25 +8,31 @@ const TTL_SECONDS = 300;
 const ENDED = ["confirmed", "rejected", "cancelled", "expired"];
 
 /** Returns a handler that refuses a request with problem details. */
-export const refuses = (status, code, headers = {}) => (request, response) =>
+export const refuse = (status, code, headers = {}) => (request, response) =>
   answer(response, status, { type: "about:blank", title: "refused", status, code, detail: `refused: ${code}` }, {
     "content-type": "application/problem+json",
     ...headers,
   });
 
-/** Returns a handler that answers with this text, as a proxy or a captive portal does. */
-export const says = (body, type = "text/html", status = 200) => (request, response) =>
+/** Returns a handler that responds with a text, as a proxy or a captive portal does. */
+export const respond = (body, type = "text/html", status = 200) => (request, response) =>
   response.writeHead(status, { "content-type": type }).end(body);
 
 /** Accepts a request and never answers it. */
-export const is_silent = () => {};
+export const ignore = () => {};
 
 /** Closes the connection of a request without an answer. */
-export const hangs_up = ({ socket }) => socket.destroy();
+export const disconnect = ({ socket }) => socket.destroy();
 
 function answer(response, status, body, headers = {}) {
   response.writeHead(status, { "content-type": "application/json", "cache-control": "no-store", ...headers });
   response.end(body && JSON.stringify(body));
+}
+
+/** Returns the name of a route, as in `Server.instead`. */
+function routeOf(pathname, searchParams) {
+  if (pathname.endsWith("/v1/sse/qr")) return "sse";
+  return searchParams.has("wait") ? "poll" : pathname.split("/").at(-1);
 }
 
 /** A session, with the actions of its phone. */
@@ -34,7 +40,7 @@ class Session {
   version = 1;
   status = "pending";
   period = 0;
-  is_claimed = false;
+  isClaimed = false;
   /** The newest connection. @type {Connection | undefined} */
   connection;
 
@@ -56,17 +62,17 @@ class Session {
     if (status === "rejected") return { status, message: "Login rejected by user" };
     if (status === "expired") return { status, message: "QR code expired" };
     if (status === "cancelled") return { status, reason };
-    if (this.is_claimed) return { status, claimed: true };
+    if (this.isClaimed) return { status, claimed: true };
     return { status, web_token: this.token, token_type: "Bearer", expires_in: 3600, user };
   }
 
   /** The answer of `status`. */
   get view() {
     const { frame, version } = this;
-    const is_open = !ENDED.includes(this.status);
-    const expires_in = frame.expires_in ?? (is_open ? TTL_SECONDS : 0);
-    const while_open = is_open ? { ...this.code, heartbeat_seconds: this.server.heartbeat_seconds } : {};
-    return { ...frame, version, expires_in, ...while_open };
+    const isOpen = !ENDED.includes(this.status);
+    const expires_in = frame.expires_in ?? (isOpen ? TTL_SECONDS : 0);
+    const openFields = isOpen ? { ...this.code, heartbeat_seconds: this.server.heartbeat_seconds } : {};
+    return { ...frame, version, expires_in, ...openFields };
   }
 
   #change(status, more) {
@@ -100,7 +106,7 @@ class Session {
   }
   acknowledge() {
     if (this.status !== "confirmed") return false;
-    this.is_claimed = true;
+    this.isClaimed = true;
     this.server.acknowledged.push(this.id);
     return true;
   }
@@ -129,18 +135,21 @@ class SocketConnection extends Connection {
   constructor(session, server, socket) {
     super(session, server);
     this.socket = socket;
-    socket.on("close", (code) => (Object.assign(this, { code }), this.ended()));
+    socket.on("close", (code) => {
+      this.code = code;
+      this.ended();
+    });
     socket.on("error", () => {});
-    socket.on("message", (data, is_binary) => {
-      if (!is_binary) this.received.push(`${data}`);
-      if (`${data}` === "ping" && !this.is_dead) this.heartbeat();
+    socket.on("message", (data, isBinary) => {
+      if (!isBinary) this.received.push(`${data}`);
+      if (`${data}` === "ping" && !this.isDead) this.heartbeat();
       if (`${data}` === "ack" && session.acknowledge()) socket.close(1000);
     });
     this.deliver();
   }
 
   deliver() {
-    if (this.is_dead) return;
+    if (this.isDead) return;
     const { frame, status } = this.session;
     this.send(JSON.stringify(frame));
     if (ENDED.includes(status) && !frame.web_token) this.socket.close(1000);
@@ -175,7 +184,7 @@ class StreamConnection extends Connection {
   }
 
   deliver() {
-    if (this.is_dead) return;
+    if (this.isDead) return;
     const { frame, status, version } = this.session;
     this.send(`data: ${JSON.stringify(frame)}\nid: ${version}\n\n`);
     if (ENDED.includes(status)) this.close(1000, "");
@@ -208,9 +217,9 @@ class PollConnection extends Connection {
   }
 
   deliver() {
-    if (!this.is_dead) answer(this.response, 200, this.session.view);
+    if (!this.isDead) answer(this.response, 200, this.session.view);
   }
-  /** Answers as when the time is up, which heartbeats do too: a poll is at most as long as their interval. */
+  /** Responds as at the end of a poll, which is at most as long as the interval of heartbeats. */
   heartbeat() {
     this.deliver();
   }
@@ -218,9 +227,9 @@ class PollConnection extends Connection {
     this.deliver();
   }
   close(code) {
-    if (code === 4409) refuses(409, "replaced")(undefined, this.response);
-    else if (code === 1011) refuses(500, "internal")(undefined, this.response);
-    else refuses(503, "unavailable", { "retry-after": "2" })(undefined, this.response);
+    if (code === 4409) refuse(409, "replaced")(undefined, this.response);
+    else if (code === 1011) refuse(500, "internal")(undefined, this.response);
+    else refuse(503, "unavailable", { "retry-after": "2" })(undefined, this.response);
   }
   destroy() {
     this.response.destroy();
@@ -285,36 +294,37 @@ export class Server {
     let body = "";
     for await (const chunk of request) body += chunk;
     const { client_info, session_id } = body ? JSON.parse(body) : {};
-    const last = pathname.split("/").at(-1);
-    const route = pathname.endsWith("/v1/sse/qr") ? "sse" : searchParams.has("wait") ? "poll" : last;
+    const route = routeOf(pathname, searchParams);
     this.requests.push(route);
     const session = this.#find(request.headers["x-qr-session"] ?? session_id);
     if (route === "poll") this.polls.push(Object.fromEntries(searchParams));
     if (this.instead[route]) return this.instead[route](request, response);
-    if (route === "generate") {
-      const created = new Session(this, this.sessions.length, client_info);
-      this.sessions.push(created);
-      const heartbeat_seconds = this.heartbeat_seconds;
-      const times = { expires_in: TTL_SECONDS, heartbeat_seconds };
-      return answer(response, 201, { session_id: created.id, ...created.code, ...times });
-    }
-    if (!session) return refuses(404, "not_found")(request, response);
+    if (route === "generate") return this.#generate(response, client_info);
+    if (!session) return refuse(404, "not_found")(request, response);
     if (route === "status") return answer(response, 200, session.view);
     if (route === "sse") return new StreamConnection(session, this, response);
     if (route === "poll") {
       const version = searchParams.get("version") ?? "";
-      if (!/^\d+$/.test(version)) return refuses(400, "invalid_request")(request, response);
+      if (!/^\d+$/.test(version)) return refuse(400, "invalid_request")(request, response);
       return new PollConnection(session, this, response, Number(version));
     }
     if (route === "ack") {
-      return session.acknowledge() ? answer(response, 204) : refuses(409, "not_decided")(request, response);
+      return session.acknowledge() ? answer(response, 204) : refuse(409, "not_decided")(request, response);
     }
     if (["confirmed", "rejected"].includes(session.status)) {
-      return refuses(409, "already_decided")(request, response);
+      return refuse(409, "already_decided")(request, response);
     }
     this.cancelled.push(session.id);
     session.cancel();
     return answer(response, 200, { status: "cancelled" });
+  }
+
+  #generate(response, client_info) {
+    const session = new Session(this, this.sessions.length, client_info);
+    this.sessions.push(session);
+    const { heartbeat_seconds } = this;
+    const times = { expires_in: TTL_SECONDS, heartbeat_seconds };
+    answer(response, 201, { session_id: session.id, ...session.code, ...times });
   }
 
   #upgrade(request, socket, head) {
@@ -328,6 +338,6 @@ export class Server {
   }
 }
 
-/** Refuses the upgrade of a WebSocket. A page sees nothing of the status. */
-export const refuses_upgrade = (status) => (request, socket) =>
+/** Returns a handler that refuses a WebSocket upgrade. The page cannot read the status. */
+export const refuseUpgrade = (status) => (request, socket) =>
   socket.end(`HTTP/1.1 ${status} Refused\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);

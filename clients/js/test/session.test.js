@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Page, Storage, state, until } from "./page.js";
-import { hangs_up, is_silent, refuses } from "./server.js";
+import { disconnect, ignore, refuse } from "./server.js";
 
 const timeout = 5000;
 
@@ -42,14 +42,14 @@ for (const [decision, name] of [["confirm", "confirmed"], ["reject", "rejected"]
     await state(login, name);
     await until(() => page.storage.items.size === 0);
     assert.deepEqual(login.events, [name]);
-    const is_acknowledged = name === "confirmed";
-    await until(() => page.server.acknowledged.length === Number(is_acknowledged));
+    const isAcknowledged = name === "confirmed";
+    await until(() => page.server.acknowledged.length === Number(isAcknowledged));
   });
 }
 
 const ended = {
   "has expired": (session) => session.expire(),
-  "has been acknowledged": (session) => session.confirm({ is_claimed: true }),
+  "has been acknowledged": (session) => session.confirm({ isClaimed: true }),
   "is unknown to the server": (session) => (session.id = "another"),
 };
 for (const [name, end] of Object.entries(ended)) {
@@ -88,7 +88,7 @@ for (const [name, storage] of Object.entries(broken)) {
     await until(() => page.server.sessions.length === 2);
     await page.connected(login);
     page.server.session.confirm();
-    await until(() => page.server.session.is_claimed);
+    await until(() => page.server.session.isClaimed);
     assert.equal(login.state.name, "confirmed");
     login.refresh();
     await until(() => page.server.sessions.length === 3);
@@ -100,7 +100,7 @@ test("a page whose storage throws when it is asked for logs in", { timeout }, as
   Object.defineProperty(globalThis, "sessionStorage", { get: thrower(), configurable: true });
   const login = await page.start();
   page.server.session.confirm();
-  await until(() => page.server.session.is_claimed);
+  await until(() => page.server.session.isClaimed);
   assert.equal(login.state.name, "confirmed");
 });
 
@@ -163,7 +163,7 @@ test("logins at several endpoints have keys of their own", { timeout }, async (t
 const states = {
   idle: async (page) => page.create(),
   loading: async (page) => {
-    page.server.instead.generate = is_silent;
+    page.server.instead.generate = ignore;
     const login = page.create();
     login.start();
     await until(() => page.server.count("generate") === 1);
@@ -178,7 +178,7 @@ const states = {
   expired: (page) => after(page, "expired", (session) => session.expire()),
   replaced: (page) => after(page, "replaced", (session) => session.replace()),
   blocked: async (page) => {
-    page.server.instead.generate = refuses(403, "forbidden_origin");
+    page.server.instead.generate = refuse(403, "forbidden_origin");
     const login = page.create();
     login.start();
     await state(login, "blocked");
@@ -190,7 +190,7 @@ async function after(page, name, happens) {
   const login = await page.start();
   happens(page.server.session);
   await state(login, name);
-  if (name === "confirmed") await until(() => page.server.session.is_claimed);
+  if (name === "confirmed") await until(() => page.server.session.isClaimed);
   if (name !== "scanned") await until(() => page.server.connections.size === 0);
   return login;
 }
@@ -239,19 +239,19 @@ for (const [name, bring] of Object.entries(states)) {
     await until(() => page.server.connections.size === 1);
     assert.deepEqual([...page.storage.items.values()], [page.server.session.id]);
     // The phone that has the code learns that it is of no use.
-    const is_open = ["ready", "scanned"].includes(name);
-    await until(() => page.server.cancelled.length === Number(is_open));
-    assert.deepEqual(page.server.cancelled, is_open ? [before.id] : []);
+    const isOpen = ["ready", "scanned"].includes(name);
+    await until(() => page.server.cancelled.length === Number(isOpen));
+    assert.deepEqual(page.server.cancelled, isOpen ? [before.id] : []);
   });
 
-  const gives_up = ["idle", "loading", "ready", "scanned"].includes(name);
-  test(`${name}: cancel() ${gives_up ? "ends the login" : "changes nothing"}`, { timeout }, async (t) => {
+  const cancels = ["idle", "loading", "ready", "scanned"].includes(name);
+  test(`${name}: cancel() ${cancels ? "ends the login" : "changes nothing"}`, { timeout }, async (t) => {
     const page = await Page.open(t);
     const login = await bring(page);
     await login.cancel();
-    assert.equal(login.state.name, gives_up ? "cancelled" : name);
-    const is_open = ["ready", "scanned"].includes(name);
-    assert.equal(page.server.cancelled.length, is_open ? 1 : 0);
+    assert.equal(login.state.name, cancels ? "cancelled" : name);
+    const isOpen = ["ready", "scanned"].includes(name);
+    assert.equal(page.server.cancelled.length, isOpen ? 1 : 0);
     await until(() => page.server.connections.size === 0);
     await until(() => page.clock.timers === 0);
   });
@@ -261,11 +261,11 @@ for (const [status, code] of [[409, "already_decided"], [410, "expired"]]) {
   test(`cancel() that is refused with ${status} leaves the login to its decision`, { timeout }, async (t) => {
     const page = await Page.open(t);
     const login = await page.start();
-    page.server.instead.cancel = refuses(status, code);
+    page.server.instead.cancel = refuse(status, code);
     await login.cancel();
     assert.equal(login.state.name, "ready");
     page.server.session.confirm();
-    await until(() => page.server.session.is_claimed);
+    await until(() => page.server.session.isClaimed);
     assert.deepEqual(login.events, ["ready", "confirmed"]);
   });
 }
@@ -273,7 +273,7 @@ for (const [status, code] of [[409, "already_decided"], [410, "expired"]]) {
 test("cancel() of a login whose server is out of reach ends it, and reports the network", { timeout }, async (t) => {
   const page = await Page.open(t);
   const login = await page.start();
-  page.server.instead.cancel = hangs_up;
+  page.server.instead.cancel = disconnect;
   await login.cancel();
   assert.equal(login.state.name, "cancelled");
   assert.deepEqual(login.events, ["ready", "error", "cancelled"]);
@@ -283,7 +283,7 @@ test("cancel() of a login whose server is out of reach ends it, and reports the 
 test("cancel() waits 4 seconds for an answer", { timeout }, async (t) => {
   const page = await Page.open(t);
   const login = await page.start();
-  page.server.instead.cancel = is_silent;
+  page.server.instead.cancel = ignore;
   const cancelling = login.cancel();
   await until(() => page.server.count("cancel") === 1);
   await page.clock.advance(3999);
