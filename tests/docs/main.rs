@@ -1,3 +1,4 @@
 //! Checks that the documents agree with the code.
 
 mod architecture;
+mod map;
