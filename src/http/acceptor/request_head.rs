@@ -68,9 +68,9 @@ impl Head {
             self.bytes.extend_from_slice(&scratch[..read]);
             // Parsing the whole head after each read would take quadratic time when it arrives byte by byte.
             let [_, longest_beginning] = checks.base.websocket_beginnings();
-            let is_worth_a_look =
+            let is_worth_parsing =
                 self.bytes.len() <= longest_beginning.len().max(read) || has_end(&self.bytes[new_from..]);
-            match if is_worth_a_look { understand(&self.bytes, self.peer, checks) } else { FirstRequest::Incomplete } {
+            match if is_worth_parsing { understand(&self.bytes, self.peer, checks) } else { FirstRequest::Incomplete } {
                 // hyper answers 431 to a head that is too long.
                 FirstRequest::Incomplete if self.bytes.len() >= MAX_HEAD_BYTES => return FirstRequest::Other,
                 FirstRequest::Incomplete => {}

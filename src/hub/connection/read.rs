@@ -154,12 +154,12 @@ impl<S: Socket> Connection<S> {
                 self.echo_close(code, turn);
                 self.end(CloseReason::Client, turn);
             }
-            (Phase::AwaitingAckMessage, _) if acknowledges && received.has_word(ACK) => self.claim(true, turn),
+            (Phase::AwaitingAckMessage, _) if acknowledges && received.has_word(ACK) => self.begin_ack(true, turn),
             (Phase::AwaitingAckMessage, Some(code)) => {
                 self.echo_close(code, turn);
                 self.finish(turn);
             }
-            (Phase::AwaitingClose, Some(Some(close_code::DONE))) if acknowledges => self.claim(false, turn),
+            (Phase::AwaitingClose, Some(Some(close_code::DONE))) if acknowledges => self.begin_ack(false, turn),
             (Phase::AwaitingClose | Phase::Closing, Some(_)) => self.finish(turn),
             (Phase::Waiting | Phase::AwaitingAckMessage, None) => self.reply(received, turn),
             (Phase::AwaitingClose | Phase::Closing, None) => {}
@@ -177,7 +177,7 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    fn claim(&mut self, then_close: bool, turn: &mut Turn<'_, S>) {
+    fn begin_ack(&mut self, then_close: bool, turn: &mut Turn<'_, S>) {
         self.phase = Phase::StoringAck { then_close };
         self.phase_end = Tick::NEVER;
         turn.effects.stores_ack_of = Some(self.key);
