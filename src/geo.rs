@@ -4,11 +4,12 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use maxminddb::geoip2::{Asn, City};
 use maxminddb::{MaxMindDbError, Reader};
+use parking_lot::RwLock;
 use serde::Deserialize;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -161,18 +162,18 @@ impl Database {
     }
 
     fn reader(&self) -> Arc<Reader<Vec<u8>>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).reader.clone()
+        self.current.read().reader.clone()
     }
 
     fn refresh(&self) -> Result<bool, GeoError> {
-        let known = self.current.read().unwrap_or_else(PoisonError::into_inner).modified;
+        let known = self.current.read().modified;
         if modified(&self.path).map_err(|source| GeoError::Io { key: self.key, path: self.path.clone(), source })?
             == known
         {
             return Ok(false);
         }
         let fresh = Current::read(self.key, &self.path)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        *self.current.write() = fresh;
         Ok(true)
     }
 }

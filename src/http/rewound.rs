@@ -3,10 +3,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -29,7 +30,7 @@ pub(super) struct Stream(Arc<Mutex<Option<TcpStream>>>);
 
 impl Stream {
     pub(super) fn take(&self) -> Option<TcpStream> {
-        self.lock().take()
+        self.0.lock().take()
     }
 
     /// Resets the connection, and discards the bytes that the system has not sent.
@@ -40,16 +41,12 @@ impl Stream {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<TcpStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn poll<T>(
         &self,
         without: T,
         poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        match &mut *self.lock() {
+        match &mut *self.0.lock() {
             Some(stream) => poll(Pin::new(stream)),
             None => Poll::Ready(Ok(without)),
         }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::{self, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
@@ -93,7 +94,7 @@ impl Connections {
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(permit.clone());
-            if let Some(refused) = refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            if let Some(refused) = refused.lock().take() {
                 request.extensions_mut().insert(Refused(refused));
             }
             let (answering, clock, underneath) = (routes.clone().oneshot(request), clock.clone(), underneath.clone());

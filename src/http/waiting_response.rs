@@ -2,12 +2,13 @@
 //! the head of its answer. Then the connection is taken from hyper and opened in the hub, where it costs the same as a
 //! WebSocket.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use axum::response::{IntoResponse as _, Response};
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
 use super::outgoing;
@@ -51,7 +52,7 @@ impl WaitingResponse {
 /// that hyper is to write. hyper's bytes then go nowhere, because it no longer has the connection ([`super::rewound`]).
 pub(super) fn take_over_connection(mut response: Response, stream: &Stream, now: Timestamp) -> Response {
     let Some(parked) = response.extensions_mut().remove::<Carried>() else { return response };
-    let parking = parked.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let parking = parked.0.lock().take();
     let (Some(parking), Some(stream)) = (parking, stream.take()) else { return response };
     open(parking, stream, &response, now);
     StatusCode::OK.into_response()

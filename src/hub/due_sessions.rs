@@ -1,8 +1,9 @@
 //! Readings of the store at the deadlines of connections.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Hub;
@@ -23,12 +24,12 @@ pub(super) struct DueQueue {
 
 impl DueQueue {
     pub(super) fn add(&self, slot: Slot) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        self.slots.lock().push(slot);
         self.queued.notify_one();
     }
 
     fn take(&self) -> Vec<Slot> {
-        std::mem::take(&mut *self.slots.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.slots.lock())
     }
 }
 

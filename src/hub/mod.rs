@@ -30,11 +30,12 @@ mod transport;
 mod turn;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mio::net::TcpStream;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tracing::warn;
@@ -232,14 +233,14 @@ impl<S: Socket + Send + 'static> Hub<S> {
     async fn run_deadlines(self: &Arc<Self>) {
         loop {
             let earlier = self.earlier.notified();
-            let next = self.deadlines().next().map(|tick| self.epoch.instant_of(tick));
+            let next = self.deadlines.lock().next().map(|tick| self.epoch.instant_of(tick));
             tokio::select! {
                 () = earlier => continue,
                 () = sleep_until(&self.clock, next) => {}
             }
             let now = self.epoch.tick_by(self.clock.steady());
             loop {
-                let Some((tick, slots)) = self.deadlines().take_due(now) else { break };
+                let Some((tick, slots)) = self.deadlines.lock().take_due(now) else { break };
                 let ticking = self.ticking.lock().await;
                 for some in slots.chunks(TURNS_PER_YIELD) {
                     for slot in some {
@@ -283,10 +284,6 @@ impl<S: Socket + Send + 'static> Hub<S> {
             }
             ended.await;
         }
-    }
-
-    fn deadlines(&self) -> MutexGuard<'_, Deadlines> {
-        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

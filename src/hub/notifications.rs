@@ -2,8 +2,9 @@
 //! found in the store (`Store::untold`), which is asked every 1.5 seconds.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::info;
 
@@ -45,7 +46,7 @@ pub(super) struct NotificationQueues {
 impl NotificationQueues {
     /// Notes changes that the store may forget.
     fn delivered(&self, notifications: impl IntoIterator<Item = Notification>) {
-        let mut delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut delivered = self.delivered.lock();
         delivered.extend(notifications);
         delivered.truncate(MAX_DELIVERED);
     }
@@ -93,7 +94,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
     /// Queues the session to be read and delivered. If the queue is full, the change stays in the store's list of
     /// undelivered changes, which is read every 1.5 seconds.
     fn queue_read(&self, notification: Notification) {
-        let mut queued_reads = self.notifications.queued_reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queued_reads = self.notifications.queued_reads.lock();
         if queued_reads.len() < MAX_QUEUED_READS {
             queued_reads.push(notification);
         }
@@ -121,8 +122,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
                     }
                     Err(error) => {
                         self.logins.warn_of_store(&error);
-                        let mut queued_reads =
-                            self.notifications.queued_reads.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut queued_reads = self.notifications.queued_reads.lock();
                         // As in `queue_read`, what is left out here stays undelivered in the store.
                         if queued_reads.len() < MAX_QUEUED_READS {
                             queued_reads.extend_from_slice(some);
@@ -207,7 +207,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
 
 /// Takes all entries of a queue.
 fn take(notifications: &Mutex<Vec<Notification>>) -> Vec<Notification> {
-    std::mem::take(&mut *notifications.lock().unwrap_or_else(PoisonError::into_inner))
+    std::mem::take(&mut *notifications.lock())
 }
 
 /// Returns one hint for each session, with the greatest version and attachment of its hints.

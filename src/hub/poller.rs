@@ -2,11 +2,12 @@
 //! the system did not accept at once. A session change is first written by the thread that announces it.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
+use parking_lot::Mutex;
 
 use super::Hub;
 use super::connection::{ReadBudget, Readiness};
@@ -45,12 +46,12 @@ impl PollerHandle {
 
     /// Gives the connection another turn to read, after those of the events at hand.
     pub(super) fn read_on(&self, slot: Slot) {
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        self.unfinished.lock().push(slot);
         self.wake();
     }
 
     fn take_unfinished(&self) -> Vec<Slot> {
-        std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.unfinished.lock())
     }
 }
 

@@ -1,7 +1,9 @@
 //! State that many connections share. A connection stores one pointer to it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::limits::ConnectionQuota;
 use crate::metrics::Metrics;
@@ -37,7 +39,7 @@ impl SharedStates {
 
     /// Returns the state of polls with these header fields.
     pub(super) fn with_polls(&self, fields: &[u8]) -> Arc<SharedState> {
-        let mut polls = self.polls.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut polls = self.polls.lock();
         if let Some(known) = polls.get(fields) {
             return known.clone();
         }
@@ -64,6 +66,6 @@ mod tests {
         assert!(Arc::ptr_eq(&kind(0), &kind(0)) && !Arc::ptr_eq(&kind(0), &kind(1)));
         assert!(Arc::ptr_eq(&kind(MAX_FIELD_SETS - 1), &kind(MAX_FIELD_SETS - 1)));
         assert!(!Arc::ptr_eq(&kind(MAX_FIELD_SETS), &kind(MAX_FIELD_SETS)));
-        assert_eq!(shared_states.polls.lock().unwrap().len(), MAX_FIELD_SETS);
+        assert_eq!(shared_states.polls.lock().len(), MAX_FIELD_SETS);
     }
 }

@@ -11,10 +11,11 @@ mod usage;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{Barrier, Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -135,7 +136,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn count(&self, count: impl FnOnce(&mut Tally)) {
-        count(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
+        count(&mut self.tally.lock());
     }
 
     fn count_ending(&self, ending: String) {
@@ -187,7 +188,7 @@ pub async fn run(plan: &Plan) -> Result<Report, LoadError> {
     if shared.clock.timeout(GOODBYE_SECONDS, all_gone).await.is_none() {
         shared.note_error(&"some browsers could not close their connections");
     }
-    let tally = std::mem::take(&mut *shared.tally.lock().unwrap_or_else(PoisonError::into_inner));
+    let tally = std::mem::take(&mut *shared.tally.lock());
     Ok(Report::new(plan, &course, tally))
 }
 

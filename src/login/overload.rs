@@ -1,7 +1,8 @@
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::{LoginError, Logins};
@@ -50,7 +51,7 @@ impl Pending {
         if self.limit == 0 {
             return false;
         }
-        let mut counts = self.counts();
+        let mut counts = self.counts.lock();
         counts.add(at.as_seconds(), 1);
         counts.forget_until(at.as_seconds() - self.ttl_seconds);
         counts.total > self.limit
@@ -58,12 +59,12 @@ impl Pending {
 
     /// Subtracts a session that was made at this time and has been scanned, decided or cancelled.
     pub(super) fn left(&self, made_at: Timestamp) {
-        self.counts().remove(made_at.as_seconds());
+        self.counts.lock().remove(made_at.as_seconds());
     }
 
     /// Returns whether there are more pending sessions than the limit.
     fn is_full(&self, now: Timestamp) -> bool {
-        let mut counts = self.counts();
+        let mut counts = self.counts.lock();
         counts.forget_until(now.as_seconds() - self.ttl_seconds);
         counts.total > self.limit
     }
@@ -71,13 +72,9 @@ impl Pending {
     /// Replaces the estimate by the count from the store. All sessions are counted as made now, so they leave the
     /// estimate too late rather than too early.
     fn recount(&self, now: Timestamp, total: u64) {
-        let mut counts = self.counts();
+        let mut counts = self.counts.lock();
         *counts = Counts::default();
         counts.add(now.as_seconds(), total);
-    }
-
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,21 +153,21 @@ mod tests {
         assert!(!pending.is_full(at(11)));
         pending.left(at(11));
         pending.left(at(11));
-        assert_eq!(pending.counts().total, 2, "nobody leaves twice");
+        assert_eq!(pending.counts.lock().total, 2, "nobody leaves twice");
         assert!(!pending.made(at(12)));
         assert!(pending.made(at(13)));
         assert!(pending.is_full(at(310)));
         assert!(!pending.is_full(at(311)));
-        assert_eq!(pending.counts().total, 2);
+        assert_eq!(pending.counts.lock().total, 2);
         pending.recount(at(311), 9);
         assert!(pending.is_full(at(611)) && !pending.is_full(at(612)));
         let many = Pending::new(3, 300);
         for second in [10, 10, 10, 10, 10, 11, 11] {
             many.made(at(second));
         }
-        assert_eq!(many.counts().seconds.len(), 2, "one number a second");
+        assert_eq!(many.counts.lock().seconds.len(), 2, "one number a second");
         assert!(!many.made(at(311)), "those of second 10 have run out");
-        assert_eq!(many.counts().total, 3);
+        assert_eq!(many.counts.lock().total, 3);
         let any = Pending::new(0, 300);
         assert!((0..100).all(|_| !any.made(at(10))));
     }

@@ -1,8 +1,9 @@
 //! Collection of warnings as text, for commands that have no log.
 
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::subscriber::with_default;
 use tracing::{Event, Level, Subscriber};
@@ -14,7 +15,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 pub fn with_warnings<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let result = with_default(tracing_subscriber::registry().with(Collector(lines.clone())), work);
-    let lines = std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner));
+    let lines = std::mem::take(&mut *lines.lock());
     (result, lines)
 }
 
@@ -28,7 +29,7 @@ impl<S: Subscriber> Layer<S> for Collector {
         }
         let mut line = Line::default();
         event.record(&mut line);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line.text());
+        self.0.lock().push(line.text());
     }
 }
 

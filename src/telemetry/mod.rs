@@ -168,8 +168,9 @@ fn shows_pool(level: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
+    use parking_lot::Mutex;
     use tracing::subscriber::with_default;
     use tracing::{info, warn};
     use tracing_subscriber::fmt::MakeWriter;
@@ -181,7 +182,7 @@ mod tests {
 
     impl io::Write for Output {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -221,7 +222,7 @@ mod tests {
                 warn!("of the server");
                 info!(target: "hyper", "of another library");
             });
-            let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+            let text = String::from_utf8(output.0.lock().clone()).unwrap();
             assert_eq!(text.contains("of the pool"), is_shown, "{level}: {text}");
             assert!(text.contains("of the server"), "{level}: {text}");
         }

@@ -1,7 +1,8 @@
 //! Rate limit for warnings of a repeating fault: at most one a minute, with the number of failures.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 /// Minimum time between two warnings of one fault.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -21,7 +22,7 @@ impl Warnings {
     /// Counts a failure at `now`, a reading of a monotonic clock. If a warning is due, returns the number of failures
     /// since the last warning, including this one.
     pub fn count(&self, now: Duration) -> Option<u64> {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = self.0.lock();
         counted.failures += 1;
         if counted.warned_at.is_some_and(|warned_at| now < warned_at + PAUSE) {
             return None;

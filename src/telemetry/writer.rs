@@ -2,9 +2,10 @@
 //! waits for the reader of the output, and needs no system call under load.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::{LogFormat, line};
@@ -57,13 +58,9 @@ impl Writing {
 }
 
 impl Lines {
-    fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Counts a line that could not be formatted.
     pub(super) fn lose_one(&self) {
-        self.lock().lost_lines += 1;
+        self.0.pending.lock().lost_lines += 1;
         self.0.changed.notify_all();
     }
 
@@ -71,13 +68,12 @@ impl Lines {
     fn write_out(&self, output: impl Write, format: LogFormat) {
         let mut out = Outgoing { output, format, bytes: Vec::new(), is_mid_line: false, lost_lines: 0 };
         loop {
-            let mut pending = self.lock();
+            let mut pending = self.0.pending.lock();
             while pending.bytes.is_empty() && pending.lost_lines == 0 && !pending.is_stopping {
-                pending = self.0.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
+                self.0.changed.wait(&mut pending);
             }
             if !pending.is_stopping {
-                let gathered = self.0.changed.wait_timeout_while(pending, GATHERING, |pending| !pending.is_stopping);
-                pending = gathered.unwrap_or_else(PoisonError::into_inner).0;
+                self.0.changed.wait_while_for(&mut pending, |pending| !pending.is_stopping, GATHERING);
             }
             if out.bytes.is_empty() {
                 std::mem::swap(&mut out.bytes, &mut pending.bytes);
@@ -89,7 +85,7 @@ impl Lines {
             drop(pending);
             out.write();
             if is_stopping {
-                self.lock().has_stopped = true;
+                self.0.pending.lock().has_stopped = true;
                 self.0.changed.notify_all();
                 return;
             }
@@ -169,7 +165,7 @@ impl Write for Lines {
     /// Queues one whole line, as `tracing-subscriber` writes it in one call. Never fails and never blocks on the
     /// output.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut pending = self.lock();
+        let mut pending = self.0.pending.lock();
         if pending.bytes.len() + line.len() > MAX_PENDING_BYTES {
             pending.lost_lines += 1;
         } else {
@@ -197,11 +193,11 @@ impl<'a> MakeWriter<'a> for Lines {
 impl Drop for Writing {
     fn drop(&mut self) {
         let Self(lines) = self;
-        let mut pending = lines.lock();
+        let mut pending = lines.0.pending.lock();
         pending.is_stopping = true;
         lines.0.changed.notify_all();
         // A reader that does not read must not keep the program from ending. The thread then ends with the process.
-        drop(lines.0.changed.wait_timeout_while(pending, PATIENCE, |pending| !pending.has_stopped));
+        lines.0.changed.wait_while_for(&mut pending, |pending| !pending.has_stopped, PATIENCE);
     }
 }
 
@@ -217,7 +213,7 @@ mod tests {
     impl Write for Pipe {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.0.recv();
-            self.1.lock().unwrap().extend_from_slice(bytes);
+            self.1.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -236,7 +232,7 @@ mod tests {
             lines.write_all(&line).unwrap();
         }
         drop(writing);
-        assert!(out.lock().unwrap().is_empty());
+        assert!(out.lock().is_empty());
         drop(reads);
     }
 
@@ -245,11 +241,11 @@ mod tests {
         let (_, read) = mpsc::channel();
         let out = Arc::default();
         let (mut lines, writing) = Writing::start("test", Pipe(read, Arc::clone(&out)), LogFormat::Text).unwrap();
-        lines.lock().lost_lines = 3;
+        lines.0.pending.lock().lost_lines = 3;
         lines.write_all(b"one\n").unwrap();
         lines.write_all(b"two\n").unwrap();
         drop(writing);
-        let text = String::from_utf8(out.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(out.lock().clone()).unwrap();
         assert_eq!(text, "one\ntwo\n(3 log lines were lost: they were not read, or could not be written)\n");
     }
 

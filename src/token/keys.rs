@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tracing::warn;
@@ -199,7 +199,7 @@ impl KeyRing {
         if by_id.is_empty() {
             return Err(KeyError::Empty { path: self.dir.clone() });
         }
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.keys.write();
         for (kid, key) in &mut by_id {
             if let Some(known) = keys.by_id.get(kid) {
                 key.signs_from = known.signs_from;
@@ -214,8 +214,8 @@ impl KeyRing {
 
     /// Logs the key files that the group or others may read, each once.
     fn warn_of_exposed(&self) {
-        let keys = self.read();
-        let mut named = self.exposed.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = self.keys.read();
+        let mut named = self.exposed.lock();
         for path in keys.by_id.values().filter_map(|key| key.exposed.as_ref()) {
             if named.insert(path.clone()) {
                 warn_of_exposed(path);
@@ -226,7 +226,7 @@ impl KeyRing {
     /// Returns the id of the key that signs new grants.
     #[must_use]
     pub fn signing(&self) -> String {
-        self.read().signing.clone()
+        self.keys.read().signing.clone()
     }
 
     /// Signs `message` with the key of this id. Returns `None` if the directory does not hold it.
@@ -234,13 +234,13 @@ impl KeyRing {
     /// If the key is not known, reads the directory first, which blocks on file I/O, but at most once a second.
     #[must_use]
     pub fn sign(&self, kid: &str, message: &[u8]) -> Option<Vec<u8>> {
-        let signed = self.read().sign(kid, message);
+        let signed = self.keys.read().sign(kid, message);
         if signed.is_some() || !self.may_look() {
             return signed;
         }
         // Another node may have started with an added key, and decided the session.
         self.refresh_or_warn();
-        self.read().sign(kid, message)
+        self.keys.read().sign(kid, message)
     }
 
     /// Reads the directory again as [`KeyRing::refresh`] does, and logs an error instead of returning it.
@@ -255,7 +255,7 @@ impl KeyRing {
     /// Returns whether an unknown key id may cause a reading of the directory now, and notes the time if so.
     fn may_look(&self) -> bool {
         let now = self.clock.steady();
-        let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looked_at = self.looked_at.lock();
         let may = looked_at.is_none_or(|looked_at| now.saturating_sub(looked_at) >= LOOK_TIME);
         if may {
             *looked_at = Some(now);
@@ -263,15 +263,11 @@ impl KeyRing {
         may
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Keys> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns the public keys as a JWK Set (RFC 7517 §5, RFC 8037 §2).
     #[must_use]
     pub fn jwks(&self) -> Value {
         let key = |(kid, key): (&String, &Key)| json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": public_part(&key.pair) });
-        json!({ "keys": self.read().by_id.iter().map(key).collect::<Vec<_>>() })
+        json!({ "keys": self.keys.read().by_id.iter().map(key).collect::<Vec<_>>() })
     }
 }
 

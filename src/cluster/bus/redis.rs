@@ -1,7 +1,8 @@
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
+use parking_lot::Mutex;
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
 use redis::{Client, ErrorKind, Pipeline, RedisError, ServerErrorKind};
 use thiserror::Error;
@@ -101,7 +102,7 @@ impl Bus for RedisBus {
         self.tasks.get_or_init(|| {
             let (client, channel, queue) = (self.client.clone(), self.node.channel(), self.queue.clone());
             let subscription = Subscription { client, channel, queue };
-            let queued = self.queued.lock().ok().and_then(|mut queued| queued.take());
+            let queued = self.queued.lock().take();
             [
                 hearing::hear(&self.here, listener, &self.metrics, subscription),
                 AbortOnDropHandle::new(tokio::spawn(speak(self.client.clone(), queued))),

@@ -1,10 +1,11 @@
 //! WebSocket upgrades that the acceptor has let arrive, and the tasks that read the rows of their sessions.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -77,7 +78,7 @@ impl UpgradeQueue {
 
     /// Adds an upgrade, or refuses it if too many wait.
     pub(super) fn add(&self, upgrade: PendingUpgrade) {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         if queue.waiting.len() < MAX_PENDING {
             queue.waiting.push_back(upgrade);
             return;
@@ -89,7 +90,7 @@ impl UpgradeQueue {
     /// Ensures that a task reads the rows of the connections in the queue. Spawns one if all others wait for the store
     /// and fewer than [`MAX_BATCHES`] run.
     pub(super) fn read(self: &Arc<Self>, runtime: &Handle) {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         if !queue.waiting.is_empty() && queue.tasks == queue.asking && queue.tasks < MAX_BATCHES {
             queue.tasks += 1;
             drop(queue);
@@ -114,7 +115,7 @@ impl UpgradeQueue {
         let task = Task(&self);
         loop {
             let batch: Vec<_> = {
-                let mut queue = self.lock();
+                let mut queue = self.queue.lock();
                 if queue.waiting.is_empty() {
                     // Ends under the lock, so that `read` spawns a task for the next connection.
                     return task.end(&mut queue);
@@ -139,10 +140,6 @@ impl UpgradeQueue {
             }
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// One of the tasks that read rows, which is counted until it ends or panics. After a panic, another task is spawned
@@ -158,7 +155,7 @@ impl Task<'_> {
 
 impl Drop for Task<'_> {
     fn drop(&mut self) {
-        self.0.lock().tasks -= 1;
+        self.0.queue.lock().tasks -= 1;
         if let Ok(runtime) = Handle::try_current() {
             self.0.read(&runtime);
         }
@@ -170,7 +167,7 @@ struct Asking<'a>(&'a UpgradeQueue);
 
 impl<'a> Asking<'a> {
     fn begin(arrivals: &'a Arc<UpgradeQueue>) -> Self {
-        arrivals.lock().asking += 1;
+        arrivals.queue.lock().asking += 1;
         // The queue must not wait for the answer to this task.
         arrivals.read(&Handle::current());
         Self(arrivals)
@@ -179,7 +176,7 @@ impl<'a> Asking<'a> {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.0.lock().asking -= 1;
+        self.0.queue.lock().asking -= 1;
     }
 }
 

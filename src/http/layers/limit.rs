@@ -2,11 +2,12 @@
 //! answered 429, with the name of the setting and `Retry-After`.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::extract::{FromRequestParts as _, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use parking_lot::Mutex;
 
 use crate::http::layers::RequestChecks;
 use crate::http::layers::client::ClientAddress;
@@ -24,11 +25,11 @@ impl SharedPermit {
     }
 
     fn take(&self) -> Option<ConnectionPermit> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 
     fn put_back(&self, permit: ConnectionPermit) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+        *self.0.lock() = Some(permit);
     }
 }
 

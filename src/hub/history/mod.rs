@@ -21,9 +21,10 @@ mod model;
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use mio::Token;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -101,19 +102,15 @@ struct Pipe {
 /// The server's end of a connection.
 struct End(Arc<Mutex<Pipe>>);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Drop for End {
     fn drop(&mut self) {
-        lock(&self.0).is_let_go = true;
+        self.0.lock().is_let_go = true;
     }
 }
 
 impl Read for End {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut pipe = lock(&self.0);
+        let mut pipe = self.0.lock();
         let count = buffer.len().min(pipe.incoming.len());
         if count == 0 {
             return if pipe.has_hung_up { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
@@ -127,7 +124,7 @@ impl Read for End {
 
 impl Write for End {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut pipe = lock(&self.0);
+        let mut pipe = self.0.lock();
         if pipe.has_hung_up {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
@@ -144,7 +141,7 @@ impl Socket for End {
     type Poll = ();
 
     fn unread_bytes(&self) -> io::Result<usize> {
-        Ok(lock(&self.0).incoming.len())
+        Ok(self.0.lock().incoming.len())
     }
 
     fn watch(&mut self, (): &(), _: Token, _: Watch) -> io::Result<()> {
@@ -208,7 +205,7 @@ struct Tab {
 
 impl Tab {
     fn received(&mut self) -> &Received {
-        let pipe = lock(&self.pipe);
+        let pipe = self.pipe.lock();
         if pipe.written.len() != self.received.0 {
             self.received = (pipe.written.len(), Received::of(&pipe.written));
         }
@@ -407,13 +404,13 @@ impl<'a> World<'a> {
         let (logins, code) = (self.node.logins.clone(), self.logins[login].code.clone());
         let verdict = if is_yes { Verdict::Confirm(None) } else { Verdict::Reject };
         let task = self.node.runtime.spawn(async move { logins.decide(&code, by, verdict, |_| true).await });
-        let was_locked = self.machine.disk().foreign != Foreign::Nothing && self.slow.is_none();
+        let was_locked = self.machine.disk.lock().foreign != Foreign::Nothing && self.slow.is_none();
         self.calls.push(Call { login, number, is_yes, task, was_locked });
     }
 
     /// Takes the answers to phones.
     fn take_answers(&mut self) -> Result<(), String> {
-        let is_locked = self.machine.disk().foreign != Foreign::Nothing;
+        let is_locked = self.machine.disk.lock().foreign != Foreign::Nothing;
         let mut index = 0;
         while index < self.calls.len() {
             self.calls[index].was_locked &= is_locked;
@@ -453,12 +450,12 @@ impl<'a> World<'a> {
             } else {
                 frame(&mut said, Opcode::Close, &close_payload(1000, ""));
             }
-        } else if let Some(code) = received.close.filter(|_| !lock(&tab.pipe).is_let_go) {
+        } else if let Some(code) = received.close.filter(|_| !tab.pipe.lock().is_let_go) {
             frame(&mut said, Opcode::Close, &close_payload(code, ""));
         }
         if let [first, length, payload @ ..] = &said[..] {
             let masked = [&[*first, length | 0x80, 0, 0, 0, 0], payload].concat();
-            lock(&tab.pipe).incoming.extend(masked);
+            tab.pipe.lock().incoming.extend(masked);
         }
         self.report(index);
     }
@@ -466,7 +463,7 @@ impl<'a> World<'a> {
     fn report(&mut self, index: usize) {
         let tab = &self.tabs[index];
         let Some(slot) = tab.slot.filter(|_| tab.opening.is_finished()) else { return };
-        let is_last = lock(&tab.pipe).has_hung_up;
+        let is_last = tab.pipe.lock().has_hung_up;
         let mut buffer = [0; 256];
         let share = ReadBudget { buffer: &mut buffer, max_reads: 4 };
         let _within = self.node.runtime.enter();
@@ -477,7 +474,7 @@ impl<'a> World<'a> {
 
     fn cut(&mut self, index: usize) {
         self.tabs[index].is_cut = true;
-        lock(&self.tabs[index].pipe).has_hung_up = true;
+        self.tabs[index].pipe.lock().has_hung_up = true;
         self.report(index);
     }
 
@@ -489,7 +486,7 @@ impl<'a> World<'a> {
     }
 
     fn be_slow(&mut self) {
-        if self.slow.is_some() || self.machine.disk().foreign != Foreign::Nothing {
+        if self.slow.is_some() || self.machine.disk.lock().foreign != Foreign::Nothing {
             return;
         }
         self.machine.be_slow(true);
@@ -539,7 +536,7 @@ impl<'a> World<'a> {
         if self.slow.is_some() {
             return Ok(());
         }
-        let disk = self.machine.disk();
+        let disk = self.machine.disk.lock();
         for login in &mut self.logins {
             let state = &disk.rows[&login.key].session.state;
             login.was_claimed = matches!(state, State::Confirmed(confirmation) if confirmation.claimed);
@@ -570,10 +567,10 @@ impl<'a> World<'a> {
             23 => {
                 let foreign = [Foreign::Writing, Foreign::Writing, Foreign::Everything][self.dice.index(3)];
                 if self.slow.is_none() {
-                    self.machine.disk().foreign = foreign;
+                    self.machine.disk.lock().foreign = foreign;
                 }
             }
-            24 | 25 => self.machine.disk().foreign = Foreign::Nothing,
+            24 | 25 => self.machine.disk.lock().foreign = Foreign::Nothing,
             26 => {
                 self.be_slow();
                 // This is long enough for waiting callers to give up.
@@ -582,13 +579,13 @@ impl<'a> World<'a> {
                 }
             }
             27 | 28 => self.be_fast(),
-            29 => self.machine.disk().fails_commit = true,
-            30 => self.machine.disk().fails_statement = true,
-            31 if self.dice.below(4) == 0 => self.machine.disk().panics = true,
+            29 => self.machine.disk.lock().fails_commit = true,
+            30 => self.machine.disk.lock().fails_statement = true,
+            31 if self.dice.below(4) == 0 => self.machine.disk.lock().panics = true,
             32 if self.dice.below(4) == 0 => self.restart(),
             33 => {
                 let holds = [&self.node.store.holds_answers, &self.node.store.holds_questions][self.dice.index(2)];
-                *holds.lock().unwrap() ^= true;
+                *holds.lock() ^= true;
             }
             34 | 35 => {
                 let number = self.dice.index(8);
@@ -612,12 +609,12 @@ impl<'a> World<'a> {
     fn recover(&mut self) -> Result<(), String> {
         self.be_fast();
         {
-            let mut disk = self.machine.disk();
+            let mut disk = self.machine.disk.lock();
             disk.foreign = Foreign::Nothing;
             (disk.fails_commit, disk.fails_statement, disk.panics) = (false, false, false);
         }
-        *self.node.store.holds_answers.lock().unwrap() = false;
-        *self.node.store.holds_questions.lock().unwrap() = false;
+        *self.node.store.holds_answers.lock() = false;
+        *self.node.store.holds_questions.lock() = false;
         while self.node.store.release(0) {}
         for _ in 0..8 {
             while self.node.store.writer.has_jobs() {
@@ -628,7 +625,7 @@ impl<'a> World<'a> {
         // A phone asks again if its call was answered with an error.
         let unanswered: Vec<_> = (0..self.logins.len())
             .filter(|login| {
-                let row = &self.machine.disk().rows[&self.logins[*login].key];
+                let row = &self.machine.disk.lock().rows[&self.logins[*login].key];
                 matches!(row.session.state, State::Confirmed(_)) && !self.logins[*login].is_confirmed
             })
             .collect();
@@ -648,7 +645,7 @@ impl<'a> World<'a> {
                 let received = tab.received().clone();
                 received.has_token
                     || received.statuses.iter().any(|status| !["pending", "scanned"].contains(&&**status))
-                    || !lock(&tab.pipe).is_let_go && tab.opening.is_finished()
+                    || !tab.pipe.lock().is_let_go && tab.opening.is_finished()
             });
             if !has_end {
                 self.open_tab(login);
@@ -692,7 +689,7 @@ impl<'a> World<'a> {
                 return Err(format!("tab {index} was given the token while a newer one is open"));
             }
             let has_confirmed_row = {
-                let disk = self.machine.disk();
+                let disk = self.machine.disk.lock();
                 let state = &disk.rows[&self.logins[login].key].session.state;
                 self.slow.is_none() && matches!(state, State::Confirmed(_))
             };
@@ -705,14 +702,14 @@ impl<'a> World<'a> {
 
     fn check_end(&mut self) -> Result<(), String> {
         for (login, number) in &self.undone {
-            let disk = self.machine.disk();
+            let disk = self.machine.disk.lock();
             let user = disk.rows[&self.logins[*login].key].session.user().and_then(|user| user.name.clone());
             if user == Some(number.to_string()) {
                 return Err(format!("call {number} had failed before it could begin, and was done all the same"));
             }
         }
         for (index, login) in self.logins.iter().enumerate() {
-            let state = self.machine.disk().rows[&login.key].session.state.clone();
+            let state = self.machine.disk.lock().rows[&login.key].session.state.clone();
             if login.is_confirmed && !matches!(state, State::Confirmed(_)) {
                 return Err(format!("login {index} was confirmed with 200, and is {state:?}"));
             }

@@ -2,9 +2,10 @@
 //! that stalls and fails as the history demands.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::Fault;
@@ -54,7 +55,7 @@ pub(super) struct Row {
 /// The disk, and a gate at which commits wait while the disk is slow.
 #[derive(Default)]
 pub(super) struct Machine {
-    disk: Mutex<Disk>,
+    pub(super) disk: Mutex<Disk>,
     gate: Mutex<Gate>,
     changed: Condvar,
 }
@@ -67,29 +68,21 @@ struct Gate {
 }
 
 impl Machine {
-    pub(super) fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn be_slow(&self, is_slow: bool) {
-        self.gate().is_slow = is_slow;
+        self.gate.lock().is_slow = is_slow;
         self.changed.notify_all();
     }
 
     /// Returns whether a commit waits for the disk.
     pub(super) fn holds_commit(&self) -> bool {
-        self.gate().is_waiting
-    }
-
-    fn gate(&self) -> MutexGuard<'_, Gate> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gate.lock().is_waiting
     }
 
     fn wait_until_fast(&self) {
-        let mut gate = self.gate();
+        let mut gate = self.gate.lock();
         while gate.is_slow {
             gate.is_waiting = true;
-            gate = self.changed.wait(gate).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut gate);
         }
         gate.is_waiting = false;
     }
@@ -105,7 +98,7 @@ pub(super) struct Model {
 
 impl Model {
     fn read(&self) -> Result<(), Failure> {
-        let mut disk = self.machine.disk();
+        let mut disk = self.machine.disk.lock();
         if std::mem::take(&mut disk.panics) {
             drop(disk);
             panic!("{WANTED_PANIC}");
@@ -115,7 +108,7 @@ impl Model {
 
     fn write(&mut self) -> Result<(), Failure> {
         self.read()?;
-        let mut disk = self.machine.disk();
+        let mut disk = self.machine.disk.lock();
         if self.before.is_none() && disk.foreign != Foreign::Nothing {
             return Err(Failure::Locked);
         }
@@ -138,7 +131,7 @@ impl Model {
 
 impl Database for Model {
     fn begin(&mut self) -> Result<(), Failure> {
-        let disk = self.machine.disk();
+        let disk = self.machine.disk.lock();
         if disk.foreign != Foreign::Nothing {
             return Err(Failure::Locked);
         }
@@ -148,7 +141,7 @@ impl Database for Model {
 
     fn commit(&mut self) -> Result<(), Failure> {
         self.machine.wait_until_fast();
-        let mut disk = self.machine.disk();
+        let mut disk = self.machine.disk.lock();
         if std::mem::take(&mut disk.fails_commit) {
             return Err(Failure::Failed(StoreError::Unavailable("the disk is full".into())));
         }
@@ -158,7 +151,7 @@ impl Database for Model {
 
     fn rollback(&mut self) {
         if let Some(before) = self.before.take() {
-            self.machine.disk().rows = before;
+            self.machine.disk.lock().rows = before;
         }
     }
 
@@ -174,7 +167,7 @@ impl Table for Model {
 
     fn find(&mut self, which: Which) -> Result<Option<(SessionKey, Session)>, Failure> {
         self.read()?;
-        let disk = self.machine.disk();
+        let disk = self.machine.disk.lock();
         let found = disk.rows.values().map(|row| &row.session).find(|session| match which {
             Which::Key(key) => session.key == key,
             Which::Code(code) => session.code == code,
@@ -184,7 +177,7 @@ impl Table for Model {
 
     fn update(&mut self, key: SessionKey, next: &Session) -> Result<bool, Failure> {
         self.write()?;
-        let mut disk = self.machine.disk();
+        let mut disk = self.machine.disk.lock();
         let row = disk.rows.get_mut(&key).filter(|row| row.session.version + 1 == next.version);
         let is_written = row.map(|row| row.session = next.clone()).is_some();
         drop(disk);
@@ -236,23 +229,23 @@ impl ModelStore {
     }
 
     pub(super) fn insert_now(&self, session: Session) {
-        self.machine.disk().rows.insert(session.key, Row { session, attachment: 0 });
+        self.machine.disk.lock().rows.insert(session.key, Row { session, attachment: 0 });
     }
 
     /// Waits to be released, if calls are held at this point.
     async fn hold(&self, holds: &Mutex<bool>) -> Result<(), StoreError> {
-        if !*holds.lock().unwrap() {
+        if !*holds.lock() {
             return Ok(());
         }
         let (release, released) = oneshot::channel();
-        self.held.lock().unwrap().push(release);
+        self.held.lock().push(release);
         // A call that waits at a restart is never released.
         released.await.map_err(|_| StoreError::Unavailable("gone".into()))
     }
 
     /// Releases the waiting call with this number modulo their count. Returns whether there was one.
     pub(super) fn release(&self, number: usize) -> bool {
-        let mut held = self.held.lock().unwrap();
+        let mut held = self.held.lock();
         if held.is_empty() {
             return false;
         }
@@ -285,7 +278,7 @@ impl Store for ModelStore {
         let (keys, is_numbered) = (keys.to_vec(), self.is_numbered);
         let attach = move |model: &mut Model| {
             model.read()?;
-            let mut disk = model.machine.disk();
+            let mut disk = model.machine.disk.lock();
             let mut attached = Vec::new();
             for key in &keys {
                 let Some(row) = disk.rows.get_mut(key) else { continue };
@@ -309,7 +302,7 @@ impl Store for ModelStore {
         let (keys, clock) = (keys.to_vec(), self.clock.clone());
         let read = move |model: &mut Model| {
             model.read()?;
-            let disk = model.machine.disk();
+            let disk = model.machine.disk.lock();
             let session = |key| disk.rows.get(key).map(|row| row.session.clone());
             Ok((clock.now(), keys.iter().filter_map(session).collect()))
         };
@@ -331,7 +324,7 @@ impl Store for ModelStore {
         let announcer: Arc<dyn Announcer> = if is_silent { Arc::new(Mute) } else { announcer };
         let work = move |model: &mut Model| change(model, which, &transition, &clock);
         let finish = move |change: Change| {
-            recent.lock().unwrap().extend(change.notification());
+            recent.lock().extend(change.notification());
             let written = match &change {
                 Change::Written(session) if is_silent => Some(Arc::new(session.clone())),
                 _ => None,
@@ -352,8 +345,8 @@ impl Store for ModelStore {
     }
 
     async fn undelivered(&self) -> Result<Vec<Undelivered>, StoreError> {
-        let mut notifications = std::mem::take(&mut *self.recent.lock().unwrap());
-        let mut disk = self.machine.disk();
+        let mut notifications = std::mem::take(&mut *self.recent.lock());
+        let mut disk = self.machine.disk.lock();
         if std::mem::take(&mut disk.has_foreign_commits) {
             let notification =
                 |row: &Row| Notification { key: row.session.key, version: row.session.version, attachment: 0 };
@@ -393,7 +386,7 @@ struct Numbered {
 
 impl Announcer for Numbered {
     fn announce(&self, stored: &Stored) {
-        let attachment = self.machine.disk().rows.get(&stored.session.key).map_or(0, |row| row.attachment);
+        let attachment = self.machine.disk.lock().rows.get(&stored.session.key).map_or(0, |row| row.attachment);
         let waits = Some(Waits { node: self.node.clone(), attachment });
         self.announcer.announce(&Stored { waits, ..stored.clone() });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use reqwest::header::HeaderValue;
 use serde_json::{Map, Value};
@@ -127,7 +128,7 @@ impl Introspection {
     /// Returns the pending request about a token, or starts one. A new request runs as a task of its own, so that it
     /// goes on if the phone request that caused it is abandoned.
     fn question(&self, key: [u8; 32], token: &str, address: IpAddr) -> Question {
-        let mut waiting = self.0.waiting();
+        let mut waiting = self.0.waiting.lock();
         if let Some(question) = waiting.get(&key) {
             return question.clone();
         }
@@ -161,15 +162,11 @@ struct Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        self.inner.waiting().remove(&self.key);
+        self.inner.waiting.lock().remove(&self.key);
     }
 }
 
 impl Inner {
-    fn waiting(&self) -> MutexGuard<'_, HashMap<[u8; 32], Question>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits for a turn of this address, and then asks the endpoint.
     async fn ask_in_turn(&self, token: &str, address: IpAddr) -> Said {
         let Some(Ok(_turn)) = self.clock.timeout(TURN_SECONDS, self.turns.take(address)).await else {

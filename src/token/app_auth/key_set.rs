@@ -1,9 +1,10 @@
 //! The public keys of app tokens that a source publishes as a JWK Set (RFC 7517 §5).
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -103,13 +104,13 @@ impl KeySet {
                 return Ok(keys);
             }
         }
-        if self.known().is_source_up { Err(InvalidToken::UnknownKey.into()) } else { Err(AuthError::Unavailable) }
+        if self.known.read().is_source_up { Err(InvalidToken::UnknownKey.into()) } else { Err(AuthError::Unavailable) }
     }
 
     /// Looks among the known keys as [`KeySet::find`] does. Returns `None` if none of them has this id, or if they are
     /// stale.
     fn look(&self, id: Option<&str>, algorithm: &str) -> Option<Vec<Arc<Key>>> {
-        let known = self.known();
+        let known = self.known.read();
         if known.is_stale(self.clock.steady()) {
             return None;
         }
@@ -130,7 +131,7 @@ impl KeySet {
             Err(error) => Err(error.to_string()),
         };
         let now = self.clock.steady();
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         match fetched {
             Ok(published) => {
                 known.take(&published.keys);
@@ -165,10 +166,6 @@ impl KeySet {
             }
         }
         known.is_source_up
-    }
-
-    fn known(&self) -> RwLockReadGuard<'_, Known> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,11 +10,12 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use parking_lot::RwLock;
 use pem::Pem;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -326,7 +327,7 @@ impl AppAuth {
         match &self.judge {
             Judge::KeyFile(path, known) => match read_keys(path) {
                 Ok(keys) => {
-                    *known.write().unwrap_or_else(PoisonError::into_inner) = keys;
+                    *known.write() = keys;
                     info!(event = "key of app tokens read again");
                 }
                 Err(error) => warn!(event = "key of app tokens not read", %error),
@@ -358,7 +359,7 @@ impl AppAuth {
                 }
                 let keys = match judge {
                     Judge::KeySet(keys) => keys.find(header.kid.as_deref(), &header.alg).await?,
-                    Judge::KeyFile(_, keys) => keys.read().unwrap_or_else(PoisonError::into_inner).clone(),
+                    Judge::KeyFile(_, keys) => keys.read().clone(),
                     Judge::Secret(key) => vec![Arc::clone(key)],
                     Judge::Introspection(_) => Vec::new(),
                 };

@@ -3,8 +3,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 /// Maximum number of concurrent turns of all addresses.
@@ -50,7 +51,7 @@ impl Turns {
     pub(super) async fn take(&self, address: IpAddr) -> Result<Turn, TooMany> {
         let (given, turn) = oneshot::channel();
         {
-            let mut taken = self.lock();
+            let mut taken = self.0.lock();
             taken.waiting.retain(|(_, given)| !given.is_closed());
             let of_address = taken.waiting.iter().filter(|(other, _)| *other == address);
             if taken.waiting.len() >= MAX_WAITING || of_address.count() >= MAX_WAITING_OF_ADDRESS {
@@ -65,7 +66,7 @@ impl Turns {
     /// Hands out free turns until none is left or no waiting call may have one.
     fn give(&self) {
         loop {
-            let mut taken = self.lock();
+            let mut taken = self.0.lock();
             let Some((address, given)) = taken.next() else { return };
             taken.count += 1;
             *taken.of_address.entry(address).or_default() += 1;
@@ -73,10 +74,6 @@ impl Turns {
             // If the call has been dropped, so is the turn, which makes it free again.
             drop(given.send(Turn { turns: self.clone(), address }));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,7 +93,7 @@ impl Taken {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut taken = self.turns.lock();
+        let mut taken = self.turns.0.lock();
         taken.count -= 1;
         if let Some(of_address) = taken.of_address.get_mut(&self.address) {
             *of_address -= 1;
@@ -145,6 +142,6 @@ mod tests {
         // Dropped calls leave the queue, and their turns become free.
         drop((calls, given));
         assert!(matches!(turns.take(address(1)).now_or_never(), Some(Ok(_))));
-        assert_eq!(turns.lock().of_address.len(), 0);
+        assert_eq!(turns.0.lock().of_address.len(), 0);
     }
 }
