@@ -12,14 +12,15 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
 use super::outgoing;
-use super::rewound::Stream;
+use super::prefixed_stream::Stream;
 use crate::hub::{NewConnection, Registration, Transport};
 use crate::limits::ConnectionPermit;
 use crate::login::AttachedSession;
 use crate::session::Timestamp;
 use crate::wire::http1::{self, Answer};
 
-/// Response extension that carries a [`WaitingResponse`] through the layers, which add their header fields to the response.
+/// Response extension that carries a [`WaitingResponse`] through the layers, which add their header fields to the
+/// response.
 #[derive(Clone)]
 pub(super) struct Carried(Arc<Mutex<Option<WaitingResponse>>>);
 
@@ -40,7 +41,7 @@ pub(super) enum WaitKind {
 }
 
 impl WaitingResponse {
-    /// Returns a response for the layers to add header fields to. [`take_over_connection`] takes the parking out of it.
+    /// Returns a response for the layers to add header fields to. [`take_over_connection`] takes it out again.
     pub(super) fn into_response(self) -> Response {
         let mut response = StatusCode::OK.into_response();
         response.extensions_mut().insert(Carried(Arc::new(Mutex::new(Some(self)))));
@@ -48,18 +49,19 @@ impl WaitingResponse {
     }
 }
 
-/// Takes the connection from hyper and opens it in the hub, if `response` carries a [`WaitingResponse`]. Returns the response
-/// that hyper is to write. hyper's bytes then go nowhere, because it no longer has the connection ([`super::rewound`]).
+/// Takes the connection from hyper and opens it in the hub, if `response` carries a [`WaitingResponse`]. Returns the
+/// response that hyper is to write. Its bytes are discarded, because hyper no longer has the connection
+/// ([`super::prefixed_stream`]).
 pub(super) fn take_over_connection(mut response: Response, stream: &Stream, now: Timestamp) -> Response {
-    let Some(parked) = response.extensions_mut().remove::<Carried>() else { return response };
-    let parking = parked.0.lock().take();
-    let (Some(parking), Some(stream)) = (parking, stream.take()) else { return response };
-    open(parking, stream, &response, now);
+    let Some(carried) = response.extensions_mut().remove::<Carried>() else { return response };
+    let waiting = carried.0.lock().take();
+    let (Some(waiting), Some(stream)) = (waiting, stream.take()) else { return response };
+    open(waiting, stream, &response, now);
     StatusCode::OK.into_response()
 }
 
-fn open(parking: WaitingResponse, stream: TcpStream, response: &Response, now: Timestamp) {
-    let WaitingResponse { registration, found, permit, kind } = parking;
+fn open(waiting: WaitingResponse, stream: TcpStream, response: &Response, now: Timestamp) {
+    let WaitingResponse { registration, found, permit, kind } = waiting;
     let Ok(stream) = stream.into_std() else { return };
     let fields = fields_of(response);
     let (answer, transport) = match kind {

@@ -62,7 +62,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
                 return Retain::No;
             }
             if let Some(tick) = connection.next_deadline(turn.lag)
-                && self.deadlines().arm(tick, slot)
+                && self.deadlines.lock().arm(tick, slot)
             {
                 self.earlier.notify_one();
             }

@@ -62,7 +62,8 @@ fn a_confirmation_is_followed_in_at_most_twenty_stops_that_exist() {
     for stop in stops {
         let words: Vec<_> = stop.split('`').skip(1).step_by(2).take(2).collect();
         let [file, function] = words[..] else { panic!("a stop without file and function: {stop}") };
-        let source = fs::read_to_string(root().join("src").join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let source =
+            fs::read_to_string(root().join("src").join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         let is_there = ["fn ", "fn r#"].iter().any(|start| {
             source.contains(&format!("{start}{function}(")) || source.contains(&format!("{start}{function}<"))
         });
