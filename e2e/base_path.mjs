@@ -1,24 +1,25 @@
 // The demo's pages where public_url has a path.
 import assert from "node:assert/strict";
-import { base, desktop, phone, received, scan, scans, state, tell } from "./stage.mjs";
+import { base, desktop, phone, received, scan, scans, state, runStories } from "./stage.mjs";
 
 const stories = {
   async "a login from the first page to its token"() {
     const { page, session } = await desktop();
-    assert(session.qr_url.startsWith(`${base}/q/`) && session.ws_path.startsWith(`${new URL(base).pathname}/v1/ws/qr/`));
+    assert(session.qr_url.startsWith(`${base}/q/`));
+    assert(session.ws_path.startsWith(`${new URL(base).pathname}/v1/ws/qr/`));
     assert.equal(await scan(page), session.qr_url);
     await (await scans(session)).confirms();
     await state(page, "confirmed");
     await received(session);
   },
 
-  async "a page whose address ends with a slash"() {
+  async "a page whose URL ends with a slash"() {
     const { page, session } = await desktop({ path: "/" });
     await (await scans(session)).rejects();
     await state(page, "rejected");
   },
 
-  async "the gallery, by its link"() {
+  async "the gallery opens by its link"() {
     const { page } = await desktop();
     await page.getByRole("link", { name: "All its states" }).click();
     await page.locator('qr-login-pose[data-pose="confirmed"]').waitFor();
@@ -27,7 +28,7 @@ const stories = {
     await page.locator('qr-login-pose[data-pose="confirmed"]').waitFor();
   },
 
-  async "the phone's page has its pictures and its style"() {
+  async "the phone's page loads its pictures and its style"() {
     const { session } = await desktop();
     const other = await phone(session.qr_url);
     const missing = await other.evaluate(() => [...document.images].filter((image) => !image.naturalWidth).length);
@@ -36,4 +37,4 @@ const stories = {
   },
 };
 
-await tell(stories);
+await runStories(stories);

@@ -1,8 +1,8 @@
 // The demo's pages in a real browser.
 import assert from "node:assert/strict";
 import {
-  advance, at, at_rest, base, browser, choose, desktop, expectRefusal, generated, listen, part, phone, scan, scans,
-  site, state, tell, text, waiting,
+  advance, at, atRest, base, browser, choose, desktop, expectRefusal, generated, keepToken, listen, part, phone,
+  runStories, scan, scans, site, state, text, visitor, waiting,
 } from "./stage.mjs";
 
 const stories = {
@@ -11,7 +11,9 @@ const stories = {
     const url = await scan(page);
     assert.equal(url, session.qr_url);
     const picture = Buffer.from(session.qr_image.split(",")[1], "base64").toString();
-    for (const shown of [url, session.qr_url, picture, await page.content()]) assert(!shown.includes(session.session_id));
+    for (const shown of [url, session.qr_url, picture, await page.content()]) {
+      assert(!shown.includes(session.session_id));
+    }
 
     const other = await phone(url);
     await choose(other, "Ada Lovelace");
@@ -34,21 +36,23 @@ const stories = {
     assert.notEqual(await scan(page), url);
   },
 
-  async "a page that waits is drawn once a second, and not more often"() {
+  async "a waiting page has no animation"() {
     const { page } = await desktop();
-    // (A page that moves costs a laptop more than all else here.)
+    // An animation would use more energy than the rest of the page.
     const moving = await page.evaluate(async () => {
       const { shadowRoot } = document.querySelector("qr-login");
       const seen = new Set();
-      for (const until = performance.now() + 2500; performance.now() < until; await new Promise(requestAnimationFrame)) {
+      const end = performance.now() + 2500;
+      while (performance.now() < end) {
         for (const { effect } of shadowRoot.getAnimations()) seen.add(effect.target.outerHTML);
+        await new Promise(requestAnimationFrame);
       }
       return [...seen];
     });
     assert.deepEqual(moving, []);
   },
 
-  async "a phone rejects, and a new code is a click away"() {
+  async "a rejected login offers a new code"() {
     const { page, session } = await desktop();
     const other = await phone(session.qr_url);
     await choose(other, "Grace Hopper");
@@ -61,7 +65,7 @@ const stories = {
     assert.notEqual(await scan(page), session.qr_url);
   },
 
-  async "the browser gives up while the phone is asked"() {
+  async "the browser cancels before the phone decides"() {
     const { page, session } = await desktop();
     const other = await phone(session.qr_url);
     await choose(other, "Alan Turing");
@@ -74,7 +78,7 @@ const stories = {
     expectRefusal(410);
   },
 
-  async "a page that is asked for another code gives the one before up"() {
+  async "a request for a new code cancels the previous session"() {
     const { page, session } = await desktop();
     const other = await phone(session.qr_url);
     await choose(other, "Alan Turing");
@@ -87,7 +91,7 @@ const stories = {
     expectRefusal(410);
   },
 
-  async "what becomes of a code that was given up is no news for the one after it"() {
+  async "a late response to a cancel does not affect the next session"() {
     const { page, session } = await desktop();
     const answers = [];
     await page.route(/\/cancel$/, (route) => answers.push([route, route.fetch()]));
@@ -97,12 +101,12 @@ const stories = {
     await page.getByRole("button", { name: "Get a new code" }).click();
     await state(page, "ready");
     for (const [route, response] of answers) await route.fulfill({ response: await response });
-    await page.waitForFunction(() => window.open_fetches === 0);
+    await page.waitForFunction(() => window.openFetches === 0);
     await state(page, "ready");
     assert.notEqual(await scan(page), session.qr_url);
   },
 
-  async "a code expires, and a new one is a click away"() {
+  async "an expired code offers a new one"() {
     const { page, session } = await desktop();
     await advance(300.1);
     await state(page, "expired");
@@ -111,7 +115,7 @@ const stories = {
     assert.notEqual(await scan(page), session.qr_url);
   },
 
-  async "a reload goes on with the same code, also when it was scanned or confirmed meanwhile"() {
+  async "a reload continues the session, also if it was scanned or confirmed meanwhile"() {
     const { page, session } = await desktop();
     await page.reload();
     await state(page, "ready");
@@ -129,7 +133,7 @@ const stories = {
     assert.equal(await part(page, "name").innerText(), "Ada Lovelace");
   },
 
-  async "a second tab of the same session takes over, and the first can take it back"() {
+  async "a second tab supersedes the first, and the first can supersede it again"() {
     const { page, session } = await desktop();
     const second = listen(await page.context().newPage());
     const key = `qr-login ${base}`;
@@ -142,7 +146,7 @@ const stories = {
     await state(second, "replaced");
   },
 
-  async "on a phone, the page offers the app instead of a picture that nobody can scan"() {
+  async "on a phone, the page offers a link to the app instead of the code"() {
     const page = await phone(base);
     await state(page, "ready");
     assert.equal(await part(page, "qr").count(), 0);
@@ -154,27 +158,33 @@ const stories = {
     await state(page, "confirmed");
   },
 
-  async "the code is painted after one request, and nothing is loaded for it from elsewhere"() {
-    const page = listen(await (await browser.newContext()).newPage());
-    const asked = [];
-    page.on("request", (request) => request.url().startsWith("data:") || asked.push(`${request.method()} ${new URL(request.url()).pathname}`));
-    // Everything but the first call is held back.
+  async "the code is shown after one request to the API"() {
+    const page = await visitor();
+    const requests = [];
+    page.on("request", (request) => {
+      const { protocol, pathname } = new URL(request.url());
+      if (protocol !== "data:") requests.push(`${request.method()} ${pathname}`);
+    });
+    // All requests but the first one stay without a response.
     await page.route(/\/v1\/(?!qr-login\/generate)/, () => {});
     await page.routeWebSocket(/./, () => {});
     await page.goto(base);
     await state(page, "ready");
     assert(await part(page, "qr").evaluate((picture) => picture.complete && picture.naturalWidth > 0));
-    assert.deepEqual(asked.filter((path) => path.includes("/v1/")), ["POST /v1/qr-login/generate"]);
+    assert.deepEqual(requests.filter((path) => path.includes("/v1/")), ["POST /v1/qr-login/generate"]);
   },
 
-  async "when it is over, nothing is left open, and while it waits, little is"() {
+  async "a finished login leaves no socket, request or timer open"() {
     const { page, session } = await desktop();
     await waiting(1);
-    // A socket; the deadline, and the clock that is shown.
-    await page.waitForFunction(() => window.open_sockets.size === 1 && window.open_fetches === 0 && window.running_timers.size === 2);
+    // The timers are the check for silence and the countdown.
+    await page.waitForFunction(() => {
+      const { openSockets, openFetches, runningTimers } = window;
+      return openSockets.size === 1 && openFetches === 0 && runningTimers.size === 2;
+    });
     await (await scans(session)).rejects();
     await state(page, "rejected");
-    await at_rest(page);
+    await atRest(page);
     for (let again = 0; again < 5; again++) {
       await page.evaluate(() => document.querySelector("qr-login").refresh());
       await state(page, "ready");
@@ -182,17 +192,17 @@ const stories = {
     await waiting(1);
     await page.getByRole("button", { name: "Cancel" }).click();
     await state(page, "cancelled");
-    await at_rest(page);
+    await atRest(page);
     await waiting(0);
     await page.evaluate(() => document.querySelector("qr-login").refresh());
     await state(page, "ready");
     await waiting(1);
     await page.evaluate(() => document.querySelector("qr-login").remove());
-    await at_rest(page);
+    await atRest(page);
     await waiting(0);
   },
 
-  async "an element that comes and goes, or changes, is one login"() {
+  async "an element that is moved or changed keeps its session"() {
     const { page, session } = await desktop();
     await page.evaluate(() => {
       const element = document.querySelector("qr-login");
@@ -208,45 +218,43 @@ const stories = {
     assert.equal(await page.evaluate(() => document.querySelector("qr-login").state.qr_url), session.qr_url);
   },
 
-  async "its events bubble, and only the last one has the token"() {
+  async "events bubble, and only confirmed contains the token"() {
     const { page, session } = await desktop();
-    await page.evaluate(() => {
-      window.heard = [];
-      const types = ["ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "error"];
-      for (const type of types) document.addEventListener(`qr-login:${type}`, (event) => window.heard.push([type, JSON.stringify(event.detail), event.composed]));
-    });
     await page.reload();
     await page.evaluate(() => {
-      window.heard = [];
-      for (const type of ["scanned", "confirmed"]) document.addEventListener(`qr-login:${type}`, (event) => window.heard.push([type, event.detail]));
+      window.events = [];
+      const types = ["scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "error"];
+      for (const type of types) {
+        document.addEventListener(`qr-login:${type}`, ({ detail }) => window.events.push([type, detail]));
+      }
     });
     await state(page, "ready");
     const other = await scans(session);
     await state(page, "scanned");
     await other.confirms();
     await state(page, "confirmed");
-    const [[first, who], [last, token], ...more] = await page.evaluate(() => window.heard);
+    const [[first, who], [last, token], ...more] = await page.evaluate(() => window.events);
     assert.deepEqual([first, last, more], ["scanned", "confirmed", []]);
     assert.equal(who.user.name, "Ada Lovelace");
     assert.deepEqual([token.token_type, token.expires_in, token.user.name], ["Bearer", 3600, "Ada Lovelace"]);
     assert.equal(token.web_token.split(".").length, 3);
-    await at_rest(page);
+    await atRest(page);
   },
 
-  async "a page that keeps its receipt back is given the token again after a reload"() {
+  async "a token that is not acknowledged is delivered again after a reload"() {
     const { page, session } = await desktop();
-    const keep_back = () => {
+    const preventDefault = () => {
       window.tokens = [];
       document.addEventListener("qr-login:confirmed", (event) => {
         event.preventDefault();
         window.tokens.push(event.detail.web_token);
       });
     };
-    await page.evaluate(keep_back);
+    await page.evaluate(preventDefault);
     await (await scans(session)).confirms();
     await state(page, "confirmed");
     const [token] = await page.evaluate(() => window.tokens);
-    await page.addInitScript(keep_back);
+    await page.addInitScript(preventDefault);
     await page.reload();
     await state(page, "confirmed");
     assert.deepEqual(await page.evaluate(() => window.tokens), [token]);
@@ -255,20 +263,22 @@ const stories = {
     await state(page, "ready");
   },
 
-  async "nothing secret is in the page, in an address, or in the console"() {
+  async "no secret is in the page, in a URL, or in the console"() {
     const context = await browser.newContext();
     const page = listen(await context.newPage());
     const written = [];
     page.on("console", (message) => written.push(message.text()));
     page.on("request", (request) => written.push(request.url()));
     page.on("websocket", (socket) => written.push(socket.url()));
-    const session_of_page = generated(page);
+    const pageSession = generated(page);
     await page.goto(base);
-    const session = await session_of_page;
-    await page.evaluate(() => document.addEventListener("qr-login:confirmed", ({ detail }) => (window.told = detail.web_token)));
+    const session = await pageSession;
+    await keepToken(page);
     const everything = () => page.evaluate(() => {
       const root = document.querySelector("qr-login").shadowRoot;
-      return [document.documentElement.outerHTML, root.innerHTML, document.title, location.href, document.cookie, JSON.stringify({ ...localStorage })].join();
+      const { documentElement, title, cookie } = document;
+      const storage = JSON.stringify({ ...localStorage });
+      return [documentElement.outerHTML, root.innerHTML, title, location.href, cookie, storage].join();
     });
     await state(page, "ready");
     written.push(await everything());
@@ -278,13 +288,15 @@ const stories = {
     await other.confirms();
     await state(page, "confirmed");
     written.push(await everything());
-    const token = await page.evaluate(() => window.told);
+    const token = await page.evaluate(() => window.token);
     for (const text of written) {
-      for (const secret of [session.session_id, token, token.split(".")[2]]) assert(!text.includes(secret), text.slice(0, 200));
+      for (const secret of [session.session_id, token, token.split(".")[2]]) {
+        assert(!text.includes(secret), text.slice(0, 200));
+      }
     }
   },
 
-  async "the keyboard does everything, and stays where it is"() {
+  async "the keyboard reaches every action, and the focus is kept"() {
     const { page, session } = await desktop();
     const focused = () => page.evaluate(() => document.activeElement.shadowRoot?.activeElement?.textContent);
     await page.keyboard.press("Tab");
@@ -314,10 +326,13 @@ const stories = {
     assert.equal(await page.evaluate(() => navigator.clipboard.readText()), session.qr_url);
   },
 
-  async "a code that nobody scans is renewed for as long as somebody looks"() {
+  async "auto-refresh renews an expired code while the page is visible"() {
     const { page, session } = await desktop({ path: "/?auto-refresh" });
     await advance(300.1);
-    await page.waitForFunction((before) => ![undefined, before].includes(document.querySelector("qr-login").state.qr_url), session.qr_url);
+    await page.waitForFunction((before) => {
+      const { qr_url } = document.querySelector("qr-login").state;
+      return qr_url && qr_url !== before;
+    }, session.qr_url);
     await state(page, "ready");
     // As the browser says it of a tab in the background.
     const hide = (hidden) => page.evaluate((hidden) => {
@@ -327,12 +342,12 @@ const stories = {
     await hide(true);
     await advance(300.1);
     await state(page, "expired");
-    await at_rest(page);
+    await atRest(page);
     await hide(false);
     await state(page, "ready");
   },
 
-  async "framed by another site, no page shows"() {
+  async "no page is shown in a frame of another site"() {
     const { session } = await desktop();
     for (const path of ["/", new URL(session.qr_url).pathname]) {
       const foreign = await site(`<iframe src="${base}${path}"></iframe>`);
@@ -354,7 +369,9 @@ const stories = {
       ["confirm", "code", session.code],
     ];
     for (const [call, name, value] of forms) {
-      const foreign = await site(`<form method="post" enctype="text/plain" action="${base}/v1/qr-login/${call}"><button>Win</button></form>`);
+      const action = `${base}/v1/qr-login/${call}`;
+      const form = `<form method="post" enctype="text/plain" action="${action}"><button>Win</button></form>`;
+      const foreign = await site(form);
       const other = await (await browser.newContext()).newPage();
       await other.goto(foreign.url);
       await other.evaluate(([name, value]) => {
@@ -372,4 +389,4 @@ const stories = {
   },
 };
 
-await tell(stories);
+await runStories(stories);

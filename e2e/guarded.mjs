@@ -1,13 +1,13 @@
 // The demo's pages where codes rotate and numbers are compared.
 import assert from "node:assert/strict";
-import { at, part, advance, choose, desktop, expectRefusal, phone, scan, state, tell, text } from "./stage.mjs";
+import { at, part, advance, choose, desktop, expectRefusal, phone, scan, state, runStories, text } from "./stage.mjs";
 
 const shown = (page) => page.locator('[data-role="numbers"] button').allInnerTexts();
 const rotated = (page, before) =>
   page.waitForFunction((before) => document.querySelector("qr-login").state.qr_url !== before, before);
 
 const stories = {
-  async "the code on the page changes, and what is scanned in time is good"() {
+  async "the code rotates, and a code that is scanned in time is valid"() {
     const { page, session } = await desktop();
     await advance(20);
     await rotated(page, session.qr_url);
@@ -57,4 +57,4 @@ const stories = {
   },
 };
 
-await tell(stories);
+await runStories(stories);

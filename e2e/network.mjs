@@ -1,37 +1,54 @@
-// The page on a network that fails, with a server that stops: it ends in the right state each time.
+// The page on a network that fails, and with a server that stops. It must end in the right state.
 import assert from "node:assert/strict";
-import { advance, at_rest, desktop, generated, part, received, scan, scans, start, state, stop, tell, waiting } from "./stage.mjs";
+import {
+  advance, atRest, desktop, generated, part, received, runStories, scan, scans, start, state, stop, waiting,
+} from "./stage.mjs";
 
-/** How long the network is away. */
-const away_ms = Number(process.env.AWAY_MS ?? 1200);
-const pause = () => new Promise((resolve) => setTimeout(resolve, away_ms));
+/** Duration of an outage, in milliseconds. */
+const outageMs = Number(process.env.AWAY_MS ?? 1200);
+const pause = () => new Promise((resolve) => setTimeout(resolve, outageMs));
 
-/** A page whose network may fail. */
+/** Opens a page whose network may fail. */
 async function ready() {
   const { page, session } = await desktop();
-  page.may_fail = true;
+  page.mayFail = true;
   return { page, session };
 }
 
-/** What happens before the network goes, while it is away, and how the page must end. */
+/** Scans the code of a scene, and keeps the phone in the scene. */
+async function scanned(scene) {
+  scene.phone = await scans(scene.session);
+}
+
+async function confirmed({ session }) {
+  await (await scans(session)).confirms();
+}
+
+async function rejected({ session }) {
+  await (await scans(session)).rejects();
+}
+
+const cancelled = ({ page }) => page.getByRole("button", { name: "Cancel" }).click();
+
+/** Events before the outage and during it, the state after the first ones, and the state in which the page must end. */
 const cases = {
   "nothing happens": { ends: "ready" },
-  "it is scanned meanwhile": { meanwhile: ({ session }) => scans(session), ends: "scanned" },
-  "it is confirmed meanwhile": { meanwhile: async ({ session }) => (await scans(session)).confirms(), ends: "confirmed" },
-  "it was scanned": { before: async (it) => (it.phone = await scans(it.session)), ends: "scanned" },
+  "it is scanned meanwhile": { meanwhile: scanned, ends: "scanned" },
+  "it is confirmed meanwhile": { meanwhile: confirmed, ends: "confirmed" },
+  "it was scanned": { before: scanned, ends: "scanned" },
   "it was scanned, and is confirmed meanwhile": {
-    before: async (it) => (it.phone = await scans(it.session)),
+    before: scanned,
     meanwhile: ({ phone }) => phone.confirms(),
     ends: "confirmed",
   },
   "it was scanned, and is rejected meanwhile": {
-    before: async (it) => (it.phone = await scans(it.session)),
+    before: scanned,
     meanwhile: ({ phone }) => phone.rejects(),
     ends: "rejected",
   },
-  "it was confirmed": { before: async ({ session }) => (await scans(session)).confirms(), is: "confirmed", ends: "confirmed" },
-  "it was rejected": { before: async ({ session }) => (await scans(session)).rejects(), is: "rejected", ends: "rejected" },
-  "it was cancelled": { before: ({ page }) => page.getByRole("button", { name: "Cancel" }).click(), is: "cancelled", ends: "cancelled" },
+  "it was confirmed": { before: confirmed, is: "confirmed", ends: "confirmed" },
+  "it was rejected": { before: rejected, is: "rejected", ends: "rejected" },
+  "it was cancelled": { before: cancelled, is: "cancelled", ends: "cancelled" },
 };
 
 async function set() {
@@ -53,13 +70,13 @@ async function end(scenes) {
       await (await scans(session)).confirms();
       await state(page, "confirmed");
     }
-    await at_rest(page);
+    await atRest(page);
   }
   await waiting(0);
 }
 
 const stories = {
-  async "the network is away for a while"() {
+  async "the network is interrupted"() {
     const scenes = await set();
     for (const { page } of scenes) await page.context().setOffline(true);
     const [first] = scenes;
@@ -80,7 +97,7 @@ const stories = {
     await end(scenes);
   },
 
-  async "the code runs out while the network, or the server, is away"() {
+  async "the code expires while the network is interrupted or the server is stopped"() {
     const [offline, restarted] = [await ready(), await ready()];
     await offline.page.context().setOffline(true);
     await stop();
@@ -91,14 +108,14 @@ const stories = {
     await offline.page.context().setOffline(false);
     await state(offline.page, "expired");
     for (const { page } of [offline, restarted]) {
-      await at_rest(page);
+      await atRest(page);
       await page.context().setOffline(true);
       await page.context().setOffline(false);
       await state(page, "expired");
     }
   },
 
-  async "a code is asked for while nothing gets through"() {
+  async "a code is requested while the server cannot be reached"() {
     const { page } = await ready();
     await page.getByRole("button", { name: "Cancel" }).click();
     await state(page, "cancelled");
@@ -117,7 +134,7 @@ const stories = {
     await state(page, "ready");
   },
 
-  async "whoever gives up has given up, also without a network or a server, and nothing is left waiting"() {
+  async "a login can be cancelled while the server cannot be reached"() {
     const [offline, alone, unanswered] = [await ready(), await ready(), await ready()];
     await unanswered.page.route(/\/cancel$/, () => {});
     await unanswered.page.getByRole("button", { name: "Cancel" }).click();
@@ -131,7 +148,7 @@ const stories = {
     await start();
     await state(unanswered.page, "cancelled");
     for (const { page } of [offline, alone, unanswered]) {
-      await at_rest(page);
+      await atRest(page);
       await state(page, "cancelled");
     }
     await waiting(0);
@@ -142,14 +159,14 @@ const stories = {
     }
   },
 
-  async "a network that comes and goes while the receipt is under way begins no other login"() {
+  async "a network interruption during the acknowledgement begins no other session"() {
     const { page, session } = await ready();
     await page.getByRole("button", { name: "Cancel" }).click();
     await state(page, "cancelled");
     await page.routeWebSocket(/./, (socket) => socket.close());
-    const session_after = generated(page);
+    const nextSession = generated(page);
     await page.getByRole("button", { name: "Get a new code" }).click();
-    const { qr_url } = await session_after;
+    const { qr_url } = await nextSession;
     assert.notEqual(qr_url, session.qr_url);
     await waiting(1);
     const receipts = [];
@@ -162,11 +179,11 @@ const stories = {
     await page.locator("qr-login .frame:not(.away)").waitFor();
     for (const route of receipts) await route.continue();
     await page.unroute(/\/ack$/);
-    await at_rest(page);
+    await atRest(page);
     await state(page, "confirmed");
   },
 
-  async "a page that nobody looks at comes back at once when somebody does"() {
+  async "a page reconnects at once when it becomes visible"() {
     const { page } = await ready();
     await stop();
     await page.locator("qr-login .frame.away").waitFor();
@@ -176,13 +193,17 @@ const stories = {
     await waiting(1);
   },
 
-  async "a second tab takes over, also after the server was away"() {
+  async "a second tab supersedes the first, also after a restart of the server"() {
     const { page, session } = await ready();
-    const [second] = await Promise.all([page.context().waitForEvent("page"), page.evaluate(() => void window.open(location.href))]);
+    const opened = page.context().waitForEvent("page");
+    await page.evaluate(() => {
+      window.open(location.href);
+    });
+    const second = await opened;
     await state(second, "ready");
     await state(page, "replaced");
-    await at_rest(page);
-    second.may_fail = true;
+    await atRest(page);
+    second.mayFail = true;
     await stop();
     await pause();
     await start();
@@ -194,7 +215,7 @@ const stories = {
     assert.notEqual(await scan(page), session.qr_url, "that login is over");
   },
 
-  async "a session that the server has forgotten has expired"() {
+  async "a session that the server has deleted is shown as expired"() {
     const { page } = await ready();
     await stop();
     // Swept ten minutes after its end.
@@ -206,4 +227,4 @@ const stories = {
   },
 };
 
-await tell(stories);
+await runStories(stories);

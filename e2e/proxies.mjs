@@ -1,10 +1,10 @@
-// The page behind proxies: what they do not let through is gone around.
+// The page behind proxies that block, buffer or cut connections.
 import assert from "node:assert/strict";
 import { behind, proxy } from "./proxy.mjs";
-import { scans, state, tell, waiting } from "./stage.mjs";
+import { scans, state, runStories, waiting } from "./stage.mjs";
 
-/** A whole login, and what was asked of the proxy for it. */
-async function logs_in(kind, meanwhile = () => {}) {
+/** Logs in through a proxy, and counts the requests to the proxy. */
+async function logIn(kind, meanwhile = () => {}) {
   const through = await proxy(kind);
   const { page, session } = await behind(through);
   await waiting(1);
@@ -21,37 +21,37 @@ async function logs_in(kind, meanwhile = () => {}) {
 }
 
 const stories = {
-  async "one that lets everything through"() {
-    const used = await logs_in({});
+  async "a proxy that allows everything"() {
+    const used = await logIn({});
     assert(used.tunnels > 0 && used.streams + used.polls + used.receipts === 0, JSON.stringify(used));
   },
 
-  async "no WebSocket: by events"() {
-    const used = await logs_in({ tunnels: false });
+  async "without WebSockets, the page uses an event stream"() {
+    const used = await logIn({ tunnels: false });
     assert(used.streams > 0 && used.polls === 0 && used.receipts === 1, JSON.stringify(used));
   },
 
-  async "a WebSocket that is never answered: by events"() {
-    const used = await logs_in({ tunnels: "silent" });
+  async "without a response to the WebSocket, the page uses an event stream"() {
+    const used = await logIn({ tunnels: "silent" });
     assert(used.streams > 0 && used.polls === 0 && used.receipts === 1, JSON.stringify(used));
   },
 
-  async "no events either: by polling"() {
-    const used = await logs_in({ tunnels: false, streams: false });
+  async "without WebSockets and event streams, the page polls"() {
+    const used = await logIn({ tunnels: false, streams: false });
     assert(used.polls > 0 && used.receipts === 1, JSON.stringify(used));
   },
 
-  async "a page of somebody else's in the place of events: by polling"() {
-    const used = await logs_in({ tunnels: false, streams: 200 });
+  async "with a proxy's page instead of the event stream, the page polls"() {
+    const used = await logIn({ tunnels: false, streams: 200 });
     assert(used.polls > 0 && used.receipts === 1, JSON.stringify(used));
   },
 
-  async "events are kept back: by polling"() {
-    const used = await logs_in({ tunnels: false, buffers: true });
+  async "with a buffered event stream, the page polls"() {
+    const used = await logIn({ tunnels: false, buffers: true });
     assert(used.streams > 0 && used.polls > 0 && used.receipts === 1, JSON.stringify(used));
   },
 
-  async "what has worked is remembered for as long as the page lives"() {
+  async "the page remembers the transport that has worked"() {
     const through = await proxy({ tunnels: false });
     const { page } = await behind(through);
     await waiting(1);
@@ -66,11 +66,13 @@ const stories = {
     through.close();
   },
 
-  async "connections are cut when nothing is said for a while"() {
-    const cut_ms = Number(process.env.CUT_MS ?? 700);
-    const some_cuts = () => new Promise((resolve) => setTimeout(resolve, 2.5 * cut_ms));
-    for (const kind of [{}, { tunnels: false }, { tunnels: false, streams: false }]) await logs_in({ cut_ms, ...kind }, some_cuts);
+  async "the page reconnects when idle connections are cut"() {
+    const cutMs = Number(process.env.CUT_MS ?? 700);
+    const someCuts = () => new Promise((resolve) => setTimeout(resolve, 2.5 * cutMs));
+    for (const kind of [{}, { tunnels: false }, { tunnels: false, streams: false }]) {
+      await logIn({ cutMs, ...kind }, someCuts);
+    }
   },
 };
 
-await tell(stories);
+await runStories(stories);

@@ -28,11 +28,12 @@ for (const [size, options] of Object.entries(sizes)) {
       const sheet = join(directory, `${size}-${lang}-${theme}`);
       mkdirSync(sheet, { recursive: true });
       const page = await gallery({ ...options, colorScheme: theme }, `lang=${lang}&theme=${theme}`);
-      // What comes late (that there is no connection) is there then.
+      // The text that there is no connection appears after a second.
       await page.waitForTimeout(1500);
       await page.screenshot({ path: `${sheet}.png`, fullPage: true });
       for (const pose of await page.locator("qr-login-pose").all()) {
-        await pose.screenshot({ path: join(sheet, `${(await pose.getAttribute("data-pose")).replaceAll(/\W+/g, "-")}.png`) });
+        const name = await pose.getAttribute("data-pose");
+        await pose.screenshot({ path: join(sheet, `${name.replaceAll(/\W+/g, "-")}.png`) });
       }
       await page.context().close();
     }
@@ -46,7 +47,9 @@ for (const theme of ["light", "dark"]) {
   const width = { viewport: { width: 1120, height: 600 }, colorScheme: theme };
   const page = await gallery(width, `theme=${theme}&${states.map((state) => `only=${state}`).join("&")}`);
   await page.waitForTimeout(1500);
-  await page.locator("header").evaluate((header) => (header.hidden = true));
+  await page.locator("header").evaluate((header) => {
+    header.hidden = true;
+  });
   await page.screenshot({ path: join(readme, `states-${theme}.png`), fullPage: true });
   await page.context().close();
 }

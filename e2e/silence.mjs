@@ -1,29 +1,29 @@
-// The path to the server dies silently: nothing is forwarded any more, and nothing closed. The page ends in the right
-// state all the same. The server's heartbeat is two seconds.
+// The path to the server dies silently: nothing is forwarded any more, and nothing is closed. The page must end in the
+// right state. The server's heartbeat is two seconds.
 import assert from "node:assert/strict";
 import { behind, proxy } from "./proxy.mjs";
-import { advance, at, at_rest, choose, desktop, phone, state, tell, waiting } from "./stage.mjs";
+import { advance, at, atRest, choose, desktop, phone, state, runStories, waiting } from "./stage.mjs";
 
-const beat_ms = 2000;
+const heartbeatMs = 2000;
 const ways = { "a WebSocket": {}, events: { tunnels: false }, "long polls": { tunnels: false, streams: false } };
 
-/** The server's time, which runs by itself here. */
-let is_running = true;
+/** Whether the server's time advances. */
+let isRunning = true;
 const running = (async () => {
-  while (is_running) {
+  while (isRunning) {
     await advance(0.25);
     await new Promise((resolve) => setTimeout(resolve, 250));
   }
 })();
 
-/** Says how long it took, and how long it is to take. (A busy machine takes longer: what fails is that it never comes.) */
+/** Logs the duration of a step. It does not fail if the step takes longer than expected, as on a busy machine. */
 const within = async (ms, what) => {
   const begun = performance.now();
   await what;
   console.log(`told: (that took ${Math.round(performance.now() - begun)} ms; at rest, less than ${ms})`);
 };
 
-/** A phone that scans and picks the number that the page shows. */
+/** Scans with a phone, and returns a function that picks the number which the page shows. */
 async function scanned(session) {
   const other = await phone(session.qr_url);
   await choose(other, "Ada Lovelace");
@@ -34,7 +34,7 @@ async function scanned(session) {
   };
 }
 
-/** A page that waits in this way, on a path that can die. */
+/** Opens a page that waits on one transport, on a path that can die. */
 async function waits(kind) {
   const through = await proxy(kind);
   const it = await behind(through);
@@ -48,11 +48,11 @@ async function ends({ page, through }) {
   await waiting(0);
 }
 
-const hide = (page, is_hidden) =>
-  page.evaluate((is_hidden) => {
-    Object.defineProperty(document, "hidden", { value: is_hidden, configurable: true });
+const hide = (page, isHidden) =>
+  page.evaluate((isHidden) => {
+    Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
     document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
-  }, is_hidden);
+  }, isHidden);
 
 const stories = {};
 for (const [way, kind] of Object.entries(ways)) {
@@ -60,7 +60,7 @@ for (const [way, kind] of Object.entries(ways)) {
     const it = await waits(kind);
     it.through.swallow();
     const scanning = scanned(it.session);
-    await within(2.5 * beat_ms, state(it.page, "scanned"));
+    await within(2.5 * heartbeatMs, state(it.page, "scanned"));
     await (await scanning)(it.page);
     await state(it.page, "confirmed");
     await ends(it);
@@ -72,12 +72,12 @@ for (const [way, kind] of Object.entries(ways)) {
     await state(it.page, "scanned");
     it.through.swallow();
     await confirms(it.page);
-    await within(2.5 * beat_ms, state(it.page, "confirmed"));
-    await at_rest_of_network(it);
+    await within(2.5 * heartbeatMs, state(it.page, "confirmed"));
+    await networkAtRest(it);
     await ends(it);
   };
 
-  stories[`a path of ${way} that dies while nobody looks`] = async () => {
+  stories[`a path of ${way} that dies while the page is hidden`] = async () => {
     const it = await waits(kind);
     const confirms = await scanned(it.session);
     await state(it.page, "scanned");
@@ -89,7 +89,7 @@ for (const [way, kind] of Object.entries(ways)) {
     await ends(it);
   };
 
-  stories[`a path of ${way} that is alive is left as it is by looking away and back`] = async () => {
+  stories[`a path of ${way} that is alive is kept when the page is hidden and shown`] = async () => {
     const it = await waits(kind);
     const tunnels = () => it.through.seen.filter((path) => path === "tunnel").length;
     const before = tunnels();
@@ -99,7 +99,8 @@ for (const [way, kind] of Object.entries(ways)) {
       await it.page.waitForTimeout(300);
     }
     await it.page.waitForTimeout(2500);
-    // (A busy machine may have been silent for too long once; whoever reconnects at each look does it three times.)
+    // On a busy machine, the connection may have been silent for too long once. A page that reconnects each time that
+    // it is shown does it three times.
     assert(tunnels() - before < 2, `${tunnels() - before} new connections`);
     await state(it.page, "ready");
     await waiting(1);
@@ -107,10 +108,10 @@ for (const [way, kind] of Object.entries(ways)) {
   };
 }
 
-/** The receipt is in, or given up. */
-const at_rest_of_network = ({ page }) => page.waitForFunction(() => !document.querySelector("qr-login .frame.away"));
+/** Waits until the page shows no connection problem. */
+const networkAtRest = ({ page }) => page.waitForFunction(() => !document.querySelector("qr-login .frame.away"));
 
-// (A headless browser freezes no page: what it would say when it goes on is said here.)
+// A headless browser freezes no page, so the script dispatches the event.
 stories["a path that dies while the page is frozen"] = async () => {
   const it = await waits({});
   const confirms = await scanned(it.session);
@@ -122,8 +123,8 @@ stories["a path that dies while the page is frozen"] = async () => {
   await ends(it);
 };
 
-// (Playwright keeps no page for going back to: it is loaded again. The next story has the other.)
-stories["a page that is gone back to goes on at once, and held no connection meanwhile"] = async () => {
+// Playwright disables the back/forward cache: the page is loaded again. The next story simulates the cache.
+stories["a page that is returned to continues at once, and had no connection meanwhile"] = async () => {
   const { page, session } = await desktop();
   const confirms = await scanned(session);
   await state(page, "scanned");
@@ -132,25 +133,25 @@ stories["a page that is gone back to goes on at once, and held no connection mea
   await waiting(0);
   await confirms({ evaluate: async () => number });
   await within(3000, page.goBack().then(() => state(page, "confirmed")));
-  await at_rest(page);
+  await atRest(page);
 };
 
-stories["a page that is kept for going back to, and shown again"] = async () => {
+stories["a page in the back/forward cache has no connection until it is shown"] = async () => {
   const { page } = await desktop();
   await waiting(1);
   await page.evaluate(() => window.dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true })));
   await waiting(0);
-  await at_rest_but_for_the_clock(page);
+  await atRestExceptCountdown(page);
   await page.evaluate(() => window.dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true })));
   await waiting(1);
   await state(page, "ready");
 };
 
-/** Nothing is open but what shows the time left. */
-const at_rest_but_for_the_clock = (page) =>
-  page.waitForFunction(() => window.open_sockets.size + window.open_fetches === 0 && window.running_timers.size <= 1);
+/** Waits until nothing is open except the timer of the countdown. */
+const atRestExceptCountdown = (page) =>
+  page.waitForFunction(() => window.openSockets.size + window.openFetches === 0 && window.runningTimers.size <= 1);
 
-stories["time that jumps has the connection asked, and an old one given up"] = async () => {
+stories["a jump of the wall clock probes the connection, and replaces a dead one"] = async () => {
   const it = await waits({});
   const confirms = await scanned(it.session);
   await state(it.page, "scanned");
@@ -175,13 +176,13 @@ stories["a path that dies is noticed in time when the wall clock is set back"] =
   });
   it.through.swallow();
   await confirms(it.page);
-  await within(2.5 * beat_ms, state(it.page, "confirmed"));
+  await within(2.5 * heartbeatMs, state(it.page, "confirmed"));
   await ends(it);
 };
 
 stories["(the time stops)"] = async () => {
-  is_running = false;
+  isRunning = false;
   await running;
 };
 
-await tell(stories);
+await runStories(stories);

@@ -1,5 +1,5 @@
-// The stage on which the stories play: a real browser, against the server at the URL given.
-// Its time, and whether it runs, is up to the test that started this script, which does what it is asked to.
+// Functions that all scripts here use: a real browser, and the server at the URL in the arguments. The test that
+// started the script controls the server: it advances the time, and stops and starts the server, on a script's order.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createServer } from "node:http";
@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-/** The server, what it tells its operator, and where a site of somebody else's may be. */
+/** URLs of the server, of its port for operators, and of a site of another origin. */
 export const [base, ops, foreign] = process.argv.slice(2);
 const scratch = mkdtempSync(join(tmpdir(), "qrlogin-e2e-"));
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
@@ -23,13 +23,14 @@ export const advance = (seconds) => order(`advance ${seconds}`);
 export const stop = () => order("stop");
 export const start = () => order("start");
 
-/** What browsers themselves say when a network fails. */
-const OF_THE_NETWORK = /net::ERR_|WebSocket connection to|Failed to load resource/;
+/** Lines that a browser logs when the network fails. */
+const NETWORK_ERROR = /net::ERR_|WebSocket connection to|Failed to load resource/;
 
+/** Collects the errors and warnings of a page. A script fails if there are any, except network errors if `mayFail`. */
 export function listen(page) {
   page.on("console", (message) => {
-    const is_complaint = ["error", "warning"].includes(message.type()) && !(page.may_fail && OF_THE_NETWORK.test(message.text()));
-    if (is_complaint) complaints.push(message.text());
+    const isExpected = page.mayFail && NETWORK_ERROR.test(message.text());
+    if (["error", "warning"].includes(message.type()) && !isExpected) complaints.push(message.text());
   });
   page.on("pageerror", (error) => complaints.push(String(error.stack)));
   return page;
@@ -43,59 +44,74 @@ export const browser = await chromium.launch({
   ],
 });
 
-/** The page that logs in is in this state. */
+/** Waits until the page that logs in has a state. */
 export const state = (page, name) => page.locator(`qr-login .frame.${name}`).waitFor();
-/** The phone's page is. */
+/** Waits until the phone's page has a state. */
 export const at = (page, name) => page.locator(`.card[data-state="${name}"]`).waitFor();
 export const text = (page, role) => page.locator(`[data-role="${role}"]`).innerText();
 export const part = (page, name) => page.locator(`qr-login [part~="${name}"]`);
 
-/** Keeps count of a page's sockets and timers. */
+/** Counts the open sockets, requests and timers of a page. */
 const count = () => {
-  window.open_sockets = new Set();
+  window.openSockets = new Set();
   const Native = window.WebSocket;
   window.WebSocket = class extends Native {
     constructor(...how) {
       super(...how);
-      window.open_sockets.add(this);
-      this.addEventListener("close", () => window.open_sockets.delete(this));
+      window.openSockets.add(this);
+      this.addEventListener("close", () => window.openSockets.delete(this));
     }
   };
-  window.open_fetches = 0;
+  window.openFetches = 0;
   const fetch = window.fetch;
   window.fetch = async (...what) => {
-    window.open_fetches++;
-    return fetch(...what).finally(() => window.open_fetches--);
+    window.openFetches++;
+    return fetch(...what).finally(() => window.openFetches--);
   };
-  window.running_timers = new Set();
+  window.runningTimers = new Set();
   for (const [set, clear] of [["setTimeout", "clearTimeout"], ["setInterval", "clearInterval"]]) {
-    const [native, native_clear] = [window[set], window[clear]];
+    const [native, nativeClear] = [window[set], window[clear]];
     window[set] = (act, ...rest) => {
       const timer = native((...args) => {
-        if (set === "setTimeout") window.running_timers.delete(timer);
+        if (set === "setTimeout") window.runningTimers.delete(timer);
         act(...args);
       }, ...rest);
-      window.running_timers.add(timer);
+      window.runningTimers.add(timer);
       return timer;
     };
     window[clear] = (timer) => {
-      window.running_timers.delete(timer);
-      native_clear(timer);
+      window.runningTimers.delete(timer);
+      nativeClear(timer);
     };
   }
 };
 
-/** Until the page has nothing open any more. */
-export const at_rest = (page) =>
-  page.waitForFunction(() => window.open_sockets.size + window.open_fetches + window.running_timers.size === 0);
+/** Waits until the page has no open socket, request or timer. */
+export const atRest = (page) =>
+  page.waitForFunction(() => window.openSockets.size + window.openFetches + window.runningTimers.size === 0);
 
-/** The session that this page is given next; before it asks. */
+/** Returns the next session of a page. Call it before the page requests the session. */
 export async function generated(page) {
-  const is_it = (answer) => answer.url().endsWith("/generate") && answer.request().method() === "POST" && answer.ok();
-  return (await page.waitForResponse(is_it)).json();
+  const isGenerated = (response) =>
+    response.url().endsWith("/generate") && response.request().method() === "POST" && response.ok();
+  return (await page.waitForResponse(isGenerated)).json();
 }
 
-/** A desktop browser on the demo's first page, showing a code. */
+/** Makes the page keep the next token in `window.token`. */
+export const keepToken = (page) =>
+  page.evaluate(() => {
+    document.addEventListener("qr-login:confirmed", ({ detail }) => {
+      window.token = detail.web_token;
+    });
+  });
+
+/** Opens an empty page of a new browser profile. */
+export async function visitor(options = {}) {
+  const context = await browser.newContext(options);
+  return listen(await context.newPage());
+}
+
+/** Opens the demo's first page in a desktop browser, and waits until it shows a code. */
 export async function desktop({ options = {}, path = "" } = {}) {
   const context = await browser.newContext({ viewport: { width: 1000, height: 900 }, ...options });
   await context.addInitScript(count);
@@ -106,10 +122,9 @@ export async function desktop({ options = {}, path = "" } = {}) {
   return { page, session: await session };
 }
 
-/** A phone that has opened what the code says. */
+/** Opens the content of a code on a phone. */
 export async function phone(url) {
-  const context = await browser.newContext({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true });
-  const page = listen(await context.newPage());
+  const page = await visitor({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true });
   await page.goto(url);
   return page;
 }
@@ -119,7 +134,7 @@ export async function choose(page, name) {
   await at(page, "asking");
 }
 
-/** A phone that scans, and then perhaps decides. */
+/** Scans a code with a phone, and returns the decisions that the phone can make. */
 export async function scans(session, name = "Ada Lovelace") {
   const other = await phone(session.qr_url);
   await choose(other, name);
@@ -137,17 +152,19 @@ export async function scans(session, name = "Ada Lovelace") {
 
 const PATIENCE_MS = 30_000;
 
-/** Until nothing is wrong any more. @param {() => Promise<string | false>} wrong says what is */
-async function settled(wrong) {
-  for (const until = Date.now() + PATIENCE_MS; ; ) {
-    const complaint = await wrong();
-    if (!complaint) return;
-    assert(Date.now() < until, complaint);
+/**
+ * Waits until a condition holds.
+ * @param {() => Promise<string | false>} findProblem returns the reason why it does not hold
+ */
+async function settled(findProblem) {
+  const deadline = Date.now() + PATIENCE_MS;
+  for (let problem = await findProblem(); problem; problem = await findProblem()) {
+    assert(Date.now() < deadline, problem);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
 
-/** Until that many browsers wait at the server. */
+/** Waits until this number of browsers is connected to the server. */
 export const waiting = (count) =>
   settled(async () => {
     const metrics = await (await fetch(`${ops}/metrics`)).text();
@@ -155,34 +172,36 @@ export const waiting = (count) =>
     return active !== count && `${active} browsers wait, not ${count}`;
   });
 
-/** Until the token of this session has been received. */
+/** Waits until the token of a session has been acknowledged. */
 export const received = ({ session_id }) =>
   settled(async () => {
     const view = await (await fetch(`${base}/v1/qr-login/status`, { headers: { "x-qr-session": session_id } })).json();
     return !view.claimed && `${view.status}, and not received`;
   });
 
-/** What a decoder that is not ours reads off the screen. */
+/** Returns the content of the code on the screen, decoded by zbar. */
 export async function scan(page) {
   const picture = join(scratch, "qr.png");
   await part(page, "qr").screenshot({ path: picture });
   return execFileSync("zbarimg", ["-q", "--raw", picture], { encoding: "utf8" }).trim();
 }
 
-/** A site of somebody else's, with this on its page. */
+/** Starts a site of another origin with a page. */
 export async function site(html, { port = 0, headers = {} } = {}) {
-  const server = createServer((_, response) => response.writeHead(200, { "content-type": "text/html", ...headers }).end(html));
+  const server = createServer((_, response) => {
+    response.writeHead(200, { "content-type": "text/html", ...headers }).end(html);
+  });
   await new Promise((listening) => server.listen(port, "127.0.0.1", listening));
   return { url: `http://127.0.0.1:${server.address().port}/`, close: () => server.close() };
 }
 
-/** What the phone's own console says of a refusal that is part of the story. */
+/** Ignores the line that the phone's console has for an expected refusal. */
 export function expectRefusal(status) {
   complaints.splice(0, complaints.length, ...complaints.filter((line) => !line.includes(String(status))));
 }
 
-/** Tells them all; a complaint in a console, of a policy that was violated too, breaks off. */
-export async function tell(stories) {
+/** Runs all stories. An error in a console, and so a violation of a policy, fails. */
+export async function runStories(stories) {
   try {
     for (const [name, story] of Object.entries(stories)) {
       await story().catch((cause) => assert.fail(`"${name}" broke off: ${cause.stack}`));

@@ -1,31 +1,32 @@
-// The element where pages really put it: without storage, in frames without a URL, on plain http, several times, and with
+// The element in unusual pages: without storage, in frames without a URL, on plain http, several times, and with
 // listeners that end it.
 import assert from "node:assert/strict";
-import { base, browser, desktop, foreign, generated, listen, part, received, scans, site, state, tell, waiting } from "./stage.mjs";
-
-/** A page of an allowed origin, before it is opened. */
-async function visitor(options = {}) {
-  return listen(await (await browser.newContext(options)).newPage());
-}
+import {
+  base, browser, desktop, foreign, generated, part, received, runStories, scans, site, state, visitor, waiting,
+} from "./stage.mjs";
 
 const element = `<script type="module" src="${base}/js/qr-login.js"></script><qr-login endpoint="${base}"></qr-login>`;
+const options = { port: new URL(foreign).port };
 const html = (body) => `<!doctype html><html lang="en"><title>A shop</title>${body}`;
 
-/** Ways of waiting: what is blocked for each. */
+/** Routes to block for each transport. */
 const ways = { websocket: [], events: ["ws"], polling: ["ws", "sse"] };
 
 async function only(page, way) {
   if (ways[way].includes("ws")) await page.routeWebSocket(/./, (socket) => socket.close());
   if (ways[way].includes("sse")) await page.route(/\/v1\/sse/, (route) => route.abort());
-  page.may_fail = true;
+  page.mayFail = true;
 }
 
-/** Two elements of a page have a code each. */
-const both_ready = (page) => page.waitForFunction(() => document.querySelectorAll("qr-login").length === 2
-  && [...document.querySelectorAll("qr-login")].every(({ state }) => state.name === "ready"));
+/** Waits until both elements of a page have a code. */
+const bothReady = (page) =>
+  page.waitForFunction(() => {
+    const elements = [...document.querySelectorAll("qr-login")];
+    return elements.length === 2 && elements.every(({ state }) => state.name === "ready");
+  });
 
-/** As Firefox does it: a page that is being left closes its WebSockets before it has told the element's listeners all. */
-const closes_sockets = () => {
+/** Closes the WebSocket of a page while it handles the token, as Firefox does when the page is being left. */
+const closeSockets = () => {
   const Native = window.WebSocket;
   window.WebSocket = class extends Native {
     constructor(...how) {
@@ -36,9 +37,9 @@ const closes_sockets = () => {
 };
 
 const stories = {
-  async "a socket that closes while the token is taken does not lose the acknowledgement"() {
+  async "a socket that closes while the token is handled does not lose the acknowledgement"() {
     const page = await visitor();
-    await page.addInitScript(closes_sockets);
+    await page.addInitScript(closeSockets);
     const session = generated(page);
     await page.goto(base);
     await state(page, "ready");
@@ -48,20 +49,34 @@ const stories = {
     await state(page, "confirmed");
   },
 
-  async "a user whose name is no text is shown all the same"() {
+  async "a user whose name is not a string is shown"() {
     const page = await visitor();
-    page.may_fail = true;
+    page.mayFail = true;
     const scanned = JSON.stringify({ status: "scanned", user: { name: 5, picture: 7 } });
     await page.routeWebSocket(/./, (socket) => socket.send(scanned));
     await page.goto(base);
     await state(page, "scanned");
   },
 
-  async "without storage it logs in, and a reload begins anew"() {
+  async "without storage, the element logs in, and a reload begins a new session"() {
     const broken = [
-      () => (Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError"); }),
-      () => Object.defineProperty(window, "sessionStorage", { get() { throw new DOMException("blocked", "SecurityError"); } }),
-      () => (Storage.prototype.getItem = Storage.prototype.removeItem = () => { throw new DOMException("gone", "SecurityError"); }),
+      () => {
+        Storage.prototype.setItem = () => {
+          throw new DOMException("full", "QuotaExceededError");
+        };
+      },
+      () => {
+        const get = () => {
+          throw new DOMException("blocked", "SecurityError");
+        };
+        Object.defineProperty(window, "sessionStorage", { get });
+      },
+      () => {
+        const fail = () => {
+          throw new DOMException("gone", "SecurityError");
+        };
+        Object.assign(Storage.prototype, { getItem: fail, removeItem: fail });
+      },
     ];
     for (const breaks of broken) {
       const page = await visitor();
@@ -78,12 +93,19 @@ const stories = {
     }
   },
 
-  async "in frames that have no URL of their own it logs in"() {
-    const shop = await site(html(`<iframe id="frame"></iframe>`), { port: new URL(foreign).port });
+  async "the element logs in in frames without a URL of their own"() {
+    const shop = await site(html(`<iframe id="frame"></iframe>`), options);
     const fill = {
-      srcdoc: (frame, content) => (frame.srcdoc = content),
-      blob: (frame, content) => (frame.src = URL.createObjectURL(new Blob([content], { type: "text/html" }))),
-      "about:blank": (frame, content) => (frame.contentDocument.write(content), frame.contentDocument.close()),
+      srcdoc: (frame, content) => {
+        frame.srcdoc = content;
+      },
+      blob: (frame, content) => {
+        frame.src = URL.createObjectURL(new Blob([content], { type: "text/html" }));
+      },
+      "about:blank": (frame, content) => {
+        frame.contentDocument.write(content);
+        frame.contentDocument.close();
+      },
     };
     for (const [kind, how] of Object.entries(fill)) {
       const page = await visitor();
@@ -101,9 +123,9 @@ const stories = {
     shop.close();
   },
 
-  async "where it cannot know the server it says what is missing"() {
+  async "an element without an endpoint names the missing attribute"() {
     const frame = html(element.replace(/endpoint="[^"]*"/, "")).replaceAll('"', "&quot;");
-    const shop = await site(html(`<iframe sandbox="allow-scripts" srcdoc="${frame}"></iframe>`), { port: new URL(foreign).port });
+    const shop = await site(html(`<iframe sandbox="allow-scripts" srcdoc="${frame}"></iframe>`), options);
     const page = await (await browser.newContext()).newPage();
     const said = [];
     page.on("console", (message) => said.push(message.text()));
@@ -114,49 +136,54 @@ const stories = {
     shop.close();
   },
 
-  async "on plain http the link is copied all the same"() {
+  async "the link can be copied on plain http"() {
     const page = await visitor();
     await page.addInitScript(() => Object.defineProperty(Navigator.prototype, "clipboard", { value: undefined }));
     const session = generated(page);
     await page.goto(base);
     await state(page, "ready");
     await part(page, "copy").click();
-    await page.waitForFunction(() => document.querySelector("qr-login").shadowRoot.querySelector(".copy").textContent === "Copied");
-    assert.equal(await page.evaluate(() => document.querySelector("qr-login").shadowRoot.activeElement?.className), "copy");
+    await page.waitForFunction(() => {
+      const { shadowRoot } = document.querySelector("qr-login");
+      return shadowRoot.querySelector(".copy").textContent === "Copied";
+    });
+    const focused = () => document.querySelector("qr-login").shadowRoot.activeElement?.className;
+    assert.equal(await page.evaluate(focused), "copy");
     await page.evaluate(() => document.body.append(Object.assign(document.createElement("input"), { id: "pasted" })));
     await page.locator("#pasted").focus();
     await page.keyboard.press("Control+V");
     assert.equal(await page.locator("#pasted").inputValue(), (await session).qr_url);
   },
 
-  async "two elements on a page each keep their login over a reload"() {
-    const shop = await site(html(element + element.replace(/<script.*<\/script>/, "")), { port: new URL(foreign).port });
+  async "two elements on a page keep their sessions over a reload"() {
+    const shop = await site(html(element + element.replace(/<script.*<\/script>/, "")), options);
     const page = await visitor();
-    const codes = () => page.evaluate(() => [...document.querySelectorAll("qr-login")].map(({ state }) => state.qr_url));
+    const codes = () =>
+      page.evaluate(() => [...document.querySelectorAll("qr-login")].map(({ state }) => state.qr_url));
     await page.goto(foreign);
-    await both_ready(page);
+    await bothReady(page);
     await waiting(2);
     const before = await codes();
     assert.notEqual(before[0], before[1]);
     for (let times = 0; times < 2; times++) {
       await page.reload();
-      await both_ready(page);
+      await bothReady(page);
       await waiting(2);
       assert.deepEqual(await codes(), before);
     }
     await (await scans({ qr_url: before[1] })).confirms();
     await page.waitForFunction(() => document.querySelectorAll("qr-login")[1].state.name === "confirmed");
     assert.equal(await page.evaluate(() => document.querySelector("qr-login").state.name), "ready");
-    // The first is told nothing of the second's end, and the second begins anew where it was.
+    // The first element continues its session; the second, whose login is over, begins a new one.
     await page.reload();
-    await both_ready(page);
+    await bothReady(page);
     const after = await codes();
     assert.equal(after[0], before[0]);
     assert(!before.includes(after[1]));
     shop.close();
   },
 
-  async "a page that is returned to asks again, or stays logged in if it is to"() {
+  async "a page that is returned to requests a new code, unless it has the attribute once"() {
     for (const stays of [false, true]) {
       const { page, session } = await desktop();
       await page.evaluate((stays) => document.querySelector("qr-login").toggleAttribute("once", stays), stays);
@@ -169,7 +196,7 @@ const stories = {
     }
   },
 
-  async "the token is acknowledged also if its listener ends the login, in each way of waiting"() {
+  async "the token is acknowledged if its listener ends the login, on each transport"() {
     const ends = {
       "removes the element": (event) => event.target.remove(),
       "asks for a new code": (event) => event.target.refresh(),
@@ -189,7 +216,7 @@ const stories = {
         await received(await session);
         // Its session is over: the element has another one.
         if (/again|new code/.test(name)) await state(page, "ready");
-        // (Chromium opens no page any more once a context has been closed under a page that is being left.)
+        // Chromium opens no page any more after a context was closed while its page was being left.
         if (name === "leaves the page") await page.waitForURL(/gallery/);
         console.log(`told: ${way}, ${name}`);
         await page.context().close();
@@ -198,11 +225,11 @@ const stories = {
     }
   },
 
-  async "a login without an element acknowledges although it is stopped, in each way of waiting"() {
+  async "a stopped login without an element acknowledges its token, on each transport"() {
     for (const way of Object.keys(ways)) {
       const page = await visitor();
       await only(page, way);
-      page.may_fail = true;
+      page.mayFail = true;
       await page.route(/gallery\.js/, (route) => route.abort());
       await page.goto(`${base}/demo/gallery`);
       const session = generated(page);
@@ -222,4 +249,4 @@ const stories = {
   },
 };
 
-await tell(stories);
+await runStories(stories);
