@@ -195,7 +195,7 @@ async fn protocol_document_names_every_word_of_the_wire_format() {
         let is_named = [format!("`{word}`"), format!("\"{word}\"")].iter().any(|spelled| protocol.contains(spelled));
         assert!(is_named || word == "keys", "PROTOCOL.md does not name `{word}`");
     }
-    let codes = code(&root().join("src/wire/types.rs"));
+    let codes: String = sources(&root().join("src/wire/types")).iter().map(|path| code(path)).collect();
     for constant in codes.lines().filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": &str = ")) {
         let word = constant.1.trim_matches(['"', ';']);
         assert!(protocol.to_lowercase().contains(word), "PROTOCOL.md does not name '{word}'");
