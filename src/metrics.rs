@@ -294,7 +294,7 @@ impl Metrics {
 
     /// Counts an answered request that began at `since`. `route` is the pattern of the route, never the path of the
     /// request, which may contain a session id.
-    pub fn answered(&self, method: &str, route: &str, status: u16, since: Stopwatch) {
+    pub fn record_response(&self, method: &str, route: &str, status: u16, since: Stopwatch) {
         self.requests_answered.fetch_add(1, Ordering::Relaxed);
         let labels = RequestLabels { method: method.to_owned(), route: route.to_owned(), status };
         self.http_request_seconds.get_or_create(&labels).observe(since.elapsed().as_secs_f64());

@@ -48,7 +48,7 @@ pub(crate) enum Admitted {
     /// The browser waits for a change of its session.
     Waits(Box<Arrived>),
     /// The request is answered at once, with the session as of the given time.
-    Answered(Box<(Session, Timestamp)>),
+    Immediate(Box<(Session, Timestamp)>),
 }
 
 impl Arrivals {
@@ -97,7 +97,7 @@ impl Arrivals {
             }
             let (session, now) = self.logins.current(arriving.key).await?;
             if !is_awaited(&session, now) {
-                return Ok(Admitted::Answered(Box::new((session, now))));
+                return Ok(Admitted::Immediate(Box::new((session, now))));
             }
         }
         let arrived = self.arrive(arriving).await?;
@@ -105,6 +105,6 @@ impl Arrivals {
         if is_awaited(session, read_at) {
             return Ok(Admitted::Waits(Box::new(arrived)));
         }
-        Ok(Admitted::Answered(Box::new((session.clone(), read_at))))
+        Ok(Admitted::Immediate(Box::new((session.clone(), read_at))))
     }
 }

@@ -72,7 +72,7 @@ pub fn routes(state: AppState) -> Router {
         .layer(
             ServiceBuilder::new()
                 .layer(from_fn_with_state(state.observer.clone(), observe))
-                .map_response(with_every_field)
+                .map_response(with_response_fields)
                 .layer(origin::cors(checks))
                 .layer(from_fn_with_state(checks.clone(), layers::accept)),
         );
@@ -80,18 +80,18 @@ pub fn routes(state: AppState) -> Router {
     base::under_base(base, routes.with_state(state))
 }
 
-/// Adds the header fields of [`EVERY_ANSWER`] that a response does not have.
-fn with_every_field(mut response: Response) -> Response {
-    for (name, value) in EVERY_ANSWER {
+/// Adds the header fields of [`RESPONSE_FIELDS`] that a response does not have.
+fn with_response_fields(mut response: Response) -> Response {
+    for (name, value) in RESPONSE_FIELDS {
         response.headers_mut().entry(name).or_insert(value);
     }
     response
 }
 
-/// A JSON answer: its status and the value of its body.
-pub(crate) struct Answer<T>(pub(crate) StatusCode, pub(crate) T);
+/// A JSON response: its status and the value of its body.
+pub(crate) struct JsonResponse<T>(pub(crate) StatusCode, pub(crate) T);
 
-impl<T: Serialize> IntoResponse for Answer<T> {
+impl<T: Serialize> IntoResponse for JsonResponse<T> {
     fn into_response(self) -> Response {
         match serde_json::to_vec(&self.1) {
             Ok(body) => (self.0, [(CONTENT_TYPE, "application/json")], body).into_response(),
@@ -100,10 +100,10 @@ impl<T: Serialize> IntoResponse for Answer<T> {
     }
 }
 
-/// Header fields of every answer, unless the route sets other values. An answer can hold secrets or state that changes,
-/// so it must not be stored. It is data, so a browser must not execute it, frame it or guess another type. Paths can
-/// hold codes and session ids, so a browser must not send a `Referer`.
-const EVERY_ANSWER: [(HeaderName, HeaderValue); 5] = [
+/// Header fields of every response, unless the route sets other values. A response can hold secrets or state that
+/// changes, so it must not be stored. It is data, so a browser must not execute it, frame it or guess another type.
+/// Paths can hold codes and session ids, so a browser must not send a `Referer`.
+const RESPONSE_FIELDS: [(HeaderName, HeaderValue); 5] = [
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),

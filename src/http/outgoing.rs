@@ -1,5 +1,5 @@
-//! Bounds on answers that a client does not read: the number of bytes that the system queues for a connection, and the
-//! time in which the client must take some of them.
+//! Bounds on responses that a client does not read: the number of bytes that the system queues for a connection, and
+//! the time in which the client must take some of them.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use socket2::SockRef;
 /// Size of the send buffer of each connection that is accepted. Linux doubles it, to count what its own records take,
 /// and exceeds it by one segment (64 KiB) at most. Without a size, the buffer grows to 4 MB (`net.ipv4.tcp_wmem`).
 pub const SEND_BUFFER_BYTES: u32 = 64 * 1024;
-/// Number of unsent bytes at which the system takes no more of an answer. The system exceeds it by one segment at most.
+/// Number of unsent bytes at which the system takes no more of a response. The system exceeds it by one segment at
+/// most.
 const UNSENT_BYTES: u32 = 16 * 1024;
 /// Value of `TCP_NOTSENT_LOWAT` for the system's default (`net.ipv4.tcp_notsent_lowat`), no bound unless set.
 const UNBOUNDED: u32 = 0;

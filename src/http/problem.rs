@@ -1,4 +1,4 @@
-//! All errors of the HTTP API, and their answers (RFC 9457).
+//! All errors of the HTTP API, and their responses (RFC 9457).
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use crate::token::{AuthError, InvalidToken};
 use crate::wire::types::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 use crate::wire::websocket::HandshakeError;
 
-/// Maximum value of `Retry-After` of an answer 503, in seconds. The value is random, so that clients which were refused
-/// together do not retry together.
+/// Maximum value of `Retry-After` of a response 503, in seconds. The value is random, so that clients which were
+/// refused together do not retry together.
 const MAX_RETRY_AFTER_SECONDS: u32 = 4;
 
 /// The reason for which a request is refused.
@@ -183,7 +183,7 @@ fn challenge(refused: &AuthError) -> Option<HeaderValue> {
     }
 }
 
-/// A fault of the server or of what it depends on. It is an extension of the answer that it causes, because only the
+/// A fault of the server or of what it depends on. It is an extension of the response that it causes, because only the
 /// layers have the state that limits its warnings.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {

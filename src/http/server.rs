@@ -35,7 +35,7 @@ use crate::metrics::Stopwatch;
 use crate::session::Timestamp;
 use crate::system::clock::Clock;
 use crate::system::shutdown::Shutdown;
-use crate::wire::http1::{Answer, http_date};
+use crate::wire::http1::{Http1Response, http_date};
 
 /// Maximum length of a request's head, in bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -66,7 +66,7 @@ pub(super) struct Accepted {
     pub(super) refused: Option<ApiError>,
     /// The permit of the connection. Empty without limits, for a trusted proxy, and beyond a limit.
     pub(super) permit: SharedPermit,
-    /// The permit of a connection beyond a limit, which is closed after one answer.
+    /// The permit of a connection beyond a limit, which is closed after one response.
     pub(super) surplus: Option<SurplusPermit>,
 }
 
@@ -102,7 +102,7 @@ impl Connections {
             async move {
                 let _handled = handled.0.lock().await;
                 let now = clock.wall();
-                answering.await.map(|answer| take_over_connection(dated(answer, now), &underneath, now))
+                answering.await.map(|response| take_over_connection(dated(response, now), &underneath, now))
             }
         });
         let mut http = http1::Builder::new();
@@ -150,14 +150,14 @@ impl Connections {
             let Ok(response) = answering.await;
             let (parts, body) = response.into_parts();
             let Ok(body) = body.collect().await else { return };
-            let mut answer = Answer::new(parts.status, Some(now));
+            let mut response = Http1Response::new(parts.status, Some(now));
             for (name, value) in parts.headers.iter().filter(|(name, _)| *name != CONTENT_LENGTH) {
-                answer = answer.field(name.as_str(), value.as_bytes());
+                response = response.field(name.as_str(), value.as_bytes());
             }
-            let answer = answer.field(CONNECTION.as_str(), b"close").with_body(&body.to_bytes());
-            // The socket does not block. Its send buffer is empty and larger than the answer, so a part that is not
+            let response = response.field(CONNECTION.as_str(), b"close").with_body(&body.to_bytes());
+            // The socket does not block. Its send buffer is empty and larger than the response, so a part that is not
             // written at once is not worth waiting for.
-            drop(stream.write(&answer).and_then(|_| stream.shutdown(net::Shutdown::Write)));
+            drop(stream.write(&response).and_then(|_| stream.shutdown(net::Shutdown::Write)));
         };
         self.tasks.spawn_on(refusing, &self.runtime);
     }
@@ -190,14 +190,14 @@ fn of_beginning(beginning: &[u8]) -> Request {
 
 /// Adds `Date` to an answer. hyper would add a cached date, which it renews only once the wall clock has passed it.
 /// After the clock was set back, that date would stand still.
-fn dated(mut answer: Response, now: Timestamp) -> Response {
+fn dated(mut response: Response, now: Timestamp) -> Response {
     if let Ok(date) = HeaderValue::from_str(&http_date(now)) {
-        answer.headers_mut().entry(DATE).or_insert(date);
+        response.headers_mut().entry(DATE).or_insert(date);
     }
-    answer
+    response
 }
 
-/// A lock that is held while a request of the connection is handled: from the arrival of its head until its answer is
+/// A lock that is held while a request of the connection is handled: from the arrival of its head until its response is
 /// made.
 #[derive(Default)]
 struct Handling(tokio::sync::Mutex<()>);

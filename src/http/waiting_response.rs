@@ -1,6 +1,6 @@
 //! Hands the connections of event streams and long polls to the hub. hyper and the route table handle the request up to
-//! the head of its answer. Then the connection is taken from hyper and opened in the hub, where it costs the same as a
-//! WebSocket.
+//! the head of its response. Then the connection is taken from hyper and opened in the hub, where it costs the same as
+//! a WebSocket.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::hub::{NewConnection, Registration, Transport};
 use crate::limits::ConnectionPermit;
 use crate::login::AttachedSession;
 use crate::session::Timestamp;
-use crate::wire::http1::{self, Answer};
+use crate::wire::http1::{self, Http1Response};
 
 /// Response extension that carries a [`WaitingResponse`] through the layers, which add their header fields to the
 /// response.
@@ -64,7 +64,7 @@ fn open(waiting: WaitingResponse, stream: TcpStream, response: &Response, now: T
     let WaitingResponse { registration, found, permit, kind } = waiting;
     let Ok(stream) = stream.into_std() else { return };
     let fields = fields_of(response);
-    let (answer, transport) = match kind {
+    let (response, transport) = match kind {
         WaitKind::Stream { delivered_version, silent_seconds } => {
             outgoing::notice_silence(&stream, Duration::from_secs(silent_seconds.into()));
             (stream_head(&fields, now), Transport::EventStream { delivered_version })
@@ -72,18 +72,18 @@ fn open(waiting: WaitingResponse, stream: TcpStream, response: &Response, now: T
         WaitKind::Poll { version, wait_seconds } => (Vec::new(), Transport::Poll { version, wait_seconds, fields }),
     };
     let socket = mio::net::TcpStream::from_std(stream);
-    registration.open(NewConnection { socket, answer, early: Vec::new(), transport, permit }, &found);
+    registration.open(NewConnection { socket, response, early: Vec::new(), transport, permit }, &found);
 }
 
 /// Returns the head of an event stream. It has no length, and chunks would need state, so the stream ends with the
 /// connection.
 fn stream_head(fields: &[u8], now: Timestamp) -> Vec<u8> {
-    let head = Answer::new(StatusCode::OK, Some(now)).field("content-type", b"text/event-stream").fields(fields);
+    let head = Http1Response::new(StatusCode::OK, Some(now)).field("content-type", b"text/event-stream").fields(fields);
     head.open().to_vec()
 }
 
 /// Returns the header fields of `response` as bytes, without those that depend on the body. The connection is closed
-/// after the answer.
+/// after the response.
 fn fields_of(response: &Response) -> Vec<u8> {
     let mut fields = Vec::new();
     http1::field(&mut fields, CONNECTION.as_str(), b"close");

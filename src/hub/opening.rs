@@ -13,8 +13,8 @@ use crate::limits::ConnectionPermit;
 pub struct NewConnection<S = TcpStream> {
     /// The socket, which nothing else reads or writes any more.
     pub socket: S,
-    /// Beginning of the answer to the request. Empty if it has been written.
-    pub answer: Vec<u8>,
+    /// Beginning of the response to the request. Empty if it has been written.
+    pub response: Vec<u8>,
     /// Bytes that arrived after the request.
     pub early: Vec<u8>,
     /// How the browser waits: WebSocket, event stream or long poll.

@@ -11,11 +11,11 @@ use crate::metrics::Metrics;
 /// Maximum number of sets of header fields kept for sharing. Polls of one allowed origin have the same set.
 const MAX_FIELD_SETS: usize = 1024;
 
-/// State shared by connections: metrics, quotas, and the header fields of an answer.
+/// State shared by connections: metrics, quotas, and the header fields of a response.
 pub(super) struct SharedState {
     pub(super) metrics: Arc<Metrics>,
     pub(super) quota: Option<Arc<ConnectionQuota>>,
-    /// Header fields of the answer to a long poll that do not depend on its body. Empty for other connections.
+    /// Header fields of the response to a long poll that do not depend on its body. Empty for other connections.
     pub(super) fields: Box<[u8]>,
 }
 

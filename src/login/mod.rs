@@ -234,7 +234,7 @@ impl Logins {
         read_apart(keys, query).await
     }
 
-    /// Verifies a code. For a forged code it also queries the store, so that the time of the answer does not reveal
+    /// Verifies a code. For a forged code it also queries the store, so that the time of the response does not reveal
     /// whether the MAC was correct.
     async fn presented(&self, code: &Code) -> Result<Presented, LoginError> {
         if let Some(presented) = self.codes.presented(code) {

@@ -4,7 +4,7 @@ use super::{LoginError, Logins};
 use crate::session::{Client, Code, PhoneUser, Refusal, Step, Timestamp};
 use crate::store::Which;
 
-/// The answer to a scan, for the phone user.
+/// The response to a scan, for the phone user.
 #[derive(Debug)]
 pub struct Scan {
     /// Browser that made the session.

@@ -182,7 +182,7 @@ pub enum Status {
 pub enum Step {
     /// The session to write, with the next version.
     To(Session),
-    /// The same event was applied before. There is nothing to write, and the caller gets the same answer again.
+    /// The same event was applied before. There is nothing to write, and the caller gets the same response again.
     Repeated,
 }
 

@@ -1,4 +1,4 @@
-//! The bytes of the wire: JSON types, HTTP/1.1 answers, events, and WebSocket frames. No input or output.
+//! The bytes of the wire: JSON types, HTTP/1.1 responses, events, and WebSocket frames. No input or output.
 
 pub mod event_stream;
 pub mod fields;

@@ -277,7 +277,7 @@ impl Acceptor {
     }
 
     /// Refuses connections whose request has not arrived in time. A connection within the limits that has sent nothing
-    /// is closed without an answer.
+    /// is closed without a response.
     fn time_out(&mut self) {
         for deadlines in [&mut self.deadlines, &mut self.surplus_deadlines] {
             while let Some((slot, serial)) = deadlines.take_past() {
@@ -289,7 +289,7 @@ impl Acceptor {
                 let Head { socket, peer, bytes, surplus, .. } = head;
                 let refused = match surplus {
                     Some((exceeded, _)) => exceeded,
-                    // A client that has sent nothing expects no answer.
+                    // A client that has sent nothing expects no response.
                     None if bytes.is_empty() => continue,
                     None => ApiError::RequestTimeout,
                 };

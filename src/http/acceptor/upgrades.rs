@@ -20,7 +20,7 @@ use crate::login::{AttachedSession, LoginError};
 use crate::metrics::Stopwatch;
 use crate::session::SessionKey;
 use crate::store::StoreError;
-use crate::wire::http1::Answer;
+use crate::wire::http1::Http1Response;
 use crate::wire::websocket::Handshake;
 
 /// The route in metrics and log lines.
@@ -186,16 +186,16 @@ impl PendingUpgrade {
     /// Completes the handshake and opens the connection.
     fn open(self, observer: &Observer, found: &AttachedSession) {
         let Head { socket, mut bytes, .. } = self.head;
-        let mut answer = Answer::new(StatusCode::SWITCHING_PROTOCOLS, None);
-        for (name, value) in self.handshake.answer() {
-            answer = answer.field(name, value.as_bytes());
+        let mut response = Http1Response::new(StatusCode::SWITCHING_PROTOCOLS, None);
+        for (name, value) in self.handshake.response_fields() {
+            response = response.field(name, value.as_bytes());
         }
-        let answer = answer.open().to_vec();
+        let response = response.open().to_vec();
         let early = bytes.split_off(self.head_bytes);
         let transport = Transport::WebSocket { acknowledges: self.handshake.acknowledges };
-        let connection = NewConnection { socket, answer, early, transport, permit: self.permit.keep() };
+        let connection = NewConnection { socket, response, early, transport, permit: self.permit.keep() };
         self.registration.open(connection, found);
-        observer.answered("GET", ROUTE, StatusCode::SWITCHING_PROTOCOLS, self.since);
+        observer.record_response("GET", ROUTE, StatusCode::SWITCHING_PROTOCOLS, self.since);
     }
 
     /// Hands the connection to hyper and the route table, which refuse the request.

@@ -1,5 +1,6 @@
 //! Request bodies. A body is read whole, within bounds of size and time, before the request is handled. Otherwise a
-//! refused request would leave unread data, and the client would read a reset of the connection instead of the answer.
+//! refused request would leave unread data, and the client would read a reset of the connection instead of the
+//! response.
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
@@ -54,7 +55,7 @@ impl BodyLimits {
 }
 
 /// Returns whether a client that sends `Expect` (RFC 9110 §10.1.1) announces a body longer than `limit`. Such a client
-/// waits for the answer before it sends the body.
+/// waits for the response before it sends the body.
 fn is_announced(headers: &HeaderMap, limit: usize) -> bool {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     headers.contains_key(EXPECT) && length.is_some_and(|length| length > limit)

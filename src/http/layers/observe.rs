@@ -29,9 +29,9 @@ impl Observer {
     }
 
     /// Counts and logs a request that the acceptor has answered.
-    pub(crate) fn answered(&self, method: &'static str, route: &str, status: StatusCode, since: Stopwatch) {
+    pub(crate) fn record_response(&self, method: &'static str, route: &str, status: StatusCode, since: Stopwatch) {
         let status = status.as_u16();
-        self.metrics.answered(method, route, status, since);
+        self.metrics.record_response(method, route, status, since);
         debug!(event = "answered", method, route, status, micros = since.elapsed().as_micros());
     }
 
@@ -56,7 +56,7 @@ pub(crate) async fn observe(State(observer): State<Arc<Observer>>, request: Requ
     if let Some(fault) = response.extensions_mut().remove::<Fault>() {
         observer.warn(&fault);
     }
-    observed.answered(&observer, response.status());
+    observed.record_response(&observer, response.status());
     response
 }
 
@@ -73,9 +73,9 @@ impl Observed {
         Self { since: Stopwatch::start(), method: known_method(request), route }
     }
 
-    fn answered(self, observer: &Observer, status: StatusCode) {
+    fn record_response(self, observer: &Observer, status: StatusCode) {
         let route = self.route.as_ref().map_or("(none)", MatchedPath::as_str);
-        observer.answered(self.method, route, status, self.since);
+        observer.record_response(self.method, route, status, self.since);
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) async fn check(
     Ok(next.run(request).await)
 }
 
-/// Returns the layer that answers preflight requests, and adds the CORS header fields to answers for allowed origins
+/// Returns the layer that answers preflight requests, and adds the CORS header fields to responses for allowed origins
 /// (Fetch Standard, CORS protocol).
 pub(crate) fn cors(checks: &Arc<RequestChecks>) -> CorsLayer {
     let checks = checks.clone();

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::tags::BROWSER;
 use crate::demo::Demo;
-use crate::http::Answer;
+use crate::http::JsonResponse;
 use crate::http::arrive::{Admitted, Arrivals, Arrived, Arriving};
 use crate::http::layers::base::BasePath;
 use crate::http::layers::body::{Json, OptionalJson};
@@ -49,7 +49,7 @@ pub(crate) async fn generate(
     address: ClientAddress,
     headers: HeaderMap,
     OptionalJson(request): OptionalJson<GenerateRequest>,
-) -> Result<Answer<GenerateResponse>, ApiError> {
+) -> Result<JsonResponse<GenerateResponse>, ApiError> {
     if request.client_info.as_ref().is_some_and(|info| info.chars().count() > MAX_CLIENT_INFO_CHARS) {
         return Err(ApiError::InvalidRequest(format!("client_info is longer than {MAX_CLIENT_INFO_CHARS} characters")));
     }
@@ -60,7 +60,7 @@ pub(crate) async fn generate(
     }
     let session = &generated.session;
     let session_id = generated.id.expose();
-    Ok(Answer(
+    Ok(JsonResponse(
         StatusCode::CREATED,
         GenerateResponse {
             ws_path: Zeroizing::new(format!("{}{WEBSOCKET_PATH}/{}", browsers.base.path(), *session_id)),
@@ -108,7 +108,8 @@ pub(crate) async fn status_by_header(
 #[derive(Debug, Default, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct LongPoll {
-    /// Maximum time until the answer, in seconds. The answer comes as soon as the session's version is not `version`.
+    /// Maximum time until the response, in seconds. The response comes as soon as the session's version is not
+    /// `version`.
     #[param(maximum = 25)]
     wait: Option<u32>,
     /// The version of the session that the browser has.
@@ -161,7 +162,7 @@ async fn status_of(
     };
     // The layer of the route has counted the call.
     match arrivals.arrive_if(Arriving { key, address, call: None, permit }, is_awaited).await? {
-        Admitted::Answered(answered) => view(logins, &answered.0, answered.1),
+        Admitted::Immediate(current) => view(logins, &current.0, current.1),
         Admitted::Waits(arrived) => {
             let Arrived { registration, found, permit } = *arrived;
             let kind = WaitKind::Poll { version, wait_seconds };
@@ -172,7 +173,7 @@ async fn status_of(
 
 fn view(logins: &Logins, session: &Session, now: Timestamp) -> Result<Response, ApiError> {
     let frame = logins.frame(session, now).map_err(LoginError::from)?;
-    Ok(Answer(StatusCode::OK, logins.view(frame, session, now)).into_response())
+    Ok(JsonResponse(StatusCode::OK, logins.view(frame, session, now)).into_response())
 }
 
 /// Acknowledges the token, which is not delivered again.
@@ -192,9 +193,9 @@ pub(crate) async fn ack(
 pub(crate) async fn cancel(
     State(browsers): State<Arc<Browsers>>,
     Json(request): Json<SessionRequest>,
-) -> Result<Answer<StatusResponse>, ApiError> {
+) -> Result<JsonResponse<StatusResponse>, ApiError> {
     browsers.logins.cancel(session_id(&request.session_id)?.key()).await?;
-    Ok(Answer(StatusCode::OK, StatusResponse { status: "cancelled" }))
+    Ok(JsonResponse(StatusCode::OK, StatusResponse { status: "cancelled" }))
 }
 
 /// Returns the session id in the header field `X-QR-Session`.

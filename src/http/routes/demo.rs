@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
 use crate::demo::{Demo, DemoUser, USERS};
-use crate::http::Answer;
+use crate::http::JsonResponse;
 use crate::http::layers::base::BasePath;
 use crate::http::layers::body::Json;
 use crate::http::layers::{RequestChecks, origin};
@@ -44,7 +44,7 @@ pub(crate) fn routes<S>(pages: &Arc<DemoPages>, checks: &Arc<RequestChecks>) -> 
         .route("/q/{code}", html(include_str!("../../../web/phone.html")))
         .route("/demo/gallery", html(include_str!("../../../web/gallery.html")))
         .route("/demo/{file}", get(file))
-        .route("/demo/users", get(async || Answer(StatusCode::OK, USERS)))
+        .route("/demo/users", get(async || JsonResponse(StatusCode::OK, USERS)))
         .with_state(pages.clone())
 }
 
@@ -91,8 +91,8 @@ struct TokenResponse {
 async fn token(
     State(pages): State<Arc<DemoPages>>,
     Json(request): Json<TokenRequest>,
-) -> Result<Answer<TokenResponse>, ApiError> {
+) -> Result<JsonResponse<TokenResponse>, ApiError> {
     let user = USERS.into_iter().find(|user| user.id == request.user).ok_or(ApiError::NotFound)?;
     let app_token = pages.demo.app_token(&user, pages.clock.wall()).ok_or(ApiError::NotFound)?;
-    Ok(Answer(StatusCode::OK, TokenResponse { app_token, user }))
+    Ok(JsonResponse(StatusCode::OK, TokenResponse { app_token, user }))
 }

@@ -86,8 +86,8 @@ async fn stream(
     let is_awaited = |session: &Session, now| is_get && !has_received_end(session, now, last);
     let arrived = match arrivals.arrive_if(arriving, is_awaited).await? {
         Admitted::Waits(arrived) => arrived,
-        Admitted::Answered(answered) => {
-            let (session, now) = *answered;
+        Admitted::Immediate(current) => {
+            let (session, now) = *current;
             if has_received_end(&session, now, last) {
                 return Ok(StatusCode::NO_CONTENT.into_response());
             }

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 
 use super::tags::ANYONE;
-use crate::http::Answer;
+use crate::http::JsonResponse;
 use crate::token::Minter;
 use crate::wire::types::JwkSet;
 
@@ -15,5 +15,5 @@ use crate::wire::types::JwkSet;
 #[utoipa::path(get, path = "/.well-known/jwks.json", tag = ANYONE,
     responses((status = 200, description = "The public keys of web_token.", body = JwkSet)))]
 pub(crate) async fn jwks(State(minter): State<Arc<Minter>>) -> impl IntoResponse {
-    Answer(StatusCode::OK, minter.jwks())
+    JsonResponse(StatusCode::OK, minter.jwks())
 }

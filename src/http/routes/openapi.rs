@@ -53,7 +53,7 @@ impl Modify for AppToken {
     }
 }
 
-/// Adds the error answers of each call, all with the schema `Problem`.
+/// Adds the error responses of each call, all with the schema `Problem`.
 struct Refusals;
 
 impl Modify for Refusals {

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use tracing::debug;
 
 use super::tags::PHONE;
-use crate::http::Answer;
+use crate::http::JsonResponse;
 use crate::http::layers::RequestChecks;
 use crate::http::layers::body::Json;
 use crate::http::layers::client::ClientAddress;
@@ -83,7 +83,7 @@ pub(crate) async fn scan(
     State(phones): State<Arc<Phones>>,
     Phone { address, user: by }: Phone,
     Json(request): Json<CodeRequest>,
-) -> Result<Answer<ScanResponse>, ApiError> {
+) -> Result<JsonResponse<ScanResponse>, ApiError> {
     let user = by.user.id.clone();
     let is_safe = phones.safety(address);
     let scan = async |code| phones.logins.scan(&code, by.user, is_safe).await;
@@ -103,7 +103,7 @@ pub(crate) async fn scan(
     };
     let expires_in = scan.expires_in_seconds;
     let response = ScanResponse { status: "scanned", client: view, expires_in, numbers: scan.numbers, risk };
-    Ok(Answer(StatusCode::OK, response))
+    Ok(JsonResponse(StatusCode::OK, response))
 }
 
 /// Confirms the login of the browser that shows a code.
@@ -113,13 +113,13 @@ pub(crate) async fn confirm(
     State(phones): State<Arc<Phones>>,
     Phone { address, user: by }: Phone,
     Json(request): Json<ConfirmRequest>,
-) -> Result<Answer<StatusResponse>, ApiError> {
+) -> Result<JsonResponse<StatusResponse>, ApiError> {
     if phones.compares_numbers && request.number.is_none() {
         let reason = "number is missing; send the number that the user picked from the numbers of the scan";
         return Err(ApiError::InvalidRequest(reason.to_owned()));
     }
     phones.decide(address, by, &request.code, Verdict::Confirm(request.number)).await?;
-    Ok(Answer(StatusCode::OK, StatusResponse { status: "confirmed" }))
+    Ok(JsonResponse(StatusCode::OK, StatusResponse { status: "confirmed" }))
 }
 
 /// Rejects the login of the browser that shows a code.
@@ -129,9 +129,9 @@ pub(crate) async fn reject(
     State(phones): State<Arc<Phones>>,
     Phone { address, user: by }: Phone,
     Json(request): Json<CodeRequest>,
-) -> Result<Answer<StatusResponse>, ApiError> {
+) -> Result<JsonResponse<StatusResponse>, ApiError> {
     phones.decide(address, by, &request.code, Verdict::Reject).await?;
-    Ok(Answer(StatusCode::OK, StatusResponse { status: "rejected" }))
+    Ok(JsonResponse(StatusCode::OK, StatusResponse { status: "rejected" }))
 }
 
 impl Phones {

@@ -1,6 +1,6 @@
-//! WebSocket upgrades that hyper has read. The acceptor ([`crate::http::acceptor`]) answers an upgrade that is the first request
-//! of its connection. An upgrade that comes later, as from a proxy that keeps connections alive, is answered by
-//! [`open`]. It takes the TCP connection from hyper once the answer is written, and opens it in the hub.
+//! WebSocket upgrades that hyper has read. The acceptor ([`crate::http::acceptor`]) answers an upgrade that is the
+//! first request of its connection. An upgrade that comes later, as from a proxy that keeps connections alive, is
+//! answered by [`open`]. It takes the TCP connection from hyper once the response is written, and opens it in the hub.
 
 use std::sync::Arc;
 
@@ -43,14 +43,14 @@ pub(crate) async fn open(
     let arrived = arrivals.arrive(arriving).await?;
 
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-    for (name, value) in handshake.answer() {
+    for (name, value) in handshake.response_fields() {
         let name = HeaderName::try_from(name).map_err(|_| ApiError::UpgradeRequired)?;
         let value = HeaderValue::from_str(value).map_err(|_| ApiError::UpgradeRequired)?;
         response.headers_mut().insert(name, value);
     }
     let (arrived, transport) = (Box::new(arrived), Transport::WebSocket { acknowledges: handshake.acknowledges });
     arrivals.upgrades.spawn(async move {
-        // The browser may have closed the connection before the answer was written.
+        // The browser may have closed the connection before the response was written.
         let Ok(upgraded) = upgrade.await else { return };
         // Does not fail: hyper is given no other transport.
         let Ok(parts) = upgraded.downcast::<TokioIo<PrefixedStream>>() else { return };
@@ -60,7 +60,7 @@ pub(crate) async fn open(
         let early = [&parts.read_buf[..], &unread].concat();
         let socket = mio::net::TcpStream::from_std(stream);
         let Arrived { registration, found, permit } = *arrived;
-        let connection = NewConnection { socket, answer: Vec::new(), early, transport, permit: permit.keep() };
+        let connection = NewConnection { socket, response: Vec::new(), early, transport, permit: permit.keep() };
         registration.open(connection, &found);
     });
     Ok(response)

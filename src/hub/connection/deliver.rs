@@ -1,4 +1,4 @@
-//! Delivery: the answer to the request, session states, codes, and the Close.
+//! Delivery: the response to the request, session states, codes, and the Close.
 
 use std::borrow::Cow;
 
@@ -33,11 +33,11 @@ enum Hold {
 }
 
 impl<S: Socket> Connection<S> {
-    /// Writes the beginning of the answer and the session's state, in one write if no bytes have arrived from the
+    /// Writes the beginning of the response and the session's state, in one write if no bytes have arrived from the
     /// browser.
     pub(super) fn write_greeting(
         &mut self,
-        mut answer: Vec<u8>,
+        mut response: Vec<u8>,
         early: &mut [u8],
         message: Option<&Message>,
         is_overtaken: bool,
@@ -46,8 +46,8 @@ impl<S: Socket> Connection<S> {
         match self.transport {
             // A poll is answered when the version changes.
             TransportKind::Poll => return self.supersede_if_older(turn),
-            // The first comment makes a proxy pass the answer on, and shows the browser that the stream works.
-            TransportKind::EventStream => answer.extend_from_slice(event_stream::COMMENT),
+            // The first comment makes a proxy pass the response on, and shows the browser that the stream works.
+            TransportKind::EventStream => response.extend_from_slice(event_stream::COMMENT),
             TransportKind::WebSocket => {}
         }
         if early.is_empty()
@@ -56,10 +56,10 @@ impl<S: Socket> Connection<S> {
             && !is_overtaken
             && self.hold(message, turn) == Hold::No
         {
-            return self.deliver_after(answer, message, None, turn);
+            return self.deliver_after(response, message, None, turn);
         }
         // These bytes arrived before a token was written, so none of them acknowledges it.
-        self.write(&answer, turn);
+        self.write(&response, turn);
         self.receive(early, turn);
         self.supersede_if_older(turn);
         match message {
@@ -176,8 +176,8 @@ impl<S: Socket> Connection<S> {
                 self.enter(Phase::Closing, CLOSE_SECONDS, turn);
                 self.reason = reason.unwrap_or(CloseReason::Answered);
                 let view = message.view.as_ref().map_or(message.frames.json(), |view| view);
-                let answer = long_poll::answer(self.fields(), view, turn.clock.wall());
-                self.write(&answer, turn);
+                let response = long_poll::response(self.fields(), view, turn.clock.wall());
+                self.write(&response, turn);
             }
         }
     }
@@ -210,9 +210,9 @@ impl<S: Socket> Connection<S> {
         self.close_if_waiting(close_code::INTERNAL, "the token cannot be made", CloseReason::Internal, turn);
     }
 
-    /// Closes the connection because the store does not answer.
+    /// Closes the connection because the store does not response.
     pub(in crate::hub) fn unavailable(&mut self, turn: &mut Turn<'_, S>) {
-        self.close_if_waiting(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable, turn);
+        self.close_if_waiting(close_code::UNAVAILABLE, "the store does not response", CloseReason::Unavailable, turn);
     }
 
     /// Closes the connection because a newer one supersedes it.

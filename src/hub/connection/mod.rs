@@ -302,7 +302,7 @@ impl<S: Socket> Connection<S> {
         let is_overtaken = message
             .zip(kept_change.as_ref())
             .is_some_and(|(read, (kept_change, _))| read.version < kept_change.version);
-        self.write_greeting(new.answer, &mut new.early, message, is_overtaken, turn);
+        self.write_greeting(new.response, &mut new.early, message, is_overtaken, turn);
         kept_change
     }
 

@@ -97,7 +97,7 @@ impl<S: Socket> Connection<S> {
 
     pub(super) fn receive(&mut self, bytes: &mut [u8], turn: &mut Turn<'_, S>) {
         if self.transport != TransportKind::WebSocket {
-            // A client that waits for an answer need not send anything. Up to 1 KiB per read is ignored.
+            // A client that waits for a response need not send anything. Up to 1 KiB per read is ignored.
             if bytes.len() > MAX_MESSAGE_BYTES as usize && self.is_waiting() {
                 self.end(CloseReason::Protocol, turn);
             }

@@ -26,7 +26,7 @@ impl<S: Socket> Connection<S> {
             return;
         }
         match self.write_some(bytes) {
-            Ok(written) if written == bytes.len() => self.end_answer(),
+            Ok(written) if written == bytes.len() => self.end_response(),
             Ok(written) => {
                 let rare = self.rare.get_or_insert_default();
                 rare.unsent.extend_from_slice(&bytes[written..]);
@@ -78,7 +78,7 @@ impl<S: Socket> Connection<S> {
         }
         if is_all_sent {
             self.sent_all();
-            self.end_answer();
+            self.end_response();
             self.free_rare_state();
             if self.watch(Watch::Reads, turn).is_err() {
                 self.end(CloseReason::Network, turn);
@@ -115,8 +115,8 @@ impl<S: Socket> Connection<S> {
         self.socket.as_ref().and_then(|socket| socket.unread_bytes().ok()).unwrap_or(0)
     }
 
-    /// Shuts down the writing side after the last byte of an answer, so that the browser sees its end.
-    fn end_answer(&mut self) {
+    /// Shuts down the writing side after the last byte of a response, so that the browser sees its end.
+    fn end_response(&mut self) {
         if let (Phase::Closing, TransportKind::EventStream | TransportKind::Poll, Some(socket)) =
             (self.phase, self.transport, &mut self.socket)
         {

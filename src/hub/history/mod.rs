@@ -379,7 +379,7 @@ impl<'a> World<'a> {
             let mut found = logins.attach(&[key]).await;
             let Some(Ok(found)) = found.remove(&key) else { return };
             let transport = Transport::WebSocket { acknowledges };
-            let connection = NewConnection { socket, answer: Vec::new(), early: Vec::new(), transport, permit: None };
+            let connection = NewConnection { socket, response: Vec::new(), early: Vec::new(), transport, permit: None };
             registration.open(connection, &found);
         });
         self.tabs.push(Tab {

@@ -72,8 +72,8 @@ impl Handshake {
         Ok(Self { accept: accept_key(key), acknowledges })
     }
 
-    /// Returns the header fields of the answer 101 (RFC 6455 §4.2.2).
-    pub fn answer(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    /// Returns the header fields of the response 101 (RFC 6455 §4.2.2).
+    pub fn response_fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let subprotocol = self.acknowledges.then_some(("Sec-WebSocket-Protocol", ACK_SUBPROTOCOL));
         let always =
             [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Accept", self.accept.as_str())];

@@ -277,7 +277,7 @@ impl<'a> World<'a> {
         let status = self.status;
         let new = NewConnection {
             socket: self.line.clone(),
-            answer: b"!".to_vec(),
+            response: b"!".to_vec(),
             early: early.to_vec(),
             transport,
             permit: None,
