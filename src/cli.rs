@@ -1,7 +1,9 @@
 //! The command line: the commands, their flags, and the settings that flags, environment and file give.
 
+#[cfg(feature = "load")]
+mod load;
+
 use std::io::Write as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +16,6 @@ use tracing::{error, info, warn};
 use crate::app::{self, Listeners, Parts, Reload};
 use crate::config::{AppAuthSettings, ConfigError, DEFAULT_FILE, Layers, Loaded, Origins, Settings, Warning};
 use crate::demo::{DEMO_SETTINGS, Demo, USERS};
-use crate::load::{self, Plan, Transport};
 use crate::secret::HIDDEN;
 use crate::system::clock::Clock;
 use crate::system::files;
@@ -25,8 +26,6 @@ use crate::token::sign_app_token;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Lifetime of the app token of a load test, in seconds. It is longer than the longest `--seconds`.
-const LOAD_TOKEN_SECONDS: u32 = 2 * 3600;
 /// Time for the runtime's threads to end.
 const RUNTIME_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -78,43 +77,8 @@ enum Command {
         config: ConfigFlags,
     },
     /// Measure a running server, with waiting browsers and logins at a constant rate
-    Load(LoadFlags),
-}
-
-#[derive(Debug, Args)]
-struct LoadFlags {
-    /// URL of the server, http only [default: the address of the setting listen]
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// Number of browsers that wait during the whole test
-    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
-    browsers: usize,
-    /// Transport on which the browsers wait
-    #[arg(long, value_enum, default_value_t = Transport::Websocket)]
-    transport: Transport,
-    /// Number of logins per second, each with a browser of its own; 0 means none
-    #[arg(long, value_name = "COUNT", default_value_t = 50)]
-    logins_per_second: u32,
-    /// Duration of the test once all browsers wait, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    seconds: u32,
-    /// Maximum number of concurrent handshakes
-    #[arg(long, value_name = "COUNT", default_value_t = 64)]
-    concurrency: usize,
-    /// Source addresses of the browsers, used in turn (127.0.0.1,127.0.0.2); one address has about 28,000 ports
-    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
-    sources: Vec<IpAddr>,
-    /// App token of the phone [default: one signed with app_auth.hmac_secret]
-    #[arg(long, value_name = "TOKEN")]
-    token: Option<String>,
-    /// Process id of the server, to measure its memory and processor time
-    #[arg(long, value_name = "ID")]
-    pid: Option<u32>,
-    /// Print the report as JSON instead of a table
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    config: ConfigFlags,
+    #[cfg(feature = "load")]
+    Load(load::LoadFlags),
 }
 
 #[derive(Debug, Args)]
@@ -186,7 +150,8 @@ pub fn main() -> ExitCode {
         Command::GenToken { user, name, picture, ttl_seconds, config } => {
             gen_token(&config, &user, name, picture, ttl_seconds).map(succeeded)
         }
-        Command::Load(flags) => load(flags).map(succeeded),
+        #[cfg(feature = "load")]
+        Command::Load(flags) => load::load(flags).map(succeeded),
     };
     match done {
         Ok(code) => code,
@@ -430,33 +395,6 @@ fn app_token(
     Ok(sign_app_token(settings.hmac_secret.expose().as_bytes(), &claims).ok_or("the token could not be signed")?)
 }
 
-fn load(flags: LoadFlags) -> Result<(), Failure> {
-    let Loaded { settings, origins, .. } = flags.config.read(&Settings::default(), true)?;
-    let app_token = match flags.token {
-        Some(token) => token,
-        None => app_token(&settings.app_auth, "load", None, None, LOAD_TOKEN_SECONDS)
-            .map_err(|failure| located(&origins, failure))?,
-    };
-    let plan = Plan {
-        url: flags.url.unwrap_or_else(|| format!("http://{}", settings.listen)),
-        transport: flags.transport,
-        browsers: flags.browsers,
-        logins_per_second: flags.logins_per_second,
-        seconds: flags.seconds,
-        concurrency: flags.concurrency,
-        sources: flags.sources,
-        app_token,
-        pid: flags.pid,
-    };
-    let report = in_runtime(async { Ok(load::run(&plan).await?) })?;
-    if flags.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{report}");
-    }
-    Ok(())
-}
-
 /// Runs `what` on a new runtime. Afterwards, waits at most [`RUNTIME_PATIENCE`] for threads that are still busy.
 fn in_runtime<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     // At least two threads, because the disk may block one.
@@ -465,4 +403,16 @@ fn in_runtime<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T, Fa
     let done = runtime.block_on(what);
     runtime.shutdown_timeout(RUNTIME_PATIENCE);
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_is_a_command_if_its_feature_is_enabled() {
+        let parsed = Cli::try_parse_from(["qrlogin", "load"]);
+        let expected = if cfg!(feature = "load") { None } else { Some(ErrorKind::InvalidSubcommand) };
+        assert_eq!(parsed.err().map(|error| error.kind()), expected);
+    }
 }

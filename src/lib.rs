@@ -16,8 +16,6 @@ pub mod cli;
 #[forbid(unsafe_code)]
 mod demo;
 #[forbid(unsafe_code)]
-mod load;
-#[forbid(unsafe_code)]
 mod tasks;
 
 // The public HTTP interface.

@@ -15,6 +15,7 @@ mod floods;
 mod heads;
 mod key_sets;
 mod limits;
+#[cfg(feature = "load")]
 mod load;
 mod login;
 mod logs;

@@ -10,14 +10,13 @@ use serde_json::Value;
 use qrlogin_testing::harness::Server;
 
 /// Layer of each module, as in ARCHITECTURE.md. A module may import from itself and from modules of lower layers.
-const LAYERS: [(&str, u8); 23] = [
+const LAYERS: [(&str, u8); 22] = [
     ("main", 11),
     ("cli", 10),
     ("app", 9),
     ("tasks", 8),
     ("http", 8),
     ("demo", 7),
-    ("load", 7),
     ("hub", 7),
     ("login", 6),
     ("config", 6),
@@ -82,6 +81,13 @@ fn imports_point_downwards() {
 }
 
 #[test]
+fn load_test_is_used_by_its_command_only() {
+    let src = root().join("src");
+    let users: Vec<_> = sources(&src).into_iter().filter(|path| code(path).contains("qrlogin_load")).collect();
+    assert_eq!(users, [src.join("cli/load.rs")]);
+}
+
+#[test]
 fn session_is_pure() {
     for path in sources(&root().join("src/session")) {
         for impure in [
@@ -122,7 +128,9 @@ fn nothing_is_unsafe_but_what_is_measured_to_need_it() {
             assert_eq!(is_forbidden, !unsafe_modules.contains(&module), "{file}: {module}");
         }
     }
-    assert!(fs::read_to_string(root().join("src/main.rs")).unwrap().contains("#![forbid(unsafe_code)]"));
+    for file in ["src/main.rs", "crates/load/src/lib.rs"] {
+        assert!(fs::read_to_string(root().join(file)).unwrap().contains("#![forbid(unsafe_code)]"), "{file}");
+    }
 }
 
 #[test]

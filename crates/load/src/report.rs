@@ -7,8 +7,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::usage::Usage;
-use super::{Plan, Tally};
+use crate::usage::Usage;
+use crate::{Plan, Tally};
 
 const SIGNIFICANT_DIGITS: u8 = 3;
 
@@ -252,7 +252,7 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             url: String::new(),
-            transport: crate::load::Transport::Websocket,
+            transport: crate::Transport::Websocket,
             browsers: 3010,
             logins_per_second: 10,
             seconds: 4,

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use axum::body::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;

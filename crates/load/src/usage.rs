@@ -53,18 +53,30 @@ fn number(text: &str, word: &str) -> Option<u64> {
     text.split_whitespace().skip_while(|found| *found != word).nth(1)?.parse().ok()
 }
 
-/// Raises the limit on open files of this process to its maximum. Returns the limit that then applies.
+/// Raises the limit on open files of this process to its maximum. Returns the limit that then applies, or `u64::MAX` if
+/// there is none.
+#[cfg(unix)]
 pub(super) fn open_files_limit() -> u64 {
-    crate::system::files::raise_limit().unwrap_or(u64::MAX)
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // If the system refuses, the old limit stays in force, and is returned below.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Returns `u64::MAX`, because this system has no such limit.
+#[cfg(not(unix))]
+pub(super) const fn open_files_limit() -> u64 {
+    u64::MAX
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
+    use std::time::Instant;
 
     use super::*;
-    use crate::metrics::Stopwatch;
 
     #[test]
     fn usage_includes_memory_that_the_process_allocates() {
@@ -82,7 +94,7 @@ mod tests {
     #[test]
     fn usage_includes_processor_time_of_the_process() {
         let mut child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
-        let (started, mut worked) = (Stopwatch::start(), 0);
+        let (started, mut worked) = (Instant::now(), 0);
         // One thread gets at most one processor's time, and less on a busy machine.
         while worked < 300_000_000 {
             assert!(started.elapsed().as_secs() < 30, "{worked} ns");

@@ -8,6 +8,7 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
@@ -16,11 +17,17 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::api::Target;
-use super::{Shared, Transport};
-use crate::metrics::Stopwatch;
-use crate::wire::types::{ACK_MESSAGE, ACK_SUBPROTOCOL, MAX_WAIT_SECONDS, SESSION_HEADER};
+use crate::api::Target;
+use crate::{Shared, Transport};
 
+/// Subprotocol of a browser that acknowledges its token (PROTOCOL.md).
+const ACK_SUBPROTOCOL: &str = "qrlogin.ack";
+/// Message that acknowledges the token.
+const ACK_MESSAGE: &str = "ack";
+/// Header field with the session id of an event stream or a long poll.
+const SESSION_HEADER: &str = "x-qr-session";
+/// Time that a long poll waits for a change, in seconds. It is the longest that the server accepts.
+const POLL_SECONDS: u32 = 25;
 /// Size of a browser's read buffer, in bytes. It is most of the memory that a browser costs this tool.
 const BUFFER_BYTES: usize = 1024;
 
@@ -101,7 +108,7 @@ impl Browser {
     }
 
     /// Waits until the connection ends. Sends the time at which the token arrived to `arrived`.
-    pub(super) async fn wait(self, shared: &Shared, arrived: Option<oneshot::Sender<Stopwatch>>) {
+    pub(super) async fn wait(self, shared: &Shared, arrived: Option<oneshot::Sender<Instant>>) {
         match self {
             Self::WebSocket(socket, acknowledges) => wait_on_websocket(*socket, acknowledges, shared, arrived).await,
             Self::Events(events) => events.wait(shared, arrived).await,
@@ -149,7 +156,7 @@ impl Events {
         }
     }
 
-    async fn wait(mut self, shared: &Shared, mut arrived: Option<oneshot::Sender<Stopwatch>>) {
+    async fn wait(mut self, shared: &Shared, mut arrived: Option<oneshot::Sender<Instant>>) {
         let ending = loop {
             let said = String::from_utf8_lossy(&self.text);
             note_arrival(&said, &mut arrived);
@@ -175,11 +182,11 @@ impl Polls {
     }
 
     async fn ask(target: &Target, id: &str, source: Option<IpAddr>, version: &str) -> std::io::Result<TcpStream> {
-        let path = format!("/v1/qr-login/status?wait={MAX_WAIT_SECONDS}&version={version}");
+        let path = format!("/v1/qr-login/status?wait={POLL_SECONDS}&version={version}");
         ask(target, source, &path, id).await
     }
 
-    async fn wait(mut self, shared: &Shared, mut arrived: Option<oneshot::Sender<Stopwatch>>) {
+    async fn wait(mut self, shared: &Shared, mut arrived: Option<oneshot::Sender<Instant>>) {
         let ending = loop {
             let mut answer = Vec::with_capacity(BUFFER_BYTES);
             tokio::select! {
@@ -201,11 +208,11 @@ impl Polls {
     }
 }
 
-fn note_arrival(said: &str, arrived: &mut Option<oneshot::Sender<Stopwatch>>) {
+fn note_arrival(said: &str, arrived: &mut Option<oneshot::Sender<Instant>>) {
     if said.contains(CONFIRMED)
         && let Some(arrived) = arrived.take()
     {
-        let _ = arrived.send(Stopwatch::start());
+        let _ = arrived.send(Instant::now());
     }
 }
 
@@ -223,7 +230,7 @@ async fn wait_on_websocket(
     mut socket: WebSocketStream<TcpStream>,
     acknowledges: bool,
     shared: &Shared,
-    mut arrived: Option<oneshot::Sender<Stopwatch>>,
+    mut arrived: Option<oneshot::Sender<Instant>>,
 ) {
     let ending = loop {
         let message = tokio::select! {
