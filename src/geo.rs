@@ -19,11 +19,11 @@ use crate::secret::shown_path;
 use crate::telemetry::warnings::Warnings;
 use crate::wire::types::{LocationView, NetworkView};
 
-/// The configured databases.
+/// The configured databases of locations and networks.
 #[derive(Default)]
 pub struct Geo {
-    places: Option<Database>,
-    networks: Option<Database>,
+    locations: Option<GeoDatabase>,
+    networks: Option<GeoDatabase>,
 }
 
 /// An error of [`Geo::open`]. Every text names the setting.
@@ -52,7 +52,7 @@ pub enum GeoError {
 }
 
 /// A database in a file, which the operator replaces from time to time.
-struct Database {
+struct GeoDatabase {
     key: &'static str,
     path: PathBuf,
     current: RwLock<Current>,
@@ -74,23 +74,23 @@ impl Geo {
     ///
     /// # Errors
     /// Returns an error if a file cannot be read or is not a MaxMind database.
-    pub fn open(places: &Path, networks: &Path) -> Result<Self, GeoError> {
+    pub fn open(locations: &Path, networks: &Path) -> Result<Self, GeoError> {
         let open = |key, path: &Path| {
-            if path == Path::new("") { Ok(None) } else { Database::open(key, path).map(Some) }
+            if path == Path::new("") { Ok(None) } else { GeoDatabase::open(key, path).map(Some) }
         };
-        Ok(Self { places: open("geoip.city_file", places)?, networks: open("geoip.asn_file", networks)? })
+        Ok(Self { locations: open("geoip.city_file", locations)?, networks: open("geoip.asn_file", networks)? })
     }
 
     /// Returns whether at least one database is configured.
     #[must_use]
     pub const fn is_set(&self) -> bool {
-        self.places.is_some() || self.networks.is_some()
+        self.locations.is_some() || self.networks.is_some()
     }
 
     /// Returns the location of an address, or `None` if it is not known.
     #[must_use]
     pub fn location(&self, address: IpAddr) -> Option<LocationView> {
-        let database = self.places.as_ref()?;
+        let database = self.locations.as_ref()?;
         let reader = database.reader();
         let found: City<'_> = database.look_up(&reader, address)?;
         let text = |text: Option<&str>| text.map(str::to_owned);
@@ -117,24 +117,24 @@ impl Geo {
 
     /// Reads the files that have changed again. If a file cannot be used, its database stays as it was.
     pub fn refresh(&self) {
-        for database in self.places.iter().chain(&self.networks) {
+        for database in self.locations.iter().chain(&self.networks) {
             match database.refresh() {
                 Ok(true) => info!(event = "database read again", setting = database.key),
                 Ok(false) => {}
-                Err(error) => database.warn_of(&error),
+                Err(error) => database.warn(&error),
             }
         }
     }
 }
 
-impl Database {
+impl GeoDatabase {
     fn open(key: &'static str, path: &Path) -> Result<Self, GeoError> {
         let current = RwLock::new(Current::read(key, path)?);
         let (not_read, not_found, opened) = (Warnings::default(), Warnings::default(), Stopwatch::start());
         Ok(Self { key, path: path.to_owned(), current, not_read, not_found, opened })
     }
 
-    fn warn_of(&self, error: &GeoError) {
+    fn warn(&self, error: &GeoError) {
         if let Some(count) = self.not_read.count(self.opened.elapsed()) {
             warn!(event = "database not read", %error, count, "the file that was read before remains in use");
         }
@@ -166,9 +166,9 @@ impl Database {
     }
 
     fn refresh(&self) -> Result<bool, GeoError> {
-        let known = self.current.read().modified;
+        let modified_before = self.current.read().modified;
         if modified(&self.path).map_err(|source| GeoError::Io { key: self.key, path: self.path.clone(), source })?
-            == known
+            == modified_before
         {
             return Ok(false);
         }
@@ -184,8 +184,8 @@ impl Current {
         // Taken before the file is read: if the file changes meanwhile, the next refresh reads it again.
         let modified = modified(path).map_err(failed)?;
         let bytes = fs::read(path).map_err(failed)?;
-        let not_one = |source| GeoError::NotADatabase { key, path: path.to_owned(), source };
-        let reader = Arc::new(Reader::from_source(bytes).map_err(not_one)?);
+        let not_a_database = |source| GeoError::NotADatabase { key, path: path.to_owned(), source };
+        let reader = Arc::new(Reader::from_source(bytes).map_err(not_a_database)?);
         Ok(Self { reader, modified })
     }
 }

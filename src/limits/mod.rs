@@ -3,8 +3,8 @@
 //! A client is an IPv4 address or an IPv6 /64 network ([`crate::session::network_of`]). Memory use does not depend on
 //! the number of clients. When the table of rates is full, the clients that call least are evicted first.
 
+mod connections;
 mod rate;
-mod sockets;
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::session::network_of;
 use crate::system::clock::Clock;
 use rate::Rate;
 
-pub use sockets::{ConnectionPermit, ConnectionQuota, QuotaCells, QuotaExceeded};
+pub use connections::{ConnectionPermit, ConnectionQuota, QuotaCells, QuotaExceeded};
 
 /// Wrong codes allowed per address, as a multiple of those allowed per phone user. Several users can share an address.
 const WRONG_CODES_PER_ADDRESS: u32 = 6;
@@ -100,8 +100,9 @@ impl Limits {
     /// # Errors
     /// Returns an error if the user or the address has used up its wrong codes.
     pub fn may_try_code(&self, user: &str, address: IpAddr) -> Result<(), Exceeded> {
-        let of_user = self.wrong_codes_of_user.as_ref().map_or(Ok(()), |rate| rate.look(user));
-        let of_address = || self.wrong_codes_of_address.as_ref().map_or(Ok(()), |rate| rate.look(&network_of(address)));
+        let of_user = self.wrong_codes_of_user.as_ref().map_or(Ok(()), |rate| rate.check(user));
+        let of_address =
+            || self.wrong_codes_of_address.as_ref().map_or(Ok(()), |rate| rate.check(&network_of(address)));
         of_user.and_then(|()| of_address())
     }
 
@@ -161,7 +162,7 @@ mod tests {
         let home = address(HOME);
         for _ in 0..10 {
             assert!(limits.may_try_code("ann", home).is_ok());
-            assert!(limits.may_try_code("ann", home).is_ok(), "looking counts nothing");
+            assert!(limits.may_try_code("ann", home).is_ok(), "a check counts nothing");
             limits.count_wrong_code("ann", home);
         }
         assert_eq!(limits.may_try_code("ann", home).unwrap_err().retry_after_seconds, 6);
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_addresses_takes_no_more_than_its_share() {
+    fn a_flood_of_addresses_does_not_evict_a_busy_client() {
         let (clock, _hands) = Clock::manual(Timestamp::from_millis(0));
         let limits = Limits::new(PerMinute { generate: 5, ..PerMinute::default() }, &clock);
         let busy = address(HOME);
@@ -187,6 +188,6 @@ mod tests {
             // A client that keeps calling is not evicted in favour of clients that call once.
             assert!(number % 1000 > 0 || limits.admit(Call::Generate, busy).is_err(), "after {number}");
         }
-        assert!(limits.generate.as_ref().unwrap().remembered() <= rate::MAX_CLIENTS);
+        assert!(limits.generate.as_ref().unwrap().client_count() <= rate::MAX_CLIENTS);
     }
 }

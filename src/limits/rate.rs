@@ -18,14 +18,14 @@ use crate::system::clock::Clock;
 /// Maximum number of clients in the table of one rate. An entry is a hash and a time.
 pub(super) const MAX_CLIENTS: usize = 65_536;
 
-type Limiter = RateLimiter<u64, Store, Steady, NoOpMiddleware<Duration>>;
+type Limiter = RateLimiter<u64, ClientTable, Steady, NoOpMiddleware<Duration>>;
 
 /// A limit on the calls per minute of each client.
 pub(super) struct Rate {
     key: &'static str,
     counting: Limiter,
-    /// Checks against the same table as `counting`, and does not count the call.
-    looking: Limiter,
+    /// Checks against the same table as `counting`, and counts nothing.
+    checking: Limiter,
     #[cfg(test)]
     clients: Arc<Cache<u64, Nanos>>,
     hasher: RandomState,
@@ -36,12 +36,13 @@ impl Rate {
     pub(super) fn new(key: &'static str, per_minute: u32, clock: Clock) -> Option<Self> {
         let quota = Quota::per_minute(NonZeroU32::new(per_minute)?);
         let clients = Arc::new(Cache::new(MAX_CLIENTS));
-        let limiter =
-            |counts| RateLimiter::new(quota, Store { clients: Arc::clone(&clients), counts }, Steady(clock.clone()));
+        let limiter = |counts| {
+            RateLimiter::new(quota, ClientTable { clients: Arc::clone(&clients), counts }, Steady(clock.clone()))
+        };
         Some(Self {
             key,
             counting: limiter(true),
-            looking: limiter(false),
+            checking: limiter(false),
             #[cfg(test)]
             clients,
             hasher: RandomState::new(),
@@ -49,16 +50,16 @@ impl Rate {
     }
 
     pub(super) fn count(&self, client: &(impl Hash + ?Sized)) -> Result<(), Exceeded> {
-        self.ask(&self.counting, client)
+        self.measure(&self.counting, client)
     }
 
-    pub(super) fn look(&self, client: &(impl Hash + ?Sized)) -> Result<(), Exceeded> {
-        self.ask(&self.looking, client)
+    pub(super) fn check(&self, client: &(impl Hash + ?Sized)) -> Result<(), Exceeded> {
+        self.measure(&self.checking, client)
     }
 
     /// Checks `client` against `limiter`. The table holds a hash of the client, so that entries have the same small
     /// size. The hash is keyed at random, so that a client cannot choose names that collide with those of another.
-    fn ask(&self, limiter: &Limiter, client: &(impl Hash + ?Sized)) -> Result<(), Exceeded> {
+    fn measure(&self, limiter: &Limiter, client: &(impl Hash + ?Sized)) -> Result<(), Exceeded> {
         let exceeded = |until: NotUntil<Duration>| {
             let wait = until.wait_time_from(limiter.clock().now());
             Exceeded {
@@ -70,19 +71,19 @@ impl Rate {
     }
 
     #[cfg(test)]
-    pub(super) fn remembered(&self) -> usize {
+    pub(super) fn client_count(&self) -> usize {
         self.clients.len()
     }
 }
 
 /// The table of clients. It holds the time at which each client has its full rate again. Entries that were used once
 /// and long ago are evicted first.
-struct Store {
+struct ClientTable {
     clients: Arc<Cache<u64, Nanos>>,
     counts: bool,
 }
 
-impl StateStore for Store {
+impl StateStore for ClientTable {
     type Key = u64;
 
     fn measure_and_replace<T, F, E>(&self, client: &u64, measure: F) -> Result<T, E>

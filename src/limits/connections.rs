@@ -42,9 +42,9 @@ pub enum QuotaExceeded {
 
 /// One counted connection. Dropping the value ends the count.
 pub struct ConnectionPermit {
-    sockets: Arc<ConnectionQuota>,
+    quota: Arc<ConnectionQuota>,
     cells: QuotaCells,
-    is_taken: bool,
+    is_converted: bool,
 }
 
 impl ConnectionQuota {
@@ -72,7 +72,7 @@ impl ConnectionQuota {
         let before = self.count.fetch_add(1, Ordering::Relaxed);
         let of_address = self.cells(cells).map(|cell| cell.fetch_add(1, Ordering::Relaxed)).min().unwrap_or_default();
         // Made before the checks, so that an early return undoes the count.
-        let permit = ConnectionPermit { sockets: self.clone(), cells, is_taken: false };
+        let permit = ConnectionPermit { quota: self.clone(), cells, is_converted: false };
         if of_address >= self.per_address {
             let key = "limits.sockets_per_address";
             return Err(QuotaExceeded::Address(Exceeded { key, retry_after_seconds: RETRY_AFTER_SECONDS }));
@@ -97,15 +97,15 @@ impl ConnectionPermit {
     /// Returns the cells, which are smaller than a permit. The caller must pass them to [`ConnectionQuota::release`].
     #[must_use]
     pub fn into_cells(mut self) -> QuotaCells {
-        self.is_taken = true;
+        self.is_converted = true;
         self.cells
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        if !self.is_taken {
-            self.sockets.release(self.cells);
+        if !self.is_converted {
+            self.quota.release(self.cells);
         }
     }
 }
@@ -119,46 +119,46 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_counted_until_its_seat_is_dropped_or_its_cells_are_released() {
-        let sockets = ConnectionQuota::new(2, 0);
-        let first = sockets.permit(address(1)).unwrap();
-        let second = sockets.permit(address(1)).unwrap().into_cells();
-        let is_full = || matches!(sockets.permit(address(1)), Err(QuotaExceeded::Address(_)));
-        assert!(is_full() && is_full(), "what is refused is not counted");
-        assert!(sockets.permit(address(2)).is_ok());
+    fn a_connection_is_counted_until_its_permit_is_dropped_or_its_cells_are_released() {
+        let quota = ConnectionQuota::new(2, 0);
+        let first = quota.permit(address(1)).unwrap();
+        let second = quota.permit(address(1)).unwrap().into_cells();
+        let is_full = || matches!(quota.permit(address(1)), Err(QuotaExceeded::Address(_)));
+        assert!(is_full() && is_full(), "a refused connection is not counted");
+        assert!(quota.permit(address(2)).is_ok());
         drop(first);
-        drop(sockets.permit(address(1)).unwrap());
-        let third = sockets.permit(address(1)).unwrap();
+        drop(quota.permit(address(1)).unwrap());
+        let third = quota.permit(address(1)).unwrap();
         assert!(is_full());
-        sockets.release(second);
+        quota.release(second);
         assert!(!is_full());
         drop(third);
-        assert_eq!(sockets.count.load(Ordering::Relaxed), 0);
-        assert!(sockets.rows.iter().flatten().all(|cell| cell.load(Ordering::Relaxed) == 0));
+        assert_eq!(quota.count.load(Ordering::Relaxed), 0);
+        assert!(quota.rows.iter().flatten().all(|cell| cell.load(Ordering::Relaxed) == 0));
     }
 
     #[test]
     fn connections_of_all_clients_together_are_limited() {
-        let sockets = ConnectionQuota::new(0, 3);
-        let permits: Vec<_> = (0..3).map(|number| sockets.permit(address(number)).ok().unwrap()).collect();
-        assert_eq!(sockets.permit(address(9)).err(), Some(QuotaExceeded::All));
+        let quota = ConnectionQuota::new(0, 3);
+        let permits: Vec<_> = (0..3).map(|number| quota.permit(address(number)).ok().unwrap()).collect();
+        assert_eq!(quota.permit(address(9)).err(), Some(QuotaExceeded::All));
         drop(permits);
-        assert!(sockets.permit(address(9)).is_ok());
+        assert!(quota.permit(address(9)).is_ok());
     }
 
     #[test]
-    fn many_light_clients_and_some_heavy_ones_are_not_taken_for_each_other() {
-        let sockets = ConnectionQuota::new(1000, 0);
+    fn many_light_clients_and_some_heavy_ones_are_counted_apart() {
+        let quota = ConnectionQuota::new(1000, 0);
         let mut permits = Vec::new();
         for heavy in 0..16 {
-            permits.extend(std::iter::from_fn(|| sockets.permit(address(heavy)).ok()));
+            permits.extend(std::iter::from_fn(|| quota.permit(address(heavy)).ok()));
         }
-        let light = (0..200_000).map(|light| sockets.permit(address(1_000_000 + light)));
-        let (seated, refused): (Vec<_>, Vec<_>) = light.partition(Result::is_ok);
-        permits.extend(seated.into_iter().flatten());
+        let light = (0..200_000).map(|light| quota.permit(address(1_000_000 + light)));
+        let (permitted, refused): (Vec<_>, Vec<_>) = light.partition(Result::is_ok);
+        permits.extend(permitted.into_iter().flatten());
         // One in a million light clients shares both of its cells with heavy ones: 0.2 are expected here. Six or more
         // occur in less than one of ten million runs.
         assert!(refused.len() < 6, "{} were refused", refused.len());
-        assert!((0..16).all(|heavy| sockets.permit(address(heavy)).is_err()));
+        assert!((0..16).all(|heavy| quota.permit(address(heavy)).is_err()));
     }
 }
