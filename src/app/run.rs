@@ -13,7 +13,7 @@ use crate::config::{LimitSettings, Settings};
 use crate::http::{self, AppParts, AppState, ClientLimits, OpsState};
 use crate::hub::{Hub, HubParts};
 use crate::limits::{ConnectionQuota, Limits, PerMinute};
-use crate::login::{Codes, LoginParts, Logins, Pending, Policy};
+use crate::login::{Codes, LoginParts, Logins, PendingCount, Policy};
 use crate::session::Rotation;
 use crate::store::{BatchingReader, Store};
 use crate::system::clock::Clock;
@@ -184,9 +184,9 @@ const fn policy(settings: &Settings) -> Policy {
     }
 }
 
-fn pending(settings: &Settings) -> Pending {
+fn pending(settings: &Settings) -> PendingCount {
     let limit = if settings.limits.enabled { settings.limits.pending_sessions } else { 0 };
-    Pending::new(limit, settings.session.ttl_seconds)
+    PendingCount::new(limit, settings.session.ttl_seconds)
 }
 
 fn client_limits(settings: &LimitSettings, clock: &Clock) -> ClientLimits {

@@ -6,11 +6,11 @@ use crate::wire::types::CodeView;
 pub struct Codes {
     /// Key of the MACs in codes.
     pub secret: CodeSecret,
-    /// Rotation of codes.
+    /// Rotation by which the codes change.
     pub rotation: Rotation,
     /// Whether number matching is on: to confirm, the phone user must pick the number that the browser shows.
     pub compares_numbers: bool,
-    /// URL of the server, the beginning of the URL in a QR code.
+    /// URL of the server, which is the beginning of the URL in a QR code.
     pub public_base: String,
 }
 
@@ -19,15 +19,15 @@ impl Codes {
     ///
     /// # Errors
     /// The URL is too long for a QR code.
-    pub fn shown(&self, session: &Session, now: Timestamp) -> Result<CodeView, TooLong> {
-        self.shown_in(&session.key, self.rotation.period_at(session, now))
+    pub fn current(&self, session: &Session, now: Timestamp) -> Result<CodeView, TooLong> {
+        self.of_period(&session.key, self.rotation.period_at(session, now))
     }
 
     /// Returns the code of this session for a period.
     ///
     /// # Errors
     /// The URL is too long for a QR code.
-    pub fn shown_in(&self, session: &SessionKey, period: u16) -> Result<CodeView, TooLong> {
+    pub fn of_period(&self, session: &SessionKey, period: u16) -> Result<CodeView, TooLong> {
         let code = self.secret.code(session, period).to_string();
         let qr_url = format!("{}{CODE_PATH}{code}", self.public_base);
         Ok(CodeView { qr_image: Picture::of(&qr_url)?.data_url(), code, qr_url })
@@ -39,12 +39,12 @@ impl Codes {
     }
 
     /// Returns the numbers among which the phone user picks, or `None` without number matching.
-    pub(super) fn choice(&self, session: &SessionKey) -> Option<[String; 3]> {
+    pub(super) fn numbers(&self, session: &SessionKey) -> Option<[String; 3]> {
         self.compares_numbers.then(|| self.secret.numbers(session).choice)
     }
 
     /// Verifies a code that a phone sent. Returns `None` if its MAC is wrong.
-    pub(super) fn presented(&self, code: &Code) -> Option<Presented> {
+    pub(super) fn verify(&self, code: &Code) -> Option<Presented> {
         Some(Presented { period: self.secret.period_of(code)?, rotation: self.rotation })
     }
 }

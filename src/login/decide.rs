@@ -10,7 +10,7 @@ use crate::token::AppUser;
 pub enum Verdict {
     /// Confirms, with the number that the user picked, for number matching.
     Confirm(Option<String>),
-    /// Rejects.
+    /// Rejects the login.
     Reject,
 }
 
@@ -29,7 +29,7 @@ impl Logins {
         verdict: Verdict,
         is_safe: impl Fn(&Client) -> bool + Send + Sync + 'static,
     ) -> Result<(), LoginError> {
-        let presented = self.presented(code).await?;
+        let presented = self.verify_code(code).await?;
         let is_confirmed = matches!(verdict, Verdict::Confirm(_));
         let logins = self.clone();
         let decided = self.change(Which::Code(code.key()), move |session, now| {
@@ -42,7 +42,7 @@ impl Logins {
                 Verdict::Reject => Decision::Reject,
             };
             let step = session.decide(&by.user, presented, decision, now)?;
-            // A decision that was made is repeated, wherever the phone is by now.
+            // A repeated decision is not checked again: the phone may have moved since.
             let is_risky = is_confirmed && session.is_undecided() && !is_safe(&session.client);
             if is_risky { Err(Refusal::Risk) } else { Ok(step) }
         });

@@ -10,7 +10,7 @@ pub struct Faults {
     store: Warnings,
     contended: Warnings,
     mint: Warnings,
-    receipt: Warnings,
+    ack: Warnings,
 }
 
 impl Logins {
@@ -46,7 +46,7 @@ impl Logins {
 
     /// Logs that the acknowledgement of a token was not stored, at most once a minute.
     pub fn warn_of_lost_ack(&self, error: &LoginError) {
-        if let Some(count) = self.faults.receipt.count(self.clock.steady()) {
+        if let Some(count) = self.faults.ack.count(self.clock.steady()) {
             let cost = "a browser with the session id can receive the token again";
             warn!(event = "receipt lost", %error, count, "{cost}");
         }

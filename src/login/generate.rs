@@ -6,7 +6,7 @@ use crate::system::random;
 
 /// A new session and its session id.
 #[derive(Debug)]
-pub struct Generated {
+pub struct NewSession {
     /// Session id. Only the browser is given it.
     pub id: SessionId,
     /// Session, as it was stored.
@@ -18,7 +18,7 @@ impl Logins {
     ///
     /// # Errors
     /// The store failed.
-    pub async fn generate(self: &Arc<Self>, client: Client) -> Result<Generated, LoginError> {
+    pub async fn generate(self: &Arc<Self>, client: Client) -> Result<NewSession, LoginError> {
         let id = SessionId::from_random(random::bytes());
         let now = self.clock.now();
         let session = Session {
@@ -32,8 +32,8 @@ impl Logins {
             state: State::Pending,
         };
         self.store.insert(&session).await?;
-        self.note(&session);
-        self.make_room_after(session.created_at).await?;
-        Ok(Generated { id, session })
+        self.record(&session);
+        self.cancel_excess(session.created_at).await?;
+        Ok(NewSession { id, session })
     }
 }

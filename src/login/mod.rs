@@ -1,8 +1,8 @@
 //! The use cases of a login, one per file. Each has the store find a session and apply a transition of
 //! [`crate::session`] to it. The store passes committed changes to [`Announcer`], which is implemented here.
 
+mod acknowledge;
 mod cancel;
-mod claim;
 mod codes;
 mod decide;
 mod faults;
@@ -31,7 +31,7 @@ use crate::token::{MintError, Minter};
 pub use codes::Codes;
 pub use decide::Verdict;
 pub use faults::Faults;
-pub use overload::Pending;
+pub use overload::PendingCount;
 
 /// Version of a session after its first change. From this version on the session is not pending.
 const FIRST_CHANGE: u32 = 2;
@@ -59,7 +59,7 @@ pub struct Logins {
     codes: Arc<Codes>,
     policy: Policy,
     /// Estimated number of pending sessions.
-    pending: Pending,
+    pending: PendingCount,
     metrics: Arc<Metrics>,
     /// Changes that run as tasks, which the shutdown waits for.
     changes: TaskTracker,
@@ -69,22 +69,22 @@ pub struct Logins {
 
 /// The parts from which [`Logins`] are assembled.
 pub struct LoginParts {
-    /// Store of sessions.
+    /// Store that holds the sessions.
     pub store: Arc<dyn Store>,
     /// Reader of the store.
     pub reader: BatchingReader,
     /// Bus that carries changes to the node where the browser waits.
     pub bus: Arc<dyn Bus>,
-    /// Source of time.
+    /// Clock that the use cases read.
     pub clock: Clock,
-    /// Minter of tokens.
+    /// Minter that signs the tokens.
     pub minter: Arc<Minter>,
     /// Codes and numbers of sessions.
     pub codes: Arc<Codes>,
-    /// Durations.
+    /// Durations of sessions and their heartbeats.
     pub policy: Policy,
     /// Estimate of the number of pending sessions.
-    pub pending: Pending,
+    pub pending: PendingCount,
     /// Metrics that the use cases count.
     pub metrics: Arc<Metrics>,
 }
@@ -236,8 +236,8 @@ impl Logins {
 
     /// Verifies a code. For a forged code it also queries the store, so that the time of the response does not reveal
     /// whether the MAC was correct.
-    async fn presented(&self, code: &Code) -> Result<Presented, LoginError> {
-        if let Some(presented) = self.codes.presented(code) {
+    async fn verify_code(&self, code: &Code) -> Result<Presented, LoginError> {
+        if let Some(presented) = self.codes.verify(code) {
             return Ok(presented);
         }
         self.store.find_by_code(&code.key()).await?;
@@ -279,7 +279,7 @@ impl Logins {
     }
 
     /// Logs an event of a session, and counts its end.
-    fn note(&self, session: &Session) {
+    fn record(&self, session: &Session) {
         let (event, outcome) = match &session.state {
             State::Pending => ("generated", None),
             State::Scanned(_) => ("scanned", None),
@@ -302,13 +302,13 @@ impl Announcer for Logins {
     fn announce(&self, stored: &Stored) {
         let Stored { session, waits, is_new, since } = stored;
         if *is_new && session.version == FIRST_CHANGE {
-            self.pending.left(session.created_at);
+            self.pending.count_changed(session.created_at);
         }
         if session.version >= FIRST_CHANGE {
             self.bus.announce(&Change { session: session.clone(), waits: waits.clone(), since: *since });
         }
         if *is_new {
-            self.note(session);
+            self.record(session);
         }
     }
 }
@@ -342,7 +342,7 @@ mod tests {
                 public_base: "https://a.example".to_owned(),
             }),
             policy: Policy { ttl_seconds: 300, claim_seconds: 60, heartbeat_seconds: 30 },
-            pending: Pending::new(0, 300),
+            pending: PendingCount::new(0, 300),
             metrics: Arc::new(Metrics::new()),
         }));
         let expired = logins.generate(Client::default()).await.unwrap().session.key;

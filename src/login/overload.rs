@@ -11,23 +11,23 @@ use crate::store::Which;
 
 /// Sessions cancelled per round, as a divisor of the limit. They are cancelled in batches because finding the heaviest
 /// client reads all rows.
-const SHARE: u64 = 100;
+const BATCH_DIVISOR: u64 = 100;
 /// Maximum number of sessions cancelled per round.
-const MOST_AT_ONCE: u64 = 5000;
+const MAX_BATCH: u64 = 5000;
 /// Maximum number of cancellations that run concurrently.
-const SIDE_BY_SIDE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
 /// Number of sessions that wait to be scanned (pending sessions), estimated.
 ///
 /// The estimate takes one number for each second in which sessions were made, and nothing per session. It counts the
 /// sessions that this node has made and subtracts those whose first change this node has written. With several nodes
 /// these are not the same sessions, so the number is corrected by the store before sessions are cancelled.
-pub struct Pending {
+pub struct PendingCount {
     limit: u64,
     ttl_seconds: i64,
     counts: Mutex<Counts>,
     /// Held while sessions are cancelled, so that one task at a time does it.
-    making_room: tokio::sync::Mutex<()>,
+    cancelling: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -38,34 +38,34 @@ struct Counts {
     total: u64,
 }
 
-impl Pending {
+impl PendingCount {
     /// Makes a count of no sessions. Sessions expire after `ttl_seconds`. A `limit` of 0 means no limit.
     #[must_use]
     pub fn new(limit: u32, ttl_seconds: u32) -> Self {
-        let (counts, making_room) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { limit: limit.into(), ttl_seconds: ttl_seconds.into(), counts, making_room }
+        let (counts, cancelling) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { limit: limit.into(), ttl_seconds: ttl_seconds.into(), counts, cancelling }
     }
 
     /// Counts a new session. Returns whether there are more than the limit.
-    fn made(&self, at: Timestamp) -> bool {
+    fn count_new(&self, at: Timestamp) -> bool {
         if self.limit == 0 {
             return false;
         }
         let mut counts = self.counts.lock();
         counts.add(at.as_seconds(), 1);
-        counts.forget_until(at.as_seconds() - self.ttl_seconds);
+        counts.discard_before(at.as_seconds() - self.ttl_seconds);
         counts.total > self.limit
     }
 
     /// Subtracts a session that was made at this time and has been scanned, decided or cancelled.
-    pub(super) fn left(&self, made_at: Timestamp) {
+    pub(super) fn count_changed(&self, made_at: Timestamp) {
         self.counts.lock().remove(made_at.as_seconds());
     }
 
     /// Returns whether there are more pending sessions than the limit.
-    fn is_full(&self, now: Timestamp) -> bool {
+    fn exceeds_limit(&self, now: Timestamp) -> bool {
         let mut counts = self.counts.lock();
-        counts.forget_until(now.as_seconds() - self.ttl_seconds);
+        counts.discard_before(now.as_seconds() - self.ttl_seconds);
         counts.total > self.limit
     }
 
@@ -99,7 +99,7 @@ impl Counts {
     }
 
     /// Discards the seconds before this one, whose sessions have expired.
-    fn forget_until(&mut self, second: i64) {
+    fn discard_before(&mut self, second: i64) {
         while let Some((_, count)) = self.seconds.front().copied().filter(|(at, _)| *at < second) {
             self.total -= count;
             self.seconds.pop_front();
@@ -110,30 +110,30 @@ impl Counts {
 impl Logins {
     /// Counts a new session. If more sessions are pending than the limit, cancels the oldest ones of the client that
     /// has the most, so that a flood evicts its own sessions.
-    pub(super) async fn make_room_after(self: &Arc<Self>, made_at: Timestamp) -> Result<(), LoginError> {
-        if !self.pending.made(made_at) {
+    pub(super) async fn cancel_excess(self: &Arc<Self>, made_at: Timestamp) -> Result<(), LoginError> {
+        if !self.pending.count_new(made_at) {
             return Ok(());
         }
-        let _alone = self.pending.making_room.lock().await;
-        while self.pending.is_full(self.clock.now()) {
+        let _alone = self.pending.cancelling.lock().await;
+        while self.pending.exceeds_limit(self.clock.now()) {
             let (now, limit) = (self.clock.now(), self.pending.limit);
-            let at_once = (limit / SHARE).clamp(1, MOST_AT_ONCE);
-            let heaviest = self.store.heaviest(now, u32::try_from(at_once).unwrap_or(u32::MAX)).await?;
+            let batch = (limit / BATCH_DIVISOR).clamp(1, MAX_BATCH);
+            let heaviest = self.store.heaviest(now, u32::try_from(batch).unwrap_or(u32::MAX)).await?;
             self.pending.recount(now, heaviest.pending);
             if heaviest.pending <= limit || heaviest.oldest.is_empty() {
                 break;
             }
             warn!(event = "overload", pending = heaviest.pending, limit, giving_way = heaviest.oldest.len());
-            let giving_way = heaviest.oldest.into_iter().map(|session| self.give_way(session));
-            stream::iter(giving_way).buffer_unordered(SIDE_BY_SIDE).collect::<()>().await;
+            let cancellations = heaviest.oldest.into_iter().map(|session| self.cancel_for_overload(session));
+            stream::iter(cancellations).buffer_unordered(MAX_CONCURRENT).collect::<()>().await;
         }
         Ok(())
     }
 
     /// Cancels a session. The write checks again that it is still pending.
-    async fn give_way(self: &Arc<Self>, session: Session) {
+    async fn cancel_for_overload(self: &Arc<Self>, session: Session) {
         let key: SessionKey = session.key;
-        if let Err(error) = self.change(Which::Key(key), |session, now| session.give_way(now)).await {
+        if let Err(error) = self.change(Which::Key(key), |session, now| session.cancel_for_overload(now)).await {
             info!(event = "did not give way", session = %key, %error);
         }
     }
@@ -146,29 +146,29 @@ mod tests {
     #[test]
     fn pending_counts_sessions_that_are_neither_changed_nor_expired() {
         let at = |second: i64| Timestamp::from_millis(second * 1000);
-        let pending = Pending::new(3, 300);
-        assert!((0..3).all(|_| !pending.made(at(10))));
-        assert!(pending.made(at(11)));
-        pending.left(at(10));
-        assert!(!pending.is_full(at(11)));
-        pending.left(at(11));
-        pending.left(at(11));
-        assert_eq!(pending.counts.lock().total, 2, "nobody leaves twice");
-        assert!(!pending.made(at(12)));
-        assert!(pending.made(at(13)));
-        assert!(pending.is_full(at(310)));
-        assert!(!pending.is_full(at(311)));
+        let pending = PendingCount::new(3, 300);
+        assert!((0..3).all(|_| !pending.count_new(at(10))));
+        assert!(pending.count_new(at(11)));
+        pending.count_changed(at(10));
+        assert!(!pending.exceeds_limit(at(11)));
+        pending.count_changed(at(11));
+        pending.count_changed(at(11));
+        assert_eq!(pending.counts.lock().total, 2, "a session is subtracted once");
+        assert!(!pending.count_new(at(12)));
+        assert!(pending.count_new(at(13)));
+        assert!(pending.exceeds_limit(at(310)));
+        assert!(!pending.exceeds_limit(at(311)));
         assert_eq!(pending.counts.lock().total, 2);
         pending.recount(at(311), 9);
-        assert!(pending.is_full(at(611)) && !pending.is_full(at(612)));
-        let many = Pending::new(3, 300);
+        assert!(pending.exceeds_limit(at(611)) && !pending.exceeds_limit(at(612)));
+        let many = PendingCount::new(3, 300);
         for second in [10, 10, 10, 10, 10, 11, 11] {
-            many.made(at(second));
+            many.count_new(at(second));
         }
         assert_eq!(many.counts.lock().seconds.len(), 2, "one number a second");
-        assert!(!many.made(at(311)), "those of second 10 have run out");
+        assert!(!many.count_new(at(311)), "the sessions of second 10 have expired");
         assert_eq!(many.counts.lock().total, 3);
-        let any = Pending::new(0, 300);
-        assert!((0..100).all(|_| !any.made(at(10))));
+        let any = PendingCount::new(0, 300);
+        assert!((0..100).all(|_| !any.count_new(at(10))));
     }
 }

@@ -7,10 +7,10 @@ use crate::store::Which;
 /// The response to a scan, for the phone user.
 #[derive(Debug)]
 pub struct Scan {
-    /// Browser that made the session.
+    /// Browser that generated the session.
     pub client: Client,
-    /// Time at which the session was made.
-    pub asked_at: Timestamp,
+    /// Time at which the session was generated.
+    pub created_at: Timestamp,
     /// Time until the session expires, in seconds.
     pub expires_in_seconds: u64,
     /// Numbers among which the user picks. `None` without number matching.
@@ -30,7 +30,7 @@ impl Logins {
         by: PhoneUser,
         is_safe: impl Fn(&Client) -> bool + Send + Sync + 'static,
     ) -> Result<Scan, LoginError> {
-        let presented = self.presented(code).await?;
+        let presented = self.verify_code(code).await?;
         let scanned = self.change(Which::Code(code.key()), move |session, now| {
             let step = session.scan(&by, presented, now)?;
             // A repeated scan changes nothing, and is answered as before.
@@ -39,8 +39,8 @@ impl Logins {
         let session = scanned.await?;
         Ok(Scan {
             expires_in_seconds: session.expires_at.seconds_since(self.clock.now()),
-            numbers: self.codes.choice(&session.key),
-            asked_at: session.created_at,
+            numbers: self.codes.numbers(&session.key),
+            created_at: session.created_at,
             client: session.client.clone(),
         })
     }

@@ -39,8 +39,8 @@ impl Logins {
     pub fn view(&self, frame: Frame, session: &Session, now: Timestamp) -> SessionView {
         let has_version = matches!(frame, Frame::Pending { .. } | Frame::Scanned { .. });
         let has_expiry = matches!(frame, Frame::Pending { .. } | Frame::Confirmed(Confirmed::Token { .. }));
-        // `shown` fails if `public_url` is too long for a QR code. No session can be created then.
-        let code = if has_version { self.codes.shown(session, now).ok() } else { None };
+        // `current` fails if `public_url` is too long for a QR code. No session can be created then.
+        let code = if has_version { self.codes.current(session, now).ok() } else { None };
         let left_seconds = if has_version { session.expires_at.seconds_since(now) } else { 0 };
         SessionView {
             frame,

@@ -75,7 +75,7 @@ fn apply(session: &Session, event: Event, now: Timestamp) -> Result<Step, Refusa
         Event::Confirm(by) => session.decide(&user(by), CODE, yes(by, now, None), now),
         Event::Reject(by) => session.decide(&user(by), CODE, Decision::Reject, now),
         Event::Cancel => session.cancel(now),
-        Event::Claim => session.claim(now),
+        Event::Claim => session.acknowledge(now),
     }
 }
 
@@ -211,14 +211,14 @@ fn code_is_accepted_for_one_more_period_and_does_not_age_after_the_scan() {
 
 #[test]
 fn only_pending_sessions_are_cancelled_for_overload() {
-    let give_way = |state: State, now| {
+    let cancel_for_overload = |state: State, now| {
         let before = session(state);
-        named(&before, before.give_way(now))
+        named(&before, before.cancel_for_overload(now))
     };
-    assert_eq!(give_way(State::Pending, EARLY), "cancelled");
-    assert_eq!(give_way(State::Pending, LATE), "!expired");
-    assert_eq!(give_way(State::Scanned(user("ann")), EARLY), "!already_scanned");
-    assert_eq!(give_way(confirmed_by("ann", false), EARLY), "!already_scanned");
+    assert_eq!(cancel_for_overload(State::Pending, EARLY), "cancelled");
+    assert_eq!(cancel_for_overload(State::Pending, LATE), "!expired");
+    assert_eq!(cancel_for_overload(State::Scanned(user("ann")), EARLY), "!already_scanned");
+    assert_eq!(cancel_for_overload(confirmed_by("ann", false), EARLY), "!already_scanned");
 }
 
 #[test]

@@ -194,7 +194,7 @@ async fn every_state_is_read_as_it_was_written(store: &dyn Store) {
     assert_eq!(stored(store, pending.key).await.as_ref(), Some(&pending));
     let scanned = stepped(pending.scan(&ann(), CODE, START));
     let confirmed = confirmed(&scanned, START);
-    let claimed = stepped(confirmed.claim(START));
+    let claimed = stepped(confirmed.acknowledge(START));
     for next in [scanned, confirmed, claimed] {
         assert_eq!(replace(store, &next).await, Replaced::Written(None));
         assert_eq!(stored(store, next.key).await.as_ref(), Some(&next));
@@ -273,9 +273,9 @@ async fn no_decision_is_written_from_the_deadline_on(store: &dyn Store, time: &T
     assert_eq!((now, settled), (START.plus_seconds(300), vec![late]));
     // An acknowledgement is accepted until the end of the claim period, which is past the session's deadline.
     time.advance_millis(59_998).await;
-    assert_eq!(replace(store, &stepped(just_in_time.claim(now))).await, Replaced::Written(None));
+    assert_eq!(replace(store, &stepped(just_in_time.acknowledge(now))).await, Replaced::Written(None));
     time.advance_millis(1).await;
-    assert_eq!(replace(store, &stepped(never_claimed.claim(now))).await, Replaced::Stale);
+    assert_eq!(replace(store, &stepped(never_claimed.acknowledge(now))).await, Replaced::Stale);
 }
 
 async fn ended_sessions_are_swept_in_batches(store: &dyn Store, time: &Time) {
@@ -417,7 +417,7 @@ async fn undelivered_change_stays_with_its_node_until_it_is_delivered() {
     assert_eq!(theirs.undelivered().await.unwrap(), untold, "an older version was delivered");
     theirs.mark_delivered(&[hint_of(&confirmed, 1)]).await.unwrap();
     assert_eq!(theirs.undelivered().await.unwrap(), []);
-    let claimed = stepped(confirmed.claim(session.created_at));
+    let claimed = stepped(confirmed.acknowledge(session.created_at));
     replace(&ours, &claimed).await;
     assert_eq!(theirs.undelivered().await.unwrap(), [], "no browser waits for an acknowledgement");
 
@@ -492,7 +492,7 @@ async fn updates_of_a_login_touch_no_index_of_postgres() {
         store.attach(&[session.key]).await.unwrap();
         let scanned = stepped(session.scan(&ann(), CODE, now));
         let confirmed = confirmed(&scanned, now);
-        for next in [&scanned, &confirmed, &stepped(confirmed.claim(now))] {
+        for next in [&scanned, &confirmed, &stepped(confirmed.acknowledge(now))] {
             replace(&store, next).await;
         }
     }

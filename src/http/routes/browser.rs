@@ -54,7 +54,7 @@ pub(crate) async fn generate(
         return Err(ApiError::InvalidRequest(format!("client_info is longer than {MAX_CLIENT_INFO_CHARS} characters")));
     }
     let generated = browsers.logins.generate(describe(address, &headers, request.client_info)).await?;
-    let code = browsers.codes.shown(&generated.session, generated.session.created_at)?;
+    let code = browsers.codes.current(&generated.session, generated.session.created_at)?;
     if let Some(demo) = &browsers.demo {
         demo.show(&code.qr_url);
     }
@@ -183,7 +183,7 @@ pub(crate) async fn ack(
     State(browsers): State<Arc<Browsers>>,
     Json(request): Json<SessionRequest>,
 ) -> Result<StatusCode, ApiError> {
-    browsers.logins.claim(session_id(&request.session_id)?.key()).await?;
+    browsers.logins.acknowledge(session_id(&request.session_id)?.key()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -97,7 +97,7 @@ pub(crate) async fn scan(
         os: client.os,
         origin: client.origin,
         client_info: client.client_info,
-        time: phones.clock.date_of(scan.asked_at).to_string(),
+        time: phones.clock.date_of(scan.created_at).to_string(),
         location: place.and_then(|address| phones.risks.geo().location(address)),
         network: place.and_then(|address| phones.risks.geo().network(address)),
     };

@@ -35,7 +35,7 @@ use super::socket::{Socket, Watch};
 use super::{Hub, HubParts, NewConnection, Transport};
 use crate::cluster::bus::{Bus as _, Listener, LocalBus};
 use crate::hub::poller::PollerHandle;
-use crate::login::{Codes, LoginError, LoginParts, Logins, Pending, Policy, Verdict};
+use crate::login::{Codes, LoginError, LoginParts, Logins, PendingCount, Policy, Verdict};
 use crate::metrics::Metrics;
 use crate::session::{
     Client, CodeSecret, PhoneUser, Refusal, Rotation, Session, SessionId, SessionKey, State, Timestamp,
@@ -261,7 +261,7 @@ impl Node {
             minter: Arc::new(minter),
             codes: codes.clone(),
             policy: Policy { ttl_seconds: TTL_SECONDS, claim_seconds: CLAIM_SECONDS, heartbeat_seconds: 3600 },
-            pending: Pending::new(0, TTL_SECONDS),
+            pending: PendingCount::new(0, TTL_SECONDS),
             metrics: metrics.clone(),
         }));
         let (_, poller) = PollerHandle::prepare().unwrap();

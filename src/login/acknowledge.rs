@@ -9,7 +9,7 @@ impl Logins {
     ///
     /// # Errors
     /// See [`LoginError`].
-    pub async fn claim(self: &Arc<Self>, key: SessionKey) -> Result<(), LoginError> {
-        self.change(Which::Key(key), |session, now| session.claim(now)).await.map(drop)
+    pub async fn acknowledge(self: &Arc<Self>, key: SessionKey) -> Result<(), LoginError> {
+        self.change(Which::Key(key), |session, now| session.acknowledge(now)).await.map(drop)
     }
 }
