@@ -1,12 +1,18 @@
 //! The two kinds of token: the server mints `web_token`s, and verifies the app tokens of the integrator.
 
 mod app_auth;
+mod code_secret;
+mod key_dir;
 mod key_file;
-mod keys;
+mod key_ring;
+#[cfg(test)]
+mod key_ring_test;
 mod mint;
 
 pub use app_auth::{AppAuth, AppAuthError, AppUser, AuthError, InvalidToken, MIN_HMAC_SECRET_BYTES, sign_app_token};
-pub use keys::{KeyError, KeyRing, PUBLISH_TIME, open_code_secret, read_code_secret};
+pub use code_secret::{open_code_secret, read_code_secret};
+pub use key_dir::KeyError;
+pub use key_ring::{KeyRing, PUBLISH_TIME};
 pub use mint::{MintError, Minter, RESERVED_CLAIMS};
 
 /// The `typ` of a `web_token` (explicit typing, RFC 8725 §3.11). A token of this type is never accepted as an app

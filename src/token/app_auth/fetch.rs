@@ -11,14 +11,14 @@ use url::Url;
 use crate::telemetry::cause::explain;
 
 /// Time limit of a request. Phones wait for its response.
-const PATIENCE: Duration = Duration::from_secs(3);
+const REQUEST_TIME: Duration = Duration::from_secs(3);
 /// Maximum length of a response's body, in bytes.
 const MAX_BYTES: usize = 512 * 1024;
 /// The byte order mark, U+FEFF, in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// An HTTP source outside this server, at a fixed URL.
-pub(super) struct Source {
+pub(super) struct HttpSource {
     http: Client,
     url: Url,
 }
@@ -27,7 +27,7 @@ pub(super) struct Source {
 #[derive(Debug, Error)]
 pub(super) enum FetchError {
     #[error("{0}")]
-    NoAnswer(String),
+    NoResponse(String),
     #[error("it answered {0}")]
     Status(StatusCode),
     #[error("its answer is longer than {MAX_BYTES} bytes")]
@@ -37,15 +37,15 @@ pub(super) enum FetchError {
 impl From<reqwest::Error> for FetchError {
     fn from(error: reqwest::Error) -> Self {
         // The URL may contain a secret. The log names the setting instead.
-        Self::NoAnswer(explain(&error.without_url()))
+        Self::NoResponse(explain(&error.without_url()))
     }
 }
 
-impl Source {
+impl HttpSource {
     /// Returns the source at this URL. A source on this machine may be plain http, and no proxy is used for it.
     pub(super) fn new(url: Url, is_loopback: bool) -> Result<Self, reqwest::Error> {
         let http = Client::builder()
-            .timeout(PATIENCE)
+            .timeout(REQUEST_TIME)
             // Only the configured host may answer.
             .redirect(redirect::Policy::none())
             .user_agent(concat!("qrlogin/", env!("CARGO_PKG_VERSION")));
@@ -55,15 +55,15 @@ impl Source {
 
     /// Requests the URL with GET. Returns the body of the response.
     pub(super) async fn get(&self) -> Result<Vec<u8>, FetchError> {
-        self.ask(Method::GET, None, None).await
+        self.request(Method::GET, None, None).await
     }
 
     /// Posts a form (`application/x-www-form-urlencoded`). Returns the body of the response.
     pub(super) async fn post(&self, form: String, authorization: Option<&HeaderValue>) -> Result<Vec<u8>, FetchError> {
-        self.ask(Method::POST, Some(form), authorization).await
+        self.request(Method::POST, Some(form), authorization).await
     }
 
-    async fn ask(
+    async fn request(
         &self,
         method: Method,
         form: Option<String>,

@@ -47,7 +47,7 @@ const SPKI_P521: &[u8] = &[
 const SPKI_ED25519: &[u8] = &[0x30, 0x2A, 0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// A key with the algorithms that are accepted with it.
-pub(super) struct Key {
+pub(super) struct VerifyingKey {
     /// Id of the key (`kid`), if it has one.
     pub(super) id: Option<String>,
     algorithms: Vec<&'static str>,
@@ -108,7 +108,7 @@ struct Jwk {
     y: String,
 }
 
-impl Key {
+impl VerifyingKey {
     /// Reads a JWK (RFC 7517).
     ///
     /// # Errors
@@ -280,7 +280,7 @@ mod tests {
     }
 
     fn refused(jwk: Value) -> Option<Unusable> {
-        Key::of_jwk(&jwk).err()
+        VerifyingKey::of_jwk(&jwk).err()
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         // RFC 8037 §A.2.
         let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
         for alg in [json!("EdDSA"), json!("Ed25519"), json!(null)] {
-            let key = Key::of_jwk(&json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "alg": alg })).unwrap();
+            let key = VerifyingKey::of_jwk(&json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "alg": alg })).unwrap();
             assert!(key.fits("EdDSA") && key.fits("Ed25519") && !key.fits("ES256"), "{alg}");
         }
         assert_eq!(
@@ -311,7 +311,7 @@ mod tests {
         );
         let rsa = |alg: &str| json!({ "kty": "RSA", "n": modulus(), "e": "AQAB", "alg": alg });
         assert_eq!(refused(rsa("EdDSA")), Some(Unusable::Algorithm));
-        let key = Key::of_jwk(&rsa("PS256")).unwrap();
+        let key = VerifyingKey::of_jwk(&rsa("PS256")).unwrap();
         assert!(key.fits("PS256") && !key.fits("RS256"));
     }
 

@@ -10,8 +10,8 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use super::fetch::{Source, json_of};
-use super::key::{Key, Unusable};
+use super::fetch::{HttpSource, json_of};
+use super::key::{Unusable, VerifyingKey};
 use super::{AuthError, InvalidToken};
 use crate::session::printable;
 use crate::system::clock::Clock;
@@ -37,24 +37,24 @@ const MAX_KID_CHARS: usize = 128;
 
 /// The JWK Set of one source, which is fetched periodically and on demand.
 pub(super) struct KeySet {
-    source: Source,
+    source: HttpSource,
     clock: Clock,
-    known: RwLock<Known>,
+    known: RwLock<KnownKeys>,
     /// Steady time of the last fetch that a token caused. The lock is held during such a fetch.
     demanded: Mutex<Option<Duration>>,
-    /// Failed fetches.
+    /// Failed fetches of the set.
     failures: Warnings,
     /// Fetches of a set without a usable key.
     empty: Warnings,
 }
 
 #[derive(Default)]
-struct Known {
-    keys: Vec<Arc<Key>>,
+struct KnownKeys {
+    keys: Vec<Arc<VerifyingKey>>,
     /// Names of the skipped keys that the log has named already, with the reasons.
     skipped: HashSet<(String, Unusable)>,
     /// Whether the log has named already that a set has too many keys.
-    is_cut: bool,
+    has_named_surplus: bool,
     /// Steady time of the last successful fetch.
     fetched_at: Option<Duration>,
     /// Whether the last fetch succeeded.
@@ -67,7 +67,7 @@ struct Published {
 }
 
 impl KeySet {
-    pub(super) fn new(source: Source, clock: Clock) -> Self {
+    pub(super) fn new(source: HttpSource, clock: Clock) -> Self {
         let (failures, empty) = (Warnings::default(), Warnings::default());
         Self { source, clock, known: RwLock::default(), demanded: Mutex::default(), failures, empty }
     }
@@ -87,29 +87,29 @@ impl KeySet {
     /// # Errors
     /// Returns [`InvalidToken::UnknownKey`] if the source does not publish a key of this id, and
     /// [`AuthError::Unavailable`] if that is not known because the source does not answer.
-    pub(super) async fn find(&self, id: Option<&str>, algorithm: &str) -> Result<Vec<Arc<Key>>, AuthError> {
-        if let Some(keys) = self.look(id, algorithm) {
+    pub(super) async fn find(&self, id: Option<&str>, algorithm: &str) -> Result<Vec<Arc<VerifyingKey>>, AuthError> {
+        if let Some(keys) = self.find_known(id, algorithm) {
             return Ok(keys);
         }
         let mut demanded = self.demanded.lock().await;
         // Another request may have fetched the set while this one waited for the lock.
-        if let Some(keys) = self.look(id, algorithm) {
+        if let Some(keys) = self.find_known(id, algorithm) {
             return Ok(keys);
         }
         let now = self.clock.steady();
         if demanded.is_none_or(|last| now.saturating_sub(last) >= ON_DEMAND) {
             *demanded = Some(now);
             self.fetch().await;
-            if let Some(keys) = self.look(id, algorithm) {
+            if let Some(keys) = self.find_known(id, algorithm) {
                 return Ok(keys);
             }
         }
         if self.known.read().is_source_up { Err(InvalidToken::UnknownKey.into()) } else { Err(AuthError::Unavailable) }
     }
 
-    /// Looks among the known keys as [`KeySet::find`] does. Returns `None` if none of them has this id, or if they are
+    /// Searches the known keys as [`KeySet::find`] does. Returns `None` if none of them has this id, or if they are
     /// stale.
-    fn look(&self, id: Option<&str>, algorithm: &str) -> Option<Vec<Arc<Key>>> {
+    fn find_known(&self, id: Option<&str>, algorithm: &str) -> Option<Vec<Arc<VerifyingKey>>> {
         let known = self.known.read();
         if known.is_stale(self.clock.steady()) {
             return None;
@@ -134,7 +134,7 @@ impl KeySet {
         let mut known = self.known.write();
         match fetched {
             Ok(published) => {
-                known.take(&published.keys);
+                known.replace(&published.keys);
                 known.fetched_at = Some(now);
                 if known.keys.is_empty()
                     && let Some(count) = self.empty.count(now)
@@ -169,16 +169,16 @@ impl KeySet {
     }
 }
 
-impl Known {
+impl KnownKeys {
     /// Returns whether no set has been fetched, or only one that is too old to be used.
     fn is_stale(&self, now: Duration) -> bool {
         self.fetched_at.is_none_or(|fetched_at| now.saturating_sub(fetched_at) >= STALE)
     }
 
     /// Replaces the keys by the usable ones of a fetched set. Logs each skipped key once.
-    fn take(&mut self, published: &[Value]) {
+    fn replace(&mut self, published: &[Value]) {
         self.keys.clear();
-        if published.len() > MAX_KEYS && !std::mem::replace(&mut self.is_cut, true) {
+        if published.len() > MAX_KEYS && !std::mem::replace(&mut self.has_named_surplus, true) {
             let (published, used) = (published.len(), MAX_KEYS);
             warn!(
                 event = "keys of app tokens skipped",
@@ -189,7 +189,7 @@ impl Known {
             );
         }
         for (number, published) in (1..).zip(published.iter().take(MAX_KEYS)) {
-            match Key::of_jwk(published) {
+            match VerifyingKey::of_jwk(published) {
                 Ok(key) => self.keys.push(Arc::new(key)),
                 Err(reason) => {
                     let name = name_of(published, number);
