@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::cluster::bus::{Bus, Change};
+use crate::cluster::bus::{Announcement, Bus};
 use crate::cluster::node::{NodeName, Notification};
 use crate::metrics::{Metrics, Outcome};
 use crate::session::{Cancellation, Code, Presented, Refusal, Session, SessionKey, State, Step, Timestamp};
@@ -305,7 +305,7 @@ impl Announcer for Logins {
             self.pending.count_changed(session.created_at);
         }
         if session.version >= FIRST_CHANGE {
-            self.bus.announce(&Change { session: session.clone(), waits: waits.clone(), since: *since });
+            self.bus.announce(&Announcement { session: session.clone(), waits: waits.clone(), since: *since });
         }
         if *is_new {
             self.record(session);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use qrlogin::internals::cluster::bus::{Bus, Change, Listener};
+use qrlogin::internals::cluster::bus::{Announcement, Bus, Listener};
 use qrlogin::internals::cluster::node::{NodeName, Notification};
 use qrlogin::internals::metrics::Stopwatch;
 use qrlogin::internals::store::Store as _;
@@ -144,7 +144,7 @@ impl Bus for Unreliable {
         let ears: Weak<dyn Listener> = Arc::<UnreliableEars>::downgrade(ears);
         self.inner.listen(ears);
     }
-    fn announce(&self, change: &Change) {
+    fn announce(&self, change: &Announcement) {
         self.inner.announce(change);
     }
     fn supersede(&self, before: &NodeName, notification: Notification) {

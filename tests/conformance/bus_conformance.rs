@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use qrlogin::internals::cluster::bus::{Bus, Change, Listener, LocalBus, PostgresBus, RedisBus};
+use qrlogin::internals::cluster::bus::{Announcement, Bus, Listener, LocalBus, PostgresBus, RedisBus};
 use qrlogin::internals::cluster::node::{NodeName, Notification};
 use qrlogin::internals::metrics::{Metrics, Stopwatch};
 use qrlogin::internals::postgres::Postgres;
@@ -96,7 +96,7 @@ impl Node {
             panic!("not scanned before")
         };
         let Replaced::Written(waits) = replace(&*self.store, &next).await else { panic!("no other write happens") };
-        let change = Change { session: Arc::new(next), waits, since: Stopwatch::start() };
+        let change = Announcement { session: Arc::new(next), waits, since: Stopwatch::start() };
         self.bus.announce(&change);
         Session::clone(&change.session)
     }

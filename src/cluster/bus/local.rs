@@ -1,6 +1,6 @@
 use std::sync::{Arc, OnceLock, Weak};
 
-use super::{Bus, Change, Listener};
+use super::{Announcement, Bus, Listener};
 use crate::cluster::node::{NodeName, Notification};
 
 /// The bus of a single process. It calls the listener directly and passes the session along, so the listener need not
@@ -20,13 +20,13 @@ impl Bus for LocalBus {
         drop(self.0.set(listener));
     }
 
-    fn announce(&self, change: &Change) {
+    fn announce(&self, announcement: &Announcement) {
         if let Some(listener) = self.listener() {
-            let attachment = change.waits.as_ref().map_or(0, |waits| waits.attachment);
-            listener.changed(&change.session, attachment, change.since);
+            let attachment = announcement.waits.as_ref().map_or(0, |waits| waits.attachment);
+            listener.changed(&announcement.session, attachment, announcement.since);
         }
     }
 
     /// Does nothing, because there is no other node.
-    fn supersede(&self, _before: &NodeName, _hint: Notification) {}
+    fn supersede(&self, _before: &NodeName, _notification: Notification) {}
 }

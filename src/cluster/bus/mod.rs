@@ -1,12 +1,12 @@
 //! Carries session changes between nodes: from the node that wrote a change to the node where the browser waits.
 //!
 //! Notifications are not reliable. A node that missed one finds the change in the store, at its next call of
-//! `Store::untold`.
+//! `Store::undelivered`.
 
-mod hearing;
 mod local;
 mod postgres;
 mod redis;
+mod subscription;
 
 use std::sync::{Arc, Weak};
 
@@ -32,7 +32,7 @@ pub trait Listener: Send + Sync + 'static {
 }
 
 /// A session that was written, or found in the store, and that its browser may not have.
-pub struct Change {
+pub struct Announcement {
     /// Session, as it is stored.
     pub session: Arc<Session>,
     /// Node and connection where the browser waits, if the store knows them.
@@ -49,13 +49,13 @@ pub trait Bus: Send + Sync + 'static {
     fn listen(&self, listener: Weak<dyn Listener>);
 
     /// Passes a change to the node where the browser waits.
-    fn announce(&self, change: &Change);
+    fn announce(&self, announcement: &Announcement);
 
     /// Notifies the node `before` that a connection at this node supersedes its connection.
     fn supersede(&self, before: &NodeName, notification: Notification);
 }
 
-impl Change {
+impl Announcement {
     /// Returns the notification of this change for another node.
     fn notification(&self, waits: &Waits) -> Notification {
         Notification { key: self.session.key, version: self.session.version, attachment: waits.attachment }

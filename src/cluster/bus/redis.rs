@@ -10,14 +10,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use super::hearing::{self, Ears, Source, answer, pause, until_probe};
-use super::{Bus, Change, Listener, LocalBus};
+use super::subscription::{MessageHandler, Subscription, pause, response, subscribe, until_probe};
+use super::{Announcement, Bus, Listener, LocalBus};
 use crate::cluster::node::{NodeName, Notification};
 use crate::metrics::Metrics;
 
 /// Maximum number of queued messages. Notifications beyond it are lost, and the other node finds the change in the
 /// store.
-const QUEUE: usize = 16 * 1024;
+const MAX_QUEUED: usize = 16 * 1024;
 /// Maximum number of messages per pipeline.
 const MAX_BATCH: usize = 256;
 
@@ -28,22 +28,22 @@ pub struct BusUrlError(String);
 
 /// A bus over publish and subscribe of Redis or Valkey.
 pub struct RedisBus {
-    here: Arc<LocalBus>,
+    local: Arc<LocalBus>,
     node: NodeName,
     client: Client,
     metrics: Arc<Metrics>,
-    queue: mpsc::Sender<Outgoing>,
-    queued: Mutex<Option<mpsc::Receiver<Outgoing>>>,
+    queue: mpsc::Sender<QueuedMessage>,
+    queued: Mutex<Option<mpsc::Receiver<QueuedMessage>>>,
     tasks: OnceLock<[AbortOnDropHandle<()>; 2]>,
 }
 
-/// A queued message.
-enum Outgoing {
+/// A message in the queue of the publisher.
+enum QueuedMessage {
     Notification(NodeName, Notification),
     Probe(Probe),
 }
 
-/// A message from this node to itself, see [`Ears::probe`].
+/// A message from this node to itself, see [`MessageHandler::probe`].
 struct Probe {
     channel: String,
     text: String,
@@ -57,9 +57,9 @@ impl RedisBus {
     /// # Errors
     /// The URL is not one of Redis.
     pub fn new(url: &str, node: NodeName, metrics: Arc<Metrics>) -> Result<Self, BusUrlError> {
-        let (queue, queued) = mpsc::channel(QUEUE);
+        let (queue, queued) = mpsc::channel(MAX_QUEUED);
         Ok(Self {
-            here: Arc::default(),
+            local: Arc::default(),
             node,
             client: client(url)?,
             metrics,
@@ -79,7 +79,7 @@ impl RedisBus {
 
     /// Queues a notification, or drops it if the queue is full.
     fn send(&self, to: &NodeName, notification: Notification) {
-        if self.queue.try_send(Outgoing::Notification(to.clone(), notification)).is_err() {
+        if self.queue.try_send(QueuedMessage::Notification(to.clone(), notification)).is_err() {
             debug!(event = "hint lost", session = %notification.key);
         }
     }
@@ -100,20 +100,20 @@ fn client(url: &str) -> Result<Client, BusUrlError> {
 impl Bus for RedisBus {
     fn listen(&self, listener: Weak<dyn Listener>) {
         self.tasks.get_or_init(|| {
-            let (client, channel, queue) = (self.client.clone(), self.node.channel(), self.queue.clone());
-            let subscription = Subscription { client, channel, queue };
+            let (client, name, queue) = (self.client.clone(), self.node.channel(), self.queue.clone());
+            let channel = Channel { client, name, queue };
             let queued = self.queued.lock().take();
             [
-                hearing::hear(&self.here, listener, &self.metrics, subscription),
-                AbortOnDropHandle::new(tokio::spawn(speak(self.client.clone(), queued))),
+                subscribe(&self.local, listener, &self.metrics, channel),
+                AbortOnDropHandle::new(tokio::spawn(publish_queued(self.client.clone(), queued))),
             ]
         });
     }
 
-    fn announce(&self, change: &Change) {
-        match &change.waits {
-            Some(waits) if waits.node == self.node => self.here.announce(change),
-            Some(waits) => self.send(&waits.node, change.notification(waits)),
+    fn announce(&self, announcement: &Announcement) {
+        match &announcement.waits {
+            Some(waits) if waits.node == self.node => self.local.announce(announcement),
+            Some(waits) => self.send(&waits.node, announcement.notification(waits)),
             None => {}
         }
     }
@@ -123,40 +123,45 @@ impl Bus for RedisBus {
     }
 }
 
-/// The subscription to the channel of this node.
-struct Subscription {
+/// The channel of this node, to which the connection subscribes.
+struct Channel {
     client: Client,
-    channel: String,
-    queue: mpsc::Sender<Outgoing>,
+    name: String,
+    queue: mpsc::Sender<QueuedMessage>,
 }
 
 #[async_trait]
-impl Source for Subscription {
+impl Subscription for Channel {
     const SETTING: &'static str = "bus_url";
 
-    async fn hear(&mut self, ears: &Ears) -> String {
-        let (sink, stream) = match answer(self.client.get_async_pubsub()).await {
+    async fn receive(&mut self, handler: &MessageHandler) -> String {
+        let (sink, stream) = match response(self.client.get_async_pubsub()).await {
             Ok(connection) => connection.split(),
             Err(why) => return why,
         };
         tokio::select! {
-            why = pass_on(stream, ears) => why,
-            why = keep(sink, &self.channel, &self.queue, ears) => why,
+            why = receive_messages(stream, handler) => why,
+            why = subscribe_and_probe(sink, &self.name, &self.queue, handler) => why,
         }
     }
 }
 
 /// Passes messages on until the connection ends. Returns why it ended.
-async fn pass_on(mut stream: PubSubStream, ears: &Ears) -> String {
+async fn receive_messages(mut stream: PubSubStream, handler: &MessageHandler) -> String {
     while let Some(message) = stream.next().await {
-        ears.heard(&String::from_utf8_lossy(message.get_payload_bytes()));
+        handler.handle(&String::from_utf8_lossy(message.get_payload_bytes()));
     }
     "it closed the connection".to_owned()
 }
 
 /// Subscribes to the channel, and probes it until the connection fails. Returns why it failed.
-async fn keep(mut sink: PubSubSink, channel: &str, queue: &mpsc::Sender<Outgoing>, ears: &Ears) -> String {
-    if let Err(why) = answer(sink.subscribe(channel)).await {
+async fn subscribe_and_probe(
+    mut sink: PubSubSink,
+    channel: &str,
+    queue: &mpsc::Sender<QueuedMessage>,
+    handler: &MessageHandler,
+) -> String {
+    if let Err(why) = response(sink.subscribe(channel)).await {
         return why;
     }
     loop {
@@ -164,13 +169,13 @@ async fn keep(mut sink: PubSubSink, channel: &str, queue: &mpsc::Sender<Outgoing
             let (sent, is_sent) = oneshot::channel();
             let probe = Probe { channel: channel.to_owned(), text, sent };
             // While the server stops, either receiver may have been dropped. Then `is_sent` returns an error.
-            drop(queue.send(Outgoing::Probe(probe)).await);
+            drop(queue.send(QueuedMessage::Probe(probe)).await);
             is_sent.await.map_err(|error| error.to_string())?
         };
-        ears.probe(publish).await;
+        handler.probe(publish).await;
         // A failed probe alone does not end the connection: if the server answers, notifications from other nodes may
         // still arrive.
-        if let Err(why) = answer(sink.ping::<redis::Value>()).await {
+        if let Err(why) = response(sink.ping::<redis::Value>()).await {
             return why;
         }
         until_probe().await;
@@ -178,7 +183,7 @@ async fn keep(mut sink: PubSubSink, channel: &str, queue: &mpsc::Sender<Outgoing
 }
 
 /// Publishes queued messages in batches. Messages that cannot be sent are dropped.
-async fn speak(client: Client, queued: Option<mpsc::Receiver<Outgoing>>) {
+async fn publish_queued(client: Client, queued: Option<mpsc::Receiver<QueuedMessage>>) {
     let Some(mut queued) = queued else { return };
     let mut connection: Option<MultiplexedConnection> = None;
     let mut failures = 0;
@@ -186,10 +191,10 @@ async fn speak(client: Client, queued: Option<mpsc::Receiver<Outgoing>>) {
     while queued.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let mut publish = Pipeline::with_capacity(batch.len());
         let mut probes = Vec::new();
-        for outgoing in batch.drain(..) {
-            let (channel, text) = match outgoing {
-                Outgoing::Notification(node, notification) => (node.channel(), notification.to_string()),
-                Outgoing::Probe(Probe { channel, text, sent }) => {
+        for message in batch.drain(..) {
+            let (channel, text) = match message {
+                QueuedMessage::Notification(node, notification) => (node.channel(), notification.to_string()),
+                QueuedMessage::Probe(Probe { channel, text, sent }) => {
                     probes.push(sent);
                     (channel, text)
                 }
@@ -225,12 +230,12 @@ async fn send(
 ) -> Result<(), String> {
     let mut open = match connection.take() {
         Some(open) => open,
-        None => answer(client.get_multiplexed_async_connection()).await?,
+        None => response(client.get_multiplexed_async_connection()).await?,
     };
-    let published = answer(async {
+    let published = response(async {
         match publish.query_async::<()>(&mut open).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(Err(first_refusal(error))),
-            answered => answered.map(Ok),
+            result => result.map(Ok),
         }
     });
     let published = published.await?;

@@ -1,10 +1,11 @@
 //! Connections to Postgres, for the store and for the bus.
 
+mod url;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::ready;
 use std::net::IpAddr;
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
@@ -16,10 +17,11 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
-use zeroize::Zeroizing;
 
 use crate::secret::{HIDDEN, shown_address};
 use crate::telemetry::cause::explain;
+
+pub use url::check_url;
 
 /// Time after which an attempt to connect fails, in seconds.
 const CONNECT_SECONDS: u64 = 3;
@@ -31,66 +33,20 @@ const SESSION_SETTINGS: &str = "SET default_transaction_isolation = 'read commit
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off;
     SET statement_timeout = '5s'; SET lock_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'";
 
-/// URL parameters that the driver reads.
-const PARAMETERS: [&str; 19] = [
-    "user",
-    "password",
-    "dbname",
-    "options",
-    "application_name",
-    "sslmode",
-    "sslnegotiation",
-    "host",
-    "hostaddr",
-    "port",
-    "connect_timeout",
-    "tcp_user_timeout",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_retries",
-    "target_session_attrs",
-    "channel_binding",
-    "load_balance_hosts",
-];
-/// URL parameters that libpq or other drivers read, and this one does not.
-const FOREIGN_PARAMETERS: [&str; 21] = [
-    "ssl",
-    "sslaccept",
-    "sslcertmode",
-    "sslsni",
-    "requiressl",
-    "require_auth",
-    "pgbouncer",
-    "schema",
-    "fallback_application_name",
-    "sslcert",
-    "sslkey",
-    "sslpassword",
-    "sslcrl",
-    "sslcrldir",
-    "sslcompression",
-    "ssl_min_protocol_version",
-    "gssencmode",
-    "krbsrvname",
-    "passfile",
-    "service",
-    "client_encoding",
-];
 /// Statement that returns an identifier of the Postgres session in which it runs. A process id alone is not enough,
 /// because it can be reused, or used on another server behind the same address.
 const SESSION_OF_STATEMENT: &str = "SELECT concat(pg_backend_pid(), ' ', \
     (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()))";
 
-/// The order in which [`Postgres::check_sessions`] queries its two connections. A pooler that takes its sessions in turn
-/// gives two of the queries of one connection to different sessions, however many it has.
-const PROBED: [usize; 6] = [0, 1, 1, 0, 0, 1];
-const IS_POOLER: &str = "leads to PgBouncer, or another pooler, in transaction mode, where the statements of one connection \
+/// The order in which [`Postgres::check_sessions`] queries its two connections. A pooler that takes its sessions in
+/// turn gives two of the queries of one connection to different sessions, however many it has.
+const PROBE_ORDER: [usize; 6] = [0, 1, 1, 0, 0, 1];
+const POOLER_REASON: &str = "leads to PgBouncer, or another pooler, in transaction mode, where the statements of one connection \
     run in different sessions; connect to Postgres itself, or set pool_mode=session for this database in PgBouncer \
     (qrlogin pools its connections itself: database_connections)";
 /// Minimum length of a part of the address that is left out of messages, in bytes. Shorter ones occur in other words.
 const MIN_HIDDEN_BYTES: usize = 4;
-/// Users that tell nothing, and occur in messages.
+/// Names of users that are no secret and occur in messages.
 const PUBLIC_NAMES: [&str; 3] = ["postgres", "qrlogin", "root"];
 
 /// The address of a Postgres server and how to connect to it. Prints without the password.
@@ -104,7 +60,7 @@ pub struct Postgres {
 }
 
 /// The asynchronous messages of a connection. Poll it: it drives the connection, and ends with it.
-pub type Messages = BoxStream<'static, Result<AsyncMessage, tokio_postgres::Error>>;
+pub type MessageStream = BoxStream<'static, Result<AsyncMessage, tokio_postgres::Error>>;
 
 impl Postgres {
     /// Returns whether a URL has a scheme of Postgres.
@@ -149,7 +105,7 @@ impl Postgres {
     ///
     /// # Errors
     /// The server does not answer, or refuses the connection.
-    pub async fn connect(&self) -> Result<(Client, Messages), tokio_postgres::Error> {
+    pub async fn connect(&self) -> Result<(Client, MessageStream), tokio_postgres::Error> {
         let (client, messages) = match self.tls.clone() {
             Some(tls) => connect(&self.config, tls).await?,
             None => connect(&self.config, NoTls).await?,
@@ -169,15 +125,15 @@ impl Postgres {
                     (client, AbortOnDropHandle::new(tokio::spawn(messages.for_each(|_| ready(())))))
                 });
             let mut sessions = [BTreeSet::new(), BTreeSet::new()];
-            for connection in PROBED {
+            for connection in PROBE_ORDER {
                 sessions[connection].insert(session_of([&one, &other][connection]).await?);
             }
             Some(sessions)
         };
         // The store connects next, and reports a server that refuses or does not answer.
-        let Some([of_one, of_other]) = in_time(sessions).await else { return Ok(()) };
+        let Some([of_one, of_other]) = within_connect_time(sessions).await else { return Ok(()) };
         let is_own = of_one.len() == 1 && of_other.len() == 1 && of_one != of_other;
-        if is_own { Ok(()) } else { Err(IS_POOLER.to_owned()) }
+        if is_own { Ok(()) } else { Err(POOLER_REASON.to_owned()) }
     }
 
     /// Returns the text without the password and the options of this address, and without its user if there is no
@@ -221,87 +177,7 @@ pub fn explain_failure(error: &(dyn std::error::Error + 'static)) -> String {
     const OF_POOLERS: [&SqlState; 2] = [&SqlState::INVALID_SQL_STATEMENT_NAME, &SqlState::DUPLICATE_PSTATEMENT];
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     let mut codes = causes.by_ref().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
-    if codes.any(|code| OF_POOLERS.contains(&code)) { IS_POOLER.to_owned() } else { explain(error) }
-}
-
-/// Parses a connection URL without using the network or the file system.
-///
-/// # Errors
-/// The URL is wrong. The text does not quote it.
-pub fn check_url(url: &str) -> Result<Config, String> {
-    let credentials =
-        url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).map(|(credentials, _)| credentials);
-    let (user, password) = credentials.and_then(|text| text.split_once(':')).unwrap_or((credentials.unwrap_or(""), ""));
-    // What looks like a port, a database and parameters is not a password, although it ends at an @.
-    let is_host = password.split_once('/').is_some_and(|(port, rest)| {
-        port.bytes().all(|byte| byte.is_ascii_digit())
-            && rest.split_once('?').is_some_and(|(_, query)| query.contains('='))
-    });
-    if user.contains(['/', '?', '#']) || is_host {
-        return Err("has an @ behind its host; write it as %40".to_owned());
-    }
-    let ambiguous = || "has more than one @; in a user or a password, write it as %40".to_owned();
-    let is_ambiguous = url.matches('@').count() > 1;
-    let config = Config::from_str(&for_driver(url)?)
-        .map_err(|error| if is_ambiguous { ambiguous() } else { explain(&error) })?;
-    if config.get_hosts().is_empty() {
-        return Err("names no host".to_owned());
-    }
-    // The password ends at the first @, for libpq too. What follows it would be looked up as a host.
-    if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
-        return Err(ambiguous());
-    }
-    Ok(config)
-}
-
-/// Returns the URL without parameters that libpq knows and the driver does not, or an error for those that cannot be
-/// left out.
-fn for_driver(url: &str) -> Result<Zeroizing<String>, String> {
-    // The driver ends the credentials at the first @, and begins the parameters at the first ? after it.
-    let hosts_at = url.find('@').map_or(0, |at| at + 1);
-    let Some(query_at) = url[hosts_at..].find('?').map(|at| hosts_at + at) else {
-        return Ok(Zeroizing::new(url.to_owned()));
-    };
-    let mut rewritten = Zeroizing::new(String::with_capacity(url.len()));
-    rewritten.push_str(&url[..query_at]);
-    let mut separator = '?';
-    for parameter in url[query_at + 1..].split('&').filter(|parameter| !parameter.is_empty()) {
-        let (name, value) = parameter.split_once('=').ok_or("has a parameter without a value")?;
-        let value = match (name, value) {
-            ("sslmode", "verify-full") => "require",
-            ("sslmode", "verify-ca" | "allow") => {
-                return Err(format!(
-                    "sslmode={value} is not supported; sslmode=require and sslmode=verify-full both verify the server's \
-                     certificate, against those that the system trusts, and its name"
-                ));
-            }
-            ("sslmode", "disable" | "prefer" | "require") => value,
-            ("sslmode", _) => return Err("sslmode is none of disable, prefer, require, verify-full".to_owned()),
-            // TLS always uses the certificates that the system trusts.
-            ("sslrootcert", "system") => continue,
-            ("sslrootcert", _) => {
-                return Err(
-                    "sslrootcert is not supported; add the certificate to those that the system trusts, or name \
-                            its file in the environment variable SSL_CERT_FILE"
-                        .to_owned(),
-                );
-            }
-            (name, _) if FOREIGN_PARAMETERS.contains(&name) => {
-                return Err(format!("{name} is not supported; leave it out"));
-            }
-            (name, value) if PARAMETERS.contains(&name) => value,
-            // The parameter is not quoted, because it may be the rest of a password.
-            _ => {
-                return Err("has an unknown parameter; in a password, write & as %26, ? as %3F and # as %23".to_owned());
-            }
-        };
-        rewritten.push(separator);
-        rewritten.push_str(name);
-        rewritten.push('=');
-        rewritten.push_str(value);
-        separator = '&';
-    }
-    Ok(rewritten)
+    if codes.any(|code| OF_POOLERS.contains(&code)) { POOLER_REASON.to_owned() } else { explain(error) }
 }
 
 /// Returns the identifier of the Postgres session, or `None` after an error.
@@ -315,11 +191,11 @@ async fn session_of(client: &Client) -> Option<String> {
 
 /// Returns the output of `work`, or `None` after [`CONNECT_SECONDS`].
 #[expect(clippy::disallowed_methods, reason = "waits by the machine's clock, which tests do not move")]
-async fn in_time<T>(work: impl Future<Output = Option<T>>) -> Option<T> {
+async fn within_connect_time<T>(work: impl Future<Output = Option<T>>) -> Option<T> {
     tokio::time::timeout(Duration::from_secs(CONNECT_SECONDS), work).await.ok().flatten()
 }
 
-async fn connect<T>(config: &Config, tls: T) -> Result<(Client, Messages), tokio_postgres::Error>
+async fn connect<T>(config: &Config, tls: T) -> Result<(Client, MessageStream), tokio_postgres::Error>
 where
     T: MakeTlsConnect<Socket>,
     T::Stream: Send + 'static,
@@ -368,40 +244,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sslmode_is_parsed_as_in_libpq_or_refused_by_name() {
-        let mode = |parameters: &str| {
-            check_url(&format!("postgres://u:p@h/d{parameters}")).map(|config| config.get_ssl_mode())
-        };
-        for (parameters, expected) in [
-            ("", SslMode::Prefer),
-            ("?sslmode=disable", SslMode::Disable),
-            ("?sslmode=prefer", SslMode::Prefer),
-            ("?sslmode=require", SslMode::Require),
-            ("?sslmode=verify-full", SslMode::Require),
-            ("?sslmode=verify-full&sslrootcert=system", SslMode::Require),
-            ("?sslrootcert=system&connect_timeout=3&sslmode=verify-full", SslMode::Require),
-        ] {
-            assert_eq!(mode(parameters), Ok(expected), "{parameters}");
-        }
-        for (parameters, parts) in [
-            ("?sslmode=verify-ca", &["sslmode=verify-ca", "sslmode=require", "name"][..]),
-            ("?sslmode=allow", &["sslmode=allow"]),
-            ("?sslmode=hunter2", &["sslmode is none of"]),
-            ("?sslmode=verify-full&sslrootcert=/hunter2.pem", &["sslrootcert", "SSL_CERT_FILE"]),
-            ("?sslkey=hunter2", &["sslkey is not supported"]),
-            ("?ssl=hunter2", &["ssl is not supported"]),
-            ("?sslmode=require&pgbouncer=hunter2", &["pgbouncer is not supported"]),
-            ("?schema=hunter2", &["schema is not supported"]),
-            ("?password=a&hunter2=c", &["unknown parameter"]),
-            ("?hunter2", &["without a value"]),
-            ("?port=hunter2", &["port"]),
-        ] {
-            let reason = mode(parameters).unwrap_err();
-            assert!(parts.iter().all(|part| reason.contains(part)) && !reason.contains("hunter2"), "{reason}");
-        }
-    }
-
-    #[test]
     fn tls_is_left_out_only_if_every_address_is_this_machine() {
         for (url, mode) in [
             ("postgres://u@localhost/d", SslMode::Disable),
@@ -441,14 +283,6 @@ mod tests {
                 Postgres::parse(&format!("{url}{}sslmode=disable", if url.contains('?') { "&" } else { "?" }));
             let printed = format!("{0} {0:?}", postgres.unwrap());
             assert!(printed.contains(shown) && !printed.contains("hunter2") && !printed.contains("ter2"), "{printed}");
-        }
-        for url in [
-            "postgres://u:hun@ter2@db/d",
-            "postgres://db/d?password=hun@ter2",
-            "postgres://db:5432/d?user=u&password=hun@ter2",
-        ] {
-            let reason = check_url(url).unwrap_err();
-            assert!(reason.contains("%40") && !reason.contains("ter2"), "{reason}");
         }
     }
 }

@@ -20,7 +20,7 @@ const PROBE_PAUSE_SECONDS: u64 = 5;
 /// Time in which a probe must come back, in seconds.
 const PROBE_SECONDS: u64 = 5;
 /// Time after which a request to the server of the bus fails, in seconds.
-const PATIENCE_SECONDS: u64 = 3;
+const REQUEST_SECONDS: u64 = 3;
 /// Maximum time between two attempts to connect, in milliseconds. The actual time is random, half of it on average, so
 /// that the nodes do not reconnect at the same moment.
 const MAX_PAUSE_MILLIS: u32 = 2000;
@@ -31,28 +31,28 @@ const PROBE: &str = "probe:";
 
 /// A connection over which this node receives notifications.
 #[async_trait]
-pub(super) trait Source: Send + 'static {
+pub(super) trait Subscription: Send + 'static {
     /// Name of the setting that holds the URL of the server.
     const SETTING: &'static str;
 
-    /// Connects, passes messages to [`Ears::heard`], and probes the bus ([`Ears::probe`]) until the connection ends.
-    /// Returns why it ended.
-    async fn hear(&mut self, ears: &Ears) -> String;
+    /// Connects, passes messages to [`MessageHandler::handle`], and probes the bus ([`MessageHandler::probe`]) until
+    /// the connection ends. Returns why it ended.
+    async fn receive(&mut self, handler: &MessageHandler) -> String;
 }
 
 /// Handles received messages, and keeps track of whether the bus is connected.
-pub(super) struct Ears {
-    here: Arc<LocalBus>,
+pub(super) struct MessageHandler {
+    local: Arc<LocalBus>,
     metrics: Arc<Metrics>,
     setting: &'static str,
     /// Number of the last probe that came back.
     returned: watch::Sender<u64>,
     started: Stopwatch,
     faults: Warnings,
-    nonsense: Warnings,
+    malformed: Warnings,
 }
 
-impl Ears {
+impl MessageHandler {
     /// Sends a message to this node itself in the way in which notifications are sent, and waits until it comes back.
     /// Records whether the bus is connected. Only a round trip shows that this node may publish, that it may subscribe,
     /// and that both happen on the same server.
@@ -63,8 +63,8 @@ impl Ears {
             send(format!("{PROBE}{number}")).await?;
             returned.wait_for(|returned| *returned == number).await.map(drop).map_err(|error| error.to_string())
         };
-        let came_back = within_seconds(PROBE_SECONDS, round_trip).await;
-        match came_back.unwrap_or_else(|| Err("a message of this node to itself did not arrive".to_owned())) {
+        let returned_in_time = within_seconds(PROBE_SECONDS, round_trip).await;
+        match returned_in_time.unwrap_or_else(|| Err("a message of this node to itself did not arrive".to_owned())) {
             Ok(()) => self.connected(),
             Err(why) => self.not_connected(&why),
         }
@@ -77,7 +77,7 @@ impl Ears {
         }
         info!(event = "bus connected");
         self.metrics.bus_connected(true);
-        if let Some(listener) = self.here.listener() {
+        if let Some(listener) = self.local.listener() {
             listener.may_have_lost();
         }
     }
@@ -96,15 +96,15 @@ impl Ears {
     }
 
     /// Handles a message: a probe that came back, or a notification.
-    pub(super) fn heard(&self, text: &str) {
+    pub(super) fn handle(&self, text: &str) {
         if let Some(number) = text.strip_prefix(PROBE).and_then(|number| number.parse().ok()) {
             self.returned.send_replace(number);
             return;
         }
-        match (Notification::parse(text), self.here.listener()) {
+        match (Notification::parse(text), self.local.listener()) {
             (Some(notification), Some(listener)) => listener.notified(notification),
             (None, _) => {
-                if let Some(count) = self.nonsense.count(self.started.elapsed()) {
+                if let Some(count) = self.malformed.count(self.started.elapsed()) {
                     warn!(event = "bus spoke nonsense", setting = self.setting, count);
                 }
             }
@@ -113,33 +113,33 @@ impl Ears {
     }
 }
 
-/// Starts a task that receives from `source` for `listener` and reconnects whenever the connection ends. The task ends
-/// when the returned handle is dropped.
-pub(super) fn hear<S: Source>(
-    here: &Arc<LocalBus>,
+/// Starts a task that receives from `subscription` for `listener` and reconnects whenever the connection ends. The task
+/// ends when the returned handle is dropped.
+pub(super) fn subscribe<S: Subscription>(
+    local: &Arc<LocalBus>,
     listener: Weak<dyn Listener>,
     metrics: &Arc<Metrics>,
-    mut source: S,
+    mut subscription: S,
 ) -> AbortOnDropHandle<()> {
-    here.listen(listener);
-    let ears = Ears {
-        here: here.clone(),
+    local.listen(listener);
+    let handler = MessageHandler {
+        local: local.clone(),
         metrics: metrics.clone(),
         setting: S::SETTING,
         returned: watch::Sender::new(0),
         started: Stopwatch::start(),
         faults: Warnings::default(),
-        nonsense: Warnings::default(),
+        malformed: Warnings::default(),
     };
-    ears.metrics.bus_connected(false);
+    handler.metrics.bus_connected(false);
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut failures = 0;
         loop {
-            let why = source.hear(&ears).await;
-            if ears.metrics.is_bus_connected() {
+            let why = subscription.receive(&handler).await;
+            if handler.metrics.is_bus_connected() {
                 failures = 0;
             }
-            ears.not_connected(&why);
+            handler.not_connected(&why);
             pause(failures).await;
             failures += 1;
         }
@@ -149,8 +149,8 @@ pub(super) fn hear<S: Source>(
 /// Waits before the next attempt. The time is random, and its maximum grows with the number of failures.
 #[expect(clippy::disallowed_methods, reason = "waits by the machine's clock, which tests do not move")]
 pub(super) async fn pause(failures: u32) {
-    let most = FIRST_PAUSE_MILLIS.saturating_mul(1 << failures.min(8)).min(MAX_PAUSE_MILLIS);
-    tokio::time::sleep(Duration::from_millis(random::below(most).into())).await;
+    let max_millis = FIRST_PAUSE_MILLIS.saturating_mul(1 << failures.min(8)).min(MAX_PAUSE_MILLIS);
+    tokio::time::sleep(Duration::from_millis(random::below(max_millis).into())).await;
 }
 
 /// Waits until the next probe is due.
@@ -159,12 +159,12 @@ pub(super) async fn until_probe() {
     tokio::time::sleep(Duration::from_secs(PROBE_PAUSE_SECONDS)).await;
 }
 
-/// Returns the answer to a request, or the reason for which there is none.
-pub(super) async fn answer<T, E: std::error::Error + 'static>(
-    asked: impl Future<Output = Result<T, E>>,
+/// Returns the response to a request, or the reason for which there is none.
+pub(super) async fn response<T, E: std::error::Error + 'static>(
+    request: impl Future<Output = Result<T, E>>,
 ) -> Result<T, String> {
-    match within_seconds(PATIENCE_SECONDS, asked).await {
-        Some(answer) => answer.map_err(|error| explain(&error)),
+    match within_seconds(REQUEST_SECONDS, request).await {
+        Some(response) => response.map_err(|error| explain(&error)),
         None => Err("it does not answer".to_owned()),
     }
 }
