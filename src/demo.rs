@@ -12,7 +12,7 @@ use crate::config::{Secret, Settings};
 use crate::qr::Picture;
 use crate::session::Timestamp;
 use crate::system::random;
-use crate::telemetry::Lines;
+use crate::telemetry::LineQueue;
 use crate::token::sign_app_token;
 
 const TOKEN_SECONDS: i64 = 3600;
@@ -41,7 +41,7 @@ pub const DEMO_SETTINGS: [&str; 2] = ["database_url", "token.key_dir"];
 pub struct Demo {
     secret: Secret,
     /// Terminal in which codes are shown as well.
-    terminal: Option<Lines>,
+    terminal: Option<LineQueue>,
 }
 
 impl Demo {
@@ -54,7 +54,7 @@ impl Demo {
         mut settings: Settings,
         public: SocketAddr,
         dir: &std::path::Path,
-        terminal: Option<Lines>,
+        terminal: Option<LineQueue>,
     ) -> (Self, Settings) {
         let secret = Secret::from(URL_SAFE_NO_PAD.encode(random::bytes::<32>()));
         settings.database_url = format!("sqlite://{}", dir.join("demo.db").display()).into();
@@ -95,7 +95,7 @@ impl Demo {
     pub fn show(&self, qr_url: &str) {
         if let (Some(terminal), Ok(picture)) = (&self.terminal, Picture::of(qr_url)) {
             let text = format!("\n{}\n{qr_url}\n\n", picture.terminal());
-            // Writing to `Lines` never fails.
+            // Writing to `LineQueue` never fails.
             drop(terminal.clone().write_all(text.as_bytes()));
         }
     }

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use clap::Args;
 use qrlogin_load::{Plan, Transport};
 
-use super::{ConfigFlags, Failure, app_token, in_runtime, located};
+use super::flags::ConfigFlags;
+use super::{CliError, app_token, in_runtime, located};
 use crate::config::{Loaded, Settings};
 
 /// Lifetime of the app token of a load test, in seconds. It is longer than the longest `--seconds`.
@@ -48,7 +49,7 @@ pub(super) struct LoadFlags {
 }
 
 /// Runs the load test and prints its report.
-pub(super) fn load(flags: LoadFlags) -> Result<(), Failure> {
+pub(super) fn load(flags: LoadFlags) -> Result<(), CliError> {
     let Loaded { settings, origins, .. } = flags.config.read(&Settings::default(), true)?;
     let app_token = match flags.token {
         Some(token) => token,

@@ -97,7 +97,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
         let hub = self.clone();
         self.runtime.spawn(async move {
             // A token whose acknowledgement is not stored can be delivered again, to a browser with the session id.
-            if let Err(error) = hub.logins.claim(key).await {
+            if let Err(error) = hub.logins.acknowledge(key).await {
                 hub.logins.warn_of_lost_ack(&error);
             }
             hub.act(slot, Connection::ack_stored);
@@ -106,7 +106,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
 
     /// Sends the connection the code of this rotation period.
     pub(super) fn show_code(self: &Arc<Self>, slot: Slot, key: &SessionKey, period: u16) {
-        match self.codes.shown_in(key, period) {
+        match self.codes.of_period(key, period) {
             Ok(code) => {
                 let text = message::rotated(code);
                 self.act(slot, |connection, turn| connection.show_code(&text, turn));

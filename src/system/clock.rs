@@ -2,7 +2,7 @@
 //!
 //! - [`Clock::steady`] is monotonic. Use it to measure or wait for a duration.
 //! - [`Clock::now`] is session time. Sessions begin, expire and are decided by it. After a step of the wall clock, it
-//!   is slewed towards the wall clock by at most one part in [`SLEW_DIVISOR`] of the time that passes.
+//!   is slewed towards the wall clock by at most one part in 200 of the time that passes.
 //! - [`Clock::wall`] is the date. Use it only for dates that leave the server, or that come from outside.
 //!
 //! `clippy.toml` bans other ways to read the time, so that tests can hold all three clocks still and move them.
@@ -20,7 +20,6 @@ use tokio::sync::{Notify, watch};
 use crate::session::Timestamp;
 use session_time::SessionTime;
 
-pub use session_time::SLEW_DIVISOR;
 
 /// Minimum correction of a shared clock that counts as a step, in milliseconds.
 const STEP_MILLIS: u64 = 1000;

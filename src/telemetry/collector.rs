@@ -27,20 +27,20 @@ impl<S: Subscriber> Layer<S> for Collector {
         if *event.metadata().level() > Level::WARN {
             return;
         }
-        let mut line = Line::default();
+        let mut line = EventText::default();
         event.record(&mut line);
         self.0.lock().push(line.text());
     }
 }
 
 #[derive(Default)]
-struct Line {
+struct EventText {
     event: String,
     message: String,
     fields: String,
 }
 
-impl Line {
+impl EventText {
     fn text(self) -> String {
         let parts = [self.event, self.message, self.fields];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
@@ -59,7 +59,7 @@ impl Line {
     }
 }
 
-impl Visit for Line {
+impl Visit for EventText {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.add(field, format_args!("{value}"));
     }

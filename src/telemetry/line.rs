@@ -10,7 +10,7 @@ use super::LogFormat;
 
 /// A line in JSON, with the same fields as the line of an event.
 #[derive(Serialize)]
-struct Line<F> {
+struct JsonLine<F> {
     timestamp: String,
     level: &'static str,
     event: &'static str,
@@ -20,12 +20,12 @@ struct Line<F> {
 }
 
 #[derive(Serialize)]
-struct Failure {
+struct FailureFields {
     error: String,
 }
 
 #[derive(Serialize)]
-struct Lost {
+struct LostFields {
     lines: u64,
 }
 
@@ -33,7 +33,7 @@ struct Lost {
 pub(super) fn failure(format: LogFormat, failure: &dyn Error) -> String {
     match format {
         LogFormat::Text => format!("qrlogin: {failure}\n"),
-        LogFormat::Json => json("ERROR", "failed", Failure { error: failure.to_string() }),
+        LogFormat::Json => json("ERROR", "failed", FailureFields { error: failure.to_string() }),
     }
 }
 
@@ -41,13 +41,13 @@ pub(super) fn failure(format: LogFormat, failure: &dyn Error) -> String {
 pub(super) fn lost(format: LogFormat, lines: u64) -> String {
     match format {
         LogFormat::Text => format!("({lines} log lines were lost: they were not read, or could not be written)\n"),
-        LogFormat::Json => json("WARN", "log_lines_lost", Lost { lines }),
+        LogFormat::Json => json("WARN", "log_lines_lost", LostFields { lines }),
     }
 }
 
 fn json(level: &'static str, event: &'static str, fields: impl Serialize) -> String {
     let mut timestamp = String::new();
     let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
-    let line = Line { timestamp, level, event, fields, target: module_path!() };
+    let line = JsonLine { timestamp, level, event, fields, target: module_path!() };
     serde_json::to_string(&line).unwrap_or_default() + "\n"
 }

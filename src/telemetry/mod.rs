@@ -26,7 +26,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload::Handle;
 
 pub use collector::with_warnings;
-pub use writer::{Lines, Writing};
+pub use writer::{LineQueue, WriterThread};
 
 /// Beginning of the targets of the pool of connections to Postgres (the crates `deadpool` and `deadpool-postgres`).
 const POOL: &str = "deadpool";
@@ -37,7 +37,7 @@ const POOL_OFF: &str = "deadpool=off";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// Text for people.
+    /// Text that people read.
     Text,
     /// One JSON object per line.
     Json,
@@ -47,25 +47,25 @@ pub enum LogFormat {
 pub struct Log {
     level: Level,
     format: LogFormat,
-    lines: Lines,
+    lines: LineQueue,
     /// The writer thread. It is declared last, so that it is dropped last and writes all pending lines.
-    writing: Option<Writing>,
+    writing: Option<WriterThread>,
 }
 
 /// The handle that changes the level of the running log, for each format.
 enum Level {
-    Text(Handle<EnvFilter, Formatter<DefaultFields, Counted<Format>, Lines>>),
-    Json(Handle<EnvFilter, Formatter<JsonFields, Counted<Format<Json>>, Lines>>),
+    Text(Handle<EnvFilter, Formatter<DefaultFields, CountingFormat<Format>, LineQueue>>),
+    Json(Handle<EnvFilter, Formatter<JsonFields, CountingFormat<Format<Json>>, LineQueue>>),
 }
 
 /// An event format that counts events which cannot be formatted as lost lines. `tracing-subscriber` would write a line
 /// of its own for them, which is not JSON.
-struct Counted<F> {
+struct CountingFormat<F> {
     format: F,
-    lines: Lines,
+    lines: LineQueue,
 }
 
-impl<S, N, F> FormatEvent<S, N> for Counted<F>
+impl<S, N, F> FormatEvent<S, N> for CountingFormat<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -74,7 +74,7 @@ where
     fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let formatted = self.format.format_event(context, writer, event);
         if formatted.is_err() {
-            self.lines.lose_one();
+            self.lines.count_lost_line();
         }
         formatted
     }
@@ -85,9 +85,9 @@ impl Log {
     /// gets no events.
     #[must_use]
     pub fn start(level: &str, format: LogFormat) -> Self {
-        let (lines, writing) = Writing::start("qrlogin-log", io::stderr(), format)
-            .map_or_else(|_| (Lines::default(), None), |(lines, writing)| (lines, Some(writing)));
-        let builder: SubscriberBuilder<DefaultFields, Format, EnvFilter, Lines> = tracing_subscriber::fmt()
+        let (lines, writing) = WriterThread::start("qrlogin-log", io::stderr(), format)
+            .map_or_else(|_| (LineQueue::default(), None), |(lines, writing)| (lines, Some(writing)));
+        let builder: SubscriberBuilder<DefaultFields, Format, EnvFilter, LineQueue> = tracing_subscriber::fmt()
             .with_env_filter(filter(level))
             .with_writer(lines.clone())
             .log_internal_errors(false);
@@ -95,13 +95,13 @@ impl Log {
         let (level, begun) = match format {
             LogFormat::Text => {
                 let builder = builder.with_ansi(io::stderr().is_terminal());
-                let builder = builder.map_event_format(|format| Counted { format, lines: lines.clone() });
+                let builder = builder.map_event_format(|format| CountingFormat { format, lines: lines.clone() });
                 let builder = builder.with_filter_reloading();
                 (Level::Text(builder.reload_handle()), builder.try_init())
             }
             LogFormat::Json => {
                 let builder = builder.json().flatten_event(true);
-                let builder = builder.map_event_format(|format| Counted { format, lines: lines.clone() });
+                let builder = builder.map_event_format(|format| CountingFormat { format, lines: lines.clone() });
                 let builder = builder.with_filter_reloading();
                 (Level::Json(builder.reload_handle()), builder.try_init())
             }
@@ -113,7 +113,7 @@ impl Log {
     }
 
     /// Writes the error that ends the program, in the log's format and at every level.
-    pub fn say_failure(&self, failure: &dyn Error) {
+    pub fn log_failure(&self, failure: &dyn Error) {
         let line = line::failure(self.format, failure);
         if self.writing.is_some() {
             drop(self.lines.clone().write_all(line.as_bytes()));

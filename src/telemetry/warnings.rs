@@ -5,14 +5,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 /// Minimum time between two warnings of one fault.
-const PAUSE: Duration = Duration::from_secs(60);
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Counts the failures of one kind, and decides when the next warning is due.
 #[derive(Debug, Default)]
-pub struct Warnings(Mutex<Counted>);
+pub struct Warnings(Mutex<FailureCount>);
 
 #[derive(Debug, Default)]
-struct Counted {
+struct FailureCount {
     /// Number of failures since the last warning.
     failures: u64,
     warned_at: Option<Duration>,
@@ -24,7 +24,7 @@ impl Warnings {
     pub fn count(&self, now: Duration) -> Option<u64> {
         let mut counted = self.0.lock();
         counted.failures += 1;
-        if counted.warned_at.is_some_and(|warned_at| now < warned_at + PAUSE) {
+        if counted.warned_at.is_some_and(|warned_at| now < warned_at + WARNING_INTERVAL) {
             return None;
         }
         counted.warned_at = Some(now);

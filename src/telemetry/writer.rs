@@ -15,12 +15,12 @@ const MAX_PENDING_BYTES: usize = 4 * 1024 * 1024;
 /// Capacity that the writer's buffer keeps after a write, in bytes.
 const KEPT_BYTES: usize = 64 * 1024;
 /// Time for which the writer waits for more lines after the first one.
-const GATHERING: Duration = Duration::from_millis(20);
+const GATHER_TIME: Duration = Duration::from_millis(20);
 /// Maximum time that the end of the program is delayed by a slow reader of its output.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_STOP_DELAY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-struct Pending {
+struct PendingLines {
     bytes: Vec<u8>,
     lost_lines: u64,
     is_stopping: bool,
@@ -28,52 +28,52 @@ struct Pending {
 }
 
 #[derive(Default)]
-struct Shared {
-    pending: Mutex<Pending>,
+struct QueueState {
+    pending: Mutex<PendingLines>,
     changed: Condvar,
 }
 
 /// The queue of lines for the writer thread. Clones share it. Lines of the default value have no writer thread, and are
 /// never written.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Shared>);
+pub struct LineQueue(Arc<QueueState>);
 
 /// A guard of the writer thread. When it is dropped, the thread writes the pending lines and ends. The drop waits at
 /// most a second for that.
-pub struct Writing(Lines);
+pub struct WriterThread(LineQueue);
 
-impl Writing {
+impl WriterThread {
     /// Starts a thread of this name that writes to `output`. `format` is the format of the line with the number of lost
     /// lines.
     ///
     /// # Errors
     /// Returns an error if the thread cannot be created.
-    pub fn start(name: &str, output: impl Write + Send + 'static, format: LogFormat) -> io::Result<(Lines, Self)> {
-        let lines = Lines::default();
+    pub fn start(name: &str, output: impl Write + Send + 'static, format: LogFormat) -> io::Result<(LineQueue, Self)> {
+        let lines = LineQueue::default();
         let (writing, thread) = (Self(lines.clone()), std::thread::Builder::new().name(name.to_owned()));
-        let theirs = lines.clone();
-        thread.spawn(move || theirs.write_out(output, format))?;
+        let queue = lines.clone();
+        thread.spawn(move || queue.run_writer(output, format))?;
         Ok((lines, writing))
     }
 }
 
-impl Lines {
+impl LineQueue {
     /// Counts a line that could not be formatted.
-    pub(super) fn lose_one(&self) {
+    pub(super) fn count_lost_line(&self) {
         self.0.pending.lock().lost_lines += 1;
         self.0.changed.notify_all();
     }
 
     /// Runs the writer thread until the guard is dropped.
-    fn write_out(&self, output: impl Write, format: LogFormat) {
-        let mut out = Outgoing { output, format, bytes: Vec::new(), is_mid_line: false, lost_lines: 0 };
+    fn run_writer(&self, output: impl Write, format: LogFormat) {
+        let mut out = LineOutput { output, format, bytes: Vec::new(), is_mid_line: false, lost_lines: 0 };
         loop {
             let mut pending = self.0.pending.lock();
             while pending.bytes.is_empty() && pending.lost_lines == 0 && !pending.is_stopping {
                 self.0.changed.wait(&mut pending);
             }
             if !pending.is_stopping {
-                self.0.changed.wait_while_for(&mut pending, |pending| !pending.is_stopping, GATHERING);
+                self.0.changed.wait_while_for(&mut pending, |pending| !pending.is_stopping, GATHER_TIME);
             }
             if out.bytes.is_empty() {
                 std::mem::swap(&mut out.bytes, &mut pending.bytes);
@@ -94,7 +94,7 @@ impl Lines {
 }
 
 /// The output of the writer thread, and the lines that it has taken from the queue.
-struct Outgoing<O> {
+struct LineOutput<O> {
     output: O,
     format: LogFormat,
     /// Bytes to be written: whole lines, of which the first may lack a part that has been written.
@@ -105,7 +105,7 @@ struct Outgoing<O> {
     lost_lines: u64,
 }
 
-impl<O: Write> Outgoing<O> {
+impl<O: Write> LineOutput<O> {
     /// Writes all lines, and then a notice with the number of lost lines, if there are any.
     ///
     /// If the output fails, lines of which nothing was written count as lost. The rest of a line that was written in
@@ -153,7 +153,7 @@ impl<O: Write> Outgoing<O> {
                 Ok(more) => written += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Another process that shares the output has made it non-blocking, and the reader is slow.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(GATHERING),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(GATHER_TIME),
                 Err(_) => break,
             }
         }
@@ -161,7 +161,7 @@ impl<O: Write> Outgoing<O> {
     }
 }
 
-impl Write for Lines {
+impl Write for LineQueue {
     /// Queues one whole line, as `tracing-subscriber` writes it in one call. Never fails and never blocks on the
     /// output.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
@@ -182,7 +182,7 @@ impl Write for Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for LineQueue {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -190,14 +190,14 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-impl Drop for Writing {
+impl Drop for WriterThread {
     fn drop(&mut self) {
         let Self(lines) = self;
         let mut pending = lines.0.pending.lock();
         pending.is_stopping = true;
         lines.0.changed.notify_all();
         // A reader that does not read must not keep the program from ending. The thread then ends with the process.
-        lines.0.changed.wait_while_for(&mut pending, |pending| !pending.has_stopped, PATIENCE);
+        lines.0.changed.wait_while_for(&mut pending, |pending| !pending.has_stopped, MAX_STOP_DELAY);
     }
 }
 
@@ -208,9 +208,9 @@ mod tests {
     use super::*;
 
     /// An output that takes bytes when the sender of its channel sends a message or is dropped.
-    struct Pipe(mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
+    struct GatedOutput(mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Pipe {
+    impl Write for GatedOutput {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.0.recv();
             self.1.lock().extend_from_slice(bytes);
@@ -224,23 +224,25 @@ mod tests {
 
     #[test]
     fn blocked_reader_delays_neither_writers_nor_the_end_of_the_program() {
-        let (reads, read) = mpsc::channel();
+        let (open, opened) = mpsc::channel();
         let out = Arc::default();
-        let (mut lines, writing) = Writing::start("test", Pipe(read, Arc::clone(&out)), LogFormat::Text).unwrap();
+        let (mut lines, writing) =
+            WriterThread::start("test", GatedOutput(opened, Arc::clone(&out)), LogFormat::Text).unwrap();
         let line = [b'x'; 1024];
         for _ in 0..2 * MAX_PENDING_BYTES / line.len() {
             lines.write_all(&line).unwrap();
         }
         drop(writing);
         assert!(out.lock().is_empty());
-        drop(reads);
+        drop(open);
     }
 
     #[test]
     fn pending_lines_are_written_in_order_before_the_notice_of_lost_lines() {
-        let (_, read) = mpsc::channel();
+        let (_, opened) = mpsc::channel();
         let out = Arc::default();
-        let (mut lines, writing) = Writing::start("test", Pipe(read, Arc::clone(&out)), LogFormat::Text).unwrap();
+        let (mut lines, writing) =
+            WriterThread::start("test", GatedOutput(opened, Arc::clone(&out)), LogFormat::Text).unwrap();
         lines.0.pending.lock().lost_lines = 3;
         lines.write_all(b"one\n").unwrap();
         lines.write_all(b"two\n").unwrap();
@@ -251,12 +253,12 @@ mod tests {
 
     /// An output that takes `room` bytes and then fails.
     #[derive(Default)]
-    struct Disk {
+    struct LimitedOutput {
         room: usize,
         taken: Vec<u8>,
     }
 
-    impl Write for Disk {
+    impl Write for LimitedOutput {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let taken = bytes.len().min(self.room);
             if taken == 0 {
@@ -276,8 +278,8 @@ mod tests {
     fn failing_output_splits_no_line_and_every_lost_line_is_counted() {
         for format in [LogFormat::Text, LogFormat::Json] {
             for room in 0..80 {
-                let output = Disk { room, ..Disk::default() };
-                let mut out = Outgoing { output, format, bytes: Vec::new(), is_mid_line: false, lost_lines: 1 };
+                let output = LimitedOutput { room, ..LimitedOutput::default() };
+                let mut out = LineOutput { output, format, bytes: Vec::new(), is_mid_line: false, lost_lines: 1 };
                 // Depending on `room`, the output fails in one of the first writes, in a later one, or never.
                 for room in [0, room / 2, 0, 1000] {
                     for number in 0..3 {
