@@ -162,6 +162,7 @@ async fn errors_are_counted_and_impossible_arguments_refused() {
     for (arguments, complaint) in [
         (["--url", "https://localhost", "--browsers", "1"], "--url: not of the form"),
         (["--url", &server.base, "--browsers", "10000000"], "--browsers: 10000000 need"),
+        (["--url", &server.base, "--browsers", &usize::MAX.to_string()], "need"),
         (["--url", &server.base, "--pid", "4194304"], "--pid: "),
     ] {
         let arguments = [&["load", "--token", "t"], &arguments[..]].concat();

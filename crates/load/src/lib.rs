@@ -30,6 +30,7 @@ use crate::browser::Browser;
 use crate::report::Course;
 use crate::usage::Usage;
 
+pub use api::ApiFailure;
 pub use report::Report;
 
 /// Number of connections over which sessions are generated before the handshakes begin.
@@ -147,7 +148,9 @@ impl Shared {
 pub async fn run(plan: &Plan) -> Result<Report, LoadError> {
     let target = Arc::new(target(plan).await?);
     let limit = usage::open_files_limit();
-    if plan.browsers as u64 + SPARE_FILES + u64::from(plan.logins_per_second.min(200)) > limit {
+    // Each login has a phone and a browser.
+    let login_files = 2 * logins::concurrent(plan);
+    if (plan.browsers as u64).saturating_add(SPARE_FILES + u64::from(login_files)) > limit {
         return Err(LoadError::Files { wanted: plan.browsers, limit });
     }
     let shared = Shared { tally: Arc::default(), goodbye: CancellationToken::new() };
@@ -203,7 +206,7 @@ async fn generate(plan: &Plan, target: &Arc<Target>) -> Result<Vec<String>, Load
         let (target, bar) = (target.clone(), bar.clone());
         tasks.spawn(async move {
             let mut api = Api::connect(&target).await?;
-            let mut ids = Vec::with_capacity(share);
+            let mut ids = Vec::new();
             for _ in 0..share {
                 ids.push(api.generate().await?.id);
                 bar.inc(1);
@@ -211,7 +214,7 @@ async fn generate(plan: &Plan, target: &Arc<Target>) -> Result<Vec<String>, Load
             Ok::<_, api::ApiFailure>(ids)
         });
     }
-    let mut ids = Vec::with_capacity(plan.browsers);
+    let mut ids = Vec::new();
     while let Some(made) = tasks.join_next().await {
         ids.extend(made.map_err(|_| api::ApiFailure::Stopped)??);
     }
@@ -228,7 +231,7 @@ async fn open(
     waiting: &mut JoinSet<()>,
     bar: &ProgressBar,
 ) {
-    let turns = Arc::new(Semaphore::new(plan.concurrency.max(1)));
+    let turns = Arc::new(Semaphore::new(plan.concurrency.clamp(1, Semaphore::MAX_PERMITS)));
     let mut opening = JoinSet::new();
     for id in ids {
         // The semaphore is never closed, so this does not fail.

@@ -1,6 +1,6 @@
 //! Logins at a constant rate.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,13 +20,29 @@ const MAX_LOGINS_AT_ONCE: u32 = 256;
 const LOST_AFTER: Duration = Duration::from_secs(10);
 /// Time between scan and confirmation with long polls, in which the browser polls again.
 const THINKING_TIME: Duration = Duration::from_millis(20);
+/// Returns the number of logins of the whole test.
+fn total(plan: &Plan) -> u64 {
+    u64::from(plan.logins_per_second) * u64::from(plan.seconds)
+}
+
+/// Returns the number of logins that are in progress at the same time.
+pub(crate) fn concurrent(plan: &Plan) -> u32 {
+    u32::try_from(total(plan)).unwrap_or(u32::MAX).min(MAX_LOGINS_AT_ONCE)
+}
+
+/// Returns the time from the start of the schedule to the login of this number, rounded down to a nanosecond.
+fn offset(number: u64, per_second: u32) -> Duration {
+    let per_second = u64::from(per_second);
+    Duration::from_secs(number / per_second) + Duration::from_nanos(number % per_second * 1_000_000_000 / per_second)
+}
+
 /// Runs the logins at a constant rate, or waits if there are none.
 ///
 /// Each confirmation is due at a fixed time, and its latency counts from then. A stall of the server therefore shows in
 /// all confirmations that were due meanwhile (open loop). All steps before the confirmation are done beforehand.
 pub(crate) async fn run(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
-    let total = plan.logins_per_second * plan.seconds;
-    let bar = bar(if total == 0 { plan.seconds } else { total }.into(), "logging in");
+    let total = total(plan);
+    let bar = bar(if total == 0 { plan.seconds.into() } else { total }, "logging in");
     if total == 0 {
         for _ in 0..plan.seconds {
             sleep(Duration::from_secs(1)).await;
@@ -35,11 +51,11 @@ pub(crate) async fn run(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
         bar.finish_and_clear();
         return;
     }
-    let count = MAX_LOGINS_AT_ONCE.min(total);
+    let count = concurrent(plan);
     let schedule = Arc::new(Schedule {
-        next: AtomicU32::new(0),
+        next: AtomicU64::new(0),
         total,
-        interval: Duration::from_secs(1) / plan.logins_per_second,
+        per_second: plan.logins_per_second,
         are_ready: Barrier::new(count as usize),
         start: OnceLock::new(),
     });
@@ -75,23 +91,24 @@ pub(crate) async fn run(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
 
 /// The times at which the confirmations are due.
 struct Schedule {
-    next: AtomicU32,
-    total: u32,
-    interval: Duration,
+    next: AtomicU64,
+    total: u64,
+    /// Number of logins per second, at least 1.
+    per_second: u32,
     are_ready: Barrier,
     start: OnceLock<Instant>,
 }
 
 impl Schedule {
     /// Returns the number of the next login, or `None` if there is none left.
-    fn take(&self) -> Option<u32> {
+    fn take(&self) -> Option<u64> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         (number < self.total).then_some(number)
     }
 
     /// Returns the time at which the login of this number is to be confirmed. The first call starts the schedule.
-    fn due(&self, number: u32) -> Instant {
-        *self.start.get_or_init(Instant::now) + self.interval * number
+    fn due(&self, number: u64) -> Instant {
+        *self.start.get_or_init(Instant::now) + offset(number, self.per_second)
     }
 }
 
@@ -109,14 +126,16 @@ impl Login {
         plan: &Plan,
         target: &Arc<Target>,
         shared: &Shared,
-        number: u32,
+        number: u64,
     ) -> Result<Self, LoginFailure> {
         let api = match phone {
             Some(api) => api,
             None => phone.insert(Api::connect(target).await?),
         };
         let session = api.generate().await?;
-        let browser = Browser::open(plan.transport, target, &session.id, source(plan, number as usize)).await?;
+        let browser =
+            Browser::open(plan.transport, target, &session.id, source(plan, usize::try_from(number).unwrap_or(0)))
+                .await?;
         let (arrived, arrival) = oneshot::channel();
         let theirs = shared.clone();
         let waiting = tokio::spawn(async move { browser.wait(&theirs, Some(arrived)).await });
@@ -161,4 +180,46 @@ enum LoginFailure {
     Api(#[from] ApiFailure),
     #[error(transparent)]
     Open(#[from] OpenFailure),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(logins_per_second: u32, seconds: u32) -> Plan {
+        Plan {
+            url: String::new(),
+            transport: Transport::Websocket,
+            browsers: 0,
+            logins_per_second,
+            seconds,
+            concurrency: 1,
+            sources: Vec::new(),
+            app_token: String::new(),
+            pid: None,
+        }
+    }
+
+    #[test]
+    fn counts_of_logins_do_not_overflow() {
+        for (per_second, seconds, logins, at_once) in [
+            (0, 10, 0, 0),
+            (50, 0, 0, 0),
+            (20, 1, 20, 20),
+            (500, 10, 5000, 256),
+            (u32::MAX, 3600, 15_461_882_262_000, 256),
+        ] {
+            let plan = plan(per_second, seconds);
+            assert_eq!((total(&plan), concurrent(&plan)), (logins, at_once));
+        }
+    }
+
+    #[test]
+    fn logins_are_due_at_a_constant_rate_without_a_rounding_error_that_grows() {
+        assert_eq!(offset(0, 3), Duration::ZERO);
+        assert_eq!(offset(1, 3), Duration::from_nanos(333_333_333));
+        assert_eq!(offset(10_800, 3), Duration::from_secs(3600));
+        assert_eq!(offset(u64::from(u32::MAX) * 3600, u32::MAX), Duration::from_secs(3600));
+        assert_eq!(offset(3_000_000_000, u32::MAX), Duration::from_nanos(698_491_931));
+    }
 }

@@ -7,7 +7,7 @@ use std::fs;
 pub(super) struct Usage {
     /// Resident memory of the process, in KiB.
     pub(super) resident: u64,
-    /// Memory of the whole kernel, in KiB: unreclaimable slab, and the buffers of TCP sockets in pages of 4 KiB.
+    /// Memory of the whole kernel, in KiB: unreclaimable slab, and the buffers of TCP sockets.
     pub(super) kernel: u64,
     /// Processor time of the process so far, in user and kernel mode, in nanoseconds.
     pub(super) cpu_nanos: u64,
@@ -22,20 +22,37 @@ impl Usage {
         let read = |path: String| fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"));
         let status = read(format!("/proc/{pid}/status"))?;
         let resident = number(&status, "VmRSS:").ok_or_else(|| format!("{pid} has no memory of its own"))?;
-        let slab = number(&read("/proc/meminfo".to_owned())?, "SUnreclaim:").unwrap_or(0);
-        let sockets = read("/proc/net/sockstat".to_owned())?;
-        let pages = sockets.lines().find(|line| line.starts_with("TCP:")).and_then(|line| number(line, "mem"));
+        let kernel =
+            kernel_kib(&read("/proc/meminfo".to_owned())?, &read("/proc/net/sockstat".to_owned())?, page_kib());
         let cpu_nanos = cpu_nanos(&read(format!("/proc/{pid}/stat"))?).unwrap_or(0);
-        Ok(Self { resident, kernel: slab + pages.unwrap_or(0) * 4, cpu_nanos })
+        Ok(Self { resident, kernel, cpu_nanos })
     }
+}
+
+/// Returns the memory of the whole kernel, in KiB. `sockstat` counts the buffers of TCP sockets in pages.
+fn kernel_kib(meminfo: &str, sockstat: &str, page_kib: u64) -> u64 {
+    let slab = number(meminfo, "SUnreclaim:").unwrap_or(0);
+    let tcp = sockstat.lines().find(|line| line.starts_with("TCP:"));
+    slab + tcp.and_then(|line| number(line, "mem")).unwrap_or(0) * page_kib
+}
+
+/// Returns the size of a page of memory, in KiB.
+#[cfg(unix)]
+fn page_kib() -> u64 {
+    rustix::param::page_size() as u64 / 1024
+}
+
+#[cfg(not(unix))]
+const fn page_kib() -> u64 {
+    4
 }
 
 /// Returns the sum of `utime` and `stime` of proc_pid_stat(5), in nanoseconds. The fields are found after the process's
 /// name, which is in parentheses and may contain spaces and parentheses itself.
 fn cpu_nanos(stat: &str) -> Option<u64> {
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    Some(ticks * 1_000_000_000 / ticks_per_second())
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()?.checked_add(fields.get(12)?.parse().ok()?)?;
+    Some(ticks.checked_mul(1_000_000_000)? / ticks_per_second())
 }
 
 #[cfg(unix)]
@@ -112,5 +129,14 @@ mod tests {
         assert_eq!(cpu_nanos(stat), Some(150 * 1_000_000_000 / ticks_per_second()));
         assert_eq!(number("VmRSS:    123 kB\nVmX: 4", "VmRSS:"), Some(123));
         assert_eq!(number("VmX: 4", "VmRSS:"), None);
+    }
+
+    #[test]
+    fn kernel_memory_counts_socket_buffers_in_pages_of_the_system() {
+        let sockstat = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 0 alloc 7 mem 3\nUDP: inuse 1 mem 100\n";
+        for (page_kib, expected) in [(4, 512), (16, 548), (64, 692)] {
+            assert_eq!(kernel_kib("SUnreclaim:   500 kB", sockstat, page_kib), expected);
+        }
+        assert_eq!(kernel_kib("", "", 4), 0);
     }
 }
