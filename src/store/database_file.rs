@@ -113,7 +113,7 @@ fn open_lock_file(path: &Path) -> Result<File, Box<dyn std::error::Error + Send 
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
     }
     let file = options.open(path).map_err(|error| -> Box<dyn std::error::Error + Send + Sync> {
         let is_link = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());

@@ -1,9 +1,8 @@
 //! HTTP/1.1 responses as bytes (RFC 9112 §4), for connections that hyper does not serve: those of the hub, and those
 //! that are refused before a whole request has arrived.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use http::StatusCode;
+use jiff::fmt::rfc2822::DateTimePrinter;
 use zeroize::Zeroizing;
 
 use crate::session::Timestamp;
@@ -65,10 +64,11 @@ pub fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     }
 }
 
-/// Returns a time in the format of `Date` (RFC 9110 §5.6.7).
+/// Returns a time in the format of `Date` (RFC 9110 §5.6.7), or an empty text for a time that has none.
 #[must_use]
 pub fn http_date(now: Timestamp) -> String {
-    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(now.as_millis().try_into().unwrap_or(0)))
+    let date = jiff::Timestamp::from_millisecond(now.as_millis()).ok();
+    date.and_then(|date| DateTimePrinter::new().timestamp_to_rfc9110_string(&date).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

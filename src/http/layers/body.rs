@@ -2,7 +2,7 @@
 //! refused request would leave unread data, and the client would read a reset of the connection instead of the
 //! response.
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
@@ -104,7 +104,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        if http_body::Body::is_end_stream(request.body()) {
+        if request.body().is_end_stream() {
             return Ok(Self(T::default()));
         }
         Json::from_request(request, state).await.map(|Json(value): Json<Option<T>>| Self(value.unwrap_or_default()))
