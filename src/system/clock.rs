@@ -20,7 +20,6 @@ use tokio::sync::{Notify, watch};
 use crate::session::Timestamp;
 use session_time::SessionTime;
 
-
 /// Minimum correction of a shared clock that counts as a step, in milliseconds.
 const STEP_MILLIS: u64 = 1000;
 

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::Fault;
+use super::InjectedFault;
+use super::machine::{ForeignLock, Machine, ModelRow};
 use crate::cluster::node::{NodeName, Notification, Waits};
 use crate::session::{CodeKey, Session, SessionKey, Timestamp};
 use crate::store::change::{Change, Table, change};
@@ -19,81 +20,14 @@ use crate::store::{
 use crate::system::clock::Clock;
 
 /// Message of an injected panic of a statement.
-pub(super) const WANTED_PANIC: &str = "a statement panics, as the history wants it";
-
-/// A lock of the database that another process holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Foreign {
-    #[default]
-    Nothing,
-    Writing,
-    Everything,
-}
-
-/// The state that survives a restart, and the next faults.
-#[derive(Default)]
-pub(super) struct Disk {
-    pub(super) rows: HashMap<SessionKey, Row>,
-    pub(super) foreign: Foreign,
-    /// Whether the next commit fails.
-    pub(super) fails_commit: bool,
-    /// Whether the next statement fails, and its transaction with it.
-    pub(super) fails_statement: bool,
-    /// Whether the next statement panics.
-    pub(super) panics: bool,
-    /// Whether another process has committed since the last query for undelivered changes.
-    pub(super) has_foreign_commits: bool,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) session: Session,
-    /// Number of the session's connections, if the store numbers them.
-    attachment: u32,
-}
-
-/// The disk, and a gate at which commits wait while the disk is slow.
-#[derive(Default)]
-pub(super) struct Machine {
-    pub(super) disk: Mutex<Disk>,
-    gate: Mutex<Gate>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Gate {
-    is_slow: bool,
-    /// Whether a commit waits at the gate.
-    is_waiting: bool,
-}
-
-impl Machine {
-    pub(super) fn be_slow(&self, is_slow: bool) {
-        self.gate.lock().is_slow = is_slow;
-        self.changed.notify_all();
-    }
-
-    /// Returns whether a commit waits for the disk.
-    pub(super) fn holds_commit(&self) -> bool {
-        self.gate.lock().is_waiting
-    }
-
-    fn wait_until_fast(&self) {
-        let mut gate = self.gate.lock();
-        while gate.is_slow {
-            gate.is_waiting = true;
-            self.changed.wait(&mut gate);
-        }
-        gate.is_waiting = false;
-    }
-}
+pub(super) const INJECTED_PANIC: &str = "an injected panic of a statement";
 
 /// The connection to the database.
 pub(super) struct Model {
     machine: Arc<Machine>,
     /// The rows as they were before the open transaction.
-    before: Option<HashMap<SessionKey, Row>>,
-    fault: Fault,
+    before: Option<HashMap<SessionKey, ModelRow>>,
+    fault: InjectedFault,
 }
 
 impl Model {
@@ -101,15 +35,15 @@ impl Model {
         let mut disk = self.machine.disk.lock();
         if std::mem::take(&mut disk.panics) {
             drop(disk);
-            panic!("{WANTED_PANIC}");
+            panic!("{INJECTED_PANIC}");
         }
-        if disk.foreign == Foreign::Everything { Err(Failure::Locked) } else { Ok(()) }
+        if disk.foreign == ForeignLock::Everything { Err(Failure::Locked) } else { Ok(()) }
     }
 
     fn write(&mut self) -> Result<(), Failure> {
         self.read()?;
         let mut disk = self.machine.disk.lock();
-        if self.before.is_none() && disk.foreign != Foreign::Nothing {
+        if self.before.is_none() && disk.foreign != ForeignLock::Nothing {
             return Err(Failure::Locked);
         }
         if std::mem::take(&mut disk.fails_statement) {
@@ -124,7 +58,7 @@ impl Model {
     /// Commits a statement outside of a transaction, which waits while the disk is slow.
     fn commit_statement(&self) {
         if self.before.is_none() {
-            self.machine.wait_until_fast();
+            self.machine.wait_while_slow();
         }
     }
 }
@@ -132,7 +66,7 @@ impl Model {
 impl Database for Model {
     fn begin(&mut self) -> Result<(), Failure> {
         let disk = self.machine.disk.lock();
-        if disk.foreign != Foreign::Nothing {
+        if disk.foreign != ForeignLock::Nothing {
             return Err(Failure::Locked);
         }
         self.before = Some(disk.rows.clone());
@@ -140,7 +74,7 @@ impl Database for Model {
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
-        self.machine.wait_until_fast();
+        self.machine.wait_while_slow();
         let mut disk = self.machine.disk.lock();
         if std::mem::take(&mut disk.fails_commit) {
             return Err(Failure::Failed(StoreError::Unavailable("the disk is full".into())));
@@ -158,7 +92,7 @@ impl Database for Model {
     fn is_in_transaction(&self) -> bool {
         // With this fault the queue does not notice a rollback. Later statements commit by themselves, and the batch
         // ends as if nothing had been rolled back.
-        self.before.is_some() || self.fault == Fault::RollbackUnnoticed
+        self.before.is_some() || self.fault == InjectedFault::RollbackUnnoticed
     }
 }
 
@@ -187,9 +121,9 @@ impl Table for Model {
 }
 
 /// An announcer that does nothing. With the injected fault, only a caller that still waits announces its change.
-struct Mute;
+struct SilentAnnouncer;
 
-impl Announcer for Mute {
+impl Announcer for SilentAnnouncer {
     fn announce(&self, _: &Stored) {}
 }
 
@@ -198,21 +132,21 @@ pub(super) struct ModelStore {
     pub(super) machine: Arc<Machine>,
     pub(super) writer: Writer<Model>,
     clock: Clock,
-    fault: Fault,
+    fault: InjectedFault,
     /// Whether the store numbers connections, as with several nodes.
     is_numbered: bool,
     node: NodeName,
     recent: Arc<Mutex<Vec<Notification>>>,
     /// Whether attaching waits before it reads the rows.
-    pub(super) holds_questions: Mutex<bool>,
+    pub(super) holds_before_read: Mutex<bool>,
     /// Whether attaching waits after it has read the rows.
-    pub(super) holds_answers: Mutex<bool>,
+    pub(super) holds_after_read: Mutex<bool>,
     /// Releases of the waiting calls.
     held: Mutex<Vec<oneshot::Sender<()>>>,
 }
 
 impl ModelStore {
-    pub(super) fn new(machine: Arc<Machine>, clock: Clock, fault: Fault, is_numbered: bool) -> Self {
+    pub(super) fn new(machine: Arc<Machine>, clock: Clock, fault: InjectedFault, is_numbered: bool) -> Self {
         let model = Model { machine: machine.clone(), before: None, fault };
         Self {
             machine,
@@ -222,14 +156,14 @@ impl ModelStore {
             is_numbered,
             node: NodeName::from_stored("here".to_owned()),
             recent: Arc::default(),
-            holds_questions: Mutex::default(),
-            holds_answers: Mutex::default(),
+            holds_before_read: Mutex::default(),
+            holds_after_read: Mutex::default(),
             held: Mutex::default(),
         }
     }
 
     pub(super) fn insert_now(&self, session: Session) {
-        self.machine.disk.lock().rows.insert(session.key, Row { session, attachment: 0 });
+        self.machine.disk.lock().rows.insert(session.key, ModelRow { session, attachment: 0 });
     }
 
     /// Waits to be released, if calls are held at this point.
@@ -267,7 +201,7 @@ impl Store for ModelStore {
     }
 
     async fn insert(&self, _: &Session) -> Result<(), StoreError> {
-        unreachable!("sessions are put there")
+        unreachable!("histories insert sessions directly")
     }
 
     async fn read(&self, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError> {
@@ -288,9 +222,9 @@ impl Store for ModelStore {
             }
             Ok(attached)
         };
-        self.hold(&self.holds_questions).await?;
+        self.hold(&self.holds_before_read).await?;
         let attached = self.writer.run(Access::Read, attach).await?;
-        self.hold(&self.holds_answers).await?;
+        self.hold(&self.holds_after_read).await?;
         Ok(attached)
     }
 
@@ -317,11 +251,11 @@ impl Store for ModelStore {
     ) -> Result<Changed, StoreError> {
         let (clock, recent, machine) = (self.clock.clone(), self.recent.clone(), self.machine.clone());
         let (node, is_numbered) = (self.node.clone(), self.is_numbered);
-        let is_silent = self.fault == Fault::LateCommitIsSilent;
+        let is_silent = self.fault == InjectedFault::LateCommitIsSilent;
         let announcer: Arc<dyn Announcer> =
-            if is_numbered { Arc::new(Numbered { announcer, machine, node }) } else { announcer };
+            if is_numbered { Arc::new(NumberingAnnouncer { announcer, machine, node }) } else { announcer };
         let before = announcer.clone();
-        let announcer: Arc<dyn Announcer> = if is_silent { Arc::new(Mute) } else { announcer };
+        let announcer: Arc<dyn Announcer> = if is_silent { Arc::new(SilentAnnouncer) } else { announcer };
         let work = move |model: &mut Model| change(model, which, &transition, &clock);
         let finish = move |change: Change| {
             recent.lock().extend(change.notification());
@@ -349,10 +283,10 @@ impl Store for ModelStore {
         let mut disk = self.machine.disk.lock();
         if std::mem::take(&mut disk.has_foreign_commits) {
             let notification =
-                |row: &Row| Notification { key: row.session.key, version: row.session.version, attachment: 0 };
+                |row: &ModelRow| Notification { key: row.session.key, version: row.session.version, attachment: 0 };
             notifications.extend(disk.rows.values().map(notification));
         }
-        if self.fault == Fault::LateCommitIsSilent {
+        if self.fault == InjectedFault::LateCommitIsSilent {
             notifications.clear();
         }
         Ok(notifications.into_iter().map(|notification| Undelivered { notification, session: None }).collect())
@@ -378,13 +312,13 @@ impl Store for ModelStore {
 }
 
 /// Adds the session's node and attachment to an announcement, as a store of several nodes does.
-struct Numbered {
+struct NumberingAnnouncer {
     announcer: Arc<dyn Announcer>,
     machine: Arc<Machine>,
     node: NodeName,
 }
 
-impl Announcer for Numbered {
+impl Announcer for NumberingAnnouncer {
     fn announce(&self, stored: &Stored) {
         let attachment = self.machine.disk.lock().rows.get(&stored.session.key).map_or(0, |row| row.attachment);
         let waits = Some(Waits { node: self.node.clone(), attachment });

@@ -2,14 +2,14 @@
 
 /// The messages that a browser has received.
 #[derive(Debug, Default)]
-pub(super) struct Received {
+pub(super) struct ReceivedMessages {
     pub(super) statuses: Vec<String>,
     pub(super) codes: u32,
     pub(super) is_closed: bool,
     pub(super) close_code: Option<u16>,
 }
 
-impl Received {
+impl ReceivedMessages {
     fn add(&mut self, json: &[u8]) -> Result<(), String> {
         let value: serde_json::Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         match value["status"].as_str() {
@@ -22,8 +22,8 @@ impl Received {
 }
 
 /// Parses the frames of a server, which are short and unmasked. The last one may not have been written whole.
-pub(super) fn frames(mut bytes: &[u8]) -> Result<Received, String> {
-    let mut delivered = Received::default();
+pub(super) fn frames(mut bytes: &[u8]) -> Result<ReceivedMessages, String> {
+    let mut delivered = ReceivedMessages::default();
     while let [first, length, rest @ ..] = bytes {
         let (length, rest) = match (length, rest) {
             (126, [high, low, rest @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), rest),
@@ -48,8 +48,8 @@ pub(super) fn frames(mut bytes: &[u8]) -> Result<Received, String> {
     Ok(delivered)
 }
 
-pub(super) fn events(bytes: &[u8]) -> Result<Received, String> {
-    let mut delivered = Received::default();
+pub(super) fn events(bytes: &[u8]) -> Result<ReceivedMessages, String> {
+    let mut delivered = ReceivedMessages::default();
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
     for event in whole.split("\n\n").filter(|event| *event != ":" && !event.is_empty()) {
@@ -66,8 +66,8 @@ pub(super) fn events(bytes: &[u8]) -> Result<Received, String> {
     Ok(delivered)
 }
 
-pub(super) fn answer(bytes: &[u8]) -> Result<Received, String> {
-    let mut delivered = Received::default();
+pub(super) fn poll_response(bytes: &[u8]) -> Result<ReceivedMessages, String> {
+    let mut delivered = ReceivedMessages::default();
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return Ok(delivered) };
     delivered.is_closed = true;

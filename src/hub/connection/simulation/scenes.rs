@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use super::line::Simulated;
-use super::{Dropped, Fixture, KEY, Kind, World, masked};
+use super::socket::SimulatedSocket;
+use super::{ConnectionKind, Dropped, Fixture, KEY, Run, masked};
 use crate::hub::connection::read::MAX_MESSAGE_BYTES;
 use crate::hub::connection::timers::PATIENCE_SECONDS;
 use crate::hub::connection::{Connection, Readiness};
@@ -14,25 +14,25 @@ use crate::session::{Client, Session, State, Timestamp};
 use crate::wire::websocket::close_payload;
 
 /// Returns an open connection on which `pending` has been delivered, unless it is a poll.
-fn connection(fixture: &Fixture, kind: Kind) -> World<'_> {
-    let mut world = World::new(fixture, kind, Dropped::Nothing);
-    world.open(&[], 1 << 16);
-    world
+fn connection(fixture: &Fixture, kind: ConnectionKind) -> Run<'_> {
+    let mut run = Run::new(fixture, kind, Dropped::Nothing);
+    run.open(&[], 1 << 16);
+    run
 }
 
 /// Returns what the server has written since the last call.
-fn written(world: &World<'_>) -> Vec<u8> {
-    std::mem::take(&mut world.line.0.borrow_mut().written)
+fn written(run: &Run<'_>) -> Vec<u8> {
+    std::mem::take(&mut run.socket.0.borrow_mut().written)
 }
 
 /// Delivers bytes of the browser and handles all readiness that follows.
-fn receives(world: &mut World<'_>, bytes: &[u8]) {
-    world.send(bytes, None);
-    world.line.0.borrow_mut().arrive(usize::MAX);
-    while world.line.0.borrow().is_readable || world.reads_more > 0 {
-        world.report();
-        if world.reads_more > 0 {
-            world.perform(0);
+fn receives(run: &mut Run<'_>, bytes: &[u8]) {
+    run.send(bytes, None);
+    run.socket.0.borrow_mut().arrive(usize::MAX);
+    while run.socket.0.borrow().is_readable || run.reads_more > 0 {
+        run.report();
+        if run.reads_more > 0 {
+            run.perform(0);
         }
     }
 }
@@ -41,103 +41,103 @@ fn receives(world: &mut World<'_>, bytes: &[u8]) {
 fn a_timed_out_event_stream_ends_by_heartbeat_and_other_failures_end_by_network() {
     let fixture = Fixture::new();
     for (kind, failure, reason) in [
-        (Kind::Events, io::ErrorKind::TimedOut, CloseReason::Heartbeat),
-        (Kind::Events, io::ErrorKind::ConnectionReset, CloseReason::Network),
-        (Kind::Plain, io::ErrorKind::TimedOut, CloseReason::Network),
-        (Kind::Plain, io::ErrorKind::ConnectionReset, CloseReason::Network),
+        (ConnectionKind::Events, io::ErrorKind::TimedOut, CloseReason::Heartbeat),
+        (ConnectionKind::Events, io::ErrorKind::ConnectionReset, CloseReason::Network),
+        (ConnectionKind::Plain, io::ErrorKind::TimedOut, CloseReason::Network),
+        (ConnectionKind::Plain, io::ErrorKind::ConnectionReset, CloseReason::Network),
     ] {
-        let mut world = connection(&fixture, kind);
-        world.line.0.borrow_mut().failure = Some(failure);
-        world.ready(Readiness { is_writable: false, is_last: true });
-        assert_eq!(world.ended_by, Some(reason), "{kind:?} {failure}");
+        let mut run = connection(&fixture, kind);
+        run.socket.0.borrow_mut().failure = Some(failure);
+        run.ready(Readiness { is_writable: false, is_last: true });
+        assert_eq!(run.ended_by, Some(reason), "{kind:?} {failure}");
     }
 }
 
 #[test]
 fn a_session_ended_by_a_step_of_session_time_leaves_the_store_its_full_time() {
     let fixture = Fixture::new();
-    let mut world = connection(&fixture, Kind::Acknowledging);
-    world.now = Tick(2000);
-    world.lag = Lag(-400_000);
-    world.act(|record, turn| record.session_time_stepped(turn));
-    world.pass_time(1);
-    assert_eq!((world.reads, world.is_waiting()), (1, true));
+    let mut run = connection(&fixture, ConnectionKind::Acknowledging);
+    run.now = Tick(2000);
+    run.lag = Lag(-400_000);
+    run.act(|record, turn| record.session_time_stepped(turn));
+    run.pass_time(1);
+    assert_eq!((run.reads, run.is_waiting()), (1, true));
     // The store does not answer for a minute.
-    let ended_by = |world: &World<'_>| world.record.as_ref().filter(|it| !it.is_waiting()).map(|it| it.reason);
-    world.pass_time(10 * PATIENCE_SECONDS - 20);
-    assert_eq!(ended_by(&world), None);
+    let ended_by = |run: &Run<'_>| run.record.as_ref().filter(|it| !it.is_waiting()).map(|it| it.reason);
+    run.pass_time(10 * PATIENCE_SECONDS - 20);
+    assert_eq!(ended_by(&run), None);
     // An attempt follows one second after the one before.
-    world.pass_time(20);
-    world.pass_time(20);
-    assert_eq!(ended_by(&world), Some(CloseReason::Unavailable));
+    run.pass_time(20);
+    run.pass_time(20);
+    assert_eq!(ended_by(&run), Some(CloseReason::Unavailable));
 }
 
 #[test]
 fn bytes_after_a_violation_are_discarded_up_to_a_maximum() {
     let fixture = Fixture::new();
-    let mut world = connection(&fixture, Kind::Plain);
-    receives(&mut world, &[0xFF, 0xFF]);
-    let mut receive = |bytes: usize| world.act(|record, turn| record.receive(&mut vec![0; bytes], turn));
+    let mut run = connection(&fixture, ConnectionKind::Plain);
+    receives(&mut run, &[0xFF, 0xFF]);
+    let mut receive = |bytes: usize| run.act(|record, turn| record.receive(&mut vec![0; bytes], turn));
     receive(4 * 1024 * 1024 - 1);
     receive(0);
-    assert!(world.record.is_some());
-    world.act(|record, turn| record.receive(&mut [0], turn));
-    assert_eq!(world.ended_by, Some(CloseReason::Protocol));
+    assert!(run.record.is_some());
+    run.act(|record, turn| record.receive(&mut [0], turn));
+    assert_eq!(run.ended_by, Some(CloseReason::Protocol));
 
     // The same holds if the Close was not accepted at once.
-    let mut world = connection(&fixture, Kind::Plain);
-    world.line.0.borrow_mut().room_bytes = 0;
-    receives(&mut world, &[0xFF, 0xFF]);
-    world.line.0.borrow_mut().grow_room(1 << 16);
-    world.report();
-    world.act(|record, turn| record.receive(&mut [0], turn));
-    assert!(world.record.is_some());
+    let mut run = connection(&fixture, ConnectionKind::Plain);
+    run.socket.0.borrow_mut().room_bytes = 0;
+    receives(&mut run, &[0xFF, 0xFF]);
+    run.socket.0.borrow_mut().grow_room(1 << 16);
+    run.report();
+    run.act(|record, turn| record.receive(&mut [0], turn));
+    assert!(run.record.is_some());
 }
 
 #[test]
 fn event_streams_and_polls_end_at_a_read_above_the_maximum_message_length() {
     let fixture = Fixture::new();
-    for kind in [Kind::Events, Kind::Poll] {
-        let mut world = connection(&fixture, kind);
-        world.act(|record, turn| record.receive(&mut [0; MAX_MESSAGE_BYTES as usize], turn));
-        assert!(world.is_waiting());
-        world.act(|record, turn| record.receive(&mut [0; MAX_MESSAGE_BYTES as usize + 1], turn));
-        assert_eq!(world.ended_by, Some(CloseReason::Protocol));
+    for kind in [ConnectionKind::Events, ConnectionKind::Poll] {
+        let mut run = connection(&fixture, kind);
+        run.act(|record, turn| record.receive(&mut [0; MAX_MESSAGE_BYTES as usize], turn));
+        assert!(run.is_waiting());
+        run.act(|record, turn| record.receive(&mut [0; MAX_MESSAGE_BYTES as usize + 1], turn));
+        assert_eq!(run.ended_by, Some(CloseReason::Protocol));
     }
 }
 
 #[test]
 fn the_message_ping_is_answered_unless_bytes_are_unsent() {
     let fixture = Fixture::new();
-    let mut world = connection(&fixture, Kind::Acknowledging);
-    written(&world);
-    receives(&mut world, &masked(0x81, b"ping"));
-    assert_eq!(written(&world), [0x82, 0]);
-    world.line.0.borrow_mut().room_bytes = 0;
-    world.deliver("scanned");
-    receives(&mut world, &masked(0x81, b"ping"));
-    world.line.0.borrow_mut().grow_room(1 << 16);
-    world.report();
-    assert_eq!(written(&world), fixture.message("scanned").frames.frame());
+    let mut run = connection(&fixture, ConnectionKind::Acknowledging);
+    written(&run);
+    receives(&mut run, &masked(0x81, b"ping"));
+    assert_eq!(written(&run), [0x82, 0]);
+    run.socket.0.borrow_mut().room_bytes = 0;
+    run.deliver("scanned");
+    receives(&mut run, &masked(0x81, b"ping"));
+    run.socket.0.borrow_mut().grow_room(1 << 16);
+    run.report();
+    assert_eq!(written(&run), fixture.message("scanned").frames.frame());
 }
 
 #[test]
 fn a_violation_after_the_token_closes_with_1002_and_after_the_ack_with_1000() {
     let fixture = Fixture::new();
-    let mut world = connection(&fixture, Kind::Acknowledging);
-    world.deliver("confirmed");
-    written(&world);
-    receives(&mut world, &[0xFF, 0xFF]);
-    assert_eq!(written(&world), [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat());
-    assert_eq!(world.acks_in_all, 0);
+    let mut run = connection(&fixture, ConnectionKind::Acknowledging);
+    run.deliver("confirmed");
+    written(&run);
+    receives(&mut run, &[0xFF, 0xFF]);
+    assert_eq!(written(&run), [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat());
+    assert_eq!(run.acks_in_all, 0);
 
-    let mut world = connection(&fixture, Kind::Acknowledging);
-    world.deliver("confirmed");
-    written(&world);
-    receives(&mut world, &[masked(0x81, b"ack"), vec![0xFF, 0xFF]].concat());
-    assert_eq!((world.acks, written(&world)), (1, vec![]), "the receipt is being stored");
-    world.perform(3);
-    assert_eq!(written(&world), [&[0x88, 2][..], &1000_u16.to_be_bytes()].concat());
+    let mut run = connection(&fixture, ConnectionKind::Acknowledging);
+    run.deliver("confirmed");
+    written(&run);
+    receives(&mut run, &[masked(0x81, b"ack"), vec![0xFF, 0xFF]].concat());
+    assert_eq!((run.acks, written(&run)), (1, vec![]), "the acknowledgement is being stored");
+    run.perform(3);
+    assert_eq!(written(&run), [&[0x88, 2][..], &1000_u16.to_be_bytes()].concat());
 }
 
 #[test]
@@ -145,59 +145,59 @@ fn an_ack_begun_before_the_token_is_no_acknowledgement() {
     let fixture = Fixture::new();
     let ack = masked(0x81, b"ack");
     for begun in 1..ack.len() {
-        let mut world = connection(&fixture, Kind::Acknowledging);
-        receives(&mut world, &ack[..begun]);
-        world.deliver("confirmed");
-        receives(&mut world, &ack[begun..]);
-        assert_eq!(world.acks, 0, "begun by {begun} bytes");
-        receives(&mut world, &ack);
-        assert_eq!(world.acks, 1);
+        let mut run = connection(&fixture, ConnectionKind::Acknowledging);
+        receives(&mut run, &ack[..begun]);
+        run.deliver("confirmed");
+        receives(&mut run, &ack[begun..]);
+        assert_eq!(run.acks, 0, "begun by {begun} bytes");
+        receives(&mut run, &ack);
+        assert_eq!(run.acks, 1);
     }
 }
 
 #[test]
 fn a_close_in_two_pieces_is_returned_with_its_code() {
     let fixture = Fixture::new();
-    let mut world = connection(&fixture, Kind::Plain);
+    let mut run = connection(&fixture, ConnectionKind::Plain);
     let close = masked(0x88, &close_payload(1001, ""));
-    world.line.0.borrow_mut().room_bytes = 0;
-    world.deliver("scanned");
-    receives(&mut world, &close[..3]);
-    world.line.0.borrow_mut().grow_room(1 << 16);
-    world.report();
-    written(&world);
-    receives(&mut world, &close[3..]);
-    assert_eq!(written(&world), [&[0x88, 2][..], &1001_u16.to_be_bytes()].concat());
-    assert_eq!(world.ended_by, Some(CloseReason::Client));
+    run.socket.0.borrow_mut().room_bytes = 0;
+    run.deliver("scanned");
+    receives(&mut run, &close[..3]);
+    run.socket.0.borrow_mut().grow_room(1 << 16);
+    run.report();
+    written(&run);
+    receives(&mut run, &close[3..]);
+    assert_eq!(written(&run), [&[0x88, 2][..], &1001_u16.to_be_bytes()].concat());
+    assert_eq!(run.ended_by, Some(CloseReason::Client));
 }
 
 #[test]
 fn the_write_deadline_starts_anew_after_all_bytes_were_accepted() {
     let fixture = Fixture::new();
-    let mut world = connection(&fixture, Kind::Plain);
-    world.line.0.borrow_mut().room_bytes = 0;
-    world.deliver("scanned");
-    world.pass_time(21);
+    let mut run = connection(&fixture, ConnectionKind::Plain);
+    run.socket.0.borrow_mut().room_bytes = 0;
+    run.deliver("scanned");
+    run.pass_time(21);
     // In one turn the message is accepted whole and the pong is not.
-    let missing = world.unsent_bytes();
-    world.line.0.borrow_mut().grow_room(missing);
-    receives(&mut world, &masked(0x89, b"ping"));
-    assert_eq!(world.unsent_bytes(), 6);
-    world.pass_time(49);
-    world.check().unwrap();
-    assert!(world.record.is_some());
-    world.pass_time(1);
-    world.check().unwrap();
-    assert_eq!((world.now.0, world.ended_by), (71, Some(CloseReason::Slow)));
+    let missing = run.unsent_bytes();
+    run.socket.0.borrow_mut().grow_room(missing);
+    receives(&mut run, &masked(0x89, b"ping"));
+    assert_eq!(run.unsent_bytes(), 6);
+    run.pass_time(49);
+    run.check().unwrap();
+    assert!(run.record.is_some());
+    run.pass_time(1);
+    run.check().unwrap();
+    assert_eq!((run.now.0, run.ended_by), (71, Some(CloseReason::Slow)));
 }
 
 #[test]
 fn a_push_that_cannot_be_written_ends_the_connection() {
     let fixture = Fixture::new();
-    let mut world = connection(&fixture, Kind::Plain);
-    world.line.0.borrow_mut().failure = Some(io::ErrorKind::BrokenPipe);
-    world.deliver("scanned");
-    assert_eq!(world.ended_by, Some(CloseReason::Network));
+    let mut run = connection(&fixture, ConnectionKind::Plain);
+    run.socket.0.borrow_mut().failure = Some(io::ErrorKind::BrokenPipe);
+    run.deliver("scanned");
+    assert_eq!(run.ended_by, Some(CloseReason::Network));
 }
 
 #[test]
@@ -208,23 +208,23 @@ fn a_push_is_counted_when_its_last_byte_is_written() {
         let count = metrics.lines().find_map(|line| line.strip_prefix("qrlogin_push_seconds_count "));
         count.expect("the count of pushes").parse::<u32>().unwrap()
     };
-    let push = |world: &mut World<'_>, status| {
+    let push = |run: &mut Run<'_>, status| {
         let message = fixture.message(status);
-        world.act(|record, turn| record.deliver(message, Some(Stopwatch::start()), turn));
+        run.act(|record, turn| record.deliver(message, Some(Stopwatch::start()), turn));
     };
-    let mut world = connection(&fixture, Kind::Plain);
-    push(&mut world, "scanned");
+    let mut run = connection(&fixture, ConnectionKind::Plain);
+    push(&mut run, "scanned");
     assert_eq!(pushes(), 1);
-    world.line.0.borrow_mut().room_bytes = 5;
-    push(&mut world, "rejected");
+    run.socket.0.borrow_mut().room_bytes = 5;
+    push(&mut run, "rejected");
     assert_eq!(pushes(), 1);
-    world.line.0.borrow_mut().grow_room(1 << 16);
-    world.report();
+    run.socket.0.borrow_mut().grow_room(1 << 16);
+    run.report();
     assert_eq!(pushes(), 2);
     // The change is delivered while a frame of the browser is incomplete.
-    let mut world = connection(&fixture, Kind::Plain);
-    receives(&mut world, &masked(0x8A, b"pong")[..3]);
-    push(&mut world, "scanned");
+    let mut run = connection(&fixture, ConnectionKind::Plain);
+    receives(&mut run, &masked(0x8A, b"pong")[..3]);
+    push(&mut run, "scanned");
     assert_eq!(pushes(), 3);
 }
 
@@ -243,7 +243,7 @@ fn the_latest_change_during_the_handshake_is_kept_in_any_order() {
         })
     };
     for order in [[2, 3, 3], [3, 2, 2], [2, 3, 2]] {
-        let mut record = Connection::<Simulated>::opening(KEY, 1);
+        let mut record = Connection::<SimulatedSocket>::opening(KEY, 1);
         let (first, rest) = (at(order[0]), [at(order[1]), at(order[2])]);
         assert!(record.keep_if_opening(&first, Stopwatch::start()));
         for session in &rest {

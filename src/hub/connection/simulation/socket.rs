@@ -10,9 +10,9 @@ use crate::hub::socket::{Socket, Watch};
 
 /// Both ends of a connection, and the buffers of the system.
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct SocketState {
     /// Bytes that the browser has sent and that have not arrived.
-    pub(super) under_way: Vec<u8>,
+    pub(super) in_transit: Vec<u8>,
     /// Bytes that have arrived and have not been read.
     pub(super) unread: Vec<u8>,
     pub(super) arrived_bytes: usize,
@@ -24,7 +24,7 @@ pub(super) struct Line {
     /// Number of bytes that the system still accepts.
     pub(super) room_bytes: usize,
     /// Whether a write has been accepted whole since this was last cleared.
-    pub(super) has_caught_up: bool,
+    pub(super) has_accepted_write: bool,
     pub(super) has_ended_writing: bool,
     /// The token, on a plain WebSocket with the Close after it.
     pub(super) token: Vec<u8>,
@@ -34,24 +34,24 @@ pub(super) struct Line {
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
     /// Disturbances of the next system calls. Without one, a call succeeds.
-    pub(super) hiccups: Vec<Hiccup>,
+    pub(super) disturbances: Vec<Disturbance>,
 }
 
 /// A disturbance of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hiccup {
+pub(super) enum Disturbance {
     Interrupted,
     /// The call handles one byte.
     Short,
 }
 
 #[derive(Clone, Default)]
-pub(super) struct Simulated(pub(super) Rc<RefCell<Line>>);
+pub(super) struct SimulatedSocket(pub(super) Rc<RefCell<SocketState>>);
 
-impl Line {
+impl SocketState {
     pub(super) fn arrive(&mut self, bytes: usize) {
-        let count = bytes.min(self.under_way.len());
-        self.unread.extend(self.under_way.drain(..count));
+        let count = bytes.min(self.in_transit.len());
+        self.unread.extend(self.in_transit.drain(..count));
         self.arrived_bytes += count;
         self.is_readable |= count > 0;
     }
@@ -62,52 +62,53 @@ impl Line {
     }
 }
 
-impl Read for Simulated {
+impl Read for SimulatedSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut line = self.0.borrow_mut();
-        if let Some(failure) = line.failure {
+        let mut socket = self.0.borrow_mut();
+        if let Some(failure) = socket.failure {
             return Err(failure.into());
         }
-        let mut count = buffer.len().min(line.unread.len());
-        match line.hiccups.pop() {
-            Some(Hiccup::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
-            Some(Hiccup::Short) if count > 1 => {
+        let mut count = buffer.len().min(socket.unread.len());
+        match socket.disturbances.pop() {
+            Some(Disturbance::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
+            Some(Disturbance::Short) if count > 1 => {
                 count = 1;
                 // The rest counts as arriving after this read.
-                line.is_readable = true;
+                socket.is_readable = true;
             }
             _ => {}
         }
         if count == 0 {
-            return if line.has_hung_up { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+            return if socket.has_hung_up { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
         }
-        buffer[..count].copy_from_slice(&line.unread[..count]);
-        line.unread.drain(..count);
+        buffer[..count].copy_from_slice(&socket.unread[..count]);
+        socket.unread.drain(..count);
         Ok(count)
     }
 }
 
-impl Write for Simulated {
+impl Write for SimulatedSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut line = self.0.borrow_mut();
-        if let Some(failure) = line.failure {
+        let mut socket = self.0.borrow_mut();
+        if let Some(failure) = socket.failure {
             return Err(failure.into());
         }
-        let mut count = bytes.len().min(line.room_bytes);
-        match line.hiccups.pop() {
-            Some(Hiccup::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
-            Some(Hiccup::Short) if count > 1 => count = 1,
+        let mut count = bytes.len().min(socket.room_bytes);
+        match socket.disturbances.pop() {
+            Some(Disturbance::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
+            Some(Disturbance::Short) if count > 1 => count = 1,
             _ => {}
         }
         if count == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        line.room_bytes -= count;
-        line.has_caught_up |= count == bytes.len();
-        line.written.extend_from_slice(&bytes[..count]);
-        let has_token = |line: &Line| line.written.windows(line.token.len()).any(|window| window == line.token);
-        if !line.token.is_empty() && line.arrived_before_token.is_none() && has_token(&line) {
-            line.arrived_before_token = Some(line.arrived_bytes);
+        socket.room_bytes -= count;
+        socket.has_accepted_write |= count == bytes.len();
+        socket.written.extend_from_slice(&bytes[..count]);
+        let has_token =
+            |socket: &SocketState| socket.written.windows(socket.token.len()).any(|window| window == socket.token);
+        if !socket.token.is_empty() && socket.arrived_before_token.is_none() && has_token(&socket) {
+            socket.arrived_before_token = Some(socket.arrived_bytes);
         }
         Ok(count)
     }
@@ -117,7 +118,7 @@ impl Write for Simulated {
     }
 }
 
-impl Socket for Simulated {
+impl Socket for SimulatedSocket {
     type Poll = ();
 
     fn unread_bytes(&self) -> io::Result<usize> {
@@ -125,10 +126,10 @@ impl Socket for Simulated {
     }
 
     fn watch(&mut self, (): &(), _: Token, watch: Watch) -> io::Result<()> {
-        let mut line = self.0.borrow_mut();
-        line.watch = Some(watch);
-        line.is_readable |= !line.unread.is_empty() || line.has_hung_up;
-        line.is_writable |= watch == Watch::ReadsAndRoom && line.room_bytes > 0;
+        let mut socket = self.0.borrow_mut();
+        socket.watch = Some(watch);
+        socket.is_readable |= !socket.unread.is_empty() || socket.has_hung_up;
+        socket.is_writable |= watch == Watch::ReadsAndRoom && socket.room_bytes > 0;
         Ok(())
     }
 
