@@ -10,7 +10,7 @@ use crate::token::AppUser;
 pub enum Verdict {
     /// Confirms, with the number that the user picked, for number matching.
     Confirm(Option<String>),
-    /// Rejects the login.
+    /// Rejects the login of the browser.
     Reject,
 }
 

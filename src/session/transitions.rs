@@ -173,7 +173,7 @@ pub enum Decision {
         /// Whether the phone user picked the number that the browser shows. `None` without number matching.
         number_matches: Option<bool>,
     },
-    /// Rejects the login.
+    /// Rejects the login of the browser.
     Reject,
 }
 

@@ -9,11 +9,11 @@ const EXPIRES: Timestamp = CREATED.plus_seconds(300);
 const DECIDED: Timestamp = EXPIRES.plus_millis(-1000);
 const CLAIMABLE_UNTIL: Timestamp = DECIDED.plus_seconds(60);
 
-/// Before `expires_at`.
+/// A time before `expires_at`.
 const EARLY: Timestamp = CREATED.plus_seconds(10);
 /// From `expires_at` on, before `claimable_until`.
 const LATE: Timestamp = EXPIRES;
-/// From `claimable_until` on.
+/// A time from `claimable_until` on.
 const AFTERWARDS: Timestamp = CLAIMABLE_UNTIL;
 
 fn user(id: &str) -> PhoneUser {

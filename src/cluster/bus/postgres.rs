@@ -33,7 +33,7 @@ impl PostgresBus {
 
 impl Bus for PostgresBus {
     fn listen(&self, listener: Weak<dyn Listener>) {
-        let channel = Channel { postgres: self.postgres.clone(), name: self.node.channel() };
+        let channel = PostgresChannel { postgres: self.postgres.clone(), name: self.node.channel() };
         self.subscription.get_or_init(|| subscribe(&self.local, listener, &self.metrics, channel));
     }
 
@@ -50,13 +50,13 @@ impl Bus for PostgresBus {
 }
 
 /// The channel of this node, to which the connection listens.
-struct Channel {
+struct PostgresChannel {
     postgres: Postgres,
     name: String,
 }
 
 #[async_trait]
-impl Subscription for Channel {
+impl Subscription for PostgresChannel {
     const SETTING: &'static str = "database_url";
 
     async fn receive(&mut self, handler: &MessageHandler) -> String {

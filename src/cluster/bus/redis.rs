@@ -101,7 +101,7 @@ impl Bus for RedisBus {
     fn listen(&self, listener: Weak<dyn Listener>) {
         self.tasks.get_or_init(|| {
             let (client, name, queue) = (self.client.clone(), self.node.channel(), self.queue.clone());
-            let channel = Channel { client, name, queue };
+            let channel = RedisChannel { client, name, queue };
             let queued = self.queued.lock().take();
             [
                 subscribe(&self.local, listener, &self.metrics, channel),
@@ -124,14 +124,14 @@ impl Bus for RedisBus {
 }
 
 /// The channel of this node, to which the connection subscribes.
-struct Channel {
+struct RedisChannel {
     client: Client,
     name: String,
     queue: mpsc::Sender<QueuedMessage>,
 }
 
 #[async_trait]
-impl Subscription for Channel {
+impl Subscription for RedisChannel {
     const SETTING: &'static str = "bus_url";
 
     async fn receive(&mut self, handler: &MessageHandler) -> String {

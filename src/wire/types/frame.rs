@@ -34,12 +34,12 @@ pub enum Frame {
     Confirmed(Confirmed),
     /// The user rejected the login.
     Rejected {
-        /// Explanation for people.
+        /// Explanation of the state, for people.
         message: &'static str,
     },
     /// The session has expired.
     Expired {
-        /// Explanation for people.
+        /// Explanation of the state, for people.
         message: &'static str,
     },
     /// The session was cancelled.
@@ -112,7 +112,7 @@ pub enum Confirmed {
     },
     /// The token has been acknowledged, and is not delivered again.
     Claimed {
-        /// The constant `true`.
+        /// Always the constant `true`.
         claimed: bool,
     },
 }

@@ -12,7 +12,7 @@ pub struct Problem {
     pub kind: &'static str,
     /// Reason phrase of the HTTP status.
     pub title: &'static str,
-    /// The HTTP status.
+    /// Status code of the HTTP response.
     pub status: u16,
     /// Kind of the error, stable and for programs.
     pub code: &'static str,

@@ -2,26 +2,26 @@
 
 use super::codec::{Decoder, Incoming, Kind, Opcode, Violation};
 
-/// Recognizes the messages of one browser. While it [is at rest](MessageDecoder::is_at_rest) it holds no state, so it can be
-/// dropped and later replaced by a new one.
+/// Recognizes the messages of one browser. While it [is at rest](MessageDecoder::is_at_rest) it holds no state, so it
+/// can be dropped and later replaced by a new one.
 #[derive(Debug)]
 pub struct MessageDecoder {
     decoder: Decoder,
     words: &'static [&'static str],
-    message: Message,
+    message: PartialMessage,
     /// Whether the Close in progress began before [`MessageDecoder::ignore_message_begun`].
     ignores_close_code: bool,
 }
 
 /// The text message in progress, matched against the words.
 #[derive(Debug, Clone, Copy)]
-struct Message {
+struct PartialMessage {
     /// One bit for each word that begins with the bytes that have arrived.
     candidates: u8,
     bytes: usize,
 }
 
-impl Message {
+impl PartialMessage {
     const NEW: Self = Self { candidates: u8::MAX, bytes: 0 };
     const NO_WORD: Self = Self { candidates: 0, bytes: 0 };
 }
@@ -53,7 +53,12 @@ impl MessageDecoder {
     /// violations. Other messages are ignored.
     #[must_use]
     pub const fn new(max_message_bytes: u32, words: &'static [&'static str]) -> Self {
-        Self { decoder: Decoder::new(max_message_bytes), words, message: Message::NEW, ignores_close_code: false }
+        Self {
+            decoder: Decoder::new(max_message_bytes),
+            words,
+            message: PartialMessage::NEW,
+            ignores_close_code: false,
+        }
     }
 
     /// Returns whether no frame and no message is in progress.
@@ -62,13 +67,14 @@ impl MessageDecoder {
         self.decoder.is_at_rest()
     }
 
-    /// Ignores the message and the Close in progress: a message is recognized as no word, and a Close is recognized without its code.
+    /// Ignores the message and the Close in progress: a message is recognized as no word, and a Close is recognized
+    /// without its code.
     pub fn ignore_message_begun(&mut self) {
         let opcode = self.decoder.opcode_in_progress();
         self.ignores_close_code |= opcode == Some(Opcode::Close as u8);
         let is_data = opcode.is_some_and(|opcode| opcode & 0x8 == 0);
         if is_data || self.decoder.is_within_message() {
-            self.message = Message::NO_WORD;
+            self.message = PartialMessage::NO_WORD;
         }
     }
 
@@ -87,7 +93,7 @@ impl MessageDecoder {
             match incoming {
                 Incoming::Data { kind, payload, is_last } => {
                     let message = self.message.followed_by(kind, payload, self.words);
-                    self.message = if is_last { Message::NEW } else { message };
+                    self.message = if is_last { PartialMessage::NEW } else { message };
                     if is_last {
                         received.words |= message.word(self.words);
                     }
@@ -103,7 +109,7 @@ impl MessageDecoder {
     }
 }
 
-impl Message {
+impl PartialMessage {
     fn followed_by(self, kind: Kind, payload: &[u8], words: &[&str]) -> Self {
         let mut candidates = 0;
         for (index, word) in words.iter().enumerate().filter(|(index, _)| self.candidates & 1 << index != 0) {
