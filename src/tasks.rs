@@ -116,7 +116,7 @@ async fn tidy(store: Arc<dyn Store>, clock: Clock) {
             if !store.is_shared() {
                 store.ping().await?;
             }
-            store.tidy().await
+            store.maintain().await
         };
         match (done.await.map_err(|error| error.to_string()), &failing) {
             (Ok(()), None) => {}

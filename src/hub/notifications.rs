@@ -1,5 +1,5 @@
 //! Changes at other nodes. A notification names a session that has changed. Changes whose notification was lost are
-//! found in the store (`Store::untold`), which is asked every 1.5 seconds.
+//! found in the store (`Store::undelivered`), which is asked every 1.5 seconds.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::{LoginError, Logins};
 use crate::session::SessionKey;
-use crate::store::Which;
+use crate::store::SessionSelector;
 
 impl Logins {
     /// Stores the acknowledgement of the browser. After that the token is not delivered again.
@@ -10,6 +10,6 @@ impl Logins {
     /// # Errors
     /// See [`LoginError`].
     pub async fn acknowledge(self: &Arc<Self>, key: SessionKey) -> Result<(), LoginError> {
-        self.change(Which::Key(key), |session, now| session.acknowledge(now)).await.map(drop)
+        self.change(SessionSelector::Key(key), |session, now| session.acknowledge(now)).await.map(drop)
     }
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::{LoginError, Logins};
 use crate::session::SessionKey;
-use crate::store::Which;
+use crate::store::SessionSelector;
 
 impl Logins {
     /// Cancels a session for its browser. A phone that has scanned it gets
@@ -11,6 +11,6 @@ impl Logins {
     /// # Errors
     /// See [`LoginError`].
     pub async fn cancel(self: &Arc<Self>, key: SessionKey) -> Result<(), LoginError> {
-        self.change(Which::Key(key), |session, now| session.cancel(now)).await.map(drop)
+        self.change(SessionSelector::Key(key), |session, now| session.cancel(now)).await.map(drop)
     }
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::{LoginError, Logins};
 use crate::session::{Client, Code, Decision, Refusal, State};
-use crate::store::Which;
+use crate::store::SessionSelector;
 use crate::token::AppUser;
 
 /// The decision of the phone user, as the phone sent it.
@@ -32,7 +32,7 @@ impl Logins {
         let presented = self.verify_code(code).await?;
         let is_confirmed = matches!(verdict, Verdict::Confirm(_));
         let logins = self.clone();
-        let decided = self.change(Which::Code(code.key()), move |session, now| {
+        let decided = self.change(SessionSelector::Code(code.key()), move |session, now| {
             let decision = match &verdict {
                 Verdict::Confirm(picked) => Decision::Confirm {
                     grant: logins.minter.grant(&by, logins.clock.wall()),

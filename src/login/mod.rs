@@ -24,7 +24,10 @@ use crate::cluster::bus::{Announcement, Bus};
 use crate::cluster::node::{NodeName, Notification};
 use crate::metrics::{Metrics, Outcome};
 use crate::session::{Cancellation, Code, Presented, Refusal, Session, SessionKey, State, Step, Timestamp};
-use crate::store::{Announcer, Apart, Attached, BatchingReader, Changed, Store, StoreError, Stored, Which, read_apart};
+use crate::store::{
+    Announcer, Attached, BatchingReader, Changed, PartialResult, SessionSelector, Store, StoreError, Stored,
+    read_isolated,
+};
 use crate::system::clock::Clock;
 use crate::token::{MintError, Minter};
 
@@ -178,7 +181,7 @@ impl Logins {
             let store = self.store.clone();
             async move { store.attach(&keys).await }
         };
-        let attached = read_apart(keys, query).await;
+        let attached = read_isolated(keys, query).await;
         let read_at = self.clock.now();
         let mut arrivals = HashMap::with_capacity(keys.len());
         for Attached { session, attachment, superseded_node } in attached.found {
@@ -223,7 +226,7 @@ impl Logins {
 
     /// Reads sessions behind all decisions that were made before the read, each with the time of its read. See
     /// [`Store::read_settled`].
-    pub async fn read_settled(&self, keys: &[SessionKey]) -> Apart<(Timestamp, Session)> {
+    pub async fn read_settled(&self, keys: &[SessionKey]) -> PartialResult<(Timestamp, Session)> {
         let query = |keys: Vec<_>| {
             let store = self.store.clone();
             async move {
@@ -231,7 +234,7 @@ impl Logins {
                 Ok(sessions.into_iter().map(|session| (read_at, session)).collect())
             }
         };
-        read_apart(keys, query).await
+        read_isolated(keys, query).await
     }
 
     /// Verifies a code. For a forged code it also queries the store, so that the time of the response does not reveal
@@ -251,13 +254,13 @@ impl Logins {
     /// disconnects.
     async fn change(
         self: &Arc<Self>,
-        which: Which,
+        selector: SessionSelector,
         transition: impl Fn(&Session, Timestamp) -> Result<Step, Refusal> + Send + Sync + 'static,
     ) -> Result<Arc<Session>, LoginError> {
         let logins = self.clone();
         let mut change = Box::pin(async move {
             let announcer: Arc<dyn Announcer> = logins.clone();
-            logins.store.change(which, Arc::new(transition), announcer).await
+            logins.store.change(selector, Arc::new(transition), announcer).await
         });
         // SQLite usually completes the change in this poll, which spares a task and a thread switch.
         let changed = match change.as_mut().now_or_never() {

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::{LoginError, Logins};
 use crate::session::{Session, SessionKey, Timestamp};
-use crate::store::Which;
+use crate::store::SessionSelector;
 
 /// Sessions cancelled per round, as a divisor of the limit. They are cancelled in batches because finding the heaviest
 /// client reads all rows.
@@ -118,13 +118,13 @@ impl Logins {
         while self.pending.exceeds_limit(self.clock.now()) {
             let (now, limit) = (self.clock.now(), self.pending.limit);
             let batch = (limit / BATCH_DIVISOR).clamp(1, MAX_BATCH);
-            let heaviest = self.store.heaviest(now, u32::try_from(batch).unwrap_or(u32::MAX)).await?;
-            self.pending.recount(now, heaviest.pending);
-            if heaviest.pending <= limit || heaviest.oldest.is_empty() {
+            let largest = self.store.largest_network(now, u32::try_from(batch).unwrap_or(u32::MAX)).await?;
+            self.pending.recount(now, largest.total_pending);
+            if largest.total_pending <= limit || largest.oldest.is_empty() {
                 break;
             }
-            warn!(event = "overload", pending = heaviest.pending, limit, giving_way = heaviest.oldest.len());
-            let cancellations = heaviest.oldest.into_iter().map(|session| self.cancel_for_overload(session));
+            warn!(event = "overload", pending = largest.total_pending, limit, giving_way = largest.oldest.len());
+            let cancellations = largest.oldest.into_iter().map(|session| self.cancel_for_overload(session));
             stream::iter(cancellations).buffer_unordered(MAX_CONCURRENT).collect::<()>().await;
         }
         Ok(())
@@ -133,7 +133,9 @@ impl Logins {
     /// Cancels a session. The write checks again that it is still pending.
     async fn cancel_for_overload(self: &Arc<Self>, session: Session) {
         let key: SessionKey = session.key;
-        if let Err(error) = self.change(Which::Key(key), |session, now| session.cancel_for_overload(now)).await {
+        if let Err(error) =
+            self.change(SessionSelector::Key(key), |session, now| session.cancel_for_overload(now)).await
+        {
             info!(event = "did not give way", session = %key, %error);
         }
     }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::{LoginError, Logins};
 use crate::session::{Client, Code, PhoneUser, Refusal, Step, Timestamp};
-use crate::store::Which;
+use crate::store::SessionSelector;
 
 /// The response to a scan, for the phone user.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Logins {
         is_safe: impl Fn(&Client) -> bool + Send + Sync + 'static,
     ) -> Result<Scan, LoginError> {
         let presented = self.verify_code(code).await?;
-        let scanned = self.change(Which::Code(code.key()), move |session, now| {
+        let scanned = self.change(SessionSelector::Code(code.key()), move |session, now| {
             let step = session.scan(&by, presented, now)?;
             // A repeated scan changes nothing, and is answered as before.
             if matches!(step, Step::Repeated) || is_safe(&session.client) { Ok(step) } else { Err(Refusal::Risk) }

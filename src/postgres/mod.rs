@@ -36,7 +36,7 @@ const SESSION_SETTINGS: &str = "SET default_transaction_isolation = 'read commit
 /// Statement that returns an identifier of the Postgres session in which it runs. A process id alone is not enough,
 /// because it can be reused, or used on another server behind the same address.
 const SESSION_OF_STATEMENT: &str = "SELECT concat(pg_backend_pid(), ' ', \
-    (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()))";
+    (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())) AS session";
 
 /// The order in which [`Postgres::check_sessions`] queries its two connections. A pooler that takes its sessions in
 /// turn gives two of the queries of one connection to different sessions, however many it has.
@@ -184,7 +184,7 @@ pub fn explain_failure(error: &(dyn std::error::Error + 'static)) -> String {
 async fn session_of(client: &Client) -> Option<String> {
     let messages = client.simple_query(SESSION_OF_STATEMENT).await.ok()?;
     messages.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0).map(ToOwned::to_owned),
+        SimpleQueryMessage::Row(row) => row.try_get("session").ok().flatten().map(ToOwned::to_owned),
         _ => None,
     })
 }

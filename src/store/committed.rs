@@ -8,7 +8,7 @@ use crate::session::{CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
 
 /// Identifies the session to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub enum SessionSelector {
     /// The session with this key.
     Key(SessionKey),
     /// The session with this code.

@@ -2,12 +2,11 @@
 
 pub(crate) mod change;
 mod committed;
-mod database_file;
+pub(crate) mod jobs;
 mod postgres;
 mod reader;
 mod row;
 mod sqlite;
-pub(crate) mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,15 +18,15 @@ use crate::cluster::node::{NodeName, Notification};
 use crate::secret::shown_path;
 use crate::session::{CodeKey, Session, SessionKey, Status, Timestamp};
 
-pub use committed::{Announcer, Changed, Stored, Transition, Which};
+pub use committed::{Announcer, Changed, SessionSelector, Stored, Transition};
 pub use postgres::{PostgresSetup, PostgresStore};
-pub use reader::{Apart, BatchingReader, read_apart};
+pub use reader::{BatchingReader, PartialResult, read_isolated};
 pub use sqlite::SqliteStore;
 
-/// A store of sessions. `tests/conformance/store_conformance.rs` tests what every implementation must do.
+/// A store of sessions. `tests/black_box/store_conformance.rs` tests what every implementation must do.
 ///
 /// Several nodes may share a store. Then each row names the node where the browser of the session waits, and the store
-/// keeps a list of changes that each node has not delivered yet. See [`Store::attach`] and [`Store::untold`].
+/// keeps a list of changes that each node has not delivered yet. See [`Store::attach`] and [`Store::undelivered`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Returns whether other nodes may use the store too.
@@ -54,13 +53,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Finds a session, applies `transition` to it, and writes the result over the version that was found, unless
     /// [`Session::writable_until`] has been reached by then. Every state that is committed or found is passed to
-    /// `announcer`, see [`Committed`]. A written state is also in [`Store::untold`] of the node where the browser
+    /// `announcer`, see [`Committed`]. A written state is also in [`Store::undelivered`] of the node where the browser
     /// waits. With several nodes, acknowledgements are excepted, because no connection waits for them.
     ///
     /// After an error the change may be stored or not. A caller that repeats it gets the same answer.
     async fn change(
         &self,
-        which: Which,
+        selector: SessionSelector,
         transition: Transition,
         announcer: Arc<dyn Announcer>,
     ) -> Result<Changed, StoreError>;
@@ -69,7 +68,7 @@ pub trait Store: Send + Sync + 'static {
     /// that has the most. If several networks have equally many, their sessions are combined. If no network has enough
     /// to matter, the oldest of all sessions are returned. Reads all rows, so call it only when there are too many
     /// sessions.
-    async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError>;
+    async fn largest_network(&self, now: Timestamp, limit: u32) -> Result<LargestNetwork, StoreError>;
 
     /// Returns changes that this node may not have delivered: changes of sessions whose browsers may wait here,
     /// whichever process wrote them, and connections that were superseded at other nodes. Returns a part of them if
@@ -84,7 +83,7 @@ pub trait Store: Send + Sync + 'static {
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError>;
 
     /// Does housekeeping that must not delay decisions. Called every second.
-    async fn tidy(&self) -> Result<(), StoreError>;
+    async fn maintain(&self) -> Result<(), StoreError>;
 
     /// Checks that the store answers and can be written.
     async fn ping(&self) -> Result<(), StoreError>;
@@ -106,10 +105,10 @@ pub struct Attached {
 
 /// The network with the most pending sessions.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Heaviest {
+pub struct LargestNetwork {
     /// Number of pending sessions of all networks.
-    pub pending: u64,
-    /// The oldest pending sessions of this network, see [`Store::heaviest`].
+    pub total_pending: u64,
+    /// The oldest pending sessions of this network, see [`Store::largest_network`].
     pub oldest: Vec<Session>,
 }
 
@@ -181,10 +180,4 @@ pub enum StoreError {
     /// A row cannot be read as a session.
     #[error("the store holds a session that cannot be read: {0}")]
     Corrupt(String),
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Unavailable(error.into())
-    }
 }

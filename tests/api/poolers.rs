@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use qrlogin_testing::program::{Program, qrlogin, run};
 use qrlogin_testing::services::{PgBouncer, Postgres, connect};
 
-/// Which session of Postgres a connection's statements run in.
+/// SessionSelector session of Postgres a connection's statements run in.
 #[derive(Debug, Clone, Copy)]
 enum Pooling {
     /// A session of its own, as with Postgres itself.
@@ -67,7 +67,7 @@ async fn serve(
             answer.extend(u32::try_from(body.len() + 4).unwrap().to_be_bytes());
             answer.extend(body);
         };
-        say(b'T', b"\0\x01concat\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
+        say(b'T', b"\0\x01session\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
         let value_length = u32::try_from(session.len()).unwrap().to_be_bytes();
         say(b'D', &[b"\0\x01", &value_length[..], session.as_bytes()].concat());
         say(b'C', b"SELECT 1\0");

@@ -6,7 +6,8 @@ use futures_util::future::join_all;
 use qrlogin::internals::cluster::node::{NodeName, Notification, Waits};
 use qrlogin::internals::postgres::Postgres;
 use qrlogin::internals::store::{
-    Announcer, Attached, Changed, Ended, PostgresSetup, PostgresStore, SqliteStore, Store, Stored, Undelivered, Which,
+    Announcer, Attached, Changed, Ended, PostgresSetup, PostgresStore, SessionSelector, SqliteStore, Store, Stored,
+    Undelivered,
 };
 use qrlogin::internals::system::clock::{Clock, Hands};
 use qrlogin::internals::system::random;
@@ -105,7 +106,7 @@ pub async fn replace(store: &(impl Store + ?Sized), next: &Session) -> Replaced 
     let transition = move |found: &Session, _| {
         if found.version == over { Ok(Step::To(next.clone())) } else { Err(Refusal::AlreadyDecided) }
     };
-    match store.change(Which::Key(key), Arc::new(transition), heard.clone()).await.unwrap() {
+    match store.change(SessionSelector::Key(key), Arc::new(transition), heard.clone()).await.unwrap() {
         Changed::Done(committed) => {
             committed.announce().unwrap();
             let [stored] = &heard.0.lock().unwrap()[..] else { panic!("announced once") };
@@ -145,21 +146,21 @@ impl Time {
 
 /// Checks what every store does.
 async fn conforms(store: Arc<dyn Store>, time: &Time) {
-    oldest_pending_sessions_of_the_heaviest_address_are_found(&*store).await;
+    oldest_pending_sessions_of_the_largest_network_are_found(&*store).await;
     every_state_is_read_as_it_was_written(&*store).await;
     batch_is_read_without_missing_sessions(&*store).await;
     a_code_finds_its_session(&*store).await;
     a_version_is_written_once(&store).await;
     nothing_is_written_over_another_version(&*store).await;
     store.ping().await.unwrap();
-    store.tidy().await.unwrap();
+    store.maintain().await.unwrap();
     no_decision_is_written_from_the_deadline_on(&*store, time).await;
     ended_sessions_are_swept_in_batches(&*store, time).await;
 }
 
-async fn oldest_pending_sessions_of_the_heaviest_address_are_found(store: &dyn Store) {
-    let before = store.heaviest(START, 1).await.unwrap().pending;
-    let mut of_the_heaviest = Vec::new();
+async fn oldest_pending_sessions_of_the_largest_network_are_found(store: &dyn Store) {
+    let before = store.largest_network(START, 1).await.unwrap().total_pending;
+    let mut of_the_largest = Vec::new();
     // Each address has 4 sessions, so the IPv6 network has 12, more than either IPv4 address.
     for (index, ip) in ["192.0.2.7", "192.0.2.8", "2001:db8::1", "2001:db8::2", "2001:db8::3"].iter().enumerate() {
         for _ in 0..4 {
@@ -169,23 +170,23 @@ async fn oldest_pending_sessions_of_the_heaviest_address_are_found(store: &dyn S
             session.expires_at = START.plus_seconds(300).plus_millis(-i64::try_from(index).unwrap());
             store.insert(&session).await.unwrap();
             if ip.contains(':') {
-                of_the_heaviest.push(session);
+                of_the_largest.push(session);
             }
         }
     }
-    let heaviest = store.heaviest(START, 5).await.unwrap();
-    assert_eq!(heaviest.pending, before + 20);
-    assert_eq!(heaviest.oldest.len(), 5);
-    assert!(heaviest.oldest[..4].iter().all(|session| session.client.ip == "2001:db8::3"));
-    assert_eq!(heaviest.oldest[4].client.ip, "2001:db8::2");
-    for session in &of_the_heaviest {
+    let largest = store.largest_network(START, 5).await.unwrap();
+    assert_eq!(largest.total_pending, before + 20);
+    assert_eq!(largest.oldest.len(), 5);
+    assert!(largest.oldest[..4].iter().all(|session| session.client.ip == "2001:db8::3"));
+    assert_eq!(largest.oldest[4].client.ip, "2001:db8::2");
+    for session in &of_the_largest {
         let scanned = stepped(session.scan(&ann(), CODE, START));
         assert!(matches!(replace(store, &scanned).await, Replaced::Written(_)));
     }
-    let heaviest = store.heaviest(START, 100).await.unwrap();
-    assert_eq!(heaviest.pending, before + 8, "scanned sessions do not count");
-    assert!(heaviest.oldest.iter().all(|session| !session.client.ip.contains(':')));
-    assert_eq!(store.heaviest(START.plus_seconds(300), 1).await.unwrap().oldest, []);
+    let largest = store.largest_network(START, 100).await.unwrap();
+    assert_eq!(largest.total_pending, before + 8, "scanned sessions do not count");
+    assert!(largest.oldest.iter().all(|session| !session.client.ip.contains(':')));
+    assert_eq!(store.largest_network(START.plus_seconds(300), 1).await.unwrap().oldest, []);
 }
 
 async fn every_state_is_read_as_it_was_written(store: &dyn Store) {
@@ -429,6 +430,29 @@ async fn undelivered_change_stays_with_its_node_until_it_is_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sweep_deletes_old_undelivered_changes_and_waits_for_no_lock() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let (_, store) = node(&url).await;
+    let mut client = services::connect(&url).await.unwrap();
+    let (now, _) = store.read_settled(&[]).await.unwrap();
+    let long_ago = now.plus_seconds(60).plus_millis(-3 * 3_600_000);
+    let insert = "INSERT INTO qrlogin.untold (node, id, version, attachment, since) VALUES ('gone', $1, 2, 1, $2)";
+    for (id, since) in [(b"1", long_ago), (b"2", long_ago), (b"3", now)] {
+        client.execute(insert, &[&&id[..], &since.as_millis()]).await.unwrap();
+    }
+    let left = "SELECT convert_from(string_agg(id, '' ORDER BY id), 'UTF8') FROM qrlogin.untold";
+
+    let holder = client.transaction().await.unwrap();
+    holder.execute("SELECT 1 FROM qrlogin.untold WHERE id = '1' FOR UPDATE", &[]).await.unwrap();
+    store.sweep(now, 10).await.unwrap();
+    assert_eq!(holder.query_one(left, &[]).await.unwrap().get::<_, String>(0), "13");
+    holder.commit().await.unwrap();
+    store.sweep(now, 10).await.unwrap();
+    assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, String>(0), "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_concurrent_attachment_and_decision_one_sees_the_other() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -563,7 +587,7 @@ async fn write_ahead_log_of_sqlite_stays_small_under_constant_writes() {
     }));
     let tidying = async {
         loop {
-            store.tidy().await.unwrap();
+            store.maintain().await.unwrap();
         }
     };
     tokio::select! {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use qrlogin::internals::cluster::node::Notification;
 use qrlogin::internals::store::{
-    Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Undelivered, Which,
+    Announcer, Attached, Changed, Ended, LargestNetwork, SessionSelector, Store, StoreError, Stored, Transition,
+    Undelivered,
 };
 use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
 use tokio::sync::RwLock;
@@ -120,13 +121,13 @@ impl Store for FailingStore {
     }
     async fn change(
         &self,
-        which: Which,
+        selector: SessionSelector,
         transition: Transition,
         announcer: Arc<dyn Announcer>,
     ) -> Result<Changed, StoreError> {
         let loses = self.loses_answers.load(Ordering::SeqCst);
         let announcer = if loses { Arc::new(Mute) } else { announcer };
-        let changed = self.works()?.change(which, transition, announcer).await;
+        let changed = self.works()?.change(selector, transition, announcer).await;
         self.writes.fetch_add(1, Ordering::SeqCst);
         drop(self.answers.read().await);
         if loses {
@@ -134,9 +135,9 @@ impl Store for FailingStore {
         }
         changed
     }
-    async fn heaviest(&self, now: Timestamp, limit: u32) -> Result<Heaviest, StoreError> {
+    async fn largest_network(&self, now: Timestamp, limit: u32) -> Result<LargestNetwork, StoreError> {
         self.weighings.fetch_add(1, Ordering::SeqCst);
-        self.works()?.heaviest(now, limit).await
+        self.works()?.largest_network(now, limit).await
     }
     async fn undelivered(&self) -> Result<Vec<Undelivered>, StoreError> {
         self.looks.fetch_add(1, Ordering::SeqCst);
@@ -148,8 +149,8 @@ impl Store for FailingStore {
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
         self.works()?.sweep(expired_before, limit).await
     }
-    async fn tidy(&self) -> Result<(), StoreError> {
-        self.works()?.tidy().await
+    async fn maintain(&self) -> Result<(), StoreError> {
+        self.works()?.maintain().await
     }
     async fn ping(&self) -> Result<(), StoreError> {
         self.works()?.ping().await

@@ -1,4 +1,4 @@
-//! The store of the simulated histories: the real [`Writer`] and the real change of a session, on a model of a database
+//! The store of the simulated histories: the real [`JobQueue`] and the real change of a session, on a model of a database
 //! that stalls and fails as the history demands.
 
 use std::collections::HashMap;
@@ -12,10 +12,11 @@ use super::InjectedFault;
 use super::machine::{ForeignLock, Machine, ModelRow};
 use crate::cluster::node::{NodeName, Notification, Waits};
 use crate::session::{CodeKey, Session, SessionKey, Timestamp};
-use crate::store::change::{Change, Table, change};
-use crate::store::writer::{Access, Database, Failure, Progress, Writer};
+use crate::store::change::{SessionTable, UncommittedChange, change};
+use crate::store::jobs::{Access, Job, JobDatabase, JobError, JobQueue, Progress};
 use crate::store::{
-    Announcer, Attached, Changed, Ended, Heaviest, Store, StoreError, Stored, Transition, Undelivered, Which,
+    Announcer, Attached, Changed, Ended, LargestNetwork, SessionSelector, Store, StoreError, Stored, Transition,
+    Undelivered,
 };
 use crate::system::clock::Clock;
 
@@ -31,26 +32,26 @@ pub(super) struct Model {
 }
 
 impl Model {
-    fn read(&self) -> Result<(), Failure> {
+    fn read(&self) -> Result<(), JobError> {
         let mut disk = self.machine.disk.lock();
         if std::mem::take(&mut disk.panics) {
             drop(disk);
             panic!("{INJECTED_PANIC}");
         }
-        if disk.foreign == ForeignLock::Everything { Err(Failure::Locked) } else { Ok(()) }
+        if disk.foreign == ForeignLock::Everything { Err(JobError::Locked) } else { Ok(()) }
     }
 
-    fn write(&mut self) -> Result<(), Failure> {
+    fn write(&mut self) -> Result<(), JobError> {
         self.read()?;
         let mut disk = self.machine.disk.lock();
         if self.before.is_none() && disk.foreign != ForeignLock::Nothing {
-            return Err(Failure::Locked);
+            return Err(JobError::Locked);
         }
         if std::mem::take(&mut disk.fails_statement) {
             if let Some(before) = self.before.take() {
                 disk.rows = before;
             }
-            return Err(Failure::Failed(StoreError::Unavailable("the disk is full".into())));
+            return Err(JobError::Failed(StoreError::Unavailable("the disk is full".into())));
         }
         Ok(())
     }
@@ -63,21 +64,21 @@ impl Model {
     }
 }
 
-impl Database for Model {
-    fn begin(&mut self) -> Result<(), Failure> {
+impl JobDatabase for Model {
+    fn begin(&mut self) -> Result<(), JobError> {
         let disk = self.machine.disk.lock();
         if disk.foreign != ForeignLock::Nothing {
-            return Err(Failure::Locked);
+            return Err(JobError::Locked);
         }
         self.before = Some(disk.rows.clone());
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    fn commit(&mut self) -> Result<(), JobError> {
         self.machine.wait_while_slow();
         let mut disk = self.machine.disk.lock();
         if std::mem::take(&mut disk.fails_commit) {
-            return Err(Failure::Failed(StoreError::Unavailable("the disk is full".into())));
+            return Err(JobError::Failed(StoreError::Unavailable("the disk is full".into())));
         }
         self.before = None;
         Ok(())
@@ -96,20 +97,20 @@ impl Database for Model {
     }
 }
 
-impl Table for Model {
-    type Row = SessionKey;
+impl SessionTable for Model {
+    type RowId = SessionKey;
 
-    fn find(&mut self, which: Which) -> Result<Option<(SessionKey, Session)>, Failure> {
+    fn find(&mut self, selector: SessionSelector) -> Result<Option<(SessionKey, Session)>, JobError> {
         self.read()?;
         let disk = self.machine.disk.lock();
-        let found = disk.rows.values().map(|row| &row.session).find(|session| match which {
-            Which::Key(key) => session.key == key,
-            Which::Code(code) => session.code == code,
+        let found = disk.rows.values().map(|row| &row.session).find(|session| match selector {
+            SessionSelector::Key(key) => session.key == key,
+            SessionSelector::Code(code) => session.code == code,
         });
         Ok(found.map(|session| (session.key, session.clone())))
     }
 
-    fn update(&mut self, key: SessionKey, next: &Session) -> Result<bool, Failure> {
+    fn update(&mut self, key: SessionKey, next: &Session) -> Result<bool, JobError> {
         self.write()?;
         let mut disk = self.machine.disk.lock();
         let row = disk.rows.get_mut(&key).filter(|row| row.session.version + 1 == next.version);
@@ -127,10 +128,39 @@ impl Announcer for SilentAnnouncer {
     fn announce(&self, _: &Stored) {}
 }
 
+/// A job that changes one session.
+struct ChangeSession {
+    selector: SessionSelector,
+    transition: Transition,
+    clock: Clock,
+    announcer: Arc<dyn Announcer>,
+    recent: Arc<Mutex<Vec<Notification>>>,
+    /// Whether the answer has the written session, because `announcer` does nothing.
+    is_silent: bool,
+}
+
+impl Job<Model> for ChangeSession {
+    type Uncommitted = UncommittedChange;
+    type Answer = (Changed, Option<Arc<Session>>);
+
+    fn run(&mut self, model: &mut Model) -> Result<UncommittedChange, JobError> {
+        change(model, self.selector, &self.transition, &self.clock)
+    }
+
+    fn committed(self, change: UncommittedChange) -> Self::Answer {
+        self.recent.lock().extend(change.notification());
+        let written = match &change {
+            UncommittedChange::Written(session) if self.is_silent => Some(Arc::new(session.clone())),
+            _ => None,
+        };
+        (change.committed(self.announcer), written)
+    }
+}
+
 /// A store on the model of a database.
 pub(super) struct ModelStore {
     pub(super) machine: Arc<Machine>,
-    pub(super) writer: Writer<Model>,
+    pub(super) jobs: JobQueue<Model>,
     clock: Clock,
     fault: InjectedFault,
     /// Whether the store numbers connections, as with several nodes.
@@ -150,7 +180,7 @@ impl ModelStore {
         let model = Model { machine: machine.clone(), before: None, fault };
         Self {
             machine,
-            writer: Writer::new(model, clock.clone()),
+            jobs: JobQueue::new(model, clock.clone()),
             clock,
             fault,
             is_numbered,
@@ -190,7 +220,7 @@ impl ModelStore {
 
     /// Runs one step of the queue.
     pub(super) fn step(&self) -> Progress {
-        self.writer.step()
+        self.jobs.step()
     }
 }
 
@@ -223,7 +253,7 @@ impl Store for ModelStore {
             Ok(attached)
         };
         self.hold(&self.holds_before_read).await?;
-        let attached = self.writer.run(Access::Read, attach).await?;
+        let attached = self.jobs.read(attach).await?;
         self.hold(&self.holds_after_read).await?;
         Ok(attached)
     }
@@ -240,42 +270,34 @@ impl Store for ModelStore {
             let session = |key| disk.rows.get(key).map(|row| row.session.clone());
             Ok((clock.now(), keys.iter().filter_map(session).collect()))
         };
-        self.writer.run(Access::Read, read).await
+        self.jobs.read(read).await
     }
 
     async fn change(
         &self,
-        which: Which,
+        selector: SessionSelector,
         transition: Transition,
         announcer: Arc<dyn Announcer>,
     ) -> Result<Changed, StoreError> {
-        let (clock, recent, machine) = (self.clock.clone(), self.recent.clone(), self.machine.clone());
-        let (node, is_numbered) = (self.node.clone(), self.is_numbered);
-        let is_silent = self.fault == InjectedFault::LateCommitIsSilent;
+        let (machine, node) = (self.machine.clone(), self.node.clone());
         let announcer: Arc<dyn Announcer> =
-            if is_numbered { Arc::new(NumberingAnnouncer { announcer, machine, node }) } else { announcer };
-        let before = announcer.clone();
-        let announcer: Arc<dyn Announcer> = if is_silent { Arc::new(SilentAnnouncer) } else { announcer };
-        let work = move |model: &mut Model| change(model, which, &transition, &clock);
-        let finish = move |change: Change| {
-            recent.lock().extend(change.notification());
-            let written = match &change {
-                Change::Written(session) if is_silent => Some(Arc::new(session.clone())),
-                _ => None,
-            };
-            (change.committed(announcer), written)
-        };
-        let (changed, written) = self.writer.ask(Access::Write, work, finish).await?;
+            if self.is_numbered { Arc::new(NumberingAnnouncer { announcer, machine, node }) } else { announcer };
+        let is_silent = self.fault == InjectedFault::LateCommitIsSilent;
+        let (clock, recent) = (self.clock.clone(), self.recent.clone());
+        let job_announcer = if is_silent { Arc::new(SilentAnnouncer) } else { announcer.clone() };
+        let job = ChangeSession { selector, transition, clock, announcer: job_announcer, recent, is_silent };
+        let (changed, written) = self.jobs.run(Access::Write, job).await?;
         if let Some(session) = written {
             // With this fault, a caller that still waits announces its own change, and no state that was found is
             // announced.
-            before.announce(&Stored { session, waits: None, is_new: true, since: crate::metrics::Stopwatch::start() });
+            let since = crate::metrics::Stopwatch::start();
+            announcer.announce(&Stored { session, waits: None, is_new: true, since });
         }
         Ok(changed)
     }
 
-    async fn heaviest(&self, _: Timestamp, _: u32) -> Result<Heaviest, StoreError> {
-        Ok(Heaviest::default())
+    async fn largest_network(&self, _: Timestamp, _: u32) -> Result<LargestNetwork, StoreError> {
+        Ok(LargestNetwork::default())
     }
 
     async fn undelivered(&self) -> Result<Vec<Undelivered>, StoreError> {
@@ -300,7 +322,7 @@ impl Store for ModelStore {
         Ok(Vec::new())
     }
 
-    async fn tidy(&self) -> Result<(), StoreError> {
+    async fn maintain(&self) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -80,7 +80,7 @@ impl History<'_> {
         *self.node.store.holds_before_read.lock() = false;
         while self.node.store.release(0) {}
         for _ in 0..8 {
-            while self.node.store.writer.has_jobs() {
+            while self.node.store.jobs.has_jobs() {
                 self.node.store.step();
             }
             self.settle()?;

@@ -16,7 +16,7 @@ use crate::hub::registry::Slot;
 use crate::hub::{NewConnection, Transport};
 use crate::login::{LoginError, Verdict};
 use crate::session::{Client, Code, PhoneUser, Refusal, Session, SessionId, SessionKey, State};
-use crate::store::writer::Progress;
+use crate::store::jobs::Progress;
 use crate::system::clock::{Clock, Hands};
 use crate::token::AppUser;
 use crate::wire::websocket::{Opcode, close_payload, frame};

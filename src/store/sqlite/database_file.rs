@@ -14,6 +14,20 @@ const LOCK_SUFFIX: &str = "-lock";
 /// Suffixes of the files of the database, of which the first is the database itself.
 const OWN_SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
+/// Creates the database file with mode 0600, because it holds names and addresses. SQLite gives its `-wal` and `-shm`
+/// files the same mode. An existing file is not opened: closing it would release SQLite's locks on it if another store
+/// of this process has it open.
+pub(super) fn create_private_file(path: &Path) -> io::Result<()> {
+    if path.try_exists()? {
+        return if path.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(()) };
+    }
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
 /// An exclusive lock on the database, which the system releases when the process ends (flock(2)). It locks the lock
 /// file, and where possible the database itself, which another path to the same file (a hard link) cannot circumvent.
 #[derive(Debug)]
@@ -38,7 +52,7 @@ pub(super) enum InUse {
 
 /// The reason for which an open database is not usable any more.
 #[derive(Debug, Error)]
-pub(super) enum Lost {
+pub(super) enum DatabaseFileError {
     #[error("the database file '{}' has been deleted; changes stored now are lost when the server ends", shown_path(.0))]
     Deleted(PathBuf),
     #[error("the database file '{}' has been replaced; changes stored now are lost when the server ends", shown_path(.0))]
@@ -55,12 +69,12 @@ pub(super) enum Lost {
 #[derive(Debug)]
 pub(super) struct DatabaseFiles {
     database: PathBuf,
-    known: Vec<Known>,
+    files: Vec<OpenedFile>,
 }
 
 /// A file, as it was when the database was opened.
 #[derive(Debug)]
-struct Known {
+struct OpenedFile {
     path: PathBuf,
     /// Path for messages.
     shown: PathBuf,
@@ -113,7 +127,7 @@ fn open_lock_file(path: &Path) -> Result<File, Box<dyn std::error::Error + Send 
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+        options.mode(0o600).custom_flags(libc::O_NOFOLLOW);
     }
     let file = options.open(path).map_err(|error| -> Box<dyn std::error::Error + Send + Sync> {
         let is_link = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
@@ -164,12 +178,12 @@ impl DatabaseFiles {
         // Messages show the path from the settings, unless it contains a symbolic link.
         let is_link = std::path::absolute(given)? != database;
         let shown = if is_link { database } else { given };
-        let mut known = Vec::new();
+        let mut files = Vec::new();
         for suffix in OWN_SUFFIXES {
             let path = with_suffix(database, suffix);
             match std::fs::metadata(&path) {
                 Ok(metadata) => {
-                    known.push(Known { path, shown: with_suffix(shown, suffix), identity: identity(&metadata) })
+                    files.push(OpenedFile { path, shown: with_suffix(shown, suffix), identity: identity(&metadata) })
                 }
                 // The database does not use this file.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => {}
@@ -179,32 +193,34 @@ impl DatabaseFiles {
         if is_link {
             // If the link is changed, the next start would open another file.
             let identity = identity(&std::fs::metadata(given)?);
-            known.push(Known { path: given.to_owned(), shown: given.to_owned(), identity });
+            files.push(OpenedFile { path: given.to_owned(), shown: given.to_owned(), identity });
         }
-        Ok(Self { database: shown.to_owned(), known })
+        Ok(Self { database: shown.to_owned(), files })
     }
 
     /// Checks that the files exist, are the same, and are not read-only by their mode.
-    pub(super) fn check(&self) -> Result<(), Lost> {
-        for Known { path, shown, identity: known } in &self.known {
+    pub(super) fn check(&self) -> Result<(), DatabaseFileError> {
+        for OpenedFile { path, shown, identity: known } in &self.files {
             let metadata = match std::fs::metadata(path) {
                 Ok(metadata) => metadata,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Lost::Deleted(shown.clone())),
-                Err(error) => return Err(Lost::Unknown(shown.clone(), error)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(DatabaseFileError::Deleted(shown.clone()));
+                }
+                Err(error) => return Err(DatabaseFileError::Unknown(shown.clone(), error)),
             };
             if identity(&metadata) != *known {
-                return Err(Lost::Replaced(shown.clone()));
+                return Err(DatabaseFileError::Replaced(shown.clone()));
             }
             if metadata.permissions().readonly() {
-                return Err(Lost::ReadOnly(shown.clone()));
+                return Err(DatabaseFileError::ReadOnly(shown.clone()));
             }
         }
         Ok(())
     }
 
     /// Returns the error for a failed write.
-    pub(super) fn unwritable(&self, error: Box<dyn std::error::Error + Send + Sync>) -> Lost {
-        Lost::Unwritable(self.database.clone(), error)
+    pub(super) fn unwritable(&self, error: Box<dyn std::error::Error + Send + Sync>) -> DatabaseFileError {
+        DatabaseFileError::Unwritable(self.database.clone(), error)
     }
 }
 
