@@ -25,8 +25,14 @@ pub(super) struct Entry {
 /// Returns an error if the file cannot be read, is not UTF-8 or is not TOML.
 pub(super) fn read(path: &Path, known: &Known) -> Result<Vec<Entry>, ConfigError> {
     let name = shown_path(path);
+    let bytes =
+        std::fs::read(path).map_err(|error| ConfigError::File { file: name.clone(), reason: error.to_string() })?;
+    parse(name, &bytes, known)
+}
+
+/// Reads the entries in the content of a TOML file with this name, as [`read`] does.
+pub(super) fn parse(name: String, bytes: &[u8], known: &Known) -> Result<Vec<Entry>, ConfigError> {
     let refused = |reason: String| ConfigError::File { file: name.clone(), reason };
-    let bytes = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(refused("is UTF-16, and must be UTF-8; save it in that encoding".to_owned()));
     }

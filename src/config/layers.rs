@@ -52,7 +52,22 @@ impl Layers {
     /// Returns an error if the file cannot be read or is not TOML, or if it has an unknown key or a value that cannot
     /// be used.
     pub fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        for entry in file::read(path, &self.known)? {
+        let entries = file::read(path, &self.known)?;
+        self.put_entries(entries)
+    }
+
+    /// Applies the content of a TOML file, as [`Layers::file`] does. `name` is its source.
+    ///
+    /// # Errors
+    /// As [`Layers::file`].
+    #[cfg(feature = "internals")]
+    pub fn file_content(&mut self, name: &str, bytes: &[u8]) -> Result<(), ConfigError> {
+        let entries = file::parse(name.to_owned(), bytes, &self.known)?;
+        self.put_entries(entries)
+    }
+
+    fn put_entries(&mut self, entries: Vec<file::Entry>) -> Result<(), ConfigError> {
+        for entry in entries {
             let default = self.known.default_of(&entry.key, &entry.origin)?;
             let cleaned = value::from_toml(&entry.key, entry.value, default);
             self.put(&entry.key, cleaned, &entry.origin)?;

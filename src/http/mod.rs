@@ -2,6 +2,8 @@
 
 mod acceptor;
 mod arrive;
+#[cfg(feature = "internals")]
+pub mod fuzz;
 mod grace;
 mod layers;
 mod outgoing;

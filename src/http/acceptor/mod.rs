@@ -6,7 +6,7 @@
 //! one place.
 
 mod deadlines;
-mod request_head;
+pub(super) mod request_head;
 mod upgrades;
 
 use std::io;

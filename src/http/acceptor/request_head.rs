@@ -32,7 +32,7 @@ pub(super) struct Head {
 }
 
 /// The kind of request with which the bytes of a connection begin.
-pub(super) enum FirstRequest {
+pub(in crate::http) enum FirstRequest {
     /// A part of a head, which may be that of a request for a WebSocket.
     Incomplete,
     /// A request for a WebSocket that the acceptor can answer: valid, with a session id, of an allowed origin.
@@ -44,13 +44,13 @@ pub(super) enum FirstRequest {
 }
 
 /// A valid request for a WebSocket.
-pub(super) struct Upgrade {
+pub(in crate::http) struct Upgrade {
     /// Length of the request's head, in bytes.
-    pub(super) head_bytes: usize,
-    pub(super) handshake: Handshake,
-    pub(super) id: SessionId,
+    pub(in crate::http) head_bytes: usize,
+    pub(in crate::http) handshake: Handshake,
+    pub(in crate::http) id: SessionId,
     /// Address of the client.
-    pub(super) address: IpAddr,
+    pub(in crate::http) address: IpAddr,
 }
 
 impl Head {
@@ -64,19 +64,31 @@ impl Head {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return FirstRequest::Closed,
             };
-            let new_from = self.bytes.len().saturating_sub(2);
-            self.bytes.extend_from_slice(&scratch[..read]);
-            // Parsing the whole head after each read would take quadratic time when it arrives byte by byte.
-            let [_, longest_beginning] = checks.base.websocket_beginnings();
-            let is_worth_parsing =
-                self.bytes.len() <= longest_beginning.len().max(read) || has_end(&self.bytes[new_from..]);
-            match if is_worth_parsing { understand(&self.bytes, self.peer, checks) } else { FirstRequest::Incomplete } {
-                // hyper answers 431 to a head that is too long.
-                FirstRequest::Incomplete if self.bytes.len() >= MAX_HEAD_BYTES => return FirstRequest::Other,
+            match add(&mut self.bytes, &scratch[..read], self.peer, checks) {
                 FirstRequest::Incomplete => {}
                 known => return known,
             }
         }
+    }
+}
+
+/// Appends bytes that have arrived to the bytes of a connection. Returns the kind of the request, as far as it is known
+/// then.
+pub(in crate::http) fn add(
+    bytes: &mut Vec<u8>,
+    arrived: &[u8],
+    peer: SocketAddr,
+    checks: &RequestChecks,
+) -> FirstRequest {
+    let new_from = bytes.len().saturating_sub(2);
+    bytes.extend_from_slice(arrived);
+    // Parsing the whole head after each read would take quadratic time when it arrives byte by byte.
+    let [_, longest_beginning] = checks.base.websocket_beginnings();
+    let is_worth_parsing = bytes.len() <= longest_beginning.len().max(arrived.len()) || has_end(&bytes[new_from..]);
+    match if is_worth_parsing { understand(bytes, peer, checks) } else { FirstRequest::Incomplete } {
+        // hyper answers 431 to a head that is too long.
+        FirstRequest::Incomplete if bytes.len() >= MAX_HEAD_BYTES => FirstRequest::Other,
+        known => known,
     }
 }
 
