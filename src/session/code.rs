@@ -28,8 +28,24 @@ const LEAST_NUMBER: u64 = 10;
 /// Largest number for number matching.
 const MOST_NUMBER: u64 = 99;
 
-/// The code that the QR code carries. A phone scans and decides with it. It gives no access to the
-/// token.
+/// The code that the QR code carries. A phone scans and decides with it. It gives no access to the token.
+///
+/// ```
+/// use qrlogin::session::{Code, CodeSecret, SessionId};
+///
+/// let secret = CodeSecret::new([1; 32]);
+/// let key = SessionId::from_random([7; 32]).key();
+/// let shown = secret.code(&key, 3);
+///
+/// // A phone sends the code, or the URL from the QR code.
+/// let scanned = Code::from_scan(&format!("https://login.example/q/{shown}\n")).expect("a code");
+/// assert!(scanned == shown);
+/// assert_eq!(scanned.key(), key.code_key());
+/// assert_eq!(secret.period_of(&scanned), Some(3));
+///
+/// // A code that was made with another secret has a wrong MAC.
+/// assert_eq!(CodeSecret::new([2; 32]).period_of(&scanned), None);
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Code([u8; CODE_BYTES]);
 

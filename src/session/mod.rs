@@ -11,6 +11,57 @@
 //!
 //! All functions are pure: they depend on their arguments and `now`, and use no clock, randomness, store or socket.
 //! A transition returns the next session as a value. The caller writes it to the store.
+//!
+//! # Example
+//!
+//! A user scans and confirms. Each transition takes the time at which it happens.
+//!
+//! ```
+//! use qrlogin::session::{
+//!     Client, Decision, Grant, PhoneUser, Presented, Refusal, Rotation, Session, SessionId, State, Status, Step, Timestamp,
+//! };
+//!
+//! let start = Timestamp::from_millis(1_700_000_000_000);
+//! let key = SessionId::from_random([7; 32]).key();
+//! let pending = Session {
+//!     key,
+//!     code: key.code_key(),
+//!     version: 1,
+//!     created_at: start,
+//!     expires_at: start.plus_seconds(300),
+//!     client: Client { ip: "192.0.2.7".to_owned(), ..Client::default() },
+//!     scanned_at: None,
+//!     state: State::Pending,
+//! };
+//! assert_eq!(pending.status(start), Status::Pending);
+//! assert_eq!(pending.status(pending.expires_at), Status::Expired);
+//!
+//! let ann = PhoneUser { id: "ann".to_owned(), name: None, picture: None };
+//! let code = Presented { period: 0, rotation: Rotation::NONE };
+//! let now = start.plus_seconds(5);
+//! let Step::To(scanned) = pending.scan(&ann, code, now)? else { panic!("the first scan is a change") };
+//! assert_eq!(scanned.status(now), Status::Scanned);
+//! assert_eq!(scanned.scan(&ann, code, now), Ok(Step::Repeated));
+//!
+//! let bob = PhoneUser { id: "bob".to_owned(), ..ann.clone() };
+//! assert_eq!(scanned.decide(&bob, code, Decision::Reject, now), Err(Refusal::WrongUser));
+//!
+//! let grant = Grant {
+//!     kid: "key-1".to_owned(),
+//!     jti: "token-1".to_owned(),
+//!     iss: "https://login.example".to_owned(),
+//!     sub: ann.id.clone(),
+//!     aud: "https://site.example".to_owned(),
+//!     iat: now.as_seconds(),
+//!     exp: now.plus_seconds(3600).as_seconds(),
+//!     claims: serde_json::Map::new(),
+//! };
+//! let decision = Decision::Confirm { grant, claimable_until: now.plus_seconds(60), number_matches: None };
+//! let Step::To(confirmed) = scanned.decide(&ann, code, decision, now)? else { panic!("the decision is a change") };
+//! assert_eq!(confirmed.status(now), Status::Confirmed);
+//! assert_eq!((confirmed.version, confirmed.user()), (3, Some(&ann)));
+//! # Ok::<(), Refusal>(())
+//! ```
 
 mod code;
 mod printable;

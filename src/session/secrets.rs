@@ -16,6 +16,19 @@ const ID_BYTES: usize = 32;
 /// The secret with which the browser waits and is given the token: 256 random bits, written as base64url.
 ///
 /// Its `Debug` output is `SessionId(…)`; only [`SessionId::expose`] reveals it. Wiped from memory when dropped.
+///
+/// ```
+/// use qrlogin::session::SessionId;
+///
+/// let id = SessionId::from_random([7; 32]);
+/// let text = id.expose();
+/// assert_eq!(text.len(), 43);
+/// assert_eq!(SessionId::parse(&text), Some(id.clone()));
+/// assert_eq!(SessionId::parse("too short"), None);
+/// assert_eq!(format!("{id:?}"), "SessionId(…)");
+/// // The store and the log have the key, from which the id cannot be computed.
+/// assert_eq!(id.key().to_string().len(), 12);
+/// ```
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct SessionId([u8; ID_BYTES]);
 

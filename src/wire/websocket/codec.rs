@@ -6,7 +6,7 @@
 pub enum Kind {
     /// A text message, whose UTF-8 is checked (§8.1).
     Text,
-    /// A binary message.
+    /// A binary message, whose content is not checked.
     Binary,
 }
 
@@ -65,8 +65,29 @@ const MAX_HEAD_BYTES: usize = 14;
 /// Opcode of a frame that continues a message (§5.4).
 const CONTINUATION: u8 = 0x0;
 
-/// Decodes frames from bytes that arrive in any pieces. Within a frame it stores the head and the number of remaining
-/// bytes.
+/// A decoder of frames from bytes that arrive in any pieces. Within a frame it stores the head and the number of
+/// remaining bytes.
+///
+/// ```
+/// use qrlogin::websocket::{Decoder, Incoming, Kind, Violation};
+///
+/// let mut decoder = Decoder::new(1000);
+/// // A masked text frame, whose last byte has not arrived.
+/// let mut bytes = [0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1];
+/// let mut input = &mut bytes[..];
+/// let first = decoder.decode(&mut input)?;
+/// assert_eq!(first, Some(Incoming::Data { kind: Kind::Text, payload: b"h", is_last: false }));
+/// assert_eq!(decoder.decode(&mut input)?, None);
+///
+/// let mut bytes = [b'i' ^ 2];
+/// let last = decoder.decode(&mut &mut bytes[..])?;
+/// assert_eq!(last, Some(Incoming::Data { kind: Kind::Text, payload: b"i", is_last: true }));
+/// assert!(decoder.is_at_rest());
+///
+/// // The frames of a client must be masked.
+/// assert_eq!(decoder.decode(&mut &mut [0x81, 0x00][..]), Err(Violation::Protocol));
+/// # Ok::<(), Violation>(())
+/// ```
 #[derive(Debug)]
 pub struct Decoder {
     max_message_bytes: u32,
@@ -350,6 +371,15 @@ impl Utf8Tail {
 }
 
 /// Appends a whole unmasked frame, as a server sends it. The payload of a control frame is cut at 125 bytes.
+///
+/// ```
+/// use qrlogin::websocket::{Opcode, close_payload, frame};
+///
+/// let mut bytes = Vec::new();
+/// frame(&mut bytes, Opcode::Text, b"hi");
+/// frame(&mut bytes, Opcode::Close, &close_payload(1000, ""));
+/// assert_eq!(bytes, [0x81, 2, b'h', b'i', 0x88, 2, 0x03, 0xe8]);
+/// ```
 pub fn frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     let is_control = opcode as u8 & 0x8 != 0;
     let payload = if is_control { &payload[..payload.len().min(MAX_CONTROL_BYTES)] } else { payload };

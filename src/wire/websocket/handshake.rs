@@ -37,12 +37,31 @@ pub enum HandshakeError {
     /// The request is not an upgrade to a WebSocket of version 13.
     #[error("this path is a WebSocket; send an upgrade request of version 13 (RFC 6455)")]
     NoUpgrade,
-    /// `Sec-WebSocket-Key` is malformed.
+    /// `Sec-WebSocket-Key` is missing, or is not 16 bytes in base64.
     #[error("Sec-WebSocket-Key is not 16 bytes in base64")]
     MalformedKey,
 }
 
 /// A valid opening handshake.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, Version};
+/// use qrlogin::websocket::{Handshake, HandshakeError};
+///
+/// let mut fields = HeaderMap::new();
+/// for (name, value) in [
+///     ("connection", "Upgrade"),
+///     ("upgrade", "websocket"),
+///     ("sec-websocket-version", "13"),
+///     ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+/// ] {
+///     fields.insert(name, HeaderValue::from_static(value));
+/// }
+/// let handshake = Handshake::of(Version::HTTP_11, &fields)?;
+/// let accept = handshake.answer().find(|(name, _)| *name == "Sec-WebSocket-Accept");
+/// assert_eq!(accept, Some(("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")));
+/// # Ok::<(), HandshakeError>(())
+/// ```
 #[derive(Debug)]
 pub struct Handshake {
     accept: String,
