@@ -10,7 +10,7 @@ use std::thread;
 use criterion::{BatchSize, Criterion};
 use qrlogin::internals::cluster::bus::{Listener as _, LocalBus};
 use qrlogin::internals::hub::{Hub, HubParts, NewConnection, Transport};
-use qrlogin::internals::login::{AttachedSession, Codes, LoginParts, Logins, Pending, Policy};
+use qrlogin::internals::login::{AttachedSession, Codes, LoginParts, Logins, PendingCount, Policy};
 use qrlogin::internals::metrics::{Metrics, Stopwatch};
 use qrlogin::internals::store::{BatchingReader, SqliteStore, Store};
 use qrlogin::internals::system::clock::Clock;
@@ -44,7 +44,7 @@ fn hub(directory: &Path, clock: &Clock) -> Arc<Hub> {
         minter: Arc::new(Minter::new(keys, "iss".to_owned(), "aud".to_owned(), 3600, Vec::new())),
         codes: codes.clone(),
         policy: Policy { ttl_seconds: 300, claim_seconds: 60, heartbeat_seconds: HEARTBEAT_SECONDS },
-        pending: Pending::new(0, 300),
+        pending: PendingCount::new(0, 300),
         metrics: metrics.clone(),
     }));
     let heartbeat_seconds = HEARTBEAT_SECONDS;
@@ -75,7 +75,7 @@ pub fn benchmarks(criterion: &mut Criterion) {
     let session = pending(SessionId::from_random([7; 32]).key(), clock.now());
     let connection = NewConnection {
         socket: mio::net::TcpStream::from_std(socket_that_is_read().expect("a connection")),
-        answer: Vec::new(),
+        response: Vec::new(),
         early: Vec::new(),
         transport: Transport::WebSocket { acknowledges: false },
         permit: None,

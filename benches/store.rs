@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion};
-use qrlogin::internals::store::{Announcer, Changed, SqliteStore, Store as _, Stored, Which};
+use qrlogin::internals::store::{Announcer, Changed, SessionSelector, SqliteStore, Store as _, Stored};
 use qrlogin::internals::system::clock::Clock;
 use qrlogin::internals::system::random;
 use qrlogin::session::{Session, SessionId};
@@ -21,7 +21,7 @@ impl Announcer for NoConnections {
 /// Confirms a session that is pending.
 async fn confirm(store: &SqliteStore, session: &Session) {
     let transition = Arc::new(|session: &Session, now| session.decide(&user(), CODE, confirmation(now), now));
-    match store.change(Which::Code(session.code), transition, Arc::new(NoConnections)).await {
+    match store.change(SessionSelector::Code(session.code), transition, Arc::new(NoConnections)).await {
         Ok(Changed::Done(committed)) => drop(committed.announce()),
         _ => panic!("the decision is written"),
     }

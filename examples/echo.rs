@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Serves a connection until it is closed.
 fn serve(mut socket: TcpStream) -> Result<(), Box<dyn Error>> {
     let (handshake, mut received) = read_handshake(&mut socket)?;
-    let fields: String = handshake.answer().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let fields: String = handshake.response_fields().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     write!(socket, "HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n")?;
     let mut decoder = Decoder::new(u32::try_from(MAX_BYTES)?);
     let (mut message, mut out, mut buffer) = (Vec::new(), Vec::new(), vec![0; MAX_BYTES]);

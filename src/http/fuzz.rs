@@ -61,7 +61,7 @@ impl Requests {
             match request_head::add(&mut bytes, piece, peer, &self.0) {
                 FirstRequest::Incomplete => {}
                 FirstRequest::Upgrade(upgrade) => {
-                    let accept = upgrade.handshake.answer().find(|(name, _)| *name == "Sec-WebSocket-Accept");
+                    let accept = upgrade.handshake.response_fields().find(|(name, _)| *name == "Sec-WebSocket-Accept");
                     return First::Upgrade {
                         head_bytes: upgrade.head_bytes,
                         key: upgrade.id.key(),

@@ -1,12 +1,12 @@
 //! The hub: all waiting connections of this node, and delivery of session changes to them.
 //!
 //! A waiting connection is a small record in the registry (`registry.rs`) without a task of its own. One thread, the
-//! poller (`parking.rs`), waits for readiness of all sockets. The next deadline of each connection is an entry in one
-//! queue (`wheel.rs`). A session change is written to the socket by the thread that announces it. `waiting/` holds the
-//! record and its state machine.
+//! poller (`poller.rs`), waits for readiness of all sockets. The next deadline of each connection is an entry in one
+//! queue (`deadlines.rs`). A session change is written to the socket by the thread that announces it (`push.rs`).
+//! `connection/` holds the record and its state machine.
 //!
 //! The store is not read for a connection between its opening and its deadline, unless a change is reported. At the
-//! deadline, the rows of all due sessions are read together (`settle.rs`). An undecided session is delivered as expired
+//! deadline, the rows of all due sessions are read together (`due_sessions.rs`). An undecided session is delivered as expired
 //! only after a reading that is ordered with the decisions (`Store::read_settled`).
 
 mod act;

@@ -58,7 +58,7 @@ pub enum HandshakeError {
 ///     fields.insert(name, HeaderValue::from_static(value));
 /// }
 /// let handshake = Handshake::of(Version::HTTP_11, &fields)?;
-/// let accept = handshake.answer().find(|(name, _)| *name == "Sec-WebSocket-Accept");
+/// let accept = handshake.response_fields().find(|(name, _)| *name == "Sec-WebSocket-Accept");
 /// assert_eq!(accept, Some(("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")));
 /// # Ok::<(), HandshakeError>(())
 /// ```
