@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use qrlogin_testing::harness::{Answer, SECRET, START, Server, Session};
 use qrlogin_testing::program::{Program, signal};
 use qrlogin_testing::real_time::until;
+use qrlogin_testing::test;
 
 /// A key set or introspection endpoint whose answers the test sets.
 #[derive(Clone, Default)]
@@ -146,7 +147,7 @@ fn claims_of(server: &Server, user: &str) -> Value {
     json!({ "sub": user, "exp": server.clock.now().as_seconds() + 600 })
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn the_keys_of_a_jwk_set_are_trusted_each_with_its_own_algorithm_and_no_other() {
     let (source, address) = Source::start().await;
     let signer = Signer::new();
@@ -211,7 +212,7 @@ async fn the_keys_of_a_jwk_set_are_trusted_each_with_its_own_algorithm_and_no_ot
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn rotated_key_is_fetched_and_unknown_keys_cause_one_fetch_in_ten_seconds() {
     let (source, address) = Source::start().await;
     let (old, new) = (Signer::new(), Signer::new());
@@ -247,7 +248,7 @@ async fn rotated_key_is_fetched_and_unknown_keys_cause_one_fetch_in_ten_seconds(
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
     let (source, address) = Source::start().await;
     let signer = Signer::new();
@@ -300,7 +301,7 @@ async fn by_introspection(address: SocketAddr, change: impl FnOnce(&mut Settings
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn introspection_decides_and_its_answer_is_cached() {
     let (source, address) = Source::start().await;
     let server = by_introspection(address, |settings| settings.token.claims = vec!["email".to_owned()]).await;
@@ -334,7 +335,7 @@ async fn scan_from(server: &Server, session: &Session, token: &str, address: &st
     Answer::of(request.send().await.unwrap()).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn concurrent_requests_with_one_token_share_one_introspection() {
     let (source, address) = Source::start().await;
     let server = by_introspection(address, |_| {}).await;
@@ -353,7 +354,7 @@ async fn concurrent_requests_with_one_token_share_one_introspection() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn client_with_many_tokens_does_not_delay_the_introspection_of_others() {
     let (source, address) = Source::start().await;
     let server = by_introspection(address, |settings| settings.trusted_proxies = vec!["127.0.0.1".to_owned()]).await;
@@ -390,7 +391,7 @@ async fn client_with_many_tokens_does_not_delay_the_introspection_of_others() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn what_is_not_a_clear_yes_is_none() {
     let (source, address) = Source::start().await;
     let server = by_introspection(address, |settings| settings.app_auth.audience = "qrlogin".to_owned()).await;
@@ -438,7 +439,7 @@ async fn what_is_not_a_clear_yes_is_none() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_login_on_the_phone_that_is_too_old_is_asked_for_anew() {
     let server = Server::start_with(|settings| settings.app_auth.max_age_seconds = 300).await;
     let session = server.generate().await;
@@ -461,7 +462,7 @@ async fn a_login_on_the_phone_that_is_too_old_is_asked_for_anew() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn jwk_set_longer_than_512_kib_is_not_read() {
     for (bytes, expected) in [(512 * 1024, 200), (512 * 1024 + 1, 503)] {
         let (source, address) = Source::start().await;
@@ -476,7 +477,7 @@ async fn jwk_set_longer_than_512_kib_is_not_read() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn sighup_refetches_the_jwk_set_and_a_skipped_key_is_warned_of_once() {
     let (source, address) = Source::start().await;
     let signer = Signer::new();
@@ -506,7 +507,7 @@ async fn sighup_refetches_the_jwk_set_and_a_skipped_key_is_warned_of_once() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn nbf_has_a_leeway_of_five_seconds() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -519,7 +520,7 @@ async fn nbf_has_a_leeway_of_five_seconds() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn control_characters_are_refused_in_the_user_id_and_removed_from_displayed_claims() {
     let address = "192.0.2.1".parse().unwrap();
     let verified = async |auth: &AppAuth, claims: Value| {
@@ -549,7 +550,7 @@ async fn control_characters_are_refused_in_the_user_id_and_removed_from_displaye
     assert_eq!(cases, 65 * 4 * 3);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn skipped_keys_without_a_kid_are_named_by_their_position_in_the_set() {
     let (source, address) = Source::start().await;
     let signer = Signer::new();
@@ -576,7 +577,7 @@ async fn skipped_keys_without_a_kid_are_named_by_their_position_in_the_set() {
     assert_eq!(named, expected, "each once: {log}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn claims_that_are_passed_on_are_refused_with_control_characters_at_any_depth() {
     let server = Server::start_with(|settings| {
         settings.token.claims = vec!["email".to_owned(), "groups".to_owned()];
@@ -617,7 +618,7 @@ async fn claims_that_are_passed_on_are_refused_with_control_characters_at_any_de
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn token_with_nul_is_refused_or_stored_without_it_on_postgres() {
     let (_postgres, nodes) = crate::many_nodes::nodes(1, None).await;
     let server = &nodes[0];

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use qrlogin_testing::harness::{Answer, Browser, Server, Session, claims_of};
+use qrlogin_testing::test;
 
 /// Path under which the proxy serves the server.
 pub const BASE: &str = "/login";
@@ -178,17 +179,17 @@ async fn handed_out_urls_work_behind_a_proxy(strips: bool) {
     site.server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn handed_out_urls_work_behind_a_proxy_that_strips_the_path() {
     handed_out_urls_work_behind_a_proxy(true).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn handed_out_urls_work_behind_a_proxy_that_keeps_the_path() {
     handed_out_urls_work_behind_a_proxy(false).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn request_head_in_single_bytes_is_routed_with_the_path_and_without() {
     let server = Server::start_with(|settings| settings.public_url = "https://login.example/a/b".to_owned()).await;
     let unknown = format!("/v1/ws/qr/{}", "A".repeat(43));

@@ -18,23 +18,24 @@ use tokio::task::JoinHandle;
 
 use crate::base_path::Proxy;
 use qrlogin_testing::harness::START;
+use qrlogin_testing::test;
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn demo_pages_show_every_outcome_of_a_login() -> Told {
     run_script("demo.mjs", |_, _| {}).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn page_recovers_from_network_failures() -> Told {
     run_script("network.mjs", |_, _| {}).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn page_falls_back_behind_proxies_that_block_websockets() -> Told {
     run_script("proxies.mjs", |_, _| {}).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn page_detects_a_connection_that_died_silently() -> Told {
     run_script("silence.mjs", |settings, _| {
         settings.session.heartbeat_seconds = 2;
@@ -43,17 +44,17 @@ async fn page_detects_a_connection_that_died_silently() -> Told {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn element_is_accessible_and_of_one_size_in_every_state_and_language() -> Told {
     run_script("gallery.mjs", |_, _| {}).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn element_works_on_an_allowed_origin_with_a_strict_content_security_policy() -> Told {
     run_script("allowed.mjs", |settings, foreign| settings.allowed_origins.push(foreign.to_owned())).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn element_works_wherever_a_page_embeds_it() -> Told {
     run_script("surroundings.mjs", |settings, foreign| {
         settings.allowed_origins.push(foreign.to_owned());
@@ -63,12 +64,12 @@ async fn element_works_wherever_a_page_embeds_it() -> Told {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn element_on_a_forbidden_origin_names_the_setting() -> Told {
     run_script("foreign.mjs", |_, _| {}).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn demo_pages_rotate_codes_and_match_numbers() -> Told {
     run_script("guarded.mjs", |settings, _| {
         settings.session.rotate_seconds = 20;
@@ -77,12 +78,12 @@ async fn demo_pages_rotate_codes_and_match_numbers() -> Told {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn demo_pages_work_behind_a_proxy_that_strips_the_path_of_public_url() -> Told {
     run_script_behind_a_proxy(true).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Chromium))]
 async fn demo_pages_work_behind_a_proxy_that_keeps_the_path_of_public_url() -> Told {
     run_script_behind_a_proxy(false).await
 }

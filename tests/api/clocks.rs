@@ -15,11 +15,12 @@ use qrlogin_testing::harness::{Browser, START, Seen, Server, Session, app_token,
 use qrlogin_testing::program::Program;
 use qrlogin_testing::real_time::{now, sleep_millis, until};
 use qrlogin_testing::services;
+use qrlogin_testing::test;
 
 /// Steps of the wall clock, in milliseconds: ten minutes forward and ten minutes back.
 const STEPS_MILLIS: [i64; 2] = [600_000, -600_000];
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn heartbeats_keep_their_interval_when_the_wall_clock_is_set() {
     for step_millis in STEPS_MILLIS {
         let server = Server::start().await;
@@ -45,7 +46,7 @@ async fn heartbeats_keep_their_interval_when_the_wall_clock_is_set() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn undecided_session_expires_within_half_a_percent_of_its_ttl_when_the_wall_clock_is_set() {
     for step_millis in STEPS_MILLIS {
         let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
@@ -67,7 +68,7 @@ async fn undecided_session_expires_within_half_a_percent_of_its_ttl_when_the_wal
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn login_completes_when_the_wall_clock_is_set_and_its_token_has_the_new_date() {
     for step_millis in STEPS_MILLIS {
         let server = Server::start().await;
@@ -93,7 +94,7 @@ async fn login_completes_when_the_wall_clock_is_set_and_its_token_has_the_new_da
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn claim_period_keeps_its_length_when_the_wall_clock_is_set() {
     for step_millis in STEPS_MILLIS {
         let server = Server::start().await;
@@ -110,7 +111,7 @@ async fn claim_period_keeps_its_length_when_the_wall_clock_is_set() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn pushed_and_accepted_codes_stay_in_step_when_the_wall_clock_is_set() {
     for step_millis in STEPS_MILLIS {
         let server = Server::start_with(|settings| {
@@ -161,9 +162,7 @@ async fn has_current_code(server: &Server, session: &mut Session, browser: &mut 
 
 /// Returns the path of the library that fakes a process's wall clock.
 pub fn faketime() -> PathBuf {
-    let library =
-        std::fs::read_dir("/usr/lib").unwrap().flatten().map(|dir| dir.path().join("faketime/libfaketime.so.1"));
-    library.into_iter().find(|path| path.exists()).expect("Debian's package libfaketime")
+    qrlogin_testing::faketime().expect("libfaketime is installed")
 }
 
 /// Sets the wall clock of the process that reads `file` to this offset from the machine's.
@@ -173,12 +172,12 @@ fn set_clock(file: &Path, offset: &str) {
     std::fs::rename(draft, file).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Faketime))]
 async fn clock_step_forward_leaves_heartbeats_closes_expiries_and_logins_unchanged() {
     step_the_clock_of_a_server("+600s").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Faketime))]
 async fn clock_step_back_leaves_heartbeats_closes_expiries_and_logins_unchanged() {
     step_the_clock_of_a_server("-600s").await;
 }
@@ -262,7 +261,7 @@ fn wall_seconds() -> i64 {
     Clock::system().wall().as_seconds()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn nodes_follow_a_step_of_the_database_clock_within_seconds() {
     let postgres = services::Postgres::shared().await;
     let database = postgres.database().await;

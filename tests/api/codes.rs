@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use qrlogin_testing::harness::{Browser, Seen, Server, Session};
+use qrlogin_testing::test;
 
 async fn rotating() -> Server {
     Server::start_with(|settings| settings.session.rotate_seconds = 20).await
@@ -26,7 +27,7 @@ async fn next_code(server: &Server, session: &Session, browser: &mut Browser) ->
     next
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn the_code_that_is_pushed_works_and_the_one_before_for_one_period_more() {
     let server = rotating().await;
     let (first, mut browser) = server.waiting().await;
@@ -58,7 +59,7 @@ async fn the_code_that_is_pushed_works_and_the_one_before_for_one_period_more() 
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn reconnecting_browser_receives_the_current_code() {
     let server = rotating().await;
     let session = server.generate().await;
@@ -77,7 +78,7 @@ async fn reconnecting_browser_receives_the_current_code() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn rotation_does_not_access_the_store() {
     let server = rotating().await;
     let mut browsers = Vec::new();
@@ -98,7 +99,7 @@ async fn rotation_does_not_access_the_store() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn forged_code_is_not_found() {
     let server = Server::start().await;
     let (session, _browser) = server.waiting().await;
@@ -114,7 +115,7 @@ async fn forged_code_is_not_found() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn code_is_accepted_as_a_scanner_returns_it() {
     let server = Server::start_with(|settings| {
         settings.public_url = "https://login.example/qr/".to_owned();
@@ -162,7 +163,7 @@ async fn scanned(server: &Server, session: &Session, browser: &mut Browser) -> (
     (number, others)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn the_number_that_the_browser_shows_confirms() {
     let server = comparing().await;
     let (session, mut browser) = server.waiting().await;
@@ -191,7 +192,7 @@ async fn the_number_that_the_browser_shows_confirms() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_wrong_number_rejects_for_good() {
     let server = comparing().await;
     for wrong in ["decoy", "none of the three", "no number"] {
@@ -214,7 +215,7 @@ async fn a_wrong_number_rejects_for_good() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn number_matching_allows_rejecting_without_a_scan() {
     let server = comparing().await;
     let (session, mut browser) = server.waiting().await;

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use qrlogin_testing::harness::{SECRET, claims_of};
 use qrlogin_testing::program::{Program, qrlogin, run};
 use qrlogin_testing::real_time::until;
+use qrlogin_testing::test;
 
 const LOGINS: usize = 120;
 
@@ -42,7 +43,7 @@ async fn login(program: &Program, user: usize, session: &Value) -> (bool, Option
     (confirmed, token)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn confirmed_logins_survive_a_kill_and_an_added_signing_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut program = Program::serve(&dir, "warn,qrlogin::internals::app=info");

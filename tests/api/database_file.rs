@@ -12,8 +12,9 @@ use serde_json::json;
 
 use qrlogin_testing::program::{Program, SERVE, qrlogin, run};
 use qrlogin_testing::real_time::{now, sleep_millis};
+use qrlogin_testing::test;
 
-#[tokio::test]
+#[test]
 async fn closed_store_releases_its_file_before_it_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", dir.path().join("qrlogin.db").display());
@@ -25,7 +26,7 @@ async fn closed_store_releases_its_file_before_it_is_dropped() {
     drop(first);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn second_server_on_the_same_file_is_refused_until_the_first_has_ended() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = Program::serve(&dir, "info");
@@ -52,7 +53,7 @@ async fn second_server_on_the_same_file_is_refused_until_the_first_has_ended() {
 }
 
 #[cfg(target_os = "linux")]
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn second_server_is_refused_under_every_name_of_the_file() {
     use std::os::unix::fs::symlink;
     let dir = tempfile::tempdir().unwrap();
@@ -96,7 +97,7 @@ async fn second_server_is_refused_under_every_name_of_the_file() {
 }
 
 #[cfg(unix)]
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn lock_file_that_is_a_link_or_directory_is_refused_and_nothing_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
@@ -124,7 +125,7 @@ async fn lock_file_that_is_a_link_or_directory_is_refused_and_nothing_is_overwri
 }
 
 #[cfg(unix)]
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn deleted_file_behind_a_link_and_replaced_link_are_detected() {
     use std::os::unix::fs::symlink;
     let remove = |file: &'static str| move |dir: &Path| fs::remove_file(dir.join(file)).unwrap();
@@ -191,12 +192,12 @@ async fn damage_is_detected(take: impl FnOnce(&Path), word: &str, give_back: imp
     assert_eq!(said, 1, "{log}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn deleted_database_file_is_detected() {
     damage_is_detected(|file| fs::remove_file(file).unwrap(), "deleted", |_| {}).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn replaced_database_file_is_detected() {
     let replace = |file: &Path| {
         let other = file.with_extension("other");
@@ -206,13 +207,13 @@ async fn replaced_database_file_is_detected() {
     damage_is_detected(replace, "replaced", |_| {}).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn deleted_write_ahead_log_is_detected() {
     damage_is_detected(|file| fs::remove_file(file.with_extension("db-wal")).unwrap(), "deleted", |_| {}).await;
 }
 
 #[cfg(unix)]
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn read_only_database_file_is_detected_and_so_is_its_recovery() {
     use std::os::unix::fs::PermissionsExt as _;
     let set = |mode| move |file: &Path| fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
@@ -265,13 +266,13 @@ async fn write_failure_is_detected(bytes: &str, fails: impl AsyncFnOnce(&Program
 }
 
 #[cfg(target_os = "linux")]
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn full_disk_is_detected_without_a_client_that_writes() {
     write_failure_is_detected("0", async |_| ()).await;
 }
 
 #[cfg(target_os = "linux")]
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn unwritable_database_is_detected_at_the_first_failed_write() {
     write_failure_is_detected("4096", async |program| {
         let refused = program.post("/v1/qr-login/generate", None, json!({})).await.unwrap();
@@ -280,7 +281,7 @@ async fn unwritable_database_is_detected_at_the_first_failed_write() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn idle_server_writes_nothing_to_its_database() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "info");

@@ -14,8 +14,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
 use qrlogin_testing::harness::{Browser, Seen, Server, token_in};
+use qrlogin_testing::test;
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn connection_count_returns_to_zero_after_every_kind_of_end() {
     let server = Server::start().await;
     let mut browsers = Vec::new();
@@ -54,7 +55,7 @@ async fn connection_count_returns_to_zero_after_every_kind_of_end() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn expiry_is_delivered_at_the_deadline_and_not_before() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_session, mut first) = server.waiting().await;
@@ -75,7 +76,7 @@ async fn expiry_is_delivered_at_the_deadline_and_not_before() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn browser_that_answers_heartbeats_stays_connected() {
     let server = Server::start().await;
     let (_session, mut browser) = server.waiting().await;
@@ -89,7 +90,7 @@ async fn browser_that_answers_heartbeats_stays_connected() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn two_unanswered_heartbeats_end_a_connection() {
     let server = Server::start().await;
     let (_session, browser) = server.waiting().await;
@@ -113,7 +114,7 @@ async fn two_unanswered_heartbeats_end_a_connection() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn second_connection_supersedes_the_first_and_receives_the_decision() {
     let server = Server::start().await;
     let (session, mut older) = server.waiting().await;
@@ -129,7 +130,7 @@ async fn second_connection_supersedes_the_first_and_receives_the_decision() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn draining_closes_connections_with_1012_and_a_retry_delay() {
     let server = Server::start().await;
     let mut browsers = Vec::new();
@@ -146,7 +147,7 @@ async fn draining_closes_connections_with_1012_and_a_retry_delay() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn unknown_messages_are_ignored() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
@@ -161,7 +162,7 @@ async fn unknown_messages_are_ignored() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn whoever_breaks_the_protocol_is_told_how() {
     let server = Server::start().await;
     let masked = |first: u8, payload: &[u8]| {
@@ -194,7 +195,7 @@ async fn whoever_breaks_the_protocol_is_told_how() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn protocol_violation_followed_by_three_mebibytes_still_receives_its_close_code() {
     let server = Server::start().await;
     let (_session, browser) = server.waiting().await;
@@ -210,7 +211,7 @@ async fn protocol_violation_followed_by_three_mebibytes_still_receives_its_close
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn refused_connection_is_not_counted() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -228,7 +229,7 @@ async fn refused_connection_is_not_counted() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn waiting_causes_no_query_and_sessions_that_are_due_together_share_one() {
     let server = Server::start().await;
     let mut browsers = Vec::new();
@@ -255,7 +256,7 @@ async fn waiting_causes_no_query_and_sessions_that_are_due_together_share_one() 
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn concurrent_reads_share_a_query_and_its_failure() {
     let server = Server::start().await;
     let mut keys = Vec::new();
@@ -286,7 +287,7 @@ async fn concurrent_reads_share_a_query_and_its_failure() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn draining_closes_connections_in_batches_and_still_delivers_to_the_others() {
     let server = Server::start().await;
     let (mut sessions, mut ends) = (Vec::new(), FuturesUnordered::new());

@@ -6,6 +6,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::many_nodes::nodes;
 use qrlogin_testing::harness::{Answer, Browser, Seen, Server, Session, verified};
+use qrlogin_testing::test;
 
 /// One event of a stream, by its fields.
 #[derive(Debug, Default, PartialEq)]
@@ -108,7 +109,7 @@ fn event(block: &str) -> Event {
     event
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn login_is_delivered_over_a_stream_and_acknowledged_by_a_call() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -141,7 +142,7 @@ async fn login_is_delivered_over_a_stream_and_acknowledged_by_a_call() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn reconnecting_stream_receives_only_what_it_has_missed() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -176,7 +177,7 @@ async fn reconnecting_stream_receives_only_what_it_has_missed() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn stream_carries_heartbeat_comments_and_rotated_codes() {
     let server = Server::start_with(|settings| settings.session.rotate_seconds = 20).await;
     let session = server.generate().await;
@@ -211,7 +212,7 @@ async fn stream_carries_heartbeat_comments_and_rotated_codes() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn newest_connection_supersedes_older_ones_of_any_kind() {
     let server = Server::start().await;
     let (session, mut socket) = server.waiting().await;
@@ -229,7 +230,7 @@ async fn newest_connection_supersedes_older_ones_of_any_kind() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn stream_closes_with_1013_without_a_store_and_with_1012_and_retry_while_draining() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -259,7 +260,7 @@ async fn stream_closes_with_1013_without_a_store_and_with_1012_and_retry_while_d
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn stream_is_refused_like_a_websocket() {
     let server = Server::start_with(|settings| {
         settings.limits.enabled = true;
@@ -296,7 +297,7 @@ async fn stream_is_refused_like_a_websocket() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn stream_count_returns_to_zero_after_every_kind_of_end() {
     let server = Server::start().await;
     let (mut streams, ann) = (Vec::new(), server.phone("ann"));
@@ -336,7 +337,7 @@ async fn stream_count_returns_to_zero_after_every_kind_of_end() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn bytes_sent_into_a_stream_are_ignored_up_to_a_limit() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -354,7 +355,7 @@ async fn bytes_sent_into_a_stream_are_ignored_up_to_a_limit() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn change_at_another_node_is_delivered_and_a_newer_stream_there_supersedes() {
     let (_postgres, nodes) = nodes(2, None).await;
     let [here, there] = nodes.as_slice() else { unreachable!() };
@@ -372,7 +373,7 @@ async fn change_at_another_node_is_delivered_and_a_newer_stream_there_supersedes
     here.until_active_in_all(&nodes, 0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn websocket_supersedes_a_stream_on_a_kept_alive_connection() {
     let server = Server::start().await;
     // The client reuses its kept-alive connection for the stream, and the connection ends with the stream.

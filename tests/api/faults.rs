@@ -8,6 +8,7 @@ use std::time::Duration;
 use qrlogin_testing::fleet::{Fleet, all_are_well, logins_during};
 use qrlogin_testing::real_time::{now, pause, sleep_millis, until};
 use qrlogin_testing::services::signal;
+use qrlogin_testing::test;
 
 /// Longest time from the end of a fault to the delivery of every confirmed login.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -60,7 +61,7 @@ async fn survive(name: &str, fleet: &Arc<Fleet>, fault: impl AsyncFnOnce(&Fleet)
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn logins_survive_a_killed_node() {
     let fleet = fleet(false).await;
     survive("node killed", &fleet, async |fleet: &Fleet| {
@@ -71,7 +72,7 @@ async fn logins_survive_a_killed_node() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Linux))]
 async fn logins_survive_a_frozen_node() {
     let fleet = fleet(false).await;
     survive("node frozen", &fleet, async |fleet: &Fleet| {
@@ -82,7 +83,7 @@ async fn logins_survive_a_frozen_node() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Redis))]
 async fn logins_survive_a_killed_redis() {
     let fleet = fleet(true).await;
     survive("Redis killed", &fleet, async |fleet: &Fleet| {
@@ -108,7 +109,7 @@ async fn logins_survive_a_killed_redis() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn logins_survive_a_restart_of_postgres() {
     let fleet = fleet(false).await;
     survive("Postgres restarted", &fleet, async |fleet: &Fleet| fleet.postgres.restart().await).await;
@@ -126,17 +127,17 @@ async fn survive_a_frozen_postgres(name: &str, with_redis: bool) {
     assert!(fleet.is_ready(0).await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Linux))]
 async fn logins_survive_a_frozen_postgres_that_is_also_the_bus() {
     survive_a_frozen_postgres("Postgres frozen, the bus as well", false).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Redis, Linux))]
 async fn logins_survive_a_frozen_postgres_with_redis_as_the_bus() {
     survive_a_frozen_postgres("Postgres frozen", true).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn logins_survive_a_rolling_restart() {
     let fleet = fleet(false).await;
     survive("rolling restart", &fleet, async |fleet: &Fleet| {

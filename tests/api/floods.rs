@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use qrlogin_testing::harness::{Server, Session};
 use qrlogin_testing::real_time::{now, sleep_millis};
+use qrlogin_testing::test;
 
 /// Number of tries of each kind. `FLOODS=100` sets the number for a full run.
 const TRIES: usize = 3;
@@ -146,7 +147,7 @@ async fn token_is_delivered_during_floods(server: &Server, sizes: &[Option<usize
     server.until_active(0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_browser_that_floods_while_its_phone_confirms_is_told() {
     let server = Server::start().await;
     let sizes = [Some(10_000), Some(200_000), Some(2_000_000), None];
@@ -154,7 +155,7 @@ async fn a_browser_that_floods_while_its_phone_confirms_is_told() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn token_is_delivered_to_a_flooding_browser_while_codes_rotate() {
     let server = Server::start_with(|settings| settings.session.rotate_seconds = 10).await;
     let rotating = async |_| {
@@ -165,7 +166,7 @@ async fn token_is_delivered_to_a_flooding_browser_while_codes_rotate() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn token_is_delivered_to_a_flooding_browser_while_the_server_drains() {
     for kind in Flood::ALL {
         for subprotocol in [None, Some("qrlogin.ack")] {

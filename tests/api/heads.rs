@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use qrlogin_testing::harness::Server;
 use qrlogin_testing::real_time::until;
+use qrlogin_testing::test;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const PENDING: &str = r#"{"status":"pending","version":1,"expires_in":300}"#;
@@ -80,7 +81,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn upgrade_is_accepted_as_a_later_request_of_its_connection() {
     let server = Server::start().await;
     for before in [&[GENERATE][..], &[JWKS, GENERATE], &[JWKS, "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"]] {
@@ -106,7 +107,7 @@ async fn upgrade_is_accepted_as_a_later_request_of_its_connection() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn pipelined_requests_are_answered_in_order_before_the_upgrade() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -125,7 +126,7 @@ async fn pipelined_requests_are_answered_in_order_before_the_upgrade() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn head_in_pieces_is_accepted() {
     let server = Server::start().await;
     let mut raws = Vec::new();
@@ -146,7 +147,7 @@ async fn head_in_pieces_is_accepted() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn frames_in_the_same_packet_as_the_upgrade_are_read() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -182,7 +183,7 @@ async fn frames_in_the_same_packet_as_the_upgrade_are_read() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn request_after_an_accepted_upgrade_is_a_protocol_error() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -203,7 +204,7 @@ async fn request_after_an_accepted_upgrade_is_a_protocol_error() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_head_that_never_ends_is_refused() {
     let server = Server::start_with(|settings| settings.limits.header_seconds = 1).await;
     let session = server.generate().await;
@@ -241,7 +242,7 @@ async fn a_head_that_never_ends_is_refused() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn invalid_upgrades_are_refused_with_the_status_of_their_fault() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -284,7 +285,7 @@ async fn invalid_upgrades_are_refused_with_the_status_of_their_fault() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn malformed_session_id_causes_no_query() {
     use std::sync::atomic::Ordering::SeqCst;
     let server = Server::start().await;
@@ -305,7 +306,7 @@ async fn malformed_session_id_causes_no_query() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn concurrent_upgrades_share_their_queries() {
     use std::sync::atomic::Ordering::SeqCst;
     let server = Server::start().await;
@@ -352,7 +353,7 @@ async fn early(server: &Server, says: &[u8], goes: bool) -> Raw {
     raw
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn frames_sent_before_the_upgrade_completes_are_all_read() {
     let server = Server::start().await;
     let pongs = masked(0x8A, &[b'p'; 125]).repeat(750);
@@ -364,7 +365,7 @@ async fn frames_sent_before_the_upgrade_completes_are_all_read() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn connection_that_ends_before_the_upgrade_completes_is_removed() {
     let server = Server::start().await;
     for _ in 0..20 {
@@ -377,7 +378,7 @@ async fn connection_that_ends_before_the_upgrade_completes_is_removed() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn session_id_is_accepted_as_a_subprotocol() {
     let server = Server::start().await;
     let session = server.generate().await;

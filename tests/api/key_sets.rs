@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 
 use crate::app_tokens::{Says, Source, by_key_set, scan};
 use qrlogin_testing::program::{Program, signal};
+use qrlogin_testing::test;
 
 /// A signing key of an identity provider.
 enum Key {
@@ -120,7 +121,7 @@ const fn refused(reason: &'static str) -> Option<&'static str> {
     Some(reason)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn each_is_accepted_or_refused_as_it_should_be() {
     let [rsa, next, other] = [Key::rsa(), Key::rsa(), Key::rsa()];
     let [p256, p384, p521, ed] = [Key::ec("P-256"), Key::ec("P-384"), Key::ec("P-521"), Key::ed()];
@@ -259,7 +260,7 @@ async fn each_is_accepted_or_refused_as_it_should_be() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn key_file_accepts_every_algorithm_of_its_key_type() {
     let now = qrlogin_testing::harness::START.as_seconds();
     for (key, algorithms) in [
@@ -291,7 +292,7 @@ async fn key_file_accepts_every_algorithm_of_its_key_type() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn sighup_rereads_the_key_file_and_keeps_the_old_key_if_it_is_broken() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("key.pem");
@@ -344,7 +345,7 @@ fn spellings(value: &str, is_number: bool) -> Vec<String> {
     all
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn jwk_members_are_accepted_in_every_spelling() {
     let now = qrlogin_testing::harness::START.as_seconds();
     // A key with a coordinate that begins with a zero octet, as one key in 128 has.
@@ -389,7 +390,7 @@ async fn jwk_members_are_accepted_in_every_spelling() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Openssl))]
 async fn every_key_of_a_key_file_is_used_and_other_pem_blocks_are_refused() {
     let keys = [(Key::ec("P-256"), "ES256"), (Key::rsa(), "RS256"), (Key::ec("P-256"), "ES256"), (Key::ed(), "EdDSA")];
     let dir = tempfile::tempdir().unwrap();

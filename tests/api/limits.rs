@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use qrlogin_testing::harness::{Answer, Browser, Server, Session};
 use qrlogin_testing::real_time::until;
+use qrlogin_testing::test;
 
 /// Starts a server with the default limits, changed by `change`. It trusts `X-Forwarded-For` from this machine.
 async fn limited(change: impl FnOnce(&mut Settings)) -> Server {
@@ -50,7 +51,7 @@ fn is_limited(answer: &Answer, key: &str) -> bool {
     true
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn each_call_has_its_own_share_of_each_address() {
     let server = limited(|settings| {
         settings.limits.generate_per_minute = 3;
@@ -92,7 +93,7 @@ async fn each_call_has_its_own_share_of_each_address() {
     unlimited.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn websocket_limits_apply_before_registration() {
     let server = limited(|settings| {
         settings.limits.websocket_opens_per_minute = 5;
@@ -136,7 +137,7 @@ async fn connect_from(source: &str, to: SocketAddr) -> TcpStream {
     socket.connect(to).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(LoopbackAddresses))]
 async fn connections_that_say_nothing_fill_up_their_own_share_only() {
     let server = limited(|settings| settings.limits.sockets_per_address = 10).await;
     let mut silent = Vec::new();
@@ -164,7 +165,7 @@ async fn connections_that_say_nothing_fill_up_their_own_share_only() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn whoever_guesses_codes_is_stopped_and_cannot_use_a_right_one_either() {
     let server = limited(|settings| settings.limits.scan_per_minute = 10_000).await;
     let token = |user: &str| server.app_token(json!({ "sub": user }));
@@ -192,7 +193,7 @@ async fn whoever_guesses_codes_is_stopped_and_cannot_use_a_right_one_either() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn scanned_sessions_do_not_count_as_pending() {
     let server = limited(|settings| settings.limits.pending_sessions = 3).await;
     for _ in 0..6 {
@@ -209,7 +210,7 @@ async fn scanned_sessions_do_not_count_as_pending() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn of_too_many_that_nobody_scanned_the_oldest_of_the_heaviest_address_give_way() {
     let server = limited(|settings| {
         settings.limits.pending_sessions = 20;
@@ -254,7 +255,7 @@ async fn of_too_many_that_nobody_scanned_the_oldest_of_the_heaviest_address_give
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_forged_header_changes_neither_the_address_nor_the_url() {
     let server = Server::start().await;
     let request = server.http.post(format!("{}/v1/qr-login/generate", server.base));
@@ -268,7 +269,7 @@ async fn a_forged_header_changes_neither_the_address_nor_the_url() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn phone_receives_the_address_that_a_trusted_proxy_reports() {
     let server = limited(|_| {}).await;
     let body = generate_from(&server, "203.0.113.66, 192.0.2.1").await.body;
@@ -278,7 +279,7 @@ async fn phone_receives_the_address_that_a_trusted_proxy_reports() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn text_quoted_by_a_proxy_does_not_change_the_client_address() {
     let server = limited(|settings| {
         settings.proxy_header = ProxyHeader::Forwarded;

@@ -13,13 +13,14 @@ use tokio::process::Command;
 use qrlogin_testing::harness::{Server, app_token};
 use qrlogin_testing::program::{Program, signal};
 use qrlogin_testing::real_time::sleep_millis;
+use qrlogin_testing::test;
 
 async fn load(server: &Server, arguments: &[&str]) -> (bool, String, String) {
     load_at(&server.base, &server.app_token(json!({ "sub": "load" })), arguments).await
 }
 
 async fn load_at(url: &str, token: &str, arguments: &[&str]) -> (bool, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_qrlogin"))
+    let output = Command::new(qrlogin_testing::program::program())
         .args(["load", "--url", url, "--token", token])
         .args(arguments)
         .stdin(Stdio::null())
@@ -30,7 +31,7 @@ async fn load_at(url: &str, token: &str, arguments: &[&str]) -> (bool, String, S
     (output.status.success(), text(output.stdout), text(output.stderr))
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn browsers_wait_and_log_in_and_their_costs_are_reported() {
     let server = Server::start().await;
     let pid = std::process::id().to_string();
@@ -57,7 +58,7 @@ async fn browsers_wait_and_log_in_and_their_costs_are_reported() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn every_transport_is_measured() {
     for (transport, ending) in [("websocket-ack", "1000"), ("sse", "1000"), ("poll", "200 OK")] {
         let server = Server::start().await;
@@ -104,7 +105,7 @@ async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, late: Duration
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn known_delay_of_answers_is_measured() {
     for late_millis in [5, 60, 900] {
         let server = Server::start().await;
@@ -125,7 +126,7 @@ async fn known_delay_of_answers_is_measured() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn stalled_server_is_measured_without_coordinated_omission() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve_with(&dir, "info", &[("QRLOGIN_LIMITS__ENABLED", "false")]);
@@ -149,12 +150,14 @@ async fn stalled_server_is_measured_without_coordinated_omission() {
     assert!(push("p99") > 1_200_000 && push("p50") < push("p99"), "{report}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn errors_are_counted_and_impossible_arguments_refused() {
     let server = Server::start().await;
     let arguments = ["--browsers", "2", "--logins-per-second", "5", "--seconds", "1", "--json", "--token", "nonsense"];
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_qrlogin")).args(["load", "--url", &server.base]).args(arguments).output();
+    let output = Command::new(qrlogin_testing::program::program())
+        .args(["load", "--url", &server.base])
+        .args(arguments)
+        .output();
     let report: Value = serde_json::from_slice(&output.await.unwrap().stdout).unwrap();
     assert_eq!(report["logins"], 0);
     assert_eq!(report["errors"], json!({ "scan: the server answered 401: invalid_token": 5 }));
@@ -166,7 +169,7 @@ async fn errors_are_counted_and_impossible_arguments_refused() {
         (["--url", &server.base, "--pid", "4194304"], "--pid: "),
     ] {
         let arguments = [&["load", "--token", "t"], &arguments[..]].concat();
-        let output = Command::new(env!("CARGO_BIN_EXE_qrlogin")).args(&arguments).output().await.unwrap();
+        let output = Command::new(qrlogin_testing::program::program()).args(&arguments).output().await.unwrap();
         let complaints = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && complaints.contains(complaint), "{arguments:?}: {complaints}");
     }

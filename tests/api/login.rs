@@ -8,8 +8,9 @@ use serde_json::json;
 
 use qrlogin_testing::harness::{START, Seen, Server, Session, token_in, verified};
 use qrlogin_testing::real_time::until;
+use qrlogin_testing::test;
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn confirmed_login_delivers_a_verifiable_token() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -49,7 +50,7 @@ async fn confirmed_login_delivers_a_verifiable_token() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn generate_returns_the_session_id_the_code_and_its_image() {
     let server = Server::start_with(|settings| settings.public_url = "https://login.example/".to_owned()).await;
     let answer = server.post("/v1/qr-login/generate", json!({ "client_info": "Kiosk 7" })).await;
@@ -66,7 +67,7 @@ async fn generate_returns_the_session_id_the_code_and_its_image() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn generate_accepts_a_request_without_a_body() {
     let server = Server::start().await;
     let response = server.http.post(format!("{}/v1/qr-login/generate", server.base)).send().await.unwrap();
@@ -74,7 +75,7 @@ async fn generate_accepts_a_request_without_a_body() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn the_phone_is_told_who_is_asking() {
     let server =
         Server::start_with(|settings| settings.allowed_origins = vec!["https://shop.example".to_owned()]).await;
@@ -95,7 +96,7 @@ async fn the_phone_is_told_who_is_asking() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn phone_may_confirm_without_a_scan() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
@@ -105,7 +106,7 @@ async fn phone_may_confirm_without_a_scan() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn rejection_is_delivered_to_the_browser() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
@@ -119,7 +120,7 @@ async fn rejection_is_delivered_to_the_browser() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn cancellation_is_delivered_and_the_phone_is_refused() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
@@ -136,7 +137,7 @@ async fn cancellation_is_delivered_and_the_phone_is_refused() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn status_returns_the_state_that_the_websocket_delivers() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -177,7 +178,7 @@ async fn status_returns_the_state_that_the_websocket_delivers() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn status_costs_one_query_and_a_second_one_past_the_deadline() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -196,7 +197,7 @@ async fn status_costs_one_query_and_a_second_one_past_the_deadline() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn first_frame_is_the_current_state() {
     let server = Server::start().await;
     let ann = server.phone("ann");
@@ -219,7 +220,7 @@ async fn first_frame_is_the_current_state() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn repeated_scan_or_decision_has_the_same_answer() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -236,7 +237,7 @@ async fn repeated_scan_or_decision_has_the_same_answer() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn configured_claims_of_the_app_token_are_copied_to_the_web_token() {
     let server = Server::start_with(|settings| {
         settings.token.claims = vec!["email".to_owned(), "roles".to_owned(), "missing".to_owned()];
@@ -257,7 +258,7 @@ async fn configured_claims_of_the_app_token_are_copied_to_the_web_token() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn ended_session_is_swept_after_ten_minutes_and_then_unknown() {
     let server = Server::start().await;
     // More sessions than one sweep deletes.
@@ -276,7 +277,7 @@ async fn ended_session_is_swept_after_ten_minutes_and_then_unknown() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn control_and_direction_characters_are_removed_from_displayed_text() {
     let server = Server::start().await;
     let info = json!({ "client_info": "till\u{202E} 7\u{0007}\r\n" });

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use qrlogin_testing::harness::SECRET;
 use qrlogin_testing::program::{SERVE, qrlogin, run, signal};
 use qrlogin_testing::real_time::{sleep_millis, until};
+use qrlogin_testing::test;
 
 /// Number of lines in the flood, more than the program buffers while its output blocks.
 const FLOOD_LINES: u64 = 60_000;
@@ -39,8 +40,7 @@ impl fmt::Debug for Unprintable {
 }
 
 /// Floods its log, panics and ends, in a process that the next test starts.
-#[test]
-#[ignore = "run by the next test in a process of its own"]
+#[test(ignore = "run by the next test in a process of its own")]
 fn flooded_log() {
     let log = Log::start("info", LogFormat::Json);
     drop(std::thread::spawn(|| tracing::info!(value = ?Unprintable)).join());
@@ -92,7 +92,7 @@ fn limit_bytes(dir: &Path) -> u64 {
     bytes
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn json_log_resumes_with_whole_lines_when_its_full_file_has_room_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("server.log");

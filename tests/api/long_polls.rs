@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::many_nodes::nodes;
 use qrlogin_testing::harness::{Answer, Seen, Server, Session, verified};
+use qrlogin_testing::test;
 
 /// Starts a poll without waiting for its answer.
 fn poll(server: &Server, session: &Session, version: u32, wait: u32) -> JoinHandle<Answer> {
@@ -26,7 +27,7 @@ async fn waiting(server: &Server, session: &Session, version: u32, wait: u32) ->
     answer
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn login_is_delivered_by_polling_and_acknowledged_by_a_call() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -60,7 +61,7 @@ async fn login_is_delivered_by_polling_and_acknowledged_by_a_call() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn poll_is_answered_when_its_wait_is_over_and_at_the_session_deadline() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -89,7 +90,7 @@ async fn poll_is_answered_when_its_wait_is_over_and_at_the_session_deadline() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn rotation_answers_a_poll() {
     let server = Server::start_with(|settings| settings.session.rotate_seconds = 20).await;
     let session = server.generate().await;
@@ -104,7 +105,7 @@ async fn rotation_answers_a_poll() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn invalid_polls_are_refused_and_polls_without_a_wait_answered_at_once() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -134,7 +135,7 @@ async fn invalid_polls_are_refused_and_polls_without_a_wait_answered_at_once() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn newer_connection_supersedes_a_poll_and_draining_sends_retry_after() {
     let server = Server::start().await;
     let (session, mut socket) = server.waiting().await;
@@ -152,7 +153,7 @@ async fn newer_connection_supersedes_a_poll_and_draining_sends_retry_after() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn allowed_origins_may_read_the_answer() {
     let server =
         Server::start_with(|settings| settings.allowed_origins = vec!["https://shop.example".to_owned()]).await;
@@ -172,7 +173,7 @@ async fn allowed_origins_may_read_the_answer() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn poll_count_returns_to_zero_after_every_kind_of_end() {
     let server = Arc::new(Server::start().await);
     let mut polls = Vec::new();
@@ -222,7 +223,7 @@ async fn poll_count_returns_to_zero_after_every_kind_of_end() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn answer_of_a_poll_closes_its_connection() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -248,7 +249,7 @@ async fn answer_of_a_poll_closes_its_connection() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn change_at_another_node_answers_a_poll() {
     let (_postgres, nodes) = nodes(2, None).await;
     let [here, there] = nodes.as_slice() else { unreachable!() };

@@ -39,3 +39,7 @@ mod threats;
 mod unread;
 mod warnings;
 mod ways_in;
+
+fn main() -> std::process::ExitCode {
+    qrlogin_testing::main()
+}

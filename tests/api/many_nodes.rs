@@ -17,6 +17,7 @@ use qrlogin_testing::fleet::{Fleet, Login, all_are_well, logins_during};
 use qrlogin_testing::harness::{Browser, Seen, Server, token_in};
 use qrlogin_testing::real_time::{now, sleep_millis, until};
 use qrlogin_testing::services::{Postgres, Redis};
+use qrlogin_testing::test;
 
 /// Starts nodes in this process, on a database of their own. The bus is this Redis, or Postgres if there is none.
 pub async fn nodes(count: usize, redis: Option<&Redis>) -> (Arc<Postgres>, Vec<Server>) {
@@ -67,12 +68,12 @@ async fn login_across_nodes(redis: Option<&Redis>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn login_across_nodes_is_delivered_by_the_postgres_bus() {
     login_across_nodes(None).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Redis))]
 async fn login_across_nodes_is_delivered_by_the_redis_bus() {
     login_across_nodes(Some(&Redis::start())).await;
 }
@@ -103,17 +104,17 @@ async fn of_two_tabs_the_newer_is_told(redis: Option<&Redis>) {
     assert_eq!(here.closed("decided").await + there.closed("decided").await, 20);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn of_two_tabs_on_two_nodes_the_newer_is_told_by_postgres_alone() {
     of_two_tabs_the_newer_is_told(None).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Redis))]
 async fn of_two_tabs_on_two_nodes_the_newer_is_told_by_redis() {
     of_two_tabs_the_newer_is_told(Some(&Redis::start())).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn of_concurrent_connections_at_several_nodes_one_remains() {
     let (_postgres, nodes) = nodes(3, None).await;
     for _ in 0..10 {
@@ -220,17 +221,17 @@ async fn logins_complete_on_an_unreliable_bus(redis: Option<&Redis>) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn unreliable_postgres_bus_loses_no_login() {
     logins_complete_on_an_unreliable_bus(None).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Redis))]
 async fn unreliable_redis_bus_loses_no_login() {
     logins_complete_on_an_unreliable_bus(Some(&Redis::start())).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn waiting_connections_cause_no_query_for_their_sessions() {
     let (_postgres, nodes) = nodes(3, None).await;
     let mut browsers = Vec::new();
@@ -254,7 +255,7 @@ async fn waiting_connections_cause_no_query_for_their_sessions() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Faketime))]
 async fn sessions_expire_on_time_at_nodes_whose_clocks_disagree() {
     let library = faketime();
     let fleet = Fleet::start(0, false).await;
@@ -296,7 +297,7 @@ fn tungstenite_request(url: &str) -> tokio_tungstenite::tungstenite::http::Reque
     tokio_tungstenite::tungstenite::client::IntoClientRequest::into_client_request(url).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn added_signing_key_is_used_by_all_nodes_without_a_restart() {
     let fleet = Arc::new(Fleet::start(2, false).await);
     let kid = |login: &Login| {
@@ -316,8 +317,7 @@ async fn added_signing_key_is_used_by_all_nodes_without_a_restart() {
     all_are_well(&after, now(), Duration::from_secs(10));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: run by scripts/many-nodes"]
+#[test(needs(Postgres, Redis), ignore = "takes minutes: run by scripts/many-nodes")]
 async fn ten_thousand_logins_on_four_nodes_and_on_one() {
     for (bus, with_redis) in [("Postgres alone", false), ("Redis", true)] {
         for count in [1, 4, 1, 4] {

@@ -5,6 +5,7 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use qrlogin_testing::harness::{Answer, Browser, Server};
+use qrlogin_testing::test;
 
 const SAME: &str = "https://login.example";
 const LISTED: &str = "https://shop.example:8443";
@@ -29,7 +30,7 @@ async fn call(server: &Server, method: Method, path: &str, headers: &[(&'static 
     Answer::of(request.send().await.unwrap()).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_foreign_page_is_refused_on_every_browser_route_before_anything_is_done() {
     let server = server().await;
     let session = server.generate().await;
@@ -62,7 +63,7 @@ async fn a_foreign_page_is_refused_on_every_browser_route_before_anything_is_don
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn the_host_header_makes_nobody_the_same_origin() {
     let server = server().await;
     let host = [("host", "evil.example"), ("origin", FOREIGN)];
@@ -74,7 +75,7 @@ async fn the_host_header_makes_nobody_the_same_origin() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn request_without_origin_is_accepted_unless_sec_fetch_site_is_foreign() {
     let server = server().await;
     let generate = "/v1/qr-login/generate";
@@ -92,7 +93,7 @@ async fn request_without_origin_is_accepted_unless_sec_fetch_site_is_foreign() {
     strict.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn preflight_succeeds_for_allowed_origins_only() {
     let server = server().await;
     let ask = |origin| {
@@ -109,7 +110,7 @@ async fn preflight_succeeds_for_allowed_origins_only() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_star_lets_in_one_label_and_native_shells_have_schemes_of_their_own() {
     const SHELLS: [&str; 4] = ["capacitor://localhost", "app://.", "tauri://localhost", "ionic://localhost"];
     let server = Server::start_with(|settings| {

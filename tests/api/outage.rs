@@ -9,8 +9,9 @@ use qrlogin_testing::harness::{Browser, Seen, Server};
 use qrlogin_testing::program::Program;
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::services::{Postgres, connect};
+use qrlogin_testing::test;
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn calls_are_answered_with_503_and_retry_after() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -39,7 +40,7 @@ async fn calls_are_answered_with_503_and_retry_after() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn read_only_postgres_is_detected_and_so_is_its_recovery() {
     let postgres = Postgres::shared().await;
     let url = postgres.database().await;
@@ -78,7 +79,7 @@ async fn read_only_postgres_is_detected_and_so_is_its_recovery() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn browser_at_its_deadline_waits_for_the_store_and_receives_expired() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_session, mut browser) = server.waiting().await;
@@ -93,7 +94,7 @@ async fn browser_at_its_deadline_waits_for_the_store_and_receives_expired() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn browser_is_closed_with_1013_when_the_store_is_silent_long_past_its_deadline() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_session, mut browser) = server.waiting().await;
@@ -107,7 +108,7 @@ async fn browser_is_closed_with_1013_when_the_store_is_silent_long_past_its_dead
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn decision_whose_answer_was_lost_is_delivered() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (session, mut browser) = server.waiting().await;
@@ -121,7 +122,7 @@ async fn decision_whose_answer_was_lost_is_delivered() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn scan_in_time_is_delivered_after_the_deadline_and_expired_only_once_the_store_says_so() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (session, mut browser) = server.waiting().await;
@@ -148,7 +149,7 @@ async fn scan_in_time_is_delivered_after_the_deadline_and_expired_only_once_the_
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn browser_that_connects_during_the_decision_and_the_deadline_receives_the_decision() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -165,7 +166,7 @@ async fn browser_that_connects_during_the_decision_and_the_deadline_receives_the
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn browser_that_connects_past_the_deadline_waits_until_the_clock_of_the_store_reaches_it() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let session = server.generate().await;
@@ -179,7 +180,7 @@ async fn browser_that_connects_past_the_deadline_waits_until_the_clock_of_the_st
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn store_whose_clock_is_behind_is_read_again_when_the_session_ends_by_that_clock() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_session, mut browser) = server.waiting().await;
@@ -251,7 +252,7 @@ fn store_outage_is_warned_of_once_a_minute_however_many_requests_meet_it() {
     assert_eq!(lines_of(&lines, "sweep failed").len(), 1, "{lines:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn closed_connections_of_the_pool_are_logged_at_debug_only() {
     let postgres = Postgres::start().await;
     let url = postgres.database().await;

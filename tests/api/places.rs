@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use qrlogin_testing::harness::{Answer, Server};
 use qrlogin_testing::real_time::until;
+use qrlogin_testing::test;
 
 /// An address in Berlin. [`BERLIN_ELSEWHERE`] is in the same place and another network, [`JAPAN`] in the same network
 /// and another country, and [`NOWHERE`] in no database.
@@ -87,7 +88,7 @@ async fn code_from(server: &Server, address: &str) -> Value {
     json!({ "code": post_from(server, address, "generate", json!({})).await.body["code"] })
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn scan_returns_the_location_and_the_network_of_the_browser() {
     let (_dir, city, asn) = databases();
     let server = server(&city, &asn, |_| {}).await;
@@ -117,7 +118,7 @@ async fn scan_returns_the_location_and_the_network_of_the_browser() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn where_risks_are_denied_a_phone_elsewhere_can_neither_scan_nor_confirm_but_reject() {
     let (_dir, city, asn) = databases();
     let deny = |signals: Vec<RiskSignal>| {
@@ -143,7 +144,7 @@ async fn where_risks_are_denied_a_phone_elsewhere_can_neither_scan_nor_confirm_b
     country.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn state_of_the_session_is_answered_before_its_risk() {
     let (_dir, city, asn) = databases();
     let server = server(&city, &asn, |settings| settings.risk.policy = RiskPolicy::Deny).await;
@@ -182,7 +183,7 @@ async fn state_of_the_session_is_answered_before_its_risk() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn scan_without_a_database_has_no_location_and_no_risk() {
     let none = PathBuf::new();
     let server = server(&none, &none, |settings| settings.risk.policy = RiskPolicy::Deny).await;
@@ -195,7 +196,7 @@ async fn scan_without_a_database_has_no_location_and_no_risk() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn replaced_database_is_read_again() {
     let (_dir, city, asn) = databases();
     let server = server(&asn, &PathBuf::new(), |_| {}).await;

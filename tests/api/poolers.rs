@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use qrlogin_testing::program::{Program, qrlogin, run};
 use qrlogin_testing::services::{PgBouncer, Postgres, connect};
+use qrlogin_testing::test;
 
 /// SessionSelector session of Postgres a connection's statements run in.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +78,7 @@ async fn serve(
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn pooler_in_transaction_mode_is_refused() {
     for pooling in [
         Pooling::Transaction,
@@ -93,7 +94,7 @@ async fn pooler_in_transaction_mode_is_refused() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, PgBouncer))]
 async fn pgbouncer_is_accepted_in_session_mode_alone() {
     let postgres = Postgres::shared().await;
     for settings in
@@ -119,7 +120,7 @@ async fn pgbouncer_is_accepted_in_session_mode_alone() {
     assert!(program.terminate().0.success());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn server_that_accepts_and_does_not_answer_ends_the_start_with_an_error() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stderr = refused(format!("postgres://u:hunter2@{}/d?sslmode=disable", silent.local_addr().unwrap())).await;
@@ -142,7 +143,7 @@ fn names_the_pooler(text: &str) -> bool {
     ["database_url", "PgBouncer", "transaction mode", "pool_mode=session"].iter().all(|part| text.contains(part))
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn pooler_in_session_mode_is_accepted() {
     let url = pooler(Pooling::Session).await;
     assert_eq!(postgres::Postgres::parse(&url).unwrap().check_sessions().await, Ok(()));

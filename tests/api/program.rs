@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use qrlogin_testing::harness::{Answer, SECRET};
 use qrlogin_testing::program::{Program, qrlogin, run, signal};
+use qrlogin_testing::test;
 use serde_json::{Value, json};
 
 /// Asserts that the program refuses to start, with exit code 1 and an error that contains all `parts`.
@@ -66,7 +67,7 @@ fn version_and_commands_are_printed() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn serve_accepts_trial_tokens_and_stops_on_sigterm() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "info");
@@ -90,7 +91,7 @@ async fn serve_accepts_trial_tokens_and_stops_on_sigterm() {
     assert_eq!(last["event"], "stopped");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn reason_for_a_refused_app_token_is_logged_at_debug_without_the_token() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "debug");
@@ -106,7 +107,7 @@ async fn reason_for_a_refused_app_token_is_logged_at_debug_without_the_token() {
     assert!(token.split('.').all(|part| !log.contains(part)));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn the_demo_answers_under_its_own_names_only() {
     let dir = tempfile::tempdir().unwrap();
     let mut demo = qrlogin(dir.path(), &["demo", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])

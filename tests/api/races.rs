@@ -6,6 +6,7 @@ use futures_util::future::{join, join_all};
 use serde_json::json;
 
 use qrlogin_testing::harness::{Browser, Seen, Server, Session, token_in, verified};
+use qrlogin_testing::test;
 
 const ROUNDS: usize = 100;
 
@@ -16,7 +17,7 @@ fn the_one_token(all_seen: &[Vec<Seen>]) -> String {
     tokens.into_iter().next().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn confirmation_before_during_or_after_the_handshake_is_delivered() {
     let server = Server::start().await;
     let ann = server.phone("ann");
@@ -45,7 +46,7 @@ async fn confirmation_before_during_or_after_the_handshake_is_delivered() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn newer_tab_receives_the_token_however_the_older_one_ends() {
     let server = Server::start().await;
     let ann = server.phone("ann");
@@ -62,7 +63,7 @@ async fn newer_tab_receives_the_token_however_the_older_one_ends() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn of_two_users_who_scan_and_confirm_at_once_one_wins() {
     let server = Server::start().await;
     let phones = [server.phone("ann"), server.phone("bob")];
@@ -90,7 +91,7 @@ async fn of_two_users_who_scan_and_confirm_at_once_one_wins() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn confirmation_and_rejection_exclude_each_other() {
     let server = Server::start().await;
     let ann = server.phone("ann");
@@ -108,7 +109,7 @@ async fn confirmation_and_rejection_exclude_each_other() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn confirmation_and_cancellation_exclude_each_other() {
     let server = Server::start().await;
     let ann = server.phone("ann");
@@ -126,7 +127,7 @@ async fn confirmation_and_cancellation_exclude_each_other() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn confirmation_and_expiry_exclude_each_other() {
     let server = Server::start().await;
     for round in 0..ROUNDS {
@@ -159,7 +160,7 @@ async fn confirmation_and_expiry_exclude_each_other() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn connection_count_is_exact_after_concurrent_connects_and_ends() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -185,7 +186,7 @@ async fn connection_count_is_exact_after_concurrent_connects_and_ends() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn phone_that_hangs_up_while_confirming_undoes_nothing() {
     let server = Server::start().await;
     for round in 0..ROUNDS {

@@ -9,6 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use qrlogin_testing::harness::{Browser, Seen, Server, Session, app_token, token_in};
 use qrlogin_testing::program::{Program, signal};
 use qrlogin_testing::real_time::sleep_millis;
+use qrlogin_testing::test;
 
 /// Returns a confirmed session, and the token that `status` returns for it.
 async fn confirmed(server: &Server) -> (Session, String) {
@@ -26,7 +27,7 @@ async fn delivered(server: &Server, session: &Session) -> Option<String> {
     token_in(&server.browser(session).await.rest().await)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn close_1000_after_the_token_is_an_acknowledgement() {
     let server = Server::start().await;
     let (session, token) = confirmed(&server).await;
@@ -39,7 +40,7 @@ async fn close_1000_after_the_token_is_an_acknowledgement() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn without_a_receipt_the_same_token_comes_again() {
     let server = Server::start().await;
     let (session, token) = confirmed(&server).await;
@@ -61,7 +62,7 @@ async fn without_a_receipt_the_same_token_comes_again() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn acknowledgement_takes_effect_before_an_immediate_reconnect() {
     let server = Server::start().await;
     for _ in 0..50 {
@@ -76,7 +77,7 @@ async fn acknowledgement_takes_effect_before_an_immediate_reconnect() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn ack_subprotocol_acknowledges_by_a_message() {
     let server = Server::start().await;
     let (session, _) = confirmed(&server).await;
@@ -90,7 +91,7 @@ async fn ack_subprotocol_acknowledges_by_a_message() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn ack_subprotocol_without_the_message_acknowledges_nothing() {
     let server = Server::start().await;
     let (session, token) = confirmed(&server).await;
@@ -106,7 +107,7 @@ async fn ack_subprotocol_without_the_message_acknowledges_nothing() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn ack_call_acknowledges_a_token() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -119,7 +120,7 @@ async fn ack_call_acknowledges_a_token() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn unclaimed_login_can_be_claimed_past_the_session_deadline_and_until_its_own() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -142,7 +143,7 @@ async fn unclaimed_login_can_be_claimed_past_the_session_deadline_and_until_its_
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn acknowledgement_while_the_server_drains_is_stored() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "info");

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use qrlogin_testing::harness::{Answer, SECRET, Server, Session};
+use qrlogin_testing::test;
 
 const NEVER_WAS: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -16,7 +17,7 @@ async fn is_untouched(server: &Server, session: &Session) {
     assert_eq!((&status["status"], &status["version"]), (&json!("pending"), &json!(1)));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn invalid_bodies_and_media_types_are_refused() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -71,7 +72,7 @@ async fn invalid_bodies_and_media_types_are_refused() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn problems_have_the_form_of_rfc_9457() {
     let server = Server::start().await;
     let answer = server.post("/v1/qr-login/cancel", json!({ "session_id": NEVER_WAS })).await;
@@ -92,7 +93,7 @@ async fn problems_have_the_form_of_rfc_9457() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_body_that_is_too_long_is_read_to_its_end_so_that_the_answer_is_read_too() {
     let server = Server::start().await;
     let long = vec![b' '; 1024 * 1024];
@@ -122,7 +123,7 @@ async fn a_body_that_is_too_long_is_read_to_its_end_so_that_the_answer_is_read_t
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn app_tokens_that_prove_nothing() {
     let server = Server::start_with(|settings| {
         settings.app_auth.issuer = "https://site.example".to_owned();
@@ -193,7 +194,7 @@ async fn app_tokens_that_prove_nothing() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_web_token_is_no_app_token_even_where_our_own_key_is_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys");
@@ -224,7 +225,7 @@ async fn a_web_token_is_no_app_token_even_where_our_own_key_is_trusted() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn unknown_session_ids_and_codes_are_not_found() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -248,7 +249,7 @@ async fn unknown_session_ids_and_codes_are_not_found() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn what_the_state_does_not_permit() {
     let server = Server::start().await;
     let (ann, bob) = (server.phone("ann"), server.phone("bob"));
@@ -293,7 +294,7 @@ async fn what_the_state_does_not_permit() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn request_that_is_no_valid_upgrade_is_refused() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -314,7 +315,7 @@ async fn request_that_is_no_valid_upgrade_is_refused() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Openssl))]
 async fn each_key_type_accepts_only_its_own_algorithm() {
     use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
     let dir = tempfile::tempdir().unwrap();

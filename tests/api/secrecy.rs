@@ -7,8 +7,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use qrlogin_testing::harness::SECRET;
 use qrlogin_testing::program::Program;
+use qrlogin_testing::test;
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn no_secret_of_a_run_is_found_in_what_it_leaves_behind() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "trace");

@@ -14,6 +14,7 @@ use toml::{Table, Value};
 
 use qrlogin_testing::harness::SECRET;
 use qrlogin_testing::program::{Program, SERVE, qrlogin, run, signal};
+use qrlogin_testing::test;
 
 /// Placeholder for a secret, long enough for `app_auth.hmac_secret`.
 const MARK: &str = "Sw0rdf1sh.Sw0rdf1sh.Sw0rdf1sh.Sw0rdf1sh";
@@ -539,7 +540,7 @@ fn check_config_prints_warnings_and_strict_refuses_them() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn serve_warns_of_a_cleaned_value_and_uses_the_clean_one() {
     let dir = tempfile::tempdir().unwrap();
     let environment = [("QRLOGIN_PUBLIC_URL", " https://login.example.com\r\n"), ("QRLOGIN_TOKEN__KEY_DIR", "")];
@@ -552,7 +553,7 @@ async fn serve_warns_of_a_cleaned_value_and_uses_the_clean_one() {
     assert!(warning.contains("\"WARN\"") && warning.contains("QRLOGIN_PUBLIC_URL"), "{warning}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn invalid_file_at_sighup_is_not_quoted() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("qrlogin.toml");

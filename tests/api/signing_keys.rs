@@ -12,6 +12,7 @@ use serde_json::Value;
 use qrlogin_testing::harness::{Answer, Seen, Server, Session, token_in, verified};
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::services::Postgres;
+use qrlogin_testing::test;
 
 /// Adds a signing key to the server's directory, with a later modification time than all others there. Returns its
 /// file.
@@ -67,7 +68,7 @@ async fn confirmed_under_a_removed_key(server: &Server) -> (Session, PathBuf, Ve
     (session, file, key)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn requests_for_a_token_whose_key_is_missing_do_not_hasten_the_use_of_an_added_key() {
     let server = Server::start_with(|settings| settings.session.claim_seconds = 600).await;
     let (session, ..) = confirmed_under_a_removed_key(&server).await;
@@ -110,7 +111,7 @@ fn is_closed_for_internal_error(events: &str) -> bool {
     events.ends_with(&format!("event: close\ndata: {{\"code\":1011,\"reason\":\"{FAILED}\"}}\n\n"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn browser_that_returns_while_the_key_is_missing_gets_an_internal_error_and_later_its_token() {
     let server = Server::start_with(|settings| settings.session.claim_seconds = 600).await;
     let (session, file, key) = confirmed_under_a_removed_key(&server).await;
@@ -133,7 +134,7 @@ async fn browser_that_returns_while_the_key_is_missing_gets_an_internal_error_an
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn waiting_browser_whose_token_cannot_be_made_gets_an_internal_error_and_later_its_token() {
     let postgres = Postgres::shared().await;
     let (url, keys) = (postgres.database().await, tempfile::tempdir().unwrap());

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use qrlogin_testing::harness::{Browser, Seen, Server};
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::services::Postgres;
+use qrlogin_testing::test;
 
 /// Opens a second connection to the server's database, as another process does.
 fn foreign(server: &Server) -> Connection {
@@ -21,7 +22,7 @@ fn state(connection: &Connection) -> String {
     connection.query_row("SELECT state FROM sessions", [], |row| row.get(0)).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn decision_abandoned_during_a_lock_is_not_made_and_the_next_one_is_delivered() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
@@ -49,7 +50,7 @@ async fn decision_abandoned_during_a_lock_is_not_made_and_the_next_one_is_delive
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn decisions_wait_for_the_lock_of_another_process_and_are_then_delivered() {
     let server = Server::start().await;
     let mut waiting = Vec::new();
@@ -75,7 +76,7 @@ async fn decisions_wait_for_the_lock_of_another_process_and_are_then_delivered()
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn change_written_by_another_process_is_delivered_within_two_seconds() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (_, mut browser) = server.waiting().await;
@@ -101,7 +102,7 @@ async fn change_written_by_another_process_is_delivered_within_two_seconds() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn handshakes_that_wait_for_the_store_delay_no_other_request() {
     let server = Server::start().await;
     let held = server.store.arriving.write().await;
@@ -123,7 +124,7 @@ async fn handshakes_that_wait_for_the_store_delay_no_other_request() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn unreadable_row_fails_only_its_own_connection() {
     let server = Server::start().await;
     let broken = server.generate().await;
@@ -158,7 +159,7 @@ async fn unreadable_row_fails_only_its_own_connection() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn request_that_does_not_wait_supersedes_no_connection_at_another_node() {
     let postgres = Postgres::shared().await;
     let url = postgres.database().await;

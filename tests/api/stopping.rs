@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use qrlogin_testing::harness::Server;
 use qrlogin_testing::real_time::{now, sleep_millis, until};
+use qrlogin_testing::test;
 
 /// Time within which the server must stop, well below the eight seconds after which it abandons what has not ended.
 const PROMPT: Duration = Duration::from_secs(4);
@@ -37,7 +38,7 @@ async fn stop(server: Server) -> Duration {
     asked.elapsed()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn incomplete_body_is_refused_and_delays_the_stop_by_a_second() {
     let server = Server::start().await;
     let address = server.address.to_string();
@@ -54,7 +55,7 @@ async fn incomplete_body_is_refused_and_delays_the_stop_by_a_second() {
     assert!(took < PROMPT, "{took:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn body_that_arrives_shortly_after_the_stop_has_begun_is_accepted() {
     let server = Server::start().await;
     let mut half = connect(&server.address.to_string(), HALF_A_BODY).await;
@@ -67,7 +68,7 @@ async fn body_that_arrives_shortly_after_the_stop_has_begun_is_accepted() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn clients_without_a_request_in_progress_do_not_delay_the_stop() {
     let server = Server::start().await;
     let (public, ops) = (server.address.to_string(), server.ops.trim_start_matches("http://").to_owned());
@@ -95,7 +96,7 @@ async fn clients_without_a_request_in_progress_do_not_delay_the_stop() {
     drop(clients);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn request_in_progress_is_answered_however_long_its_client_is_silent() {
     let server = Server::start().await;
     let session = server.generate().await;

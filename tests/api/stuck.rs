@@ -12,6 +12,7 @@ use tokio_tungstenite::connect_async;
 use qrlogin_testing::harness::{Seen, Server, app_token};
 use qrlogin_testing::program::{Program, SERVE, qrlogin, signal};
 use qrlogin_testing::real_time::{now, sleep_millis};
+use qrlogin_testing::test;
 
 /// A server whose log is not read any more once it has logged its addresses.
 struct Unread {
@@ -70,7 +71,7 @@ fn ended(child: &mut Child) -> ExitStatus {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn server_with_an_unread_log_serves_logins_and_ends_on_a_signal() {
     for (format, name) in [("text", "TERM"), ("json", "INT")] {
         let dir = tempfile::tempdir().unwrap();
@@ -99,7 +100,7 @@ async fn server_with_an_unread_log_serves_logins_and_ends_on_a_signal() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn second_signal_ends_the_program_at_once() {
     let dir = tempfile::tempdir().unwrap();
     // An introspection endpoint that accepts connections and answers nothing. The request is handled for three seconds.
@@ -120,7 +121,7 @@ async fn second_signal_ends_the_program_at_once() {
     assert!(took < Duration::from_secs(1), "{took:?}: the request would have been handled for longer");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn panicking_request_fails_alone_and_panicking_part_stops_the_server() {
     let server = Server::start().await;
     let (session, browser) = server.waiting().await;
@@ -142,8 +143,7 @@ async fn panicking_request_fails_alone_and_panicking_part_stops_the_server() {
 }
 
 /// Panics while its log is full, in a process that the next test starts.
-#[test]
-#[ignore = "run by the next test in a process of its own"]
+#[test(ignore = "run by the next test in a process of its own")]
 fn one_that_panics() {
     let log = Log::start("info", LogFormat::Json);
     for _ in 0..2000 {
@@ -171,7 +171,7 @@ fn panic_is_logged_without_waiting_for_the_reader_of_the_log() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn exhausted_file_descriptors_are_logged_once_and_accepting_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve_after(&dir, "ulimit -n 64");
@@ -189,7 +189,7 @@ async fn exhausted_file_descriptors_are_logged_once_and_accepting_resumes() {
     assert_eq!(log.matches("\"accept failed\"").count(), 1, "{log}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Openssl))]
 async fn sighup_rereads_the_keys_and_the_log_level() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("qrlogin.toml");

@@ -7,8 +7,9 @@ use serde_json::json;
 
 use qrlogin_testing::harness::{Browser, Seen, Server, Session};
 use qrlogin_testing::real_time::until;
+use qrlogin_testing::test;
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn whoever_photographs_a_code_can_neither_watch_nor_claim_nor_cancel() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
@@ -24,7 +25,7 @@ async fn whoever_photographs_a_code_can_neither_watch_nor_claim_nor_cancel() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_photographer_who_confirms_first_is_named_on_the_page_and_the_owner_is_told() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
@@ -48,7 +49,7 @@ async fn a_photographer_who_confirms_first_is_named_on_the_page_and_the_owner_is
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn what_never_was_and_what_was_swept_look_the_same() {
     let server = Server::start().await;
     let swept = server.generate().await;
@@ -79,7 +80,7 @@ async fn what_never_was_and_what_was_swept_look_the_same() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn every_answer_is_kept_from_frames_caches_and_guesses() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -114,7 +115,7 @@ async fn every_answer_is_kept_from_frames_caches_and_guesses() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn get_requests_change_nothing() {
     let server = Server::start().await;
     let session = server.generate().await;
@@ -129,7 +130,7 @@ async fn get_requests_change_nothing() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn openapi_document_describes_every_call() {
     let server = Server::start().await;
     let document = server.get("/openapi.json").await.body;

@@ -9,6 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use qrlogin_testing::harness::Server;
 use qrlogin_testing::real_time::{now, sleep_millis};
+use qrlogin_testing::test;
 
 /// Maximum number of bytes of answers that the server makes for a client that reads none: what is queued for one
 /// connection, and what the client's own system accepts.
@@ -44,7 +45,7 @@ async fn answered(metrics: &str, route: &str) -> usize {
     lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn a_client_that_pipelines_requests_and_reads_no_answer_is_disconnected() {
     let server = server().await;
     let session = server.generate().await;
@@ -81,7 +82,7 @@ async fn a_client_that_pipelines_requests_and_reads_no_answer_is_disconnected() 
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn client_of_the_second_port_that_reads_no_answer_is_disconnected() {
     let server = server().await;
     let address = server.ops.trim_start_matches("http://").parse().unwrap();
@@ -91,7 +92,7 @@ async fn client_of_the_second_port_that_reads_no_answer_is_disconnected() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn the_answers_that_are_queued_for_one_connection_are_bounded_in_bytes() {
     let server = server().await;
     let answer_bytes = server.http.get(format!("{}/openapi.json", server.base)).send().await.unwrap();
@@ -105,7 +106,7 @@ async fn the_answers_that_are_queued_for_one_connection_are_bounded_in_bytes() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn unread_answer_is_discarded_after_its_connection_is_closed() {
     let server = server().await;
     let mut stream = connect(server.address).await;
@@ -117,7 +118,7 @@ async fn unread_answer_is_discarded_after_its_connection_is_closed() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn slow_client_receives_all_answers_to_its_pipelined_requests() {
     let server = server().await;
     let mut stream = connect(server.address).await;
@@ -138,7 +139,7 @@ async fn slow_client_receives_all_answers_to_its_pipelined_requests() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn browser_that_reads_no_codes_is_disconnected_and_they_are_discarded() {
     let server = Server::start_with(|settings| {
         settings.session.rotate_seconds = 1;

@@ -11,6 +11,7 @@ use crate::app_tokens::{Says, Source};
 use qrlogin_testing::program::{Program, SERVE, qrlogin, run, signal};
 use qrlogin_testing::real_time::{sleep_millis, until};
 use qrlogin_testing::services::{Postgres, Redis, connect, free_port};
+use qrlogin_testing::test;
 
 /// Returns the warnings with this event.
 fn warnings(program: &Program, event: &str) -> Vec<Value> {
@@ -38,7 +39,7 @@ async fn is_connected(program: &Program) -> bool {
     program.metric("qrlogin_bus_connected").await == "1"
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Redis))]
 async fn unusable_redis_is_warned_of_at_the_start() {
     let (postgres, redis) = (Postgres::shared().await, Redis::start());
     let all = ["allchannels", "+@all"];
@@ -77,7 +78,7 @@ async fn unusable_redis_is_warned_of_at_the_start() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Redis))]
 async fn permissions_that_redis_revokes_and_grants_are_detected_while_the_server_runs() {
     let (postgres, redis) = (Postgres::shared().await, Redis::start());
     let url = redis.permit("node", &["allchannels", "+@all"]).await;
@@ -93,7 +94,7 @@ async fn permissions_that_redis_revokes_and_grants_are_detected_while_the_server
     until("that is logged", async || program.log().matches("\"bus connected\"").count() == 2).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn postgres_that_refuses_the_listening_connection_is_warned_of() {
     let postgres = Postgres::shared().await;
     let url = postgres.database().await;
@@ -117,7 +118,7 @@ async fn postgres_that_refuses_the_listening_connection_is_warned_of() {
     until("the bus is connected again", async || is_connected(&program).await).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn database_that_is_not_utf8_is_refused() {
     let postgres = Postgres::shared().await;
     let dir = tempfile::tempdir().unwrap();
@@ -137,7 +138,7 @@ fn verifying(dir: &TempDir, setting: &str, url: &str) -> Program {
     Program::serve_with(dir, "info", &environment)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn unusable_source_of_app_tokens_is_warned_of_once_a_minute() {
     let refused = format!("http://127.0.0.1:{}/", free_port());
     let (forbidding, address) = Source::start().await;
@@ -177,7 +178,7 @@ async fn unusable_source_of_app_tokens_is_warned_of_once_a_minute() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn introspection_endpoint_is_warned_of_if_it_accepts_any_token() {
     let (source, address) = Source::start().await;
     source.says_json(json!({ "active": false }));
@@ -197,7 +198,7 @@ async fn introspection_endpoint_is_warned_of_if_it_accepts_any_token() {
     assert!(line.contains("accepts any token"), "{line}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn invalid_geoip_files_and_signing_keys_are_warned_of_once_a_minute() {
     let dir = tempfile::tempdir().unwrap();
     crate::places::write_city_file(&dir.path().join("city.mmdb"));

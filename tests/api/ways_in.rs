@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use qrlogin_testing::harness::Server;
+use qrlogin_testing::test;
 
 const PAGE: &str = "https://site.example";
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -87,7 +88,7 @@ fn are_alike([first, second]: &[Seen; 2], status: u16) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn refusals_have_the_same_fields_for_first_and_later_requests() {
     let server = server(|settings| {
         settings.limits = Settings::default().limits;
@@ -127,7 +128,7 @@ async fn refusals_have_the_same_fields_for_first_and_later_requests() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn refusal_of_a_surplus_connection_has_the_same_fields_as_others() {
     let limits = |settings: &mut Settings| {
         settings.limits = Settings::default().limits;
@@ -179,7 +180,7 @@ async fn refusal_of_a_surplus_connection_has_the_same_fields_as_others() {
     direct.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn hundreds_of_surplus_connections_are_still_answered() {
     let server = server(|settings| {
         settings.limits = Settings::default().limits;
@@ -201,7 +202,7 @@ async fn hundreds_of_surplus_connections_are_still_answered() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn slow_head_and_slow_body_are_refused_alike() {
     let server = server(|settings| settings.limits.header_seconds = 1).await;
     let mut head = connect(&server).await;

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::store_conformance::{CODE, Replaced, replace, session_of_now};
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::services;
+use qrlogin_testing::test;
 
 /// A call that the bus has made to its listener.
 #[derive(Debug, PartialEq)]
@@ -139,7 +140,7 @@ async fn conforms_between(here: &mut Node, there: &mut Node) {
     here.hears_nothing();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn local_bus_conforms() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", dir.path().join("bus.db").display());
@@ -147,7 +148,7 @@ async fn local_bus_conforms() {
     conforms(&mut Node::new(store, Arc::new(LocalBus::default()), Arc::default())).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn postgres_bus_conforms() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -155,7 +156,7 @@ async fn postgres_bus_conforms() {
     conforms_between(&mut here, &mut there).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Redis))]
 async fn redis_bus_conforms() {
     let service = services::Postgres::shared().await;
     let (url, redis) = (service.database().await, services::Redis::start());
@@ -165,7 +166,7 @@ async fn redis_bus_conforms() {
     conforms_between(&mut here, &mut there).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres, Redis))]
 async fn bus_reconnects_and_reports_that_notifications_may_be_lost() {
     let service = services::Postgres::start().await;
     let (url, redis) = (service.database().await, services::Redis::start());

@@ -6,6 +6,8 @@ mod targets;
 use std::fs;
 use std::path::Path;
 
+use qrlogin_testing::test;
+
 /// Runs a target on each input of its corpus.
 fn replay(target: &str, run: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);

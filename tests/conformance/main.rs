@@ -3,3 +3,7 @@
 mod bus_conformance;
 mod fuzz_corpus;
 mod store_conformance;
+
+fn main() -> std::process::ExitCode {
+    qrlogin_testing::main()
+}

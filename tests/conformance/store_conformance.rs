@@ -20,6 +20,7 @@ use serde_json::{Map, json};
 use qrlogin_testing::harness::START;
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::services;
+use qrlogin_testing::test;
 
 /// A code of a session whose codes do not rotate.
 pub const CODE: Presented = Presented { period: 0, rotation: Rotation::NONE };
@@ -312,7 +313,7 @@ async fn ended_sessions_are_swept_in_batches(store: &dyn Store, time: &Time) {
     assert_eq!(stored(store, living.key).await, Some(living));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn sqlite_conforms() {
     let dir = tempfile::tempdir().unwrap();
     let (clock, hands) = Clock::manual(START);
@@ -330,7 +331,7 @@ async fn node(url: &str) -> (NodeName, PostgresStore) {
     (node, PostgresStore::open(&Postgres::parse(url).unwrap(), setup).await.unwrap())
 }
 
-#[tokio::test]
+#[test(needs(Postgres))]
 async fn postgres_refuses_an_overdue_attachment() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -346,7 +347,7 @@ async fn postgres_refuses_an_overdue_attachment() {
     assert_eq!(store.attach(&[session.key]).await.unwrap()[0].attachment, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn postgres_conforms() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -374,7 +375,7 @@ fn hint_of(session: &Session, attachment: u32) -> Notification {
     Notification { key: session.key, version: session.version, attachment }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn row_names_the_node_to_which_its_browser_was_attached_last() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -397,7 +398,7 @@ async fn row_names_the_node_to_which_its_browser_was_attached_last() {
     assert_eq!(replace(&ours, &scanned).await, Replaced::Written(Some(waits)));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn undelivered_change_stays_with_its_node_until_it_is_delivered() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -429,7 +430,7 @@ async fn undelivered_change_stays_with_its_node_until_it_is_delivered() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn sweep_deletes_old_undelivered_changes_and_waits_for_no_lock() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -452,7 +453,7 @@ async fn sweep_deletes_old_undelivered_changes_and_waits_for_no_lock() {
     assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, String>(0), "3");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn of_concurrent_attachment_and_decision_one_sees_the_other() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -468,7 +469,7 @@ async fn of_concurrent_attachment_and_decision_one_sees_the_other() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn decision_that_waits_for_a_lock_past_the_deadline_is_not_written() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -496,7 +497,7 @@ async fn decision_that_waits_for_a_lock_past_the_deadline_is_not_written() {
     assert_eq!(settled, [session]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn nodes_that_start_together_on_an_empty_database_create_one_schema() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -505,7 +506,7 @@ async fn nodes_that_start_together_on_an_empty_database_create_one_schema() {
     assert_eq!(started[5].1.read(&[session.key]).await.unwrap(), [session]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn updates_of_a_login_touch_no_index_of_postgres() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
@@ -534,7 +535,7 @@ async fn updates_of_a_login_touch_no_index_of_postgres() {
     assert_eq!((updates, hot), (400, 400));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn unusable_postgres_is_refused_without_quoting_its_password() {
     let url = format!("postgres://ann:hunter2@127.0.0.1:{}/x", services::free_port());
     let setup = PostgresSetup {
@@ -551,7 +552,7 @@ async fn unusable_postgres_is_refused_without_quoting_its_password() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn sqlite_keeps_sessions_in_a_private_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kept.db");
@@ -572,7 +573,7 @@ async fn sqlite_keeps_sessions_in_a_private_file() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn write_ahead_log_of_sqlite_stays_small_under_constant_writes() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", dir.path().join("busy.db").display());
@@ -599,7 +600,7 @@ async fn write_ahead_log_of_sqlite_stays_small_under_constant_writes() {
     store.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn unusable_sqlite_url_is_refused_and_its_fault_named() {
     let dir = tempfile::tempdir().unwrap();
     let nonsense = dir.path().join("nonsense.db");
@@ -628,7 +629,7 @@ async fn unusable_sqlite_url_is_refused_and_its_fault_named() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn path_of_sqlite_is_taken_literally() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["file:q.db", "100%.db", "a b.db", "a#b.db", "安.db", "%zz.db"] {
@@ -641,7 +642,7 @@ async fn path_of_sqlite_is_taken_literally() {
     assert!(!dir.path().join("q.db").exists());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test(needs(Postgres))]
 async fn failed_statement_keeps_its_pooled_connection() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;

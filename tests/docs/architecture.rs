@@ -8,6 +8,7 @@ use qrlogin::internals::wire::types::ProblemCode;
 use serde_json::Value;
 
 use qrlogin_testing::harness::Server;
+use qrlogin_testing::test;
 
 /// Layer of each module, as in ARCHITECTURE.md. A module may import from itself and from modules of lower layers.
 const LAYERS: [(&str, u8); 22] = [
@@ -189,7 +190,7 @@ fn collect_words(schema: &Value, words: &mut BTreeSet<String>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[test]
 async fn protocol_document_names_every_word_of_the_wire_format() {
     let protocol = fs::read_to_string(root().join("PROTOCOL.md")).unwrap();
     let words = wire_words().await;

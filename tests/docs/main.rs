@@ -2,3 +2,7 @@
 
 mod architecture;
 mod map;
+
+fn main() -> std::process::ExitCode {
+    qrlogin_testing::main()
+}

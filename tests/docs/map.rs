@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use qrlogin_testing::test;
+
 /// Maximum number of functions between the handler of `confirm` and the socket that a reader must follow.
 const MAX_STOPS: usize = 20;
 

@@ -1,11 +1,37 @@
-//! The harness of qrlogin's tests: servers in this process and as processes of their own, the services that they need,
-//! and the browsers and phones that call them.
+//! The harness of qrlogin's tests. `tests/api`, `tests/conformance` and `tests/docs` share it.
+//!
+//! - [`harness`]: a server in this process, whose clock the test moves, with its browsers and phones
+//! - [`program`]: the `qrlogin` program as a process
+//! - [`services`]: Postgres, PgBouncer and Redis servers that belong to the tests
+//! - [`fleet`]: several programs on one database, and complete logins
+//! - [`failing_store`]: a store that a test can make fail, stall or panic
+//! - [`real_time`]: the machine's clock, and [`real_time::eventually`], which waits for a condition
+//!
+//! A test is a function with the attribute [`test`]. It names its requirements: a test whose requirements are missing
+//! is reported as ignored, and listed with the reason at the end of the run. With the environment variable
+//! `QRLOGIN_TEST_ALL`, it fails instead. The main function of each test target calls [`main`].
+//!
+//! ```ignore
+//! use qrlogin_testing::test;
+//!
+//! #[test(needs(Postgres))]
+//! async fn login_is_stored() { … }
+//! ```
 
 #![expect(missing_docs, reason = "most names of the harness say what they are")]
 
 pub mod failing_store;
 pub mod fleet;
 pub mod harness;
+mod needs;
 pub mod program;
 pub mod real_time;
+mod runner;
 pub mod services;
+
+// For the attribute `test`.
+#[doc(hidden)]
+pub use inventory;
+pub use needs::{Need, faketime};
+pub use qrlogin_testing_macros::test;
+pub use runner::{Outcome, Test, block_on, main};

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
+use crate::needs::find_program;
 use crate::real_time::{sleep_millis, until};
 
 /// Shell script that runs a command and ends it with a signal, its first argument, when the script's input ends. The
@@ -211,13 +212,9 @@ fn postgres_user() -> Option<(u32, u32)> {
     Some((of("-u"), of("-g")))
 }
 
-/// Returns the path of a Postgres program. Debian installs several versions side by side; the last by name is used.
+/// Returns the path of a program. Panics if it is not installed.
 fn program(name: &str) -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut programs: Vec<_> = versions.map(|version| version.path().join("bin").join(name)).collect();
-    programs.retain(|program| program.exists());
-    programs.sort();
-    programs.pop().unwrap_or_else(|| name.into())
+    find_program(name).unwrap_or_else(|| panic!("{name} is not installed"))
 }
 
 /// A PgBouncer in front of a Postgres server.
@@ -242,7 +239,8 @@ impl PgBouncer {
         if let Some((user, group)) = user {
             chown(dir.path(), Some(user), Some(group)).unwrap();
         }
-        let command = ["/usr/sbin/pgbouncer", file.to_str().unwrap()];
+        let pgbouncer = program("pgbouncer");
+        let command = [pgbouncer.to_str().unwrap(), file.to_str().unwrap()];
         let running = Kept::start(&command, "TERM", &dir.path().join("log"), user);
         Self { _running: running, port, _dir: dir }
     }
