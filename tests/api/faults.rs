@@ -15,7 +15,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 /// Returns the length of a fault in milliseconds: a quarter of `seconds`, or all of it at full length.
 fn millis_of(seconds: u32) -> u32 {
-    let is_whole = std::env::var_os("QRLOGIN_TEST_WHOLE_FAULTS").is_some();
+    let is_whole = std::env::var_os("TEST_WHOLE_FAULTS").is_some();
     if is_whole { seconds * 1000 } else { seconds * 250 }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! A test is a function with the attribute [`test`]. It names its requirements: a test whose requirements are missing
 //! is reported as ignored, and listed with the reason at the end of the run. With the environment variable
-//! `QRLOGIN_TEST_ALL`, it fails instead. The main function of each test target calls [`main`].
+//! `TEST_ALL`, it fails instead. The main function of each test target calls [`main`].
 //!
 //! ```ignore
 //! use qrlogin_testing::test;

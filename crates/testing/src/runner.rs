@@ -49,7 +49,7 @@ pub fn block_on<T>(test: impl Future<Output = T>) -> T {
 /// Runs the tests that the command line selects, and lists those whose requirements are missing.
 pub fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let requires_all = std::env::var_os("QRLOGIN_TEST_ALL").is_some_and(|value| !value.is_empty());
+    let requires_all = std::env::var_os("TEST_ALL").is_some_and(|value| !value.is_empty());
     let mut missing = BTreeMap::new();
     for test in inventory::iter::<Test> {
         for need in test.needs {
@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
     trials.sort_by(|one, other| one.name().cmp(other.name()));
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list && !requires_all && !not_run.is_empty() {
-        println!("not run, because this machine lacks a requirement (with QRLOGIN_TEST_ALL=1, these tests fail):");
+        println!("not run, because this machine lacks a requirement (with TEST_ALL=1, these tests fail):");
         for (need, tests) in not_run {
             let reason = missing[&need].as_deref().unwrap_or_default();
             println!("    {need:?} ({reason}): {}\n        {}", tests.len(), tests.join("\n        "));
@@ -93,13 +93,13 @@ pub fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Maximum duration of a test, in seconds. A longer test has failed. `QRLOGIN_TEST_SECONDS` changes it.
+/// Maximum duration of a test, in seconds. A longer test has failed. `TEST_SECONDS` changes it.
 const TEST_SECONDS: u64 = 600;
 
 /// Runs a test on a thread with its name, which panics show. Gives a test up that exceeds its time, so that it fails
 /// by its name instead of hanging.
 fn run(test: &Test, name: &str) -> Result<Completion, Failed> {
-    let seconds = std::env::var("QRLOGIN_TEST_SECONDS").map_or(TEST_SECONDS, |seconds| seconds.parse().unwrap());
+    let seconds = std::env::var("TEST_SECONDS").map_or(TEST_SECONDS, |seconds| seconds.parse().unwrap());
     let (ended, end) = mpsc::channel();
     let body = test.run;
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
