@@ -19,6 +19,9 @@ use crate::program::Program;
 use crate::real_time::{now, pause, sleep_millis, until};
 use crate::services::{Postgres, Redis};
 
+/// Time after which a login of the fleet has failed. It is the lifetime of a session.
+const LONGEST_LOGIN: Duration = Duration::from_secs(300);
+
 /// Several nodes and the services that they share.
 pub struct Fleet {
     pub postgres: Postgres,
@@ -99,7 +102,7 @@ impl Fleet {
     pub fn run(&self, number: usize) {
         let environment = self.nodes.read().unwrap()[number].environment.clone();
         let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let program = Program::serve_with(&self.dir, "warn,qrlogin::internals::app=info", &environment);
+        let program = Program::serve_with(&self.dir, "warn,qrlogin::app=info", &environment);
         self.nodes.write().unwrap()[number].program = Some(program);
     }
 
@@ -146,10 +149,14 @@ impl Fleet {
 
     /// Calls random nodes until one answers with a status other than 503.
     async fn insist(&self, path: &str, token: Option<&str>, body: Value) -> Answer {
+        let started = now();
         loop {
             match self.post(&self.base(), path, token, body.clone()).await {
                 Some(answer) if answer.status != StatusCode::SERVICE_UNAVAILABLE => return answer,
-                _ => pause(500).await,
+                last => {
+                    assert!(started.elapsed() < LONGEST_LOGIN, "no node has answered {path}, the last time {last:?}");
+                    pause(500).await;
+                }
             }
         }
     }
@@ -188,6 +195,7 @@ impl Fleet {
         let session = self.generate().await;
         let mut login = Login { user: user.clone(), ..Login::default() };
         let mut phone = None;
+        let started = now();
         while login.told.is_none() && login.wrong.is_empty() {
             let url = format!("{}{}", self.base().replace("http", "ws"), session["ws_path"].as_str().unwrap());
             let socket = match tokio_tungstenite::connect_async(url).await {
@@ -196,7 +204,8 @@ impl Fleet {
                     login.wrong.push(format!("refused: {}", answer.status()));
                     break;
                 }
-                Err(_) => {
+                Err(error) => {
+                    assert!(started.elapsed() < LONGEST_LOGIN, "no node accepts the WebSocket of {login:?}: {error}");
                     pause(1000).await;
                     continue;
                 }
@@ -209,6 +218,7 @@ impl Fleet {
             };
             login.wait(socket, begin).await;
             login.reconnects += 1;
+            assert!(started.elapsed() < LONGEST_LOGIN, "the browser waits for its token: {login:?}");
         }
         if let Some(phone) = phone {
             let (asked, confirmed) = phone.await.unwrap();

@@ -3,8 +3,9 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -83,24 +84,26 @@ impl Program {
         let mut child = command.env("QRLOGIN_LOG__FORMAT", "json").stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(String::new()));
-        let listening = loop {
-            let mut line = String::new();
-            assert!(lines.read_line(&mut line).unwrap() > 0, "the program ended: {}", log.lock().unwrap());
-            log.lock().unwrap().push_str(&line);
-            let event: Value = serde_json::from_str(&line).unwrap();
-            if event["event"] == "listening" {
-                break event;
-            }
-        };
-        let address = |name: &str| format!("http://{}", listening[name].as_str().unwrap());
-        let (base, ops) = (address("public"), address("ops"));
-        let collected = log.clone();
+        let (collected, (found, listening)) = (log.clone(), mpsc::channel());
         let reader = std::thread::spawn(move || {
             let mut line = String::new();
             while lines.read_line(&mut line).unwrap() > 0 {
-                collected.lock().unwrap().push_str(&std::mem::take(&mut line));
+                collected.lock().unwrap().push_str(&line);
+                let line = std::mem::take(&mut line);
+                if line.contains("\"listening\"") {
+                    // The receiver waits for the first such line only.
+                    drop(found.send(line));
+                }
             }
         });
+        let Ok(listening) = listening.recv_timeout(Duration::from_secs(30)) else {
+            drop(child.kill());
+            panic!("the program has not logged that it listens: {}", log.lock().unwrap());
+        };
+        let listening: Value = serde_json::from_str(&listening).unwrap();
+        assert_eq!(listening["event"], "listening");
+        let address = |name: &str| format!("http://{}", listening[name].as_str().unwrap());
+        let (base, ops) = (address("public"), address("ops"));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { child, base, ops, log, reader: Some(reader), http }
     }
