@@ -46,7 +46,7 @@ async fn login(program: &Program, user: usize, session: &Value) -> (bool, Option
 #[test]
 async fn confirmed_logins_survive_a_kill_and_an_added_signing_key() {
     let dir = tempfile::tempdir().unwrap();
-    let mut program = Program::serve(&dir, "warn,qrlogin::internals::app=info");
+    let mut program = Program::serve(&dir, "warn,qrlogin::app=info");
     let mut sessions = Vec::new();
     for _ in 0..LOGINS {
         sessions.push(program.generate().await);
@@ -93,7 +93,7 @@ async fn confirmed_logins_survive_a_kill_and_an_added_signing_key() {
     let (status, ..) = run(&mut qrlogin(dir.path(), &["check-config"]));
     assert!(status.success());
 
-    let program = Program::serve(&dir, "warn,qrlogin::internals::app=info");
+    let program = Program::serve(&dir, "warn,qrlogin::app=info");
     let mut tokens: HashMap<String, usize> = HashMap::new();
     let mut delivered = 0;
     for (user, (session, (confirmed, earlier))) in sessions.iter().zip(before).enumerate() {

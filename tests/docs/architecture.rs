@@ -134,6 +134,18 @@ fn nothing_is_unsafe_but_what_is_measured_to_need_it() {
     }
 }
 
+/// Rust's own attribute `test` removes a function from a target without Rust's own test harness.
+#[test]
+fn every_test_is_registered_with_the_runner() {
+    for path in ["api", "conformance", "docs"].iter().flat_map(|dir| sources(&root().join("tests").join(dir))) {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = || text.lines().map(str::trim_start);
+        let has_tests = lines().any(|line| line.starts_with("#[test"));
+        assert!(!has_tests || lines().any(|line| line == "use qrlogin_testing::test;"), "{}", path.display());
+        assert!(lines().all(|line| !line.starts_with("#[tokio::test")), "{}", path.display());
+    }
+}
+
 #[test]
 fn every_test_named_in_the_threat_model_exists() {
     let security = fs::read_to_string(root().join("SECURITY.md")).unwrap();
