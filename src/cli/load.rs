@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::Args;
 use qrlogin_load::{Plan, Transport};
 
-use super::flags::ConfigFlags;
+use super::config_flags::ConfigFlags;
 use super::{CliError, app_token, in_runtime, located};
 use crate::config::{Loaded, Settings};
 

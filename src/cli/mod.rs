@@ -1,5 +1,6 @@
 //! The command line: the commands, their flags, and the settings that flags, environment and file give.
 
+mod config_flags;
 mod flags;
 #[cfg(feature = "load")]
 mod load;
@@ -18,7 +19,8 @@ use crate::system::clock::Clock;
 use crate::system::memory;
 use crate::telemetry::{LogFormat, WriterThread, with_warnings};
 use crate::token::sign_app_token;
-use flags::{Cli, Command, ConfigFlags, without_values};
+use config_flags::ConfigFlags;
+use flags::{Cli, Command, without_values};
 
 /// An error that ends a command. The process then exits with code 1.
 type CliError = Box<dyn std::error::Error>;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::flags::ConfigFlags;
+use super::config_flags::ConfigFlags;
 use super::{CliError, in_runtime, located};
 use crate::app::{self, Listeners, Parts, Reload};
 use crate::config::{ConfigError, Loaded, Settings, Warning};

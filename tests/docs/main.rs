@@ -1,6 +1,7 @@
 //! Checks that the documents agree with the code.
 
 mod architecture;
+mod cycles;
 mod map;
 
 fn main() -> std::process::ExitCode {

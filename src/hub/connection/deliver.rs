@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use tracing::info;
 
-use super::{CLOSE_SECONDS, Connection, HoldBack, Phase, is_after};
+use super::state::{HoldBack, Phase};
+use super::{CLOSE_SECONDS, Connection, is_after};
 use crate::hub::deadlines::SessionTick;
 use crate::hub::message::{AfterDelivery, Frames, Message};
 use crate::hub::socket::Socket;

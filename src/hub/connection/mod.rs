@@ -17,6 +17,7 @@ mod deliver;
 mod read;
 #[cfg(test)]
 mod simulation;
+mod state;
 mod timers;
 mod write;
 
@@ -39,7 +40,8 @@ use crate::limits::{ConnectionPermit, QuotaCells};
 use crate::metrics::{CloseReason, Stopwatch};
 use crate::session::{Session, SessionKey};
 use crate::wire::types::close_code;
-use crate::wire::websocket::MessageDecoder;
+
+use state::{HoldBack, Phase, RareState};
 
 pub(super) use deliver::ACK_SECONDS;
 pub(super) use read::{ReadBudget, Readiness};
@@ -86,62 +88,6 @@ pub(super) struct Connection<S: Socket = TcpStream> {
     reason: CloseReason,
     /// State that is seldom needed.
     rare: Option<Box<RareState>>,
-}
-
-/// State that most connections need seldom and briefly.
-#[derive(Default)]
-struct RareState {
-    /// Change that was announced before the connection was open.
-    kept_change: Option<(Arc<Session>, Stopwatch)>,
-    /// Greatest attachment of the session that was announced before the connection was open.
-    newest_attachment: u32,
-    /// State of the decoder within a frame or message of the browser.
-    decoder: Option<MessageDecoder>,
-    /// Bytes that the system has not accepted yet.
-    unsent: Vec<u8>,
-    /// Number of unsent bytes up to the end of the token, or 0 if no token is among them.
-    unsent_token_bytes: usize,
-    /// Time at which the connection is closed if bytes are still unsent.
-    write_deadline: Option<Tick>,
-    /// Measures the time from a session change until it has been written whole.
-    pushing: Option<Stopwatch>,
-    /// Number of bytes that are still read and discarded after the browser broke the protocol.
-    linger_bytes: usize,
-    /// Number of unread bytes that were received before the token was written. They contain no acknowledgement of it.
-    early_bytes: usize,
-}
-
-/// Whether a token is held back while the acknowledgement of another connection may be on its way. A connection holds
-/// it back once at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum HoldBack {
-    /// The token has not been held back.
-    NotYet,
-    /// The token is held back until the end of the phase. Then the session is read again.
-    Now,
-    /// The token has been held back and is delivered from now on.
-    Over,
-}
-
-/// The phases of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// The session's row is being read, and the handshake is not answered yet.
-    Opening,
-    /// The connection is open and waits for the end of its session.
-    Waiting,
-    /// The token has been written. The message `ack` is the acknowledgement.
-    AwaitingAckMessage,
-    /// The token and the server's Close have been written. The browser's Close 1000 is the acknowledgement.
-    AwaitingClose,
-    /// The acknowledgement is being stored. Then the server closes if `then_close`, and otherwise the connection ends.
-    StoringAck { then_close: bool },
-    /// The server's Close has been written. The browser's Close is awaited.
-    Closing,
-    /// The browser broke the protocol and has been sent a Close. Bytes that it still sends are discarded.
-    Lingering,
-    /// The connection has ended. The record is dropped after this turn.
-    Ended,
 }
 
 /// Returns whether the connection with number `arrival` was registered after `other`. The numbers wrap around, so what

@@ -4,7 +4,8 @@ use std::io;
 
 use tracing::{debug, info};
 
-use super::{CLOSE_SECONDS, Connection, Phase};
+use super::state::Phase;
+use super::{CLOSE_SECONDS, Connection};
 use crate::hub::deadlines::Tick;
 use crate::hub::socket::Socket;
 use crate::hub::transport::TransportKind;

@@ -2,7 +2,8 @@
 
 use tracing::info;
 
-use super::{Connection, HoldBack, Phase};
+use super::Connection;
+use super::state::{HoldBack, Phase};
 use crate::hub::deadlines::{Lag, SessionTick, Tick};
 use crate::hub::socket::Socket;
 use crate::hub::transport::TransportKind;

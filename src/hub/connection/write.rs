@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{Connection, Phase};
+use super::Connection;
+use super::state::Phase;
 use crate::hub::socket::{Socket, Watch};
 use crate::hub::transport::TransportKind;
 use crate::hub::turn::Turn;
