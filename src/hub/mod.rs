@@ -83,7 +83,7 @@ const ACK_WAIT_MILLIS: u32 = 250;
 /// Maximum number of due connections handled before yielding to other tasks.
 const TURNS_PER_YIELD: usize = 64;
 
-/// All waiting connections of this node. See the [module documentation](self).
+/// All waiting connections of this node. The module documentation describes it.
 pub struct Hub<S: Socket = TcpStream> {
     clock: Clock,
     logins: Arc<Logins>,

@@ -53,7 +53,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Finds a session, applies `transition` to it, and writes the result over the version that was found, unless
     /// [`Session::writable_until`] has been reached by then. Every state that is committed or found is passed to
-    /// `announcer`, see [`Committed`]. A written state is also in [`Store::undelivered`] of the node where the browser
+    /// `announcer`, see `Committed`. A written state is also in [`Store::undelivered`] of the node where the browser
     /// waits. With several nodes, acknowledgements are excepted, because no connection waits for them.
     ///
     /// After an error the change may be stored or not. A caller that repeats it gets the same answer.

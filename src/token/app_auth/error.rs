@@ -52,7 +52,7 @@ pub enum InvalidToken {
     Inactive,
 }
 
-/// An error of [`AppAuth::verify`].
+/// An error of [`super::AppAuth::verify`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AuthError {
     /// The token is not valid.

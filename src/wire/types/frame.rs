@@ -150,7 +150,7 @@ pub struct CodeView {
 /// The data of the server-sent event `close`.
 #[derive(Debug, Serialize)]
 pub struct CloseView<'a> {
-    /// Close code, one of [`close_code`].
+    /// Close code, one of [`super::close_code`].
     pub code: u16,
     /// Close reason, which may be empty.
     pub reason: &'a str,
