@@ -5,13 +5,13 @@
 //! - [`services`]: Postgres, PgBouncer and Redis servers that belong to the tests
 //! - [`fleet`]: several programs on one database, and complete logins
 //! - [`failing_store`]: a store that a test can make fail, stall or panic
-//! - [`real_time`]: the machine's clock, and [`real_time::eventually`], which waits for a condition
+//! - [`real_time`]: the machine's clock, and [`real_time::until`], which waits for a condition
 //!
 //! A test is a function with the attribute [`test`]. It names its requirements: a test whose requirements are missing
 //! is reported as ignored, and listed with the reason at the end of the run. With the environment variable
 //! `TEST_ALL`, it fails instead. The main function of each test target calls [`main`].
 //!
-//! ```ignore
+//! ```text
 //! use qrlogin_testing::test;
 //!
 //! #[test(needs(Postgres))]
