@@ -266,13 +266,13 @@ async fn write_failure_is_detected(bytes: &str, fails: impl AsyncFnOnce(&Program
 }
 
 #[cfg(target_os = "linux")]
-#[test]
+#[test(needs(Prlimit))]
 async fn full_disk_is_detected_without_a_client_that_writes() {
     write_failure_is_detected("0", async |_| ()).await;
 }
 
 #[cfg(target_os = "linux")]
-#[test]
+#[test(needs(Prlimit))]
 async fn unwritable_database_is_detected_at_the_first_failed_write() {
     write_failure_is_detected("4096", async |program| {
         let refused = program.post("/v1/qr-login/generate", None, json!({})).await.unwrap();
