@@ -210,7 +210,7 @@ fn take(notifications: &Mutex<Vec<Notification>>) -> Vec<Notification> {
     std::mem::take(&mut *notifications.lock())
 }
 
-/// Returns one hint for each session, with the greatest version and attachment of its hints.
+/// Returns one notification for each session, with the greatest version and attachment of its notifications.
 fn furthest(notifications: &[Notification]) -> Vec<Notification> {
     let mut furthest: HashMap<SessionKey, Notification> = HashMap::new();
     for notification in notifications {

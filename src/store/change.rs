@@ -138,7 +138,8 @@ mod tests {
         })
     }
 
-    /// Applies a transition to `next` at this time, whatever the transition itself says of the time.
+    /// Applies a transition that leads to `next` and does not check the time. Returns whether the change is written at
+    /// this time.
     fn is_written(from: State, to: State, at: Timestamp) -> bool {
         let next = Session { version: 2, ..session(to) };
         let transition: Transition = Arc::new(move |_, _| Ok(Step::To(next.clone())));

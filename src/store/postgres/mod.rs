@@ -4,7 +4,7 @@
 //! suspended holds no lock.
 //!
 //! Expiry is checked against the clock of Postgres, read while the row is locked. So `expired` and a decision exclude
-//! each other, whatever the clocks of the nodes show (see [`Store::read_settled`]). The [`Clock`] of each node follows
+//! each other even if the clocks of the nodes differ (see [`Store::read_settled`]). The [`Clock`] of each node follows
 //! that of Postgres.
 //!
 //! To avoid deadlocks, a statement that locks several sessions does so in the order of their ids, or skips locked rows.
