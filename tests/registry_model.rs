@@ -1,8 +1,11 @@
-//! The registry's invariants, in every order in which threads can meet (`loom`): an entry goes once; a change that comes
-//! while a browser arrives is not missed; of two connections of one session exactly one stays; and whoever comes while
-//! the server closes is either refused or sent away.
+//! The registry's invariants, model-checked in every interleaving of its threads (`loom`):
 //!
-//! It is the registry itself, compiled here once more with loom's locks in place of the system's.
+//! - An entry is removed once.
+//! - A change during an arrival is not missed.
+//! - One of two connections of a session remains.
+//! - A connection that arrives during the close is refused or drained.
+//!
+//! The model is the registry itself, compiled here once more with loom's locks in place of the system's.
 
 #[expect(dead_code, reason = "the hub's, of which the model needs only some")]
 #[path = "../src/hub/registry.rs"]
@@ -27,9 +30,9 @@ type Model = Registry<Browser, 1>;
 struct Browser {
     order: usize,
     is_active: bool,
-    /// The version that it has been told, or has noted while it arrives.
+    /// Latest version that was delivered, or noted during the arrival.
     version: usize,
-    was_sent_away: bool,
+    is_drained: bool,
 }
 
 impl Keyed for Browser {
@@ -39,10 +42,10 @@ impl Keyed for Browser {
 }
 
 fn opening(order: usize) -> Browser {
-    Browser { order, is_active: false, version: 0, was_sent_away: false }
+    Browser { order, is_active: false, version: 0, is_drained: false }
 }
 
-/// As the hub does it: everybody who is up knows all who are up, and all but the newest go.
+/// Activates a connection and closes all active connections but the newest, as the hub does.
 fn activate(registry: &Model, slot: Slot) {
     registry.update(slot, |browser| {
         browser.is_active = true;
@@ -62,25 +65,25 @@ fn activate(registry: &Model, slot: Slot) {
 
 fn close_to_drain(registry: &Model, slot: Slot) {
     registry.update(slot, |browser| {
-        browser.was_sent_away = true;
+        browser.is_drained = true;
         Retain::Yes
     });
 }
 
 fn all(registry: &Model) -> Vec<(usize, bool)> {
     let mut all = Vec::new();
-    registry.for_each(&KEY, |_, browser| all.push((browser.order, browser.was_sent_away)));
+    registry.for_each(&KEY, |_, browser| all.push((browser.order, browser.is_drained)));
     all.sort_unstable();
     all
 }
 
 #[test]
-fn an_entry_goes_once_whoever_lets_it_go() {
+fn entry_is_removed_once_by_concurrent_removals() {
     loom::model(|| {
         let registry = Arc::new(Model::default());
         let slot = registry.insert(opening(1)).unwrap();
         let gone = Arc::new(AtomicUsize::new(0));
-        // Say, the browser hangs up while its time runs out.
+        // For example, the browser disconnects at the deadline of its session.
         let others: Vec<_> = (0..2)
             .map(|_| {
                 let (registry, gone) = (registry.clone(), gone.clone());
@@ -91,7 +94,7 @@ fn an_entry_goes_once_whoever_lets_it_go() {
                 })
             })
             .collect();
-        // Meanwhile somebody else takes the place that becomes free, or another.
+        // Meanwhile, another entry is inserted into the slot that becomes free, or into another slot.
         let later = registry.insert(opening(2)).unwrap();
         for other in others {
             other.join().unwrap();
@@ -104,13 +107,13 @@ fn an_entry_goes_once_whoever_lets_it_go() {
 }
 
 #[test]
-fn a_change_that_comes_while_a_browser_arrives_is_not_missed() {
+fn change_during_an_arrival_is_not_missed() {
     loom::model(|| {
         let (registry, row) = (Arc::new(Model::default()), Arc::new(AtomicUsize::new(1)));
         let deciding = {
             let (registry, row) = (registry.clone(), row.clone());
             thread::spawn(move || {
-                // Written first, announced second.
+                // The row is written before the change is announced.
                 row.store(2, Ordering::SeqCst);
                 let mut slots = Vec::new();
                 registry.for_each(&KEY, |slot, _| slots.push(slot));
@@ -122,7 +125,7 @@ fn a_change_that_comes_while_a_browser_arrives_is_not_missed() {
                 }
             })
         };
-        // Entered first, read second.
+        // The connection is registered before the row is read.
         let slot = registry.insert(opening(1)).unwrap();
         let read = row.load(Ordering::SeqCst);
         registry.update(slot, |browser| {
@@ -138,7 +141,7 @@ fn a_change_that_comes_while_a_browser_arrives_is_not_missed() {
 }
 
 #[test]
-fn of_two_connections_that_come_up_together_the_older_goes() {
+fn older_of_two_concurrent_connections_is_superseded() {
     loom::model(|| {
         let registry = Arc::new(Model::default());
         let (older, newer) = (registry.insert(opening(1)).unwrap(), registry.insert(opening(2)).unwrap());
@@ -153,7 +156,7 @@ fn of_two_connections_that_come_up_together_the_older_goes() {
 }
 
 #[test]
-fn whoever_comes_while_the_server_closes_is_refused_or_sent_away() {
+fn arrival_during_the_close_is_refused_or_drained() {
     loom::model(|| {
         let (registry, is_closing) = (Arc::new(Model::default()), Arc::new(AtomicBool::new(false)));
         let closing = {
@@ -161,9 +164,9 @@ fn whoever_comes_while_the_server_closes_is_refused_or_sent_away() {
             thread::spawn(move || {
                 is_closing.store(true, Ordering::SeqCst);
                 for slot in registry.close() {
-                    // One that still arrives is not told yet.
+                    // A connection that still arrives is closed when it becomes active.
                     registry.update(slot, |browser| {
-                        browser.was_sent_away |= browser.is_active;
+                        browser.is_drained |= browser.is_active;
                         Retain::Yes
                     });
                 }

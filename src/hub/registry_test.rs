@@ -41,7 +41,7 @@ fn entries_are_found_by_key_and_slot_until_they_are_removed() {
 }
 
 #[test]
-fn a_stale_slot_finds_no_later_entry() {
+fn stale_slot_finds_no_later_entry() {
     let registry = Registry::<Named>::default();
     let first = registry.insert(Named(key(1), 1)).unwrap();
     registry.update(first, |_| Retain::No);
@@ -94,7 +94,7 @@ fn entries_are_spread_evenly_over_shards_and_packed_into_chunks() {
 }
 
 #[test]
-fn the_index_shrinks_when_it_is_nearly_empty_and_not_before() {
+fn index_shrinks_when_it_is_nearly_empty_and_not_before() {
     let registry = Registry::<Named, 1>::default();
     let mut slots: Vec<_> = (0..1000).map(|number| registry.insert(Named(key(number), number)).unwrap()).collect();
     let capacity = || registry.holdings()[0].index_capacity;

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_counted_until_its_permit_is_dropped_or_its_cells_are_released() {
+    fn connection_is_counted_until_its_permit_is_dropped_or_its_cells_are_released() {
         let quota = ConnectionQuota::new(2, 0);
         let first = quota.permit(address(1)).unwrap();
         let second = quota.permit(address(1)).unwrap().into_cells();

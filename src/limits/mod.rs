@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_can_use_its_rate_in_a_burst_and_regains_it_evenly() {
+    fn client_can_use_its_rate_in_a_burst_and_regains_it_evenly() {
         let (clock, hands) = Clock::manual(Timestamp::from_millis(0));
         let limits = Limits::new(PerMinute { generate: 30, ..PerMinute::default() }, &clock);
         let ask = |from: &str| limits.admit(Call::Generate, address(from));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_addresses_does_not_evict_a_busy_client() {
+    fn flood_of_addresses_does_not_evict_a_busy_client() {
         let (clock, _hands) = Clock::manual(Timestamp::from_millis(0));
         let limits = Limits::new(PerMinute { generate: 5, ..PerMinute::default() }, &clock);
         let busy = address(HOME);

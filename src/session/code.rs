@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_names_its_session_and_its_period_and_nobody_else_makes_one() {
+    fn code_identifies_its_session_and_period_and_cannot_be_forged() {
         let secret = CodeSecret::new([1; 32]);
         let code = secret.code(&key(7), 300);
         assert_eq!(code.to_string().len(), 28);

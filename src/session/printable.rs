@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_controls_how_other_text_is_shown_is_left_out() {
+    fn control_and_direction_characters_are_removed() {
         for (text, shown) in [
             ("Ada Lovelace", "Ada Lovelace"),
             ("李小龙 👩‍👩‍👧", "李小龙 👩‍👩‍👧"),

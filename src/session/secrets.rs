@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_secret_is_printed() {
+    fn secrets_are_not_printed() {
         let id = SessionId::from_random([3; 32]);
         assert!(!format!("{id:?} {}", id.key()).contains(&id.expose()[..8]));
         assert_eq!(format!("{id:?}"), "SessionId(…)");

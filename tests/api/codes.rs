@@ -28,7 +28,7 @@ async fn next_code(server: &Server, session: &Session, browser: &mut Browser) ->
 }
 
 #[test]
-async fn the_code_that_is_pushed_works_and_the_one_before_for_one_period_more() {
+async fn rotated_code_is_accepted_and_its_predecessor_for_one_more_period() {
     let server = rotating().await;
     let (first, mut browser) = server.waiting().await;
     let second = next_code(&server, &first, &mut browser).await;
@@ -145,7 +145,7 @@ async fn code_is_accepted_as_a_scanner_returns_it() {
     server.stop().await;
 }
 
-async fn comparing() -> Server {
+async fn number_matching() -> Server {
     Server::start_with(|settings| settings.session.number_matching = true).await
 }
 
@@ -164,8 +164,8 @@ async fn scanned(server: &Server, session: &Session, browser: &mut Browser) -> (
 }
 
 #[test]
-async fn the_number_that_the_browser_shows_confirms() {
-    let server = comparing().await;
+async fn displayed_number_confirms() {
+    let server = number_matching().await;
     let (session, mut browser) = server.waiting().await;
     let ann = server.phone("ann");
     assert_eq!(ann.pick(&session, "42").await.refusal(), "409 not_scanned", "a confirmation needs a scan before it");
@@ -193,8 +193,8 @@ async fn the_number_that_the_browser_shows_confirms() {
 }
 
 #[test]
-async fn a_wrong_number_rejects_for_good() {
-    let server = comparing().await;
+async fn wrong_number_rejects_permanently() {
+    let server = number_matching().await;
     for wrong in ["decoy", "none of the three", "no number"] {
         let (session, mut browser) = server.waiting().await;
         let (number, others) = scanned(&server, &session, &mut browser).await;
@@ -217,7 +217,7 @@ async fn a_wrong_number_rejects_for_good() {
 
 #[test]
 async fn number_matching_allows_rejecting_without_a_scan() {
-    let server = comparing().await;
+    let server = number_matching().await;
     let (session, mut browser) = server.waiting().await;
     assert_eq!(server.phone("ann").reject(&session).await.status, 200);
     browser.frame("rejected").await;

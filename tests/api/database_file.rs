@@ -140,14 +140,14 @@ async fn deleted_file_behind_a_link_and_replaced_link_are_detected() {
         (Box::new(remove("link.db")), "deleted", "link.db"),
         (Box::new(replace), "replaced", "link.db"),
     ];
-    for (take, word, name) in cases {
+    for (damage, word, name) in cases {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("real")).unwrap();
         symlink("real/real.db", dir.path().join("link.db")).unwrap();
         let program = Program::serve_with(&dir, "info", &[("QRLOGIN_DATABASE_URL", "sqlite://link.db")]);
         program.generate().await;
         until_ready(&program, true).await;
-        take(dir.path());
+        damage(dir.path());
         let reason = until_ready(&program, false).await;
         assert!(reason.contains(word) && reason.contains(name), "{reason}");
     }
@@ -164,18 +164,18 @@ async fn until_ready(program: &Program, is_ready: bool) -> String {
         if status.is_success() == is_ready {
             return text;
         }
-        assert!(now() < until, "/readyz says {status}: {text}");
+        assert!(now() < until, "/readyz answers {status}: {text}");
         sleep_millis(50).await;
     }
 }
 
-/// Damages the file with `take`, checks that this is detected and logged once, and repairs the file with `give_back`.
-async fn damage_is_detected(take: impl FnOnce(&Path), word: &str, give_back: impl FnOnce(&Path)) {
+/// Damages the file with `damage`, checks that this is detected and logged once, and repairs the file with `repair`.
+async fn damage_is_detected(damage: impl FnOnce(&Path), word: &str, repair: impl FnOnce(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "info");
     let before = program.generate().await;
     let file = dir.path().join("qrlogin.db");
-    take(&file);
+    damage(&file);
     let reason = until_ready(&program, false).await;
     assert!(reason.contains(word) && reason.contains("qrlogin.db"), "{reason}");
     // Logins continue, because the server still has the file open.
@@ -185,11 +185,11 @@ async fn damage_is_detected(take: impl FnOnce(&Path), word: &str, give_back: imp
     assert_eq!(scan.status, 200);
     // The fault is logged once.
     sleep_millis(2500).await;
-    give_back(&file);
+    repair(&file);
     let (status, log) = program.terminate();
     assert_eq!(status.code(), Some(0));
-    let said = log.lines().filter(|line| line.contains("store not in order") && line.contains(word)).count();
-    assert_eq!(said, 1, "{log}");
+    let logged = log.lines().filter(|line| line.contains("store not in order") && line.contains(word)).count();
+    assert_eq!(logged, 1, "{log}");
 }
 
 #[test]

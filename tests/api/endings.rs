@@ -1,5 +1,5 @@
-//! Ends of waiting connections. However a connection ends, its entry is removed from the registry and it is counted
-//! once, under its own reason.
+//! Ends of waiting connections. For each kind of end, the connection's entry is removed from the registry, and the end
+//! is counted once under its own reason.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -163,7 +163,7 @@ async fn unknown_messages_are_ignored() {
 }
 
 #[test]
-async fn whoever_breaks_the_protocol_is_told_how() {
+async fn protocol_violation_is_closed_with_its_code() {
     let server = Server::start().await;
     let masked = |first: u8, payload: &[u8]| {
         let length = u8::try_from(payload.len()).unwrap();
@@ -298,10 +298,10 @@ async fn draining_closes_connections_in_batches_and_still_delivers_to_the_others
     }
     server.begin_to_stop();
     let mut left: BTreeSet<usize> = (0..sessions.len()).collect();
-    let is_sent_away = |seen: &[Seen]| matches!(seen.last(), Some(Seen::Close(1012, _)));
+    let is_drained = |seen: &[Seen]| matches!(seen.last(), Some(Seen::Close(1012, _)));
     while left.len() > 10 {
         let (index, seen) = ends.next().await.unwrap();
-        assert!(is_sent_away(&seen), "{seen:?}");
+        assert!(is_drained(&seen), "{seen:?}");
         left.remove(&index);
     }
     server.until_active(10).await;
@@ -313,7 +313,7 @@ async fn draining_closes_connections_in_batches_and_still_delivers_to_the_others
 
     server.hands.advance_millis(50);
     while let Some((_, seen)) = ends.next().await {
-        assert!(is_sent_away(&seen), "{seen:?}");
+        assert!(is_drained(&seen), "{seen:?}");
     }
     server.stop().await;
 }

@@ -52,7 +52,7 @@ fn is_limited(answer: &Answer, key: &str) -> bool {
 }
 
 #[test]
-async fn each_call_has_its_own_share_of_each_address() {
+async fn each_call_has_its_own_rate_per_address() {
     let server = limited(|settings| {
         settings.limits.generate_per_minute = 3;
         settings.limits.scan_per_minute = 4;
@@ -138,7 +138,7 @@ async fn connect_from(source: &str, to: SocketAddr) -> TcpStream {
 }
 
 #[test(needs(LoopbackAddresses))]
-async fn connections_that_say_nothing_fill_up_their_own_share_only() {
+async fn silent_connections_use_up_only_the_quota_of_their_address() {
     let server = limited(|settings| settings.limits.sockets_per_address = 10).await;
     let mut silent = Vec::new();
     for _ in 0..10 {
@@ -166,7 +166,7 @@ async fn connections_that_say_nothing_fill_up_their_own_share_only() {
 }
 
 #[test]
-async fn whoever_guesses_codes_is_stopped_and_cannot_use_a_right_one_either() {
+async fn guessed_codes_are_limited_per_user_and_per_address() {
     let server = limited(|settings| settings.limits.scan_per_minute = 10_000).await;
     let token = |user: &str| server.app_token(json!({ "sub": user }));
     let wrong = Session { id: String::new(), code: "AAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(), ws_path: String::new() };
@@ -211,7 +211,7 @@ async fn scanned_sessions_do_not_count_as_pending() {
 }
 
 #[test]
-async fn of_too_many_that_nobody_scanned_the_oldest_of_the_heaviest_address_give_way() {
+async fn surplus_unscanned_sessions_of_the_busiest_address_are_cancelled_oldest_first() {
     let server = limited(|settings| {
         settings.limits.pending_sessions = 20;
         settings.limits.generate_per_minute = 1000;
@@ -256,7 +256,7 @@ async fn of_too_many_that_nobody_scanned_the_oldest_of_the_heaviest_address_give
 }
 
 #[test]
-async fn a_forged_header_changes_neither_the_address_nor_the_url() {
+async fn forged_header_changes_neither_the_client_address_nor_the_url() {
     let server = Server::start().await;
     let request = server.http.post(format!("{}/v1/qr-login/generate", server.base));
     let request = request.header("x-forwarded-for", "203.0.113.66").header("forwarded", "for=203.0.113.66;host=evil");

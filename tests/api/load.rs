@@ -162,7 +162,7 @@ async fn errors_are_counted_and_impossible_arguments_refused() {
     assert_eq!(report["logins"], 0);
     assert_eq!(report["errors"], json!({ "scan: the server answered 401: invalid_token": 5 }));
 
-    for (arguments, complaint) in [
+    for (arguments, error) in [
         (["--url", "https://localhost", "--browsers", "1"], "--url: not of the form"),
         (["--url", &server.base, "--browsers", "10000000"], "--browsers: 10000000 need"),
         (["--url", &server.base, "--browsers", &usize::MAX.to_string()], "need"),
@@ -170,8 +170,8 @@ async fn errors_are_counted_and_impossible_arguments_refused() {
     ] {
         let arguments = [&["load", "--token", "t"], &arguments[..]].concat();
         let output = Command::new(qrlogin_testing::program::program()).args(&arguments).output().await.unwrap();
-        let complaints = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && complaints.contains(complaint), "{arguments:?}: {complaints}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && errors.contains(error), "{arguments:?}: {errors}");
     }
     server.stop().await;
 }

@@ -76,7 +76,7 @@ async fn generate_accepts_a_request_without_a_body() {
 }
 
 #[test]
-async fn the_phone_is_told_who_is_asking() {
+async fn scan_returns_the_description_of_the_browser() {
     let server =
         Server::start_with(|settings| settings.allowed_origins = vec!["https://shop.example".to_owned()]).await;
     let agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36";

@@ -1,6 +1,7 @@
 //! Tests from outside. Most start a real server on a port of its own and talk to it over real sockets, with a clock that
 //! the test moves. Some run the `qrlogin` program.
 
+mod acceptor_refusals;
 mod app_tokens;
 mod base_path;
 mod browser_page;
@@ -12,6 +13,7 @@ mod endings;
 mod event_streams;
 mod faults;
 mod floods;
+mod geolocation;
 mod heads;
 mod key_sets;
 mod limits;
@@ -23,7 +25,6 @@ mod long_polls;
 mod many_nodes;
 mod origins;
 mod outage;
-mod places;
 mod poolers;
 mod program;
 mod races;
@@ -38,7 +39,6 @@ mod stuck;
 mod threats;
 mod unread;
 mod warnings;
-mod ways_in;
 
 fn main() -> std::process::ExitCode {
     qrlogin_testing::main()

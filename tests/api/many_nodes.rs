@@ -78,7 +78,7 @@ async fn login_across_nodes_is_delivered_by_the_redis_bus() {
     login_across_nodes(Some(&Redis::start())).await;
 }
 
-async fn of_two_tabs_the_newer_is_told(redis: Option<&Redis>) {
+async fn newer_connection_supersedes_the_older_ones(redis: Option<&Redis>) {
     let (_postgres, nodes) = nodes(2, redis).await;
     let [here, there] = nodes.as_slice() else { unreachable!() };
     for _ in 0..20 {
@@ -105,17 +105,17 @@ async fn of_two_tabs_the_newer_is_told(redis: Option<&Redis>) {
 }
 
 #[test(needs(Postgres))]
-async fn of_two_tabs_on_two_nodes_the_newer_is_told_by_postgres_alone() {
-    of_two_tabs_the_newer_is_told(None).await;
+async fn newer_connection_at_another_node_supersedes_by_the_postgres_bus() {
+    newer_connection_supersedes_the_older_ones(None).await;
 }
 
 #[test(needs(Postgres, Redis))]
-async fn of_two_tabs_on_two_nodes_the_newer_is_told_by_redis() {
-    of_two_tabs_the_newer_is_told(Some(&Redis::start())).await;
+async fn newer_connection_at_another_node_supersedes_by_the_redis_bus() {
+    newer_connection_supersedes_the_older_ones(Some(&Redis::start())).await;
 }
 
 #[test(needs(Postgres))]
-async fn of_concurrent_connections_at_several_nodes_one_remains() {
+async fn one_of_concurrent_connections_at_several_nodes_remains() {
     let (_postgres, nodes) = nodes(3, None).await;
     for _ in 0..10 {
         let session = nodes[0].generate().await;

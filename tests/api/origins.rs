@@ -31,7 +31,7 @@ async fn call(server: &Server, method: Method, path: &str, headers: &[(&'static 
 }
 
 #[test]
-async fn a_foreign_page_is_refused_on_every_browser_route_before_anything_is_done() {
+async fn foreign_origin_is_refused_on_every_browser_route_without_effect() {
     let server = server().await;
     let session = server.generate().await;
     let routes = [
@@ -64,7 +64,7 @@ async fn a_foreign_page_is_refused_on_every_browser_route_before_anything_is_don
 }
 
 #[test]
-async fn the_host_header_makes_nobody_the_same_origin() {
+async fn own_origin_does_not_depend_on_the_host_header() {
     let server = server().await;
     let host = [("host", "evil.example"), ("origin", FOREIGN)];
     assert_eq!(call(&server, Method::POST, "/v1/qr-login/generate", &host).await.refusal(), "403 forbidden_origin");
@@ -111,7 +111,7 @@ async fn preflight_succeeds_for_allowed_origins_only() {
 }
 
 #[test]
-async fn a_star_lets_in_one_label_and_native_shells_have_schemes_of_their_own() {
+async fn star_matches_one_label_and_schemes_of_native_shells_are_accepted() {
     const SHELLS: [&str; 4] = ["capacitor://localhost", "app://.", "tauri://localhost", "ionic://localhost"];
     let server = Server::start_with(|settings| {
         settings.public_url = SAME.to_owned();

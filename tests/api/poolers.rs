@@ -11,7 +11,7 @@ use qrlogin_testing::program::{Program, qrlogin, run};
 use qrlogin_testing::services::{PgBouncer, Postgres, connect};
 use qrlogin_testing::test;
 
-/// SessionSelector session of Postgres a connection's statements run in.
+/// The session of Postgres in which a connection's statements run.
 #[derive(Debug, Clone, Copy)]
 enum Pooling {
     /// A session of its own, as with Postgres itself.
@@ -20,12 +20,12 @@ enum Pooling {
     Transaction,
     /// Another session for each statement, as with a busy pooler.
     Busy,
-    /// The next of so many sessions for each statement, whichever connection it comes from.
+    /// The next of this number of sessions for each statement of any connection.
     InTurn(usize),
 }
 
-/// Starts a pooler and returns its URL. It speaks as much of Postgres's protocol as a simple query with one text as its
-/// result needs.
+/// Starts a pooler and returns its URL. It implements the part of Postgres's protocol that a simple query with one text as
+/// its result needs.
 async fn pooler(pooling: Pooling) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://u:hunter2@{}/d?sslmode=disable", listener.local_addr().unwrap());
@@ -63,16 +63,16 @@ async fn serve(
         };
         let session = session.to_string();
         let mut answer = Vec::new();
-        let mut say = |kind: u8, body: &[u8]| {
+        let mut send = |kind: u8, body: &[u8]| {
             answer.push(kind);
             answer.extend(u32::try_from(body.len() + 4).unwrap().to_be_bytes());
             answer.extend(body);
         };
-        say(b'T', b"\0\x01session\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
+        send(b'T', b"\0\x01session\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
         let value_length = u32::try_from(session.len()).unwrap().to_be_bytes();
-        say(b'D', &[b"\0\x01", &value_length[..], session.as_bytes()].concat());
-        say(b'C', b"SELECT 1\0");
-        say(b'Z', b"I");
+        send(b'D', &[b"\0\x01", &value_length[..], session.as_bytes()].concat());
+        send(b'C', b"SELECT 1\0");
+        send(b'Z', b"I");
         stream.write_all(&answer).await?;
     }
     Ok(())
@@ -127,7 +127,7 @@ async fn server_that_accepts_and_does_not_answer_ends_the_start_with_an_error() 
     assert!(stderr.contains("database_url") && !stderr.contains("hunter2"), "{stderr}");
 }
 
-/// Returns what the program says when it ends because of this database.
+/// Returns the error output of the program, which ends because of this database.
 async fn refused(url: String) -> String {
     let ended = tokio::task::spawn_blocking(move || {
         let dir = tempfile::tempdir().unwrap();

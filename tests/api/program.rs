@@ -108,7 +108,7 @@ async fn reason_for_a_refused_app_token_is_logged_at_debug_without_the_token() {
 }
 
 #[test]
-async fn the_demo_answers_under_its_own_names_only() {
+async fn demo_answers_only_under_its_own_host_names() {
     let dir = tempfile::tempdir().unwrap();
     let mut demo = qrlogin(dir.path(), &["demo", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
         .env("QRLOGIN_LOG__FORMAT", "json")

@@ -11,7 +11,7 @@ use qrlogin_testing::test;
 const ROUNDS: usize = 100;
 
 /// Returns the only token that the browsers of a session received. Panics unless there is exactly one.
-fn the_one_token(all_seen: &[Vec<Seen>]) -> String {
+fn only_token(all_seen: &[Vec<Seen>]) -> String {
     let tokens: HashSet<_> = all_seen.iter().filter_map(|seen| token_in(seen)).collect();
     assert_eq!(tokens.len(), 1, "{all_seen:?}");
     tokens.into_iter().next().unwrap()
@@ -39,7 +39,7 @@ async fn confirmation_before_during_or_after_the_handshake_is_delivered() {
                 browser.rest().await
             }
         };
-        the_one_token(&[seen]);
+        only_token(&[seen]);
     }
     server.until_active(0).await;
     assert_eq!(server.closed("decided").await, i64::try_from(ROUNDS).unwrap());
@@ -47,7 +47,7 @@ async fn confirmation_before_during_or_after_the_handshake_is_delivered() {
 }
 
 #[test]
-async fn newer_tab_receives_the_token_however_the_older_one_ends() {
+async fn newer_connection_receives_the_token_after_every_kind_of_end_of_the_older() {
     let server = Server::start().await;
     let ann = server.phone("ann");
     for round in 0..ROUNDS {
@@ -57,14 +57,14 @@ async fn newer_tab_receives_the_token_however_the_older_one_ends() {
         let closing = async { if round % 2 == 0 { older.close(1001).await } else { older.reset() } };
         let ((), confirm) = join(closing, ann.confirm(&session)).await;
         assert_eq!(confirm.status, 200);
-        the_one_token(&[newer.rest().await]);
+        only_token(&[newer.rest().await]);
     }
     server.until_active(0).await;
     server.stop().await;
 }
 
 #[test]
-async fn of_two_users_who_scan_and_confirm_at_once_one_wins() {
+async fn concurrent_scans_and_confirmations_of_two_users_have_one_winner() {
     let server = Server::start().await;
     let phones = [server.phone("ann"), server.phone("bob")];
     for _ in 0..ROUNDS / 5 {
@@ -85,7 +85,7 @@ async fn of_two_users_who_scan_and_confirm_at_once_one_wins() {
                 assert!(["403 wrong_user", "409 already_decided"].contains(&refusal.as_str()), "{refusal}");
             }
         }
-        let token = the_one_token(&[browser.rest().await]);
+        let token = only_token(&[browser.rest().await]);
         assert_eq!(verified(&server, &token).await["sub"], ["ann", "bob"][winner]);
     }
     server.stop().await;
@@ -101,7 +101,7 @@ async fn confirmation_and_rejection_exclude_each_other() {
         let (confirm, reject) = join(ann.confirm(&session), ann.reject(&session)).await;
         let seen = browser.rest().await;
         match (confirm.refusal().as_str(), reject.refusal().as_str()) {
-            ("200", "409 already_decided") => drop(the_one_token(&[seen])),
+            ("200", "409 already_decided") => drop(only_token(&[seen])),
             ("409 already_decided", "200") => assert_eq!(last_status(&seen), "rejected"),
             both => panic!("{both:?}"),
         }
@@ -119,7 +119,7 @@ async fn confirmation_and_cancellation_exclude_each_other() {
         let (confirm, cancel) = join(ann.confirm(&session), server.cancel(&session)).await;
         let seen = browser.rest().await;
         match (confirm.refusal().as_str(), cancel.refusal().as_str()) {
-            ("200", "409 already_decided") => drop(the_one_token(&[seen])),
+            ("200", "409 already_decided") => drop(only_token(&[seen])),
             ("410 cancelled", "200") => assert_eq!(last_status(&seen), "cancelled"),
             both => panic!("{both:?}"),
         }
@@ -146,7 +146,7 @@ async fn confirmation_and_expiry_exclude_each_other() {
         let status = server.status(&session).await.body["status"].clone();
         match confirm.refusal().as_str() {
             "200" => {
-                the_one_token(&[seen]);
+                only_token(&[seen]);
                 assert_eq!(status, "confirmed");
             }
             "410 expired" => {
@@ -187,21 +187,21 @@ async fn connection_count_is_exact_after_concurrent_connects_and_ends() {
 }
 
 #[test]
-async fn phone_that_hangs_up_while_confirming_undoes_nothing() {
+async fn disconnect_of_the_phone_during_confirm_undoes_nothing() {
     let server = Server::start().await;
     for round in 0..ROUNDS {
         let session = server.generate().await;
         let browser = server.browser(&session).await;
-        hang_up_while_confirming(&server, &session, round).await;
+        disconnect_during_confirm(&server, &session, round).await;
         // This confirmation succeeds whether or not the first one did.
         let confirm = server.phone("ann").confirm(&session).await;
         assert_eq!(confirm.status, 200);
-        the_one_token(&[browser.rest().await]);
+        only_token(&[browser.rest().await]);
     }
     server.stop().await;
 }
 
-async fn hang_up_while_confirming(server: &Server, session: &Session, turns: usize) {
+async fn disconnect_during_confirm(server: &Server, session: &Session, turns: usize) {
     use tokio::io::AsyncWriteExt as _;
     let body = json!({ "code": session.code }).to_string();
     let head = format!(

@@ -97,7 +97,7 @@ async fn clients_without_a_request_in_progress_do_not_delay_the_stop() {
 }
 
 #[test]
-async fn request_in_progress_is_answered_however_long_its_client_is_silent() {
+async fn request_in_progress_of_a_silent_client_is_answered() {
     let server = Server::start().await;
     let session = server.generate().await;
     let busy = server.store.turnstile.write().await;

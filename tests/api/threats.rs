@@ -10,13 +10,13 @@ use qrlogin_testing::real_time::until;
 use qrlogin_testing::test;
 
 #[test]
-async fn whoever_photographs_a_code_can_neither_watch_nor_claim_nor_cancel() {
+async fn code_alone_can_neither_watch_nor_claim_nor_cancel_a_session() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
-    let photographed = Session { id: session.code.clone(), ..session.clone() };
-    assert_eq!(server.status(&photographed).await.refusal(), "404 not_found");
-    assert_eq!(server.ack(&photographed).await.refusal(), "404 not_found");
-    assert_eq!(server.cancel(&photographed).await.refusal(), "404 not_found");
+    let by_code = Session { id: session.code.clone(), ..session.clone() };
+    assert_eq!(server.status(&by_code).await.refusal(), "404 not_found");
+    assert_eq!(server.ack(&by_code).await.refusal(), "404 not_found");
+    assert_eq!(server.cancel(&by_code).await.refusal(), "404 not_found");
     let path = format!("/v1/ws/qr/{}", session.code);
     assert_eq!(Browser::open(&server, &path, None).await.err(), Some(404));
     let answer = server.phone("eve").scan(&session).await.body.to_string();
@@ -26,7 +26,7 @@ async fn whoever_photographs_a_code_can_neither_watch_nor_claim_nor_cancel() {
 }
 
 #[test]
-async fn a_photographer_who_confirms_first_is_named_on_the_page_and_the_owner_is_told() {
+async fn first_phone_is_named_on_the_page_and_a_second_one_is_refused() {
     let server = Server::start().await;
     let (session, mut browser) = server.waiting().await;
     let (eve, ann) = (server.phone("eve"), server.phone("ann"));
@@ -50,7 +50,7 @@ async fn a_photographer_who_confirms_first_is_named_on_the_page_and_the_owner_is
 }
 
 #[test]
-async fn what_never_was_and_what_was_swept_look_the_same() {
+async fn unknown_and_swept_sessions_have_the_same_refusals() {
     let server = Server::start().await;
     let swept = server.generate().await;
     server.hands.advance_seconds(300 + 60 + 600 + 11);
@@ -81,7 +81,7 @@ async fn what_never_was_and_what_was_swept_look_the_same() {
 }
 
 #[test]
-async fn every_answer_is_kept_from_frames_caches_and_guesses() {
+async fn every_response_forbids_framing_caching_and_sniffing() {
     let server = Server::start().await;
     let session = server.generate().await;
     let ann = server.phone("ann");

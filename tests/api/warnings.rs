@@ -201,7 +201,7 @@ async fn introspection_endpoint_is_warned_of_if_it_accepts_any_token() {
 #[test]
 async fn invalid_geoip_files_and_signing_keys_are_warned_of_once_a_minute() {
     let dir = tempfile::tempdir().unwrap();
-    crate::places::write_city_file(&dir.path().join("city.mmdb"));
+    crate::geolocation::write_city_file(&dir.path().join("city.mmdb"));
     let program = Program::serve_with(&dir, "info", &[("QRLOGIN_GEOIP__CITY_FILE", "city.mmdb")]);
     fs::write(dir.path().join("city.mmdb"), "no database").unwrap();
     fs::write(dir.path().join("keys/broken.pem"), "no key").unwrap();

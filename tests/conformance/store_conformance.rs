@@ -150,8 +150,8 @@ async fn conforms(store: Arc<dyn Store>, time: &Time) {
     oldest_pending_sessions_of_the_largest_network_are_found(&*store).await;
     every_state_is_read_as_it_was_written(&*store).await;
     batch_is_read_without_missing_sessions(&*store).await;
-    a_code_finds_its_session(&*store).await;
-    a_version_is_written_once(&store).await;
+    session_is_found_by_its_code(&*store).await;
+    version_is_written_once(&store).await;
     nothing_is_written_over_another_version(&*store).await;
     store.ping().await.unwrap();
     store.maintain().await.unwrap();
@@ -225,14 +225,14 @@ async fn batch_is_read_without_missing_sessions(store: &dyn Store) {
     assert!(store.read(&[]).await.unwrap().is_empty());
 }
 
-async fn a_code_finds_its_session(store: &dyn Store) {
+async fn session_is_found_by_its_code(store: &dyn Store) {
     let session = new_session();
     store.insert(&session).await.unwrap();
     assert_eq!(store.find_by_code(&session.code).await.unwrap(), Some(session));
     assert_eq!(store.find_by_code(&new_session().code).await.unwrap(), None);
 }
 
-async fn a_version_is_written_once(store: &Arc<dyn Store>) {
+async fn version_is_written_once(store: &Arc<dyn Store>) {
     let session = new_session();
     store.insert(&session).await.unwrap();
     let writes = (0..20).map(|index| {
@@ -454,7 +454,7 @@ async fn sweep_deletes_old_undelivered_changes_and_waits_for_no_lock() {
 }
 
 #[test(needs(Postgres))]
-async fn of_concurrent_attachment_and_decision_one_sees_the_other() {
+async fn concurrent_attachment_or_decision_sees_the_other() {
     let service = services::Postgres::shared().await;
     let url = service.database().await;
     let ((_, ours), (there, theirs)) = (node(&url).await, node(&url).await);

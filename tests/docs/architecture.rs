@@ -119,7 +119,7 @@ fn session_is_pure() {
 }
 
 #[test]
-fn nothing_is_unsafe_but_what_is_measured_to_need_it() {
+fn unsafe_code_is_forbidden_outside_the_memory_module() {
     for (file, unsafe_modules) in [("src/lib.rs", &["system;"][..]), ("src/system/mod.rs", &["memory;"])] {
         let text = fs::read_to_string(root().join(file)).unwrap();
         let lines: Vec<_> = text.lines().collect();

@@ -56,7 +56,7 @@ fn every_directory_and_file_of_the_map_exists() {
 }
 
 #[test]
-fn a_confirmation_is_followed_in_at_most_twenty_stops_that_exist() {
+fn path_of_a_confirmation_has_at_most_twenty_functions_which_exist() {
     let text = architecture();
     let section = text.split("\n## ").find(|section| section.starts_with("From confirm to the wire")).unwrap();
     let stops: Vec<_> = section.lines().filter(|line| line.starts_with("| ") && line.contains(".rs`")).collect();

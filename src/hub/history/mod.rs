@@ -86,7 +86,7 @@ fn explore(fault: InjectedFault, seeds: impl Iterator<Item = u64>) -> Result<(),
 }
 
 #[test]
-fn a_confirmed_session_is_delivered_once_whatever_the_store_does() {
+fn confirmed_session_is_delivered_once_under_any_fault_of_the_store() {
     let number = |name: &str| std::env::var(name).ok().map(|number| number.parse::<u64>().expect("a number"));
     let seeds = match number("HISTORY_SEED") {
         Some(seed) => seed..seed + 1,

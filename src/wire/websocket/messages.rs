@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_a_whole_text_message() {
+    fn word_is_a_whole_text_message() {
         for (messages, word) in [
             (&[(Opcode::Text, &["ack"][..])][..], true),
             (&[(Opcode::Text, &["a", "", "ck"])], true),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_before_a_violation_is_recognized() {
+    fn word_before_a_violation_is_recognized() {
         let mut decoder = MessageDecoder::new(100, &["ack"]);
         let mut bytes = [&[0x81, 0x83, 0, 0, 0, 0][..], b"ack", &[0xFF, 0xFF]].concat();
         let received = decoder.decode(&mut bytes);

@@ -38,7 +38,7 @@ fn receives(run: &mut Run<'_>, bytes: &[u8]) {
 }
 
 #[test]
-fn a_timed_out_event_stream_ends_by_heartbeat_and_other_failures_end_by_network() {
+fn timed_out_event_stream_ends_by_heartbeat_and_other_failures_end_by_network() {
     let fixture = Fixture::new();
     for (kind, failure, reason) in [
         (ConnectionKind::Events, io::ErrorKind::TimedOut, CloseReason::Heartbeat),
@@ -54,7 +54,7 @@ fn a_timed_out_event_stream_ends_by_heartbeat_and_other_failures_end_by_network(
 }
 
 #[test]
-fn a_session_ended_by_a_step_of_session_time_leaves_the_store_its_full_time() {
+fn session_ended_by_a_step_of_session_time_leaves_the_store_its_full_time() {
     let fixture = Fixture::new();
     let mut run = connection(&fixture, ConnectionKind::Acknowledging);
     run.now = Tick(2000);
@@ -107,7 +107,7 @@ fn event_streams_and_polls_end_at_a_read_above_the_maximum_message_length() {
 }
 
 #[test]
-fn the_message_ping_is_answered_unless_bytes_are_unsent() {
+fn ping_message_is_answered_unless_bytes_are_unsent() {
     let fixture = Fixture::new();
     let mut run = connection(&fixture, ConnectionKind::Acknowledging);
     written(&run);
@@ -122,7 +122,7 @@ fn the_message_ping_is_answered_unless_bytes_are_unsent() {
 }
 
 #[test]
-fn a_violation_after_the_token_closes_with_1002_and_after_the_ack_with_1000() {
+fn violation_after_the_token_closes_with_1002_and_after_the_ack_with_1000() {
     let fixture = Fixture::new();
     let mut run = connection(&fixture, ConnectionKind::Acknowledging);
     run.deliver("confirmed");
@@ -141,7 +141,7 @@ fn a_violation_after_the_token_closes_with_1002_and_after_the_ack_with_1000() {
 }
 
 #[test]
-fn an_ack_begun_before_the_token_is_no_acknowledgement() {
+fn ack_begun_before_the_token_is_ignored() {
     let fixture = Fixture::new();
     let ack = masked(0x81, b"ack");
     for begun in 1..ack.len() {
@@ -156,7 +156,7 @@ fn an_ack_begun_before_the_token_is_no_acknowledgement() {
 }
 
 #[test]
-fn a_close_in_two_pieces_is_returned_with_its_code() {
+fn close_in_two_pieces_is_returned_with_its_code() {
     let fixture = Fixture::new();
     let mut run = connection(&fixture, ConnectionKind::Plain);
     let close = masked(0x88, &close_payload(1001, ""));
@@ -172,7 +172,7 @@ fn a_close_in_two_pieces_is_returned_with_its_code() {
 }
 
 #[test]
-fn the_write_deadline_starts_anew_after_all_bytes_were_accepted() {
+fn write_deadline_starts_anew_after_all_bytes_were_accepted() {
     let fixture = Fixture::new();
     let mut run = connection(&fixture, ConnectionKind::Plain);
     run.socket.0.borrow_mut().room_bytes = 0;
@@ -192,7 +192,7 @@ fn the_write_deadline_starts_anew_after_all_bytes_were_accepted() {
 }
 
 #[test]
-fn a_push_that_cannot_be_written_ends_the_connection() {
+fn push_that_cannot_be_written_ends_the_connection() {
     let fixture = Fixture::new();
     let mut run = connection(&fixture, ConnectionKind::Plain);
     run.socket.0.borrow_mut().failure = Some(io::ErrorKind::BrokenPipe);
@@ -201,7 +201,7 @@ fn a_push_that_cannot_be_written_ends_the_connection() {
 }
 
 #[test]
-fn a_push_is_counted_when_its_last_byte_is_written() {
+fn push_is_counted_when_its_last_byte_is_written() {
     let fixture = Fixture::new();
     let pushes = || {
         let metrics = fixture.metrics.render();
@@ -229,7 +229,7 @@ fn a_push_is_counted_when_its_last_byte_is_written() {
 }
 
 #[test]
-fn the_latest_change_during_the_handshake_is_kept_in_any_order() {
+fn latest_change_during_the_handshake_is_kept_in_any_order() {
     let at = |version: u32| {
         Arc::new(Session {
             key: KEY,

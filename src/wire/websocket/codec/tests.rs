@@ -247,7 +247,7 @@ fn text_is_refused_at_the_first_byte_that_is_not_utf8() {
 }
 
 #[test]
-fn a_message_of_the_maximum_length_is_accepted_and_a_longer_one_refused() {
+fn message_of_the_maximum_length_is_accepted_and_a_longer_one_refused() {
     for (first, second) in [(MAX, 0), (MAX - 1, 1), (0, MAX), (400, 600)] {
         let of = |second: u32| {
             let fragment = |opcode, is_final, bytes: u32| masked(opcode, is_final, &vec![b'a'; bytes as usize], [1; 4]);

@@ -119,7 +119,7 @@ async fn scan_returns_the_location_and_the_network_of_the_browser() {
 }
 
 #[test]
-async fn where_risks_are_denied_a_phone_elsewhere_can_neither_scan_nor_confirm_but_reject() {
+async fn deny_policy_refuses_scan_and_confirm_from_another_location_but_not_reject() {
     let (_dir, city, asn) = databases();
     let deny = |signals: Vec<RiskSignal>| {
         move |settings: &mut Settings| {
@@ -145,7 +145,7 @@ async fn where_risks_are_denied_a_phone_elsewhere_can_neither_scan_nor_confirm_b
 }
 
 #[test]
-async fn state_of_the_session_is_answered_before_its_risk() {
+async fn session_state_takes_precedence_over_risk() {
     let (_dir, city, asn) = databases();
     let server = server(&city, &asn, |settings| settings.risk.policy = RiskPolicy::Deny).await;
     let refusal =
