@@ -23,7 +23,7 @@ pub use postgres::{PostgresSetup, PostgresStore};
 pub use reader::{BatchingReader, PartialResult, read_isolated};
 pub use sqlite::SqliteStore;
 
-/// A store of sessions. `tests/black_box/store_conformance.rs` tests what every implementation must do.
+/// A store of sessions. `tests/conformance/store/` tests what every implementation must do.
 ///
 /// Several nodes may share a store. Then each row names the node where the browser of the session waits, and the store
 /// keeps a list of changes that each node has not delivered yet. See [`Store::attach`] and [`Store::undelivered`].

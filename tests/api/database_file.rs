@@ -6,25 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use qrlogin::internals::store::{SqliteStore, Store as _};
-use qrlogin::internals::system::clock::Clock;
 use serde_json::json;
 
 use qrlogin_testing::program::{Program, SERVE, qrlogin, run};
 use qrlogin_testing::real_time::{now, sleep_millis};
 use qrlogin_testing::test;
-
-#[test]
-async fn closed_store_releases_its_file_before_it_is_dropped() {
-    let dir = tempfile::tempdir().unwrap();
-    let url = format!("sqlite://{}", dir.path().join("qrlogin.db").display());
-    let first = SqliteStore::open(&url, Clock::system()).unwrap();
-    assert!(SqliteStore::open(&url, Clock::system()).is_err());
-    first.close().await;
-    let second = SqliteStore::open(&url, Clock::system());
-    assert!(second.is_ok(), "{:?}", second.err());
-    drop(first);
-}
 
 #[test]
 async fn second_server_on_the_same_file_is_refused_until_the_first_has_ended() {

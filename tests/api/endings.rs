@@ -7,9 +7,6 @@ use std::sync::atomic::Ordering;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt as _, StreamExt as _};
-use qrlogin::internals::store::BatchingReader;
-use qrlogin::internals::system::shutdown::Shutdown;
-use qrlogin::session::SessionId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -253,37 +250,6 @@ async fn waiting_causes_no_query_and_sessions_that_are_due_together_share_one() 
     // All sessions are due at one instant. Those that are handled while the first query runs share a second one.
     assert!((1..=2).contains(&asked), "{asked} queries for 200 that are due together");
     server.until_active(0).await;
-    server.stop().await;
-}
-
-#[test]
-async fn concurrent_reads_share_a_query_and_its_failure() {
-    let server = Server::start().await;
-    let mut keys = Vec::new();
-    for _ in 0..300 {
-        keys.push(SessionId::parse(&server.generate().await.id).unwrap().key());
-    }
-    keys.push(SessionId::from_random([7; 32]).key());
-    let reader = BatchingReader::new(server.store.clone(), Shutdown::new().vital("reader"));
-    let before = server.store.reads.load(Ordering::SeqCst);
-    let busy = server.store.turnstile.write().await;
-    // Without the cooperative budget of tokio, all reads are requested in one poll.
-    let asking = tokio::task::unconstrained(join_all(keys.iter().map(|key| reader.read(*key))));
-    let mut asking = std::pin::pin!(asking);
-    assert!(futures_util::poll!(&mut asking).is_pending(), "all reads are requested, and the store is busy");
-    drop(busy);
-    let answers = asking.await;
-    for (key, answer) in keys.iter().zip(&answers).take(300) {
-        assert_eq!(answer.as_ref().unwrap().as_ref().map(|session| session.key), Some(*key));
-    }
-    assert!(answers[300].as_ref().unwrap().is_none());
-    // One query for the reads that were requested before it began, and one for the others.
-    assert!(server.store.reads.load(Ordering::SeqCst) - before <= 2);
-
-    server.store.fail(true);
-    assert!(reader.read(keys[0]).await.is_err());
-    server.store.fail(false);
-    assert!(reader.read(keys[0]).await.is_ok(), "later reads succeed");
     server.stop().await;
 }
 

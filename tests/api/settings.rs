@@ -1,329 +1,11 @@
-//! Every setting of `docs/SETTINGS.md` with values that it should not have, by variable, flag and file.
+//! Settings of the program: refusals, warnings and the commands that print settings, none of which quotes a secret.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::fmt::Write as _;
-use std::path::Path;
-
-use qrlogin::internals::app;
-use qrlogin::internals::config::{ConfigError, ENV_PREFIX, Layers, Settings};
-use qrlogin::internals::postgres::Postgres;
-use qrlogin::internals::system::clock::Clock;
-use tempfile::TempDir;
-use toml::{Table, Value};
-
-use qrlogin_testing::harness::SECRET;
 use qrlogin_testing::program::{Program, SERVE, qrlogin, run, signal};
+use qrlogin_testing::setting_values::{
+    MARK, PART, PATHS, SHAPES, SOURCES, Source, defaults, file_with, is_located, is_shown_path, literal, valid_value,
+    variable,
+};
 use qrlogin_testing::test;
-
-/// Placeholder for a secret, long enough for `app_auth.hmac_secret`.
-const MARK: &str = "Sw0rdf1sh.Sw0rdf1sh.Sw0rdf1sh.Sw0rdf1sh";
-/// Part of each word of [`MARK`], which is also found in a mark that was cut or written in lower case.
-const PART: &str = "w0rdf1sh";
-
-/// Forms in which a secret gets into a setting: as it is, with characters that should be encoded, in the wrong setting,
-/// and cut short by a wrong quote.
-const SHAPES: [&str; 26] = [
-    "MARK",
-    "MARK\n",
-    "\"MARK",
-    "'MARK",
-    "[MARK",
-    "true MARK",
-    "7 MARK",
-    "MARK\n\u{1}",
-    "postgres://u:MARK@h/d",
-    "postgres://u:a/MARK#c@h/d",
-    "postgres://u:a@MARK@h/d",
-    "postgres://u:a?MARK@h/d",
-    "postgres://u:MARK/d",
-    "postgres://h/d?sslmode=MARK",
-    "postgres://u@h/d?password=x&MARK=y",
-    "postgres://h/d?password=MARK",
-    "host=db user=u password=MARK",
-    "sqlite://u:MARK@h/d",
-    "redis://:MARK@h",
-    "redis://:a#MARK@h:1",
-    "unix:///x?pass=MARK",
-    "https://u:MARK@id.example/jwks",
-    "https://id.example/jwks?key=MARK",
-    "https:u:MARK@h",
-    "//u:MARK@h",
-    "-----BEGIN PRIVATE KEY-----MARK-----END PRIVATE KEY-----",
-];
-/// Settings whose value names a file. It is printed where it is used, unless it looks like a secret.
-const PATHS: [&str; 4] = ["app_auth.public_key_file", "token.key_dir", "geoip.city_file", "geoip.asn_file"];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Variable,
-    Flag,
-    File,
-    /// A file with the value unquoted, as a template may write it.
-    Unquoted,
-}
-
-const WAYS: [Way; 4] = [Way::Variable, Way::Flag, Way::File, Way::Unquoted];
-
-/// Returns the keys that the document names.
-fn documented() -> BTreeSet<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/SETTINGS.md");
-    let text = std::fs::read_to_string(path).unwrap();
-    let keys = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(ToOwned::to_owned));
-    keys.collect()
-}
-
-/// Returns the default of each setting, with its key.
-fn defaults() -> Vec<(String, Value)> {
-    let mut defaults = Vec::new();
-    for (name, value) in Table::try_from(Settings::default()).unwrap() {
-        match value {
-            Value::Table(section) => {
-                defaults.extend(section.into_iter().map(|(inner, value)| (format!("{name}.{inner}"), value)));
-            }
-            value => defaults.push((name, value)),
-        }
-    }
-    defaults
-}
-
-/// Returns a valid value of the setting, as text.
-fn good(key: &str, default: &Value) -> String {
-    match (key, default) {
-        ("bus_url", _) => "redis://cache.example".to_owned(),
-        ("allowed_origins", _) => "https://www.example.com,https://example.com".to_owned(),
-        ("trusted_proxies", _) => "192.0.2.1,10.0.0.0/8".to_owned(),
-        ("token.claims", _) => "email,locale".to_owned(),
-        ("risk.signals", _) => "country".to_owned(),
-        ("app_auth.hmac_secret", _) => SECRET.to_owned(),
-        ("app_auth.jwks_url" | "app_auth.introspection_url", _) => "https://id.example.com/x".to_owned(),
-        (_, Value::String(text)) if text.is_empty() => "text".to_owned(),
-        (_, Value::String(text)) => text.clone(),
-        (_, Value::Boolean(value)) => (!value).to_string(),
-        ("limits.body_bytes", _) => "600".to_owned(),
-        // This is in the range of all other integer settings.
-        (_, Value::Integer(_)) => "300".to_owned(),
-        (key, default) => panic!("{key}: {default}"),
-    }
-}
-
-/// Returns values of another type than the setting's.
-fn of_wrong_kind(key: &str, default: &Value) -> Vec<&'static str> {
-    match (key, default) {
-        ("log.format" | "risk.policy" | "proxy_header" | "risk.signals", _) => vec!["many", "7", "true"],
-        ("listen" | "ops_listen", _) => vec!["many", "8080", "true", "[::1]", "host.example:80", ":65536"],
-        ("public_url" | "app_auth.jwks_url" | "app_auth.introspection_url", _) => vec!["7", "a.example", "mailto:a@b"],
-        ("database_url", _) => vec!["7", "a.db", "mysql://h/d"],
-        ("bus_url", _) => vec!["7", "h:6379", "http://h"],
-        ("allowed_origins", _) => vec!["7", "a.example", "https://a.example/"],
-        ("trusted_proxies", _) => vec!["proxy.example", "10.0.0.0/33"],
-        ("log.level", _) => vec!["many", "information"],
-        (_, Value::Boolean(_)) => vec!["many", "7", "truefalse"],
-        (_, Value::Integer(_)) => vec!["many", "1.5", "-1", "0x7", "7s", "true", "99999999999999999999"],
-        _ => Vec::new(),
-    }
-}
-
-/// Returns a file that sets this value, in its section.
-fn file_of(key: &str, value: &str) -> String {
-    match key.split_once('.') {
-        Some((section, name)) => format!("[{section}]\n{name} = {value}\n"),
-        None => format!("{key} = {value}\n"),
-    }
-}
-
-/// Returns the value as TOML: of the setting's type if it parses as that, else as text.
-fn literal(value: &str, default: &Value) -> String {
-    let text = |text: &str| Value::from(text).to_string();
-    match default {
-        Value::Integer(_) if value.parse::<i64>().is_ok() => value.to_owned(),
-        Value::Boolean(_) if value.parse::<bool>().is_ok() => value.to_owned(),
-        Value::Array(_) => format!("[{}]", value.split(',').map(text).collect::<Vec<_>>().join(", ")),
-        _ => text(value),
-    }
-}
-
-/// Returns whether an error about a missing file quotes this value.
-fn is_shown_path(key: &str, value: &str) -> bool {
-    let is_hidden = value.contains(['=', '@', '#', '?', '&', ';']) || value.contains("://") || value.contains("BEGIN");
-    PATHS.contains(&key) && !is_hidden
-}
-
-/// Returns whether a refusal names the setting and where it was set.
-fn is_located(refusal: &str, key: &str, way: Way) -> bool {
-    let origin = match way {
-        Way::Variable => format!("environment variable {}: ", variable(key)),
-        Way::Flag => "--set: ".to_owned(),
-        Way::File | Way::Unquoted => "qrlogin.toml:".to_owned(),
-    };
-    // A valid value of another setting leaves no way to verify app tokens, and the refusal names that.
-    refusal.starts_with("app_auth: nothing is set") || refusal.contains(key) && refusal.contains(&origin)
-}
-
-/// Returns the name of the setting's environment variable.
-fn variable(key: &str) -> String {
-    format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"))
-}
-
-/// Returns the settings that the tested one is laid over. They are valid, unless the tested setting is the one that app
-/// tokens are verified with.
-fn base(key: &str) -> Settings {
-    let mut base = Settings::default();
-    let sources =
-        ["app_auth.hmac_secret", "app_auth.public_key_file", "app_auth.jwks_url", "app_auth.introspection_url"];
-    if !sources.contains(&key) {
-        base.app_auth.hmac_secret = SECRET.into();
-    }
-    base
-}
-
-struct Bench {
-    dir: TempDir,
-    runs: usize,
-}
-
-struct Outcome {
-    settings: Result<Settings, ConfigError>,
-    /// Everything that the program would print about these settings.
-    printed: String,
-    /// The error, if the settings are refused.
-    refusal: Option<String>,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), runs: 0 }
-    }
-
-    /// Loads and checks the settings with this value, as `check-config` and `print-config` do.
-    fn give(&mut self, key: &str, default: &Value, value: &str, way: Way) -> Outcome {
-        self.runs += 1;
-        let mut layers = Layers::over(&base(key));
-        let given = match way {
-            Way::Variable => {
-                let name = variable(key);
-                layers.environment([(OsString::from(name), OsString::from(value))])
-            }
-            Way::Flag => layers.text(key, value, "--set"),
-            Way::File | Way::Unquoted => {
-                let value = if way == Way::File { literal(value, default) } else { value.to_owned() };
-                let path = self.dir.path().join("qrlogin.toml");
-                std::fs::write(&path, file_of(key, &value)).unwrap();
-                layers.file(&path)
-            }
-        };
-        let mut printed: String = layers.warnings().iter().map(|warning| format!("{warning}\n")).collect();
-        let loaded = given.and_then(|()| layers.finish());
-        let refusal = match &loaded {
-            Err(error) => Some(error.to_string()),
-            Ok(loaded) => app::check(&loaded.settings, &Clock::system()).err().map(|error| {
-                let error = error.to_string();
-                loaded.origins.of_error(&error).map_or_else(|| error.clone(), |origin| format!("{origin}: {error}"))
-            }),
-        };
-        let settings = loaded.map(|loaded| loaded.settings);
-        printed.extend(refusal.clone());
-        if let Ok(settings) = &settings {
-            if let Ok(postgres) = Postgres::parse(settings.database_url.expose()) {
-                writeln!(printed, "{postgres}").unwrap();
-            }
-            // Settings that hold no secret are printed as they are.
-            if settings.secrets().iter().any(|(secret, _)| *secret == key) {
-                writeln!(printed, "{settings:?}\n{}", settings.to_toml().unwrap()).unwrap();
-            }
-        }
-        Outcome { settings, printed, refusal }
-    }
-}
-
-#[test]
-fn document_names_every_setting() {
-    let known: BTreeSet<_> = defaults().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(documented(), known);
-}
-
-#[test]
-fn padded_values_are_accepted_and_refusals_name_the_setting() {
-    let mut bench = Bench::new();
-    for (key, default) in defaults() {
-        let good = good(&key, &default);
-        for way in [Way::Variable, Way::Flag, Way::File] {
-            let taken = bench.give(&key, &default, &good, way).settings;
-            // This setting is invalid without the other one of its pair.
-            if key.starts_with("app_auth.introspection_client_") {
-                let error = taken.unwrap_err().to_string();
-                assert!(error.contains("set both or none") && is_located(&error, &key, way), "{error}");
-                continue;
-            }
-            assert!(taken.is_ok(), "{key} {way:?}: {taken:?}");
-            for padded in [format!("{good}\r"), format!("{good}\r\n"), format!("{good}\n"), format!("  {good} ")] {
-                let is_scalar = matches!(default, Value::Integer(_) | Value::Boolean(_));
-                if (is_scalar && way == Way::File) || (key == "app_auth.hmac_secret" && padded.starts_with(' ')) {
-                    continue;
-                }
-                let same = bench.give(&key, &default, &padded, way).settings;
-                assert_eq!(same, taken, "{key} {way:?} {padded:?}");
-            }
-        }
-        for empty in ["", " ", "\r\n"] {
-            let unset = bench.give(&key, &default, empty, Way::Variable).settings;
-            assert_eq!(unset, Ok(base(&key)), "{key}={empty:?}");
-            for way in [Way::Flag, Way::File] {
-                let given = bench.give(&key, &default, empty, way);
-                if let Err(error) = given.settings {
-                    assert!(error.to_string().contains(&key), "{key} {way:?} {empty:?}: {error}");
-                }
-            }
-        }
-        let mut wrong: Vec<_> = of_wrong_kind(&key, &default).into_iter().map(ToOwned::to_owned).collect();
-        wrong.push("9".repeat(100_000));
-        wrong.push(format!("{good}\0"));
-        wrong.push(format!("{good}\u{7f}{good}"));
-        for wrong in wrong {
-            for way in [Way::Variable, Way::Flag, Way::File] {
-                let given = bench.give(&key, &default, &wrong, way);
-                let shown: String = wrong.chars().take(40).collect();
-                let refusal = given.refusal.unwrap_or_default();
-                assert!(
-                    refusal.contains(&key) && is_located(&refusal, &key, way),
-                    "{key} {way:?} {shown:?}: {refusal}"
-                );
-                assert!(refusal.len() < 1000, "{key} {way:?} {shown:?}: {refusal}");
-            }
-        }
-        // In a file, values have types.
-        for value in ["7", "7.5", "true", "'text'", "['text']", "[7]", "{ a = 1 }", "2026-01-01", "[['text']]", ""] {
-            let given = bench.give(&key, &default, value, Way::Unquoted);
-            if let Some(refusal) = given.refusal {
-                assert!(refusal.contains(&key), "{key} = {value}: {refusal}");
-            }
-        }
-    }
-    println!("{} values", bench.runs);
-    assert!(bench.runs > 2000, "{}", bench.runs);
-}
-
-#[test]
-fn secret_in_any_setting_is_not_shown() {
-    let mut bench = Bench::new();
-    for (key, default) in defaults() {
-        for shape in SHAPES {
-            let value = shape.replace("MARK", MARK);
-            for way in WAYS {
-                let Outcome { printed, refusal, .. } = bench.give(&key, &default, &value, way);
-                assert!(
-                    refusal.as_ref().is_none_or(|refusal| is_located(refusal, &key, way)),
-                    "{key} {way:?} {value:?}: not located: {printed}"
-                );
-                if !is_shown_path(&key, &value) {
-                    assert!(!printed.contains(PART), "{key} {way:?} {value:?}: {printed}");
-                }
-            }
-        }
-    }
-    println!("{} values", bench.runs);
-    assert!(bench.runs > 4000, "{}", bench.runs);
-}
 
 #[test]
 fn program_prints_no_secret_of_its_settings() {
@@ -333,11 +15,11 @@ fn program_prints_no_secret_of_its_settings() {
         let values = [
             SHAPES[index % SHAPES.len()].replace("MARK", MARK),
             SHAPES[(index + 13) % SHAPES.len()].replace("MARK", MARK),
-            format!("{}\r", good(&key, &default)),
+            format!("{}\r", valid_value(&key, &default)),
         ];
         for value in &values {
             let name = variable(&key);
-            for way in WAYS {
+            for source in SOURCES {
                 let file = dir.path().join("qrlogin.toml");
                 drop(std::fs::remove_file(&file));
                 let is_secret = key.ends_with("_url") || key.ends_with("_secret");
@@ -349,23 +31,23 @@ fn program_prints_no_secret_of_its_settings() {
                 for name_of_command in commands {
                     let mut command = qrlogin(dir.path(), &[name_of_command]);
                     command.env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET");
-                    match way {
-                        Way::Variable => _ = command.env(&name, value),
-                        Way::Flag => _ = command.args(["--set", &format!("{key}={value}")]),
-                        Way::File => std::fs::write(&file, file_of(&key, &literal(value, &default))).unwrap(),
-                        Way::Unquoted => std::fs::write(&file, file_of(&key, value)).unwrap(),
+                    match source {
+                        Source::Variable => _ = command.env(&name, value),
+                        Source::Flag => _ = command.args(["--set", &format!("{key}={value}")]),
+                        Source::File => std::fs::write(&file, file_with(&key, &literal(value, &default))).unwrap(),
+                        Source::Unquoted => std::fs::write(&file, file_with(&key, value)).unwrap(),
                     }
                     let (status, stdout, stderr) = run(&mut command);
                     let printed = format!("{stdout}{stderr}");
                     runs += 1;
-                    assert!(matches!(status.code(), Some(0 | 1)), "{key} {way:?} {value:?}: {status}: {printed}");
+                    assert!(matches!(status.code(), Some(0 | 1)), "{key} {source:?} {value:?}: {status}: {printed}");
                     assert!(
                         is_shown_path(&key, value) || !printed.contains(PART),
-                        "{name_of_command} {key} {way:?} {value:?}: {printed}"
+                        "{name_of_command} {key} {source:?} {value:?}: {printed}"
                     );
                     let refusal = stderr.lines().last().and_then(|line| line.strip_prefix("qrlogin: "));
-                    let is_located = refusal.is_some_and(|refusal| is_located(refusal, &key, way));
-                    assert!(status.success() || is_located, "{key} {way:?} {value:?}: {printed}");
+                    let is_located = refusal.is_some_and(|refusal| is_located(refusal, &key, source));
+                    assert!(status.success() || is_located, "{key} {source:?} {value:?}: {printed}");
                 }
             }
         }

@@ -1,8 +1,10 @@
-//! Conformance suites of the traits `Store` and `Bus`: what every implementation must do. Also the corpus of the fuzz targets.
+//! Components against their contracts: conformance suites of the traits `Store` and `Bus`, the layers of the settings, and
+//! the corpus of the fuzz targets.
 
-mod bus_conformance;
+mod bus;
 mod fuzz_corpus;
-mod store_conformance;
+mod settings;
+mod store;
 
 fn main() -> std::process::ExitCode {
     qrlogin_testing::main()

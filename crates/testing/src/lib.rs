@@ -5,6 +5,7 @@
 //! - [`services`]: Postgres, PgBouncer and Redis servers that belong to the tests
 //! - [`fleet`]: several programs on one database, and complete logins
 //! - [`failing_store`]: a store that a test can make fail, stall or panic
+//! - [`setting_values`]: values for each setting
 //! - [`real_time`]: the machine's clock, and [`real_time::until`], which waits for a condition
 //!
 //! A test is a function with the attribute [`test`]. It names its requirements: a test whose requirements are missing
@@ -28,6 +29,7 @@ pub mod program;
 pub mod real_time;
 mod runner;
 pub mod services;
+pub mod setting_values;
 
 // For the attribute `test`.
 #[doc(hidden)]

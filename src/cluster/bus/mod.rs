@@ -41,7 +41,7 @@ pub struct Announcement {
     pub since: Stopwatch,
 }
 
-/// A bus. `tests/conformance/bus_conformance.rs` tests what every implementation must do. A bus may lose, repeat and
+/// A bus. `tests/conformance/bus.rs` tests what every implementation must do. A bus may lose, repeat and
 /// reorder notifications. Its methods do not block.
 pub trait Bus: Send + Sync + 'static {
     /// Starts to pass changes that concern this node to `listener`. Only the first call has an effect. Must be called

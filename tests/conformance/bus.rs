@@ -11,30 +11,31 @@ use qrlogin::internals::system::clock::Clock;
 use qrlogin::session::{PhoneUser, Session, Step};
 use tokio::sync::mpsc;
 
-use crate::store_conformance::{CODE, Replaced, replace, session_of_now};
+use crate::store::fixture::{CODE, Replaced, replace, session_of_now};
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::services;
 use qrlogin_testing::test;
 
 /// A call that the bus has made to its listener.
 #[derive(Debug, PartialEq)]
-enum Heard {
+enum Call {
     Changed(Box<Session>, u32),
     Notification(Notification),
-    MayHaveMissed,
+    MayHaveLost,
 }
 
-struct Ears(mpsc::UnboundedSender<Heard>);
+/// A listener that records its calls.
+struct RecordingListener(mpsc::UnboundedSender<Call>);
 
-impl Listener for Ears {
+impl Listener for RecordingListener {
     fn changed(self: Arc<Self>, session: &Arc<Session>, attachment: u32, _since: Stopwatch) {
-        self.0.send(Heard::Changed(Box::new(Session::clone(session)), attachment)).unwrap();
+        self.0.send(Call::Changed(Box::new(Session::clone(session)), attachment)).unwrap();
     }
     fn notified(self: Arc<Self>, notification: Notification) {
-        self.0.send(Heard::Notification(notification)).unwrap();
+        self.0.send(Call::Notification(notification)).unwrap();
     }
     fn may_have_lost(self: Arc<Self>) {
-        self.0.send(Heard::MayHaveMissed).unwrap();
+        self.0.send(Call::MayHaveLost).unwrap();
     }
 }
 
@@ -43,17 +44,17 @@ struct Node {
     store: Arc<dyn Store>,
     bus: Arc<dyn Bus>,
     metrics: Arc<Metrics>,
-    heard: mpsc::UnboundedReceiver<Heard>,
-    _ears: Arc<Ears>,
+    calls: mpsc::UnboundedReceiver<Call>,
+    _listener: Arc<RecordingListener>,
 }
 
 impl Node {
     fn new(store: Arc<dyn Store>, bus: Arc<dyn Bus>, metrics: Arc<Metrics>) -> Self {
-        let (sender, heard) = mpsc::unbounded_channel();
-        let ears = Arc::new(Ears(sender));
-        let listener: Weak<dyn Listener> = Arc::<Ears>::downgrade(&ears);
-        bus.listen(listener);
-        Self { store, bus, metrics, heard, _ears: ears }
+        let (sender, calls) = mpsc::unbounded_channel();
+        let listener = Arc::new(RecordingListener(sender));
+        let weak: Weak<dyn Listener> = Arc::<RecordingListener>::downgrade(&listener);
+        bus.listen(weak);
+        Self { store, bus, metrics, calls, _listener: listener }
     }
 
     async fn shared(url: &str, redis_url: Option<&str>) -> Self {
@@ -67,16 +68,17 @@ impl Node {
             Some(url) => Arc::new(RedisBus::new(url, node, metrics.clone()).unwrap()),
         };
         let mut node = Self::new(store, bus, metrics);
-        assert_eq!(node.hears().await, Heard::MayHaveMissed, "reported once the bus listens");
+        assert_eq!(node.received().await, Call::MayHaveLost, "reported once the bus listens");
         node
     }
 
-    async fn hears(&mut self) -> Heard {
-        self.heard.recv().await.unwrap()
+    /// Returns the next call of the bus to its listener.
+    async fn received(&mut self) -> Call {
+        self.calls.recv().await.unwrap()
     }
 
-    fn hears_nothing(&mut self) {
-        assert!(self.heard.is_empty(), "{:?}", self.heard.try_recv());
+    fn received_nothing(&mut self) {
+        assert!(self.calls.is_empty(), "{:?}", self.calls.try_recv());
     }
 
     /// Attaches a browser of the session to this node. The node that had the browser before is notified.
@@ -109,9 +111,9 @@ async fn conforms(here: &mut Node) {
         let session = session_of_now(&*here.store).await;
         let attachment = here.attach(&session).await;
         let scanned = here.scan(&session).await;
-        assert_eq!(here.hears().await, Heard::Changed(Box::new(scanned), attachment), "the session itself");
+        assert_eq!(here.received().await, Call::Changed(Box::new(scanned), attachment), "the session itself");
     }
-    here.hears_nothing();
+    here.received_nothing();
 }
 
 /// Checks what every bus between nodes does while nothing fails.
@@ -121,11 +123,14 @@ async fn conforms_between(here: &mut Node, there: &mut Node) {
         let session = session_of_now(&*here.store).await;
         let attachment = there.attach(&session).await;
         here.scan(&session).await;
-        assert_eq!(there.hears().await, Heard::Notification(Notification { key: session.key, version: 2, attachment }));
+        assert_eq!(
+            there.received().await,
+            Call::Notification(Notification { key: session.key, version: 2, attachment })
+        );
         let attachment = here.attach(&session).await;
         assert_eq!(
-            there.hears().await,
-            Heard::Notification(Notification { key: session.key, version: 2, attachment }),
+            there.received().await,
+            Call::Notification(Notification { key: session.key, version: 2, attachment }),
             "superseded"
         );
     }
@@ -136,8 +141,8 @@ async fn conforms_between(here: &mut Node, there: &mut Node) {
     let session = session_of_now(&*here.store).await;
     let attachment = there.attach(&session).await;
     here.scan(&session).await;
-    assert_eq!(there.hears().await, Heard::Notification(Notification { key: session.key, version: 2, attachment }));
-    here.hears_nothing();
+    assert_eq!(there.received().await, Call::Notification(Notification { key: session.key, version: 2, attachment }));
+    here.received_nothing();
 }
 
 #[test]
@@ -177,13 +182,13 @@ async fn bus_reconnects_and_reports_that_notifications_may_be_lost() {
     let session = session_of_now(&*by_redis.store).await;
     by_redis.bus.supersede(&NodeName::random(), Notification { key: session.key, version: 1, attachment: 1 });
     redis.run();
-    assert_eq!(by_redis.hears().await, Heard::MayHaveMissed);
+    assert_eq!(by_redis.received().await, Call::MayHaveLost);
     let mut other = Node::shared(&url, Some(&redis.url())).await;
     conforms_between(&mut by_redis, &mut other).await;
 
     let mut by_postgres = Node::shared(&url, None).await;
     service.restart().await;
-    assert_eq!(by_postgres.hears().await, Heard::MayHaveMissed);
+    assert_eq!(by_postgres.received().await, Call::MayHaveLost);
     assert!(by_postgres.metrics.is_bus_connected());
 }
 
