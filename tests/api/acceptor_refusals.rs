@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use qrlogin::internals::config::Settings;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use qrlogin_testing::harness::Server;
+use qrlogin_testing::harness::{Server, Settings};
 use qrlogin_testing::test;
 
 const PAGE: &str = "https://site.example";

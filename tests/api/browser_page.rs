@@ -6,37 +6,36 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 
-use qrlogin::internals::app::{self, Listeners, Parts, Reload, ServeError};
-use qrlogin::internals::config::Settings;
-use qrlogin::internals::demo::Demo;
-use qrlogin::internals::system::clock::{Clock, Hands};
-use qrlogin::internals::system::shutdown::Shutdown;
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
-use tokio::task::JoinHandle;
 
 use crate::base_path::Proxy;
-use qrlogin_testing::harness::START;
+use qrlogin_testing::demo::DemoServer;
+use qrlogin_testing::harness::Settings;
+use qrlogin_testing::real_time::{within, within_seconds};
+use qrlogin_testing::services::free_port;
 use qrlogin_testing::test;
 
+/// Maximum time between two lines of a script, in seconds.
+const SILENCE_SECONDS: u64 = 180;
+
 #[test(needs(Chromium))]
-async fn demo_pages_show_every_outcome_of_a_login() -> Told {
+async fn demo_pages_show_every_outcome_of_a_login() -> ScriptResult {
     run_script("demo.mjs", |_, _| {}).await
 }
 
 #[test(needs(Chromium))]
-async fn page_recovers_from_network_failures() -> Told {
+async fn page_recovers_from_network_failures() -> ScriptResult {
     run_script("network.mjs", |_, _| {}).await
 }
 
 #[test(needs(Chromium))]
-async fn page_falls_back_behind_proxies_that_block_websockets() -> Told {
+async fn page_falls_back_behind_proxies_that_block_websockets() -> ScriptResult {
     run_script("proxies.mjs", |_, _| {}).await
 }
 
 #[test(needs(Chromium))]
-async fn page_detects_a_connection_that_died_silently() -> Told {
+async fn page_detects_a_connection_that_died_silently() -> ScriptResult {
     run_script("silence.mjs", |settings, _| {
         settings.session.heartbeat_seconds = 2;
         settings.session.number_matching = true;
@@ -45,17 +44,17 @@ async fn page_detects_a_connection_that_died_silently() -> Told {
 }
 
 #[test(needs(Chromium))]
-async fn element_is_accessible_and_of_one_size_in_every_state_and_language() -> Told {
+async fn element_is_accessible_and_of_one_size_in_every_state_and_language() -> ScriptResult {
     run_script("gallery.mjs", |_, _| {}).await
 }
 
 #[test(needs(Chromium))]
-async fn element_works_on_an_allowed_origin_with_a_strict_content_security_policy() -> Told {
+async fn element_works_on_an_allowed_origin_with_a_strict_content_security_policy() -> ScriptResult {
     run_script("allowed.mjs", |settings, foreign| settings.allowed_origins.push(foreign.to_owned())).await
 }
 
 #[test(needs(Chromium))]
-async fn element_works_wherever_a_page_embeds_it() -> Told {
+async fn element_works_wherever_a_page_embeds_it() -> ScriptResult {
     run_script("surroundings.mjs", |settings, foreign| {
         settings.allowed_origins.push(foreign.to_owned());
         // The script polls the status more often than the limits allow.
@@ -65,12 +64,12 @@ async fn element_works_wherever_a_page_embeds_it() -> Told {
 }
 
 #[test(needs(Chromium))]
-async fn element_on_a_forbidden_origin_names_the_setting() -> Told {
+async fn element_on_a_forbidden_origin_names_the_setting() -> ScriptResult {
     run_script("foreign.mjs", |_, _| {}).await
 }
 
 #[test(needs(Chromium))]
-async fn demo_pages_rotate_codes_and_match_numbers() -> Told {
+async fn demo_pages_rotate_codes_and_match_numbers() -> ScriptResult {
     run_script("guarded.mjs", |settings, _| {
         settings.session.rotate_seconds = 20;
         settings.session.number_matching = true;
@@ -79,16 +78,16 @@ async fn demo_pages_rotate_codes_and_match_numbers() -> Told {
 }
 
 #[test(needs(Chromium))]
-async fn demo_pages_work_behind_a_proxy_that_strips_the_path_of_public_url() -> Told {
+async fn demo_pages_work_behind_a_proxy_that_strips_the_path_of_public_url() -> ScriptResult {
     run_script_behind_a_proxy(true).await
 }
 
 #[test(needs(Chromium))]
-async fn demo_pages_work_behind_a_proxy_that_keeps_the_path_of_public_url() -> Told {
+async fn demo_pages_work_behind_a_proxy_that_keeps_the_path_of_public_url() -> ScriptResult {
     run_script_behind_a_proxy(false).await
 }
 
-async fn run_script_behind_a_proxy(strips: bool) -> Told {
+async fn run_script_behind_a_proxy(strips: bool) -> ScriptResult {
     let proxy = Proxy::bind().await;
     let (public_url, outside) = (proxy.public_url.clone(), proxy.outside.clone());
     let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -102,92 +101,42 @@ async fn run_script_behind_a_proxy(strips: bool) -> Told {
     Ok(())
 }
 
-/// A demo server that can be stopped and started again, on the same ports and with the same database.
-struct Stage {
-    settings: Settings,
-    demo: Demo,
-    clock: Clock,
-    hands: Hands,
-    running: Option<(Shutdown, JoinHandle<Result<(), ServeError>>)>,
-    _dir: TempDir,
-}
-
-impl Stage {
-    async fn set(foreign: &str, change: impl FnOnce(&mut Settings, &str)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut settings = Settings::default();
-        settings.listen.set_port(0);
-        settings.ops_listen.set_port(0);
-        change(&mut settings, foreign);
-        let (clock, hands) = Clock::manual(START);
-        let listeners = Listeners::bind(&settings).unwrap();
-        settings.listen = listeners.public.local_addr().unwrap();
-        settings.ops_listen = listeners.ops.local_addr().unwrap();
-        let (demo, settings) = Demo::new(settings.clone(), settings.listen, dir.path(), None);
-        let mut stage = Self { settings, demo, clock, hands, running: None, _dir: dir };
-        stage.run(listeners).await;
-        stage
-    }
-
-    async fn run(&mut self, listeners: Listeners) {
-        let parts = Parts::open(self.settings.clone(), self.clock.clone(), Some(self.demo.clone())).await.unwrap();
-        let shutdown = Shutdown::new();
-        let running = tokio::spawn(app::run(parts, listeners, shutdown.clone(), Reload::default()));
-        self.running = Some((shutdown, running));
-    }
-
-    async fn stop(&mut self) {
-        if let Some((shutdown, running)) = self.running.take() {
-            shutdown.stop();
-            running.await.unwrap().unwrap();
+/// Performs a command of the script: `advance SECONDS`, `stop` or `start`.
+async fn perform(server: &mut DemoServer, command: &str) {
+    match command.split_once(' ') {
+        Some(("advance", seconds)) => {
+            let millis = seconds.parse::<f64>().unwrap() * 1000.0;
+            #[expect(clippy::cast_possible_truncation, reason = "a few minutes at most")]
+            server.hands.advance_millis(millis as i64);
         }
+        _ if command == "stop" => server.stop().await,
+        _ if command == "start" => server.start().await,
+        _ => panic!("{command}"),
     }
-
-    /// Performs an order of the script: `advance SECONDS`, `stop` or `start`.
-    async fn obey(&mut self, order: &str) {
-        match order.split_once(' ') {
-            Some(("advance", seconds)) => {
-                let millis = seconds.parse::<f64>().unwrap() * 1000.0;
-                #[expect(clippy::cast_possible_truncation, reason = "a few minutes at most")]
-                self.hands.advance_millis(millis as i64);
-            }
-            _ if order == "stop" => self.stop().await,
-            _ if order == "start" => {
-                let listeners = Listeners::bind(&self.settings).unwrap();
-                self.run(listeners).await;
-            }
-            _ => panic!("{order}"),
-        }
-    }
-}
-
-/// Returns a port that was free a moment ago, for a site of another origin.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The error output of a script that failed. The test runner prints it last, below any backtrace.
-struct BrokenOff(String);
+struct ScriptError(String);
 
-impl fmt::Debug for BrokenOff {
+impl fmt::Debug for ScriptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-type Told = Result<(), BrokenOff>;
+type ScriptResult = Result<(), ScriptError>;
 
-async fn run_script(script: &str, change: impl FnOnce(&mut Settings, &str)) -> Told {
+async fn run_script(script: &str, change: impl FnOnce(&mut Settings, &str)) -> ScriptResult {
     let e2e = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e");
     assert!(
         e2e.join("node_modules/playwright-core").exists(),
         "playwright-core is missing: run scripts/test, or npm ci in e2e/"
     );
     let foreign = format!("http://127.0.0.1:{}", free_port());
-    let mut stage = Stage::set(&foreign, change).await;
+    let mut server = DemoServer::start_with(|settings| change(settings, &foreign)).await;
     let mut node = Command::new("node")
         .arg(script)
-        .args([stage.settings.public_base(), &format!("http://{}", stage.settings.ops_listen), &foreign])
+        .args([server.public_url(), &server.ops(), &foreign])
         .current_dir(&e2e)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -196,21 +145,22 @@ async fn run_script(script: &str, change: impl FnOnce(&mut Settings, &str)) -> T
         .spawn()
         .expect("node starts");
     let mut stderr = node.stderr.take().unwrap();
-    let complaint = tokio::spawn(async move {
-        let mut complaint = String::new();
-        stderr.read_to_string(&mut complaint).await.map(|_| complaint)
+    let error_output = tokio::spawn(async move {
+        let mut error_output = String::new();
+        stderr.read_to_string(&mut error_output).await.map(|_| error_output)
     });
     let mut answers = node.stdin.take().unwrap();
     let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
-    while let Some(line) = lines.next_line().await.unwrap() {
-        if let Some(order) = line.strip_prefix("stage: ") {
-            stage.obey(order).await;
+    while let Some(line) = within_seconds(SILENCE_SECONDS, "the script prints a line", lines.next_line()).await.unwrap()
+    {
+        if let Some(command) = line.strip_prefix("stage: ") {
+            perform(&mut server, command).await;
             answers.write_all(b"done\n").await.unwrap();
         } else {
             println!("{line}");
         }
     }
-    let is_told = node.wait().await.unwrap().success();
-    stage.stop().await;
-    if is_told { Ok(()) } else { Err(BrokenOff(complaint.await.unwrap().unwrap())) }
+    let has_succeeded = within("node has ended", node.wait()).await.unwrap().success();
+    server.stop().await;
+    if has_succeeded { Ok(()) } else { Err(ScriptError(error_output.await.unwrap().unwrap())) }
 }

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use maxminddb_writer::Database;
 use maxminddb_writer::metadata::IpVersion;
 use maxminddb_writer::paths::IpAddrWithMask;
-use qrlogin::internals::config::{RiskPolicy, RiskSignal, Settings};
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use qrlogin_testing::harness::{Answer, Server};
+use qrlogin_testing::harness::{Answer, RiskPolicy, RiskSignal, Server, Settings};
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::test;
 

@@ -3,14 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
-use qrlogin::internals::config::{ProxyHeader, Settings};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use qrlogin_testing::harness::{Answer, Browser, Server, Session};
+use qrlogin_testing::harness::{Answer, Browser, ProxyHeader, Server, Session, Settings};
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::test;
 

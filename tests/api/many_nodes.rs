@@ -1,39 +1,36 @@
 //! Several nodes on one Postgres, without sticky sessions.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use qrlogin::internals::cluster::bus::{Announcement, Bus, Listener};
-use qrlogin::internals::cluster::node::{NodeName, Notification};
-use qrlogin::internals::metrics::Stopwatch;
-use qrlogin::internals::store::Store as _;
-use qrlogin::internals::system::random;
-use qrlogin::session::Session as StoredSession;
 
 use crate::clocks::faketime;
 use qrlogin_testing::fleet::{Fleet, Login, all_are_well, logins_during};
 use qrlogin_testing::harness::{Browser, Seen, Server, token_in};
+use qrlogin_testing::random;
 use qrlogin_testing::real_time::{now, sleep_millis, until};
 use qrlogin_testing::services::{Postgres, Redis};
 use qrlogin_testing::test;
+use qrlogin_testing::unreliable_bus::UnreliableBus;
 
 /// Starts nodes in this process, on a database of their own. The bus is this Redis, or Postgres if there is none.
 pub async fn nodes(count: usize, redis: Option<&Redis>) -> (Arc<Postgres>, Vec<Server>) {
-    nodes_with(count, redis, |bus| bus).await
+    nodes_of(count, redis, async |url, bus_url, keys| Server::node(url, bus_url, keys, |bus| bus).await).await
 }
 
-async fn nodes_with(
+async fn nodes_of(
     count: usize,
     redis: Option<&Redis>,
-    wrap: impl Fn(Arc<dyn Bus>) -> Arc<dyn Bus>,
+    node: impl AsyncFn(&str, Option<&str>, PathBuf) -> Server,
 ) -> (Arc<Postgres>, Vec<Server>) {
     let postgres = Postgres::shared().await;
     let (url, bus_url) = (postgres.database().await, redis.map(Redis::url));
     let mut servers = Vec::new();
     for _ in 0..count {
-        servers.push(Server::node(&url, bus_url.as_deref(), postgres.keys(), &wrap).await);
+        servers.push(node(&url, bus_url.as_deref(), postgres.keys()).await);
     }
     for server in &servers {
         until("the bus is connected", async || server.metric("qrlogin_bus_connected").await == 1).await;
@@ -128,63 +125,11 @@ async fn one_of_concurrent_connections_at_several_nodes_remains() {
     }
 }
 
-/// A bus that loses half of the notifications, repeats a third of the others and reorders the rest.
-struct Unreliable {
-    inner: Arc<dyn Bus>,
-    ears: OnceLock<Arc<UnreliableEars>>,
-}
-
-struct UnreliableEars {
-    listener: Weak<dyn Listener>,
-    held_back: Mutex<Option<Notification>>,
-}
-
-impl Bus for Unreliable {
-    fn listen(&self, listener: Weak<dyn Listener>) {
-        let ears = self.ears.get_or_init(|| Arc::new(UnreliableEars { listener, held_back: Mutex::default() }));
-        let ears: Weak<dyn Listener> = Arc::<UnreliableEars>::downgrade(ears);
-        self.inner.listen(ears);
-    }
-    fn announce(&self, change: &Announcement) {
-        self.inner.announce(change);
-    }
-    fn supersede(&self, before: &NodeName, notification: Notification) {
-        self.inner.supersede(before, notification);
-    }
-}
-
-impl Listener for UnreliableEars {
-    fn changed(self: Arc<Self>, session: &Arc<StoredSession>, attachment: u32, since: Stopwatch) {
-        if let Some(listener) = self.listener.upgrade() {
-            listener.changed(session, attachment, since);
-        }
-    }
-    fn notified(self: Arc<Self>, notification: Notification) {
-        let Some(listener) = self.listener.upgrade() else { return };
-        match random::below(6) {
-            0..3 => {}
-            3 => {
-                listener.clone().notified(notification);
-                listener.notified(notification);
-            }
-            _ => {
-                let earlier = self.held_back.lock().unwrap().replace(notification);
-                if let Some(earlier) = earlier {
-                    listener.notified(earlier);
-                }
-            }
-        }
-    }
-    fn may_have_lost(self: Arc<Self>) {
-        if let Some(listener) = self.listener.upgrade() {
-            listener.may_have_lost();
-        }
-    }
-}
-
 async fn logins_complete_on_an_unreliable_bus(redis: Option<&Redis>) {
-    let unreliable = |inner| -> Arc<dyn Bus> { Arc::new(Unreliable { inner, ears: OnceLock::new() }) };
-    let (_postgres, nodes) = nodes_with(3, redis, unreliable).await;
+    let unreliable = async |url: &str, bus_url: Option<&str>, keys| {
+        Server::node(url, bus_url, keys, |bus| Arc::new(UnreliableBus::new(bus))).await
+    };
+    let (_postgres, nodes) = nodes_of(3, redis, unreliable).await;
     let any = || &nodes[random::below(3) as usize];
     let longest = join_all((0..120).map(|index| async move {
         let session = any().generate().await;
@@ -212,7 +157,7 @@ async fn logins_complete_on_an_unreliable_bus(redis: Option<&Redis>) {
     nodes[0].until_active_in_all(&nodes, 0).await;
     until("the store has no undelivered change", async || {
         for node in &nodes {
-            if !node.store.undelivered().await.unwrap().is_empty() {
+            if node.store.undelivered_count().await > 0 {
                 return false;
             }
         }

@@ -73,6 +73,11 @@ impl FailingStore {
         self.lag_millis.store(millis, Ordering::SeqCst);
     }
 
+    /// Returns the number of undelivered changes that the node finds in the store.
+    pub async fn undelivered_count(&self) -> usize {
+        self.inner.undelivered().await.unwrap().len()
+    }
+
     fn works(&self) -> Result<&dyn Store, StoreError> {
         assert!(!self.panics.load(Ordering::SeqCst), "made to panic");
         if self.fails.load(Ordering::SeqCst) {

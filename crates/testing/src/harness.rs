@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures_util::{SinkExt as _, StreamExt as _};
 use qrlogin::internals::app::{self, Listeners, Parts, Reload, ServeError};
 use qrlogin::internals::cluster::bus::{Bus, LocalBus};
-use qrlogin::internals::config::Settings;
+/// Settings that a test changes before it starts a server.
+pub use qrlogin::internals::config::{ProxyHeader, RiskPolicy, RiskSignal, Settings};
 use qrlogin::internals::geo::Geo;
 use qrlogin::internals::metrics::Metrics;
 use qrlogin::internals::store::{SqliteStore, Store};

@@ -5,8 +5,12 @@
 //! - [`services`]: Postgres, PgBouncer and Redis servers that belong to the tests
 //! - [`fleet`]: several programs on one database, and complete logins
 //! - [`failing_store`]: a store that a test can make fail, stall or panic
+//! - [`demo`]: the demo as a server in this process
+//! - [`unreliable_bus`]: a bus that loses, repeats and reorders notifications
+//! - [`random`]: random bytes and numbers
 //! - [`setting_values`]: values for each setting
-//! - [`real_time`]: the machine's clock, and [`real_time::until`], which waits for a condition
+//! - [`real_time`]: the machine's clock, and [`real_time::until`], which waits for a condition, and [`real_time::within`], which limits
+//!   the time of any other wait
 //!
 //! A test is a function with the attribute [`test`]. It names its requirements: a test whose requirements are missing
 //! is reported as ignored, and listed with the reason at the end of the run. With the environment variable
@@ -21,15 +25,18 @@
 
 #![expect(missing_docs, reason = "most names of the harness say what they are")]
 
+pub mod demo;
 pub mod failing_store;
 pub mod fleet;
 pub mod harness;
 mod needs;
 pub mod program;
+pub mod random;
 pub mod real_time;
 mod runner;
 pub mod services;
 pub mod setting_values;
+pub mod unreliable_bus;
 
 // For the attribute `test`.
 #[doc(hidden)]

@@ -19,11 +19,26 @@ pub async fn pause(most_millis: u32) {
     sleep_millis(random::below(most_millis).into()).await;
 }
 
+/// Maximum time of a wait, in seconds. It is well below the time that the runner gives to a test.
+const WAIT_SECONDS: u64 = 30;
+
+/// Waits for `future`. Panics after 30 seconds with the name of what it waited for.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    within_seconds(WAIT_SECONDS, what, future).await
+}
+
+/// Like [`within`], with another maximum time.
+#[expect(clippy::disallowed_methods, reason = "the only place in the tests that limits a time")]
+pub async fn within_seconds<T>(seconds: u64, what: &str, future: impl Future<Output = T>) -> T {
+    let limited = tokio::time::timeout(Duration::from_secs(seconds), future).await;
+    limited.unwrap_or_else(|_| panic!("has not happened within {seconds} s: {what}"))
+}
+
 /// Waits until `holds` returns true. Panics after 30 seconds, so that a test fails instead of hanging.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let started = now();
     while !holds().await {
-        assert!(started.elapsed() < Duration::from_secs(30), "still not true after 30 s: {what}");
+        assert!(started.elapsed() < Duration::from_secs(WAIT_SECONDS), "still not true after {WAIT_SECONDS} s: {what}");
         tokio::task::yield_now().await;
     }
 }

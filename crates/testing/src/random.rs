@@ -1,0 +1,3 @@
+//! Random bytes and numbers.
+
+pub use qrlogin::internals::system::random::{below, bytes};
