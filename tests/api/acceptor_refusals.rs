@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use qrlogin_testing::harness::{Server, Settings};
+use qrlogin_testing::real_time::within;
 use qrlogin_testing::test;
 
 const PAGE: &str = "https://site.example";
@@ -31,6 +32,10 @@ impl Seen {
 
 /// Reads one answer.
 async fn answer(stream: &mut TcpStream) -> Seen {
+    within("the server sends an answer", read_answer(stream)).await
+}
+
+async fn read_answer(stream: &mut TcpStream) -> Seen {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         bytes.push(stream.read_u8().await.unwrap());
@@ -47,12 +52,17 @@ async fn answer(stream: &mut TcpStream) -> Seen {
     Seen { status, fields, body: String::from_utf8(body).unwrap() }
 }
 
+/// Asserts that the server closes the connection and sends nothing more.
+async fn is_closed(stream: &mut TcpStream) {
+    assert_eq!(within("the connection is closed", stream.read(&mut [0; 8])).await.unwrap(), 0);
+}
+
 async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(server.address).await.unwrap()
 }
 
-/// Sends the request as the first of one connection and as the second of another. Returns both answers.
-async fn both_ways(server: &Server, request: &str) -> [Seen; 2] {
+/// Sends the request as the first of one connection, for the acceptor, and as the second of another, for hyper. Returns both answers.
+async fn both_servers(server: &Server, request: &str) -> [Seen; 2] {
     let mut first = connect(server).await;
     first.write_all(request.as_bytes()).await.unwrap();
     let mut second = connect(server).await;
@@ -108,14 +118,14 @@ async fn refusals_have_the_same_fields_for_first_and_later_requests() {
         (format!("POST {unknown} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{page}\r\n"), 405),
         (format!("GET /nowhere HTTP/1.1\r\nHost: x\r\n{page}\r\n"), 404),
     ] {
-        are_alike(&both_ways(&server, &request).await, status);
+        are_alike(&both_servers(&server, &request).await, status);
     }
     // More upgrades in a minute than the limit allows.
     let request = upgrade(&unknown, &of_page(&key));
     for _ in 0..6 {
-        both_ways(&server, &request).await;
+        both_servers(&server, &request).await;
     }
-    let refused = both_ways(&server, &request).await;
+    let refused = both_servers(&server, &request).await;
     are_alike(&refused, 429);
     assert_eq!(refused[0].fields["access-control-allow-origin"], PAGE);
     server.stop().await;
@@ -123,7 +133,7 @@ async fn refusals_have_the_same_fields_for_first_and_later_requests() {
     // A store that does not answer.
     let server = self::server(|_| {}).await;
     server.store.fail(true);
-    are_alike(&both_ways(&server, &request).await, 503);
+    are_alike(&both_servers(&server, &request).await, 503);
     server.stop().await;
 }
 
@@ -141,7 +151,7 @@ async fn refusal_of_a_surplus_connection_has_the_same_fields_as_others() {
     one_too_many.write_all(request(&format!("Sec-WebSocket-Key: {KEY}\r\n")).as_bytes()).await.unwrap();
     let first = answer(&mut one_too_many).await;
     assert_eq!(first.fields["connection"], "close");
-    assert_eq!(one_too_many.read(&mut [0; 8]).await.unwrap(), 0, "the connection is closed");
+    is_closed(&mut one_too_many).await;
     // Another request is refused in the same way.
     let mut another = connect(&direct).await;
     let post = format!("POST /v1/qr-login/generate HTTP/1.1\r\nHost: x\r\nOrigin: {PAGE}\r\nContent-Length: 0\r\n\r\n");
@@ -167,7 +177,7 @@ async fn refusal_of_a_surplus_connection_has_the_same_fields_as_others() {
     }
     let session = behind.generate().await;
     let request = upgrade(&session.ws_path, &format!("{from}Sec-WebSocket-Key: {KEY}\r\nOrigin: {PAGE}\r\n"));
-    let [second, third] = both_ways(&behind, &request).await;
+    let [second, third] = both_servers(&behind, &request).await;
     for seen in [other, second, third] {
         are_alike(&[first.clone(), seen.clone()], 429);
         assert_eq!(seen.fields["access-control-allow-origin"], PAGE);
@@ -209,7 +219,7 @@ async fn slow_head_and_slow_body_are_refused_alike() {
         .await
         .unwrap();
     let slow_head = answer(&mut head).await;
-    assert_eq!(head.read(&mut [0; 8]).await.unwrap(), 0, "the connection is closed");
+    is_closed(&mut head).await;
 
     let mut body = connect(&server).await;
     let request = format!(
@@ -217,15 +227,15 @@ async fn slow_head_and_slow_body_are_refused_alike() {
          Content-Length: 20\r\n\r\n{{"
     );
     body.write_all(request.as_bytes()).await.unwrap();
-    let reading = answer(&mut body);
+    let passing = async {
+        loop {
+            server.hands.advance_seconds(1);
+            server.active().await;
+        }
+    };
     let slow_body = tokio::select! {
-        seen = reading => seen,
-        () = async {
-            loop {
-                server.hands.advance_seconds(1);
-                server.active().await;
-            }
-        } => unreachable!("the loop does not end"),
+        seen = answer(&mut body) => seen,
+        () = passing => unreachable!("the loop does not end"),
     };
     are_alike(&[slow_head, slow_body], 408);
     server.stop().await;

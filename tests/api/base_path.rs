@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use qrlogin_testing::harness::{Answer, Browser, Server, Session, claims_of};
+use qrlogin_testing::real_time::within;
 use qrlogin_testing::test;
 
 /// Path under which the proxy serves the server.
@@ -37,14 +38,14 @@ impl Proxy {
             while let Ok((client, _)) = self.listener.accept().await {
                 let outside = self.outside.clone();
                 // An error of a connection concerns only its two ends.
-                tokio::spawn(async move { drop(pass_on(client, server, strips, &outside).await) });
+                tokio::spawn(async move { drop(forward(client, server, strips, &outside).await) });
             }
         });
     }
 }
 
 /// Forwards one request and everything after it. Only an upgraded connection stays open after the answer.
-async fn pass_on(
+async fn forward(
     mut client: TcpStream,
     server: SocketAddr,
     strips: bool,
@@ -211,7 +212,7 @@ async fn request_head_in_single_bytes_is_routed_with_the_path_and_without() {
             tokio::task::yield_now().await;
         }
         let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.unwrap();
+        within("the request is answered", stream.read_exact(&mut answer)).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{path}");
     }
     server.stop().await;

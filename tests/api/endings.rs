@@ -8,10 +8,20 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use qrlogin_testing::harness::{Browser, Seen, Server, token_in};
+use qrlogin_testing::real_time::within;
 use qrlogin_testing::test;
+
+/// Reads the beginning of a Close. Returns its code.
+async fn read_close(stream: &mut TcpStream) -> u16 {
+    let mut close = [0; 4];
+    within("the server sends a Close", stream.read_exact(&mut close)).await.unwrap();
+    assert_eq!(close[0], 0x88, "the opcode of a Close");
+    u16::from_be_bytes([close[2], close[3]])
+}
 
 #[test]
 async fn connection_count_returns_to_zero_after_every_kind_of_end() {
@@ -96,14 +106,12 @@ async fn two_unanswered_heartbeats_end_a_connection() {
     let mut frame = [0; 2];
     for _ in 0..2 {
         server.hands.advance_millis(30_100);
-        silent.read_exact(&mut frame).await.unwrap();
+        within("the server sends a ping", silent.read_exact(&mut frame)).await.unwrap();
         assert_eq!(frame, [0x89, 0], "a ping");
         assert_eq!(server.active().await, 1);
     }
     server.hands.advance_millis(30_100);
-    let mut close = [0; 4];
-    silent.read_exact(&mut close).await.unwrap();
-    assert_eq!((close[0], u16::from_be_bytes([close[2], close[3]])), (0x88, 4408));
+    assert_eq!(read_close(&mut silent).await, 4408);
     // The browser does not answer the Close either. The server waits one second for that.
     server.hands.advance_seconds(1);
     server.until_active(0).await;
@@ -182,9 +190,7 @@ async fn protocol_violation_is_closed_with_its_code() {
         let (_session, browser) = server.waiting().await;
         let mut raw = browser.into_tcp();
         raw.write_all(bytes).await.unwrap();
-        let mut close = [0; 4];
-        raw.read_exact(&mut close).await.unwrap();
-        assert_eq!((close[0], u16::from_be_bytes([close[2], close[3]])), (0x88, *code), "{what}");
+        assert_eq!(read_close(&mut raw).await, *code, "{what}");
         drop(raw);
     }
     server.until_active(0).await;
@@ -200,9 +206,7 @@ async fn protocol_violation_followed_by_three_mebibytes_still_receives_its_close
     let mut bytes = vec![0x83, 0x80, 0, 0, 0, 0];
     bytes.resize(3 * 1024 * 1024, 0);
     raw.write_all(&bytes).await.unwrap();
-    let mut close = [0; 4];
-    raw.read_exact(&mut close).await.unwrap();
-    assert_eq!((close[0], u16::from_be_bytes([close[2], close[3]])), (0x88, 1002));
+    assert_eq!(read_close(&mut raw).await, 1002);
     drop(raw);
     server.until_active(0).await;
     server.stop().await;
@@ -266,19 +270,19 @@ async fn draining_closes_connections_in_batches_and_still_delivers_to_the_others
     let mut left: BTreeSet<usize> = (0..sessions.len()).collect();
     let is_drained = |seen: &[Seen]| matches!(seen.last(), Some(Seen::Close(1012, _)));
     while left.len() > 10 {
-        let (index, seen) = ends.next().await.unwrap();
+        let (index, seen) = within("a connection ends", ends.next()).await.unwrap();
         assert!(is_drained(&seen), "{seen:?}");
         left.remove(&index);
     }
     server.until_active(10).await;
     let decided = *left.first().unwrap();
     assert_eq!(server.phone("ann").confirm(&sessions[decided]).await.status, 200);
-    let (index, seen) = ends.next().await.unwrap();
+    let (index, seen) = within("a connection ends", ends.next()).await.unwrap();
     assert!(index == decided && token_in(&seen).is_some(), "{seen:?}");
     assert!(Browser::open(&server, &sessions[0].ws_path, None).await.is_err_and(|status| status == 503));
 
     server.hands.advance_millis(50);
-    while let Some((_, seen)) = ends.next().await {
+    while let Some((_, seen)) = within("a connection ends", ends.next()).await {
         assert!(is_drained(&seen), "{seen:?}");
     }
     server.stop().await;

@@ -19,7 +19,8 @@ fn millis_of(seconds: u32) -> u32 {
     if is_whole { seconds * 1000 } else { seconds * 250 }
 }
 
-async fn lasts(seconds: u32) {
+/// Sleeps for the length of a fault.
+async fn sleep_fault_seconds(seconds: u32) {
     sleep_millis(millis_of(seconds).into()).await;
 }
 
@@ -37,18 +38,18 @@ async fn survive(name: &str, fleet: &Arc<Fleet>, fault: impl AsyncFnOnce(&Fleet)
     let mut fault_end = None;
     let begun = now();
     let logins = logins_during(fleet, 20, async {
-        lasts(4).await;
+        sleep_fault_seconds(4).await;
         fault(fleet).await;
         fault_end = Some(now());
-        lasts(8).await;
+        sleep_fault_seconds(8).await;
     })
     .await;
     let fault_end = fault_end.unwrap();
     all_are_well(&logins, fault_end, WITHIN);
     fleet.until_empty().await;
     let delays = logins.iter().map(|login| login.told.as_ref().unwrap().0 - login.asked.unwrap());
-    let told = logins.iter().map(|login| (login.asked.unwrap(), login.told.as_ref().unwrap().0));
-    let hit: Vec<_> = told.filter(|(asked, told)| *asked < fault_end && *told > fault_end).collect();
+    let received = logins.iter().map(|login| (login.asked.unwrap(), login.told.as_ref().unwrap().0));
+    let hit: Vec<_> = received.filter(|(asked, received)| *asked < fault_end && *received > fault_end).collect();
     println!(
         "{name}: {} logins in {:.1} s, {} reconnects, longest from confirm to token {:.2} s; {} held up until after the \
          fault's end, the last {:.2} s after it",
@@ -57,7 +58,7 @@ async fn survive(name: &str, fleet: &Arc<Fleet>, fault: impl AsyncFnOnce(&Fleet)
         logins.iter().map(|login| login.reconnects.saturating_sub(1)).sum::<u32>(),
         delays.max().unwrap().as_secs_f64(),
         hit.len(),
-        hit.iter().map(|(_, told)| (*told - fault_end).as_secs_f64()).fold(0.0, f64::max),
+        hit.iter().map(|(_, received)| (*received - fault_end).as_secs_f64()).fold(0.0, f64::max),
     );
 }
 
@@ -66,7 +67,7 @@ async fn logins_survive_a_killed_node() {
     let fleet = fleet(false).await;
     survive("node killed", &fleet, async |fleet: &Fleet| {
         fleet.kill(0);
-        lasts(4).await;
+        sleep_fault_seconds(4).await;
         fleet.run(0);
     })
     .await;
@@ -77,7 +78,7 @@ async fn logins_survive_a_frozen_node() {
     let fleet = fleet(false).await;
     survive("node frozen", &fleet, async |fleet: &Fleet| {
         signal("STOP", &[fleet.pid(0)]);
-        lasts(10).await;
+        sleep_fault_seconds(10).await;
         signal("CONT", &[fleet.pid(0)]);
     })
     .await;
@@ -88,7 +89,7 @@ async fn logins_survive_a_killed_redis() {
     let fleet = fleet(true).await;
     survive("Redis killed", &fleet, async |fleet: &Fleet| {
         fleet.redis.as_ref().unwrap().kill();
-        lasts(15).await;
+        sleep_fault_seconds(15).await;
         for number in 0..3 {
             assert_eq!(
                 fleet.metric(number, "qrlogin_bus_connected").await,
@@ -119,7 +120,7 @@ async fn survive_a_frozen_postgres(name: &str, with_redis: bool) {
     let fleet = fleet(with_redis).await;
     survive(name, &fleet, async |fleet: &Fleet| {
         fleet.postgres.freeze();
-        lasts(10).await;
+        sleep_fault_seconds(10).await;
         assert!(!fleet.is_ready(0).await, "a node without its store is not ready");
         fleet.postgres.thaw();
     })
@@ -144,7 +145,7 @@ async fn logins_survive_a_rolling_restart() {
         for number in 0..3 {
             tokio::task::block_in_place(|| fleet.stop(number));
             fleet.run(number);
-            lasts(4).await;
+            sleep_fault_seconds(4).await;
         }
     })
     .await;

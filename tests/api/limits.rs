@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use qrlogin_testing::harness::{Answer, Browser, ProxyHeader, Server, Session, Settings};
-use qrlogin_testing::real_time::until;
+use qrlogin_testing::real_time::{until, within};
 use qrlogin_testing::test;
 
 /// Starts a server with the default limits, changed by `change`. It trusts `X-Forwarded-For` from this machine.
@@ -146,7 +146,8 @@ async fn silent_connections_use_up_only_the_quota_of_their_address() {
         silent.push(stream);
     }
     let mut answer = String::new();
-    drop(connect_from("127.0.0.2", server.address).await.read_to_string(&mut answer).await);
+    let mut surplus = connect_from("127.0.0.2", server.address).await;
+    drop(within("the surplus connection is closed", surplus.read_to_string(&mut answer)).await);
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
     assert!(answer.contains("\r\nretry-after: ") && answer.contains("limits.sockets_per_address"), "{answer}");
     let (_session, _browser) = server.waiting().await;
@@ -157,7 +158,7 @@ async fn silent_connections_use_up_only_the_quota_of_their_address() {
         let request = "GET /.well-known/jwks.json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
         drop(stream.write_all(request.as_bytes()).await);
         let mut answer = String::new();
-        drop(stream.read_to_string(&mut answer).await);
+        drop(within("the connection is closed", stream.read_to_string(&mut answer)).await);
         answer.starts_with("HTTP/1.1 200 ")
     })
     .await;

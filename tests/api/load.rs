@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use qrlogin_testing::harness::{Server, app_token};
 use qrlogin_testing::program::{Program, signal};
-use qrlogin_testing::real_time::sleep_millis;
+use qrlogin_testing::real_time::{sleep_millis, within};
 use qrlogin_testing::test;
 
 async fn load(server: &Server, arguments: &[&str]) -> (bool, String, String) {
@@ -20,13 +20,10 @@ async fn load(server: &Server, arguments: &[&str]) -> (bool, String, String) {
 }
 
 async fn load_at(url: &str, token: &str, arguments: &[&str]) -> (bool, String, String) {
-    let output = Command::new(qrlogin_testing::program::program())
-        .args(["load", "--url", url, "--token", token])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .unwrap();
+    let mut command = Command::new(qrlogin_testing::program::program());
+    command.args(["load", "--url", url, "--token", token]).args(arguments);
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = within("the load test has ended", output).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.success(), text(output.stdout), text(output.stderr))
 }
@@ -88,14 +85,14 @@ async fn late_proxy(to: SocketAddr, late: Duration) -> SocketAddr {
                 }
                 let ((from_browser, to_browser), (from_server, to_server)) =
                     (browser.into_split(), server.into_split());
-                tokio::join!(pass_on(from_browser, to_server, Duration::ZERO), pass_on(from_server, to_browser, late));
+                tokio::join!(forward(from_browser, to_server, Duration::ZERO), forward(from_server, to_browser, late));
             });
         }
     });
     address
 }
 
-async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, late: Duration) {
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, late: Duration) {
     let mut bytes = [0; 4096];
     while let Ok(read @ 1..) = from.read(&mut bytes).await {
         sleep_millis(late.as_millis().try_into().unwrap()).await;
@@ -169,7 +166,8 @@ async fn errors_are_counted_and_impossible_arguments_refused() {
         (["--url", &server.base, "--pid", "4194304"], "--pid: "),
     ] {
         let arguments = [&["load", "--token", "t"], &arguments[..]].concat();
-        let output = Command::new(qrlogin_testing::program::program()).args(&arguments).output().await.unwrap();
+        let output = Command::new(qrlogin_testing::program::program()).args(&arguments).kill_on_drop(true).output();
+        let output = within("the load test has ended", output).await.unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && errors.contains(error), "{arguments:?}: {errors}");
     }

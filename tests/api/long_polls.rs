@@ -10,13 +10,15 @@ use tokio::task::JoinHandle;
 
 use crate::many_nodes::nodes;
 use qrlogin_testing::harness::{Answer, Seen, Server, Session, verified};
+use qrlogin_testing::real_time::within;
 use qrlogin_testing::test;
 
 /// Starts a poll without waiting for its answer.
 fn poll(server: &Server, session: &Session, version: u32, wait: u32) -> JoinHandle<Answer> {
     let url = format!("{}/v1/qr-login/status?wait={wait}&version={version}", server.base);
     let request = server.http.get(url).header("x-qr-session", &session.id);
-    tokio::spawn(async move { Answer::of(request.send().await.unwrap()).await })
+    let answer = async { Answer::of(request.send().await.unwrap()).await };
+    tokio::spawn(within("the poll is answered", answer))
 }
 
 /// Starts a poll as the only active connection, and returns once the server has registered it.
@@ -232,7 +234,7 @@ async fn answer_of_a_poll_closes_its_connection() {
     // The connection has carried an ordinary answer before.
     raw.write_all(ask("").as_bytes()).await.unwrap();
     let mut scratch = [0; 8192];
-    let read = raw.read(&mut scratch).await.unwrap();
+    let read = within("the first request is answered", raw.read(&mut scratch)).await.unwrap();
     assert!(scratch[..read].starts_with(b"HTTP/1.1 200 OK"));
     raw.write_all(ask("?wait=25&version=1").as_bytes()).await.unwrap();
     server.until_active(1).await;
@@ -240,7 +242,7 @@ async fn answer_of_a_poll_closes_its_connection() {
         .request(Method::POST, "/v1/qr-login/cancel", None, Some(serde_json::json!({ "session_id": session.id })))
         .await;
     let mut answer = String::new();
-    raw.read_to_string(&mut answer).await.unwrap();
+    within("the connection is closed", raw.read_to_string(&mut answer)).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("connection: close") && head.contains("\r\ndate: "), "{head}");
     assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");

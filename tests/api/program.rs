@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use qrlogin_testing::harness::{Answer, SECRET};
-use qrlogin_testing::program::{Program, qrlogin, run, signal};
+use qrlogin_testing::program::{Program, TimeLimit, qrlogin, run, signal};
 use qrlogin_testing::test;
 use serde_json::{Value, json};
 
@@ -116,6 +116,7 @@ async fn demo_answers_only_under_its_own_host_names() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let _limit = TimeLimit::of(&demo);
     let mut line = String::new();
     while !line.contains("listening") {
         line.clear();
@@ -161,6 +162,7 @@ fn demo_removes_its_files_when_interrupted() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let _limit = TimeLimit::of(&child);
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     while !line.contains("listening") {

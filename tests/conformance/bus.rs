@@ -12,7 +12,7 @@ use qrlogin::session::{PhoneUser, Session, Step};
 use tokio::sync::mpsc;
 
 use crate::store::fixture::{CODE, Replaced, replace, session_of_now};
-use qrlogin_testing::real_time::until;
+use qrlogin_testing::real_time::{until, within};
 use qrlogin_testing::services;
 use qrlogin_testing::test;
 
@@ -74,7 +74,7 @@ impl Node {
 
     /// Returns the next call of the bus to its listener.
     async fn received(&mut self) -> Call {
-        self.calls.recv().await.unwrap()
+        within("the bus calls its listener", self.calls.recv()).await.unwrap()
     }
 
     fn received_nothing(&mut self) {

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -39,6 +40,25 @@ pub fn run(command: &mut Command) -> (ExitStatus, String, String) {
 pub fn signal(id: u32, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
     assert!(sent.unwrap().success());
+}
+
+/// Kills a process that has not ended 30 seconds later, so that a test that waits for its output or its end fails
+/// instead of hanging. The process is not killed after this value is dropped.
+pub struct TimeLimit(#[expect(dead_code, reason = "its drop ends the thread")] mpsc::Sender<()>);
+
+impl TimeLimit {
+    /// Limits the time of a process.
+    pub fn of(child: &Child) -> Self {
+        let (sender, dropped) = mpsc::channel();
+        let id = child.id();
+        std::thread::spawn(move || {
+            if dropped.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("the process {id} has not ended within 30 s");
+                signal(id, "KILL");
+            }
+        });
+        Self(sender)
+    }
 }
 
 /// A running `qrlogin serve`.
