@@ -20,7 +20,7 @@ const running = (async () => {
 const within = async (ms, what) => {
   const begun = performance.now();
   await what;
-  console.log(`told: (that took ${Math.round(performance.now() - begun)} ms; at rest, less than ${ms})`);
+  console.log(`passed: (took ${Math.round(performance.now() - begun)} ms; at rest, less than ${ms})`);
 };
 
 /** Scans with a phone, and returns a function that picks the number which the page shows. */

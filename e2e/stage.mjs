@@ -206,7 +206,7 @@ export async function runStories(stories) {
     for (const [name, story] of Object.entries(stories)) {
       await story().catch((cause) => assert.fail(`"${name}" broke off: ${cause.stack}`));
       assert.deepEqual(complaints, [], name);
-      console.log(`told: ${name}`);
+      console.log(`passed: ${name}`);
       await Promise.all(browser.contexts().map((context) => context.close()));
       await waiting(0);
     }

@@ -117,7 +117,7 @@ const stories = {
       await (await scans(await session)).confirms();
       await frame.locator("qr-login .frame.confirmed").waitFor();
       await received(await session);
-      console.log(`told: ${kind}`);
+      console.log(`passed: ${kind}`);
       await page.context().close();
     }
     shop.close();
@@ -218,7 +218,7 @@ const stories = {
         if (/again|new code/.test(name)) await state(page, "ready");
         // Chromium opens no page any more after a context was closed while its page was being left.
         if (name === "leaves the page") await page.waitForURL(/gallery/);
-        console.log(`told: ${way}, ${name}`);
+        console.log(`passed: ${way}, ${name}`);
         await page.context().close();
         await waiting(0);
       }

@@ -47,7 +47,7 @@ async fn unusable_redis_is_warned_of_at_the_start() {
     let deaf = redis.permit("deaf", &[&all[..], &["-subscribe"]].concat()).await;
     let no_channel = redis.permit("nochannel", &["+@all", "resetchannels"]).await;
     let wrong_password = mute.replace("swordfish", "hunter2");
-    let wrong_user = mute.replace("mute", "nobody");
+    let wrong_user = mute.replace("mute", "unknown");
     let refused = format!("redis://127.0.0.1:{}", free_port());
     let cases = [
         ("without PUBLISH", &mute, &["NoPerm", "publish"][..]),
