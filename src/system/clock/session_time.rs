@@ -81,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn session_time_advances_with_steady_time_however_the_wall_clock_is_stepped(events in events()) {
+        fn session_time_advances_with_steady_time_despite_steps_of_the_wall_clock(events in events()) {
             let time = SessionTime::starting(0, START_MICROS);
             let (mut steady_micros, mut stepped_micros) = (0, 0);
             let mut readings = vec![(0, START_MICROS / 1000)];
