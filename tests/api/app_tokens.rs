@@ -13,17 +13,14 @@ use axum::routing::any;
 use futures_util::FutureExt as _;
 use futures_util::future::{Shared, join_all};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use qrlogin::internals::config::{Secret, Settings};
-use qrlogin::internals::system::clock::Clock;
-use qrlogin::internals::token::{AppAuth, AuthError, InvalidToken, KeyRing, sign_app_token};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use qrlogin_testing::harness::{Answer, SECRET, START, Server, Session};
+use qrlogin_testing::harness::{Answer, Secret, Server, Session, Settings};
+use qrlogin_testing::keys::{SigningKey, app_token, new_signing_key};
 use qrlogin_testing::program::{Program, signal};
-use qrlogin_testing::real_time::until;
+use qrlogin_testing::real_time::{until, wall_seconds};
 use qrlogin_testing::test;
 
 /// A key set or introspection endpoint whose answers the test sets.
@@ -107,7 +104,6 @@ async fn answer(State(source): State<Source>, headers: HeaderMap, body: String) 
 
 /// A signing key of the site that issues app tokens.
 struct Signer {
-    _dir: TempDir,
     key: EncodingKey,
     kid: String,
     public: Value,
@@ -116,10 +112,9 @@ struct Signer {
 impl Signer {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ring = KeyRing::open(dir.path(), Clock::system()).unwrap();
-        let pem = std::fs::read(dir.path().join("web-token.pem")).unwrap();
-        let public = ring.jwks()["keys"][0].clone();
-        Self { key: EncodingKey::from_ed_pem(&pem).unwrap(), kid: ring.signing(), public, _dir: dir }
+        let SigningKey { kid, public_jwk, file } = new_signing_key(dir.path());
+        let key = EncodingKey::from_ed_pem(&std::fs::read(file).unwrap()).unwrap();
+        Self { key, kid, public: public_jwk }
     }
 
     fn sign(&self, claims: &Value) -> String {
@@ -495,7 +490,7 @@ async fn sighup_refetches_the_jwk_set_and_a_skipped_key_is_warned_of_once() {
         until("the set is fetched", async || source.asked() == times).await;
     }
     let session = program.generate().await;
-    let claims = json!({ "sub": "ann", "exp": Clock::system().now().as_seconds() + 60 });
+    let claims = json!({ "sub": "ann", "exp": wall_seconds() + 60 });
     let body = json!({ "code": session["code"] });
     let scanned = program.post("/v1/qr-login/scan", Some(&signer.sign(&claims)), body).await.unwrap();
     assert_eq!(scanned.status, 200);
@@ -522,32 +517,37 @@ async fn nbf_has_a_leeway_of_five_seconds() {
 
 #[test]
 async fn control_characters_are_refused_in_the_user_id_and_removed_from_displayed_claims() {
-    let address = "192.0.2.1".parse().unwrap();
-    let verified = async |auth: &AppAuth, claims: Value| {
-        let mut claims = claims;
-        claims["exp"] = json!(START.as_seconds() + 60);
-        let token = sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
-        auth.verify(&token, address, START).await
-    };
+    let servers = [Server::start().await, {
+        Server::start_with(|settings| settings.app_auth.user_claim = "uid".to_owned()).await
+    }];
+    let sessions = [servers[0].generate().await, servers[1].generate().await];
     let mut cases = 0;
     for control in (0..=0x10FFFF).filter_map(char::from_u32).filter(|letter| letter.is_control()) {
         for text in [format!("{control}ann"), format!("an{control}n"), format!("ann{control}"), control.to_string()] {
-            for claim in ["sub", "uid"] {
-                let auth = AppAuth::hmac(SECRET.as_bytes()).with_user_claim(claim);
-                let refused = verified(&auth, json!({ claim: text })).await.unwrap_err();
-                assert_eq!(refused, AuthError::Invalid(InvalidToken::ControlCharacter(claim.to_owned())), "{text:?}");
-                assert!(refused.to_string().contains(&format!("'{claim}'")), "{refused}");
+            for ((server, session), claim) in servers.iter().zip(&sessions).zip(["sub", "uid"]) {
+                let refused = scan(server, session, &server.app_token(json!({ claim: text }))).await;
+                assert_eq!(refused.refusal(), "401 invalid_token", "{claim} {text:?}");
+                let detail = refused.body["detail"].as_str().unwrap();
+                assert!(detail.contains(&format!("'{claim}'")) && detail.contains("control character"), "{detail}");
                 cases += 1;
             }
-            let auth = AppAuth::hmac(SECRET.as_bytes());
+            let (server, session) = (&servers[0], servers[0].generate().await);
             let picture = format!("https://a.example/{text}");
-            let user = verified(&auth, json!({ "sub": "ann", "name": text, "picture": picture })).await.unwrap().user;
-            assert_eq!(user.name.unwrap_or_default(), text.replace(control, ""), "{text:?}");
-            assert_eq!(user.picture, None, "{text:?}");
+            let token = server.app_token(json!({ "sub": "ann", "name": text, "picture": picture }));
+            assert_eq!(scan(server, &session, &token).await.status, 200, "{text:?}");
+            let user = server.status(&session).await.body["user"].clone();
+            let expected = match text.replace(control, "").as_str() {
+                "" => Value::Null,
+                name => json!({ "name": name }),
+            };
+            assert_eq!(user, expected, "{text:?}");
             cases += 1;
         }
     }
     assert_eq!(cases, 65 * 4 * 3);
+    for server in servers {
+        server.stop().await;
+    }
 }
 
 #[test]
@@ -625,10 +625,10 @@ async fn token_with_nul_is_refused_or_stored_without_it_on_postgres() {
     let session = server.generate().await;
     let mut browser = server.browser(&session).await;
     browser.frame("pending").await;
-    let refused = scan(server, &session, &qrlogin_testing::harness::app_token(json!({ "sub": "a\0nn" }))).await;
+    let refused = scan(server, &session, &app_token(json!({ "sub": "a\0nn" }))).await;
     assert_eq!(refused.refusal(), "401 invalid_token");
     assert!(refused.body["detail"].as_str().unwrap().contains("'sub'"), "{}", refused.body);
     let claims = json!({ "sub": "ann", "name": "An\0n", "picture": "https://a.example/\0" });
-    assert_eq!(scan(server, &session, &qrlogin_testing::harness::app_token(claims)).await.status, 200);
+    assert_eq!(scan(server, &session, &app_token(claims)).await.status, 200);
     assert_eq!(browser.frame("scanned").await["user"], json!({ "name": "Ann" }));
 }

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use qrlogin::internals::system::clock::Clock;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use qrlogin_testing::harness::{Browser, START, Seen, Server, Session, app_token, claims_of, token_in};
+use qrlogin_testing::harness::{Browser, START, Seen, Server, Session, claims_of, token_in};
+use qrlogin_testing::keys::app_token;
 use qrlogin_testing::program::Program;
-use qrlogin_testing::real_time::{now, sleep_millis, until};
+use qrlogin_testing::real_time::{now, sleep_millis, until, wall_millis, wall_seconds};
 use qrlogin_testing::services;
 use qrlogin_testing::test;
 
@@ -256,11 +256,6 @@ async fn step_the_clock_of_a_server(offset: &str) {
     assert!(expired >= Duration::from_millis(5900) && expired < Duration::from_millis(7000), "{expired:?}: {log}");
 }
 
-/// Returns the seconds since the Unix epoch by the machine's clock.
-fn wall_seconds() -> i64 {
-    Clock::system().wall().as_seconds()
-}
-
 #[test(needs(Postgres))]
 async fn nodes_follow_a_step_of_the_database_clock_within_seconds() {
     let postgres = services::Postgres::shared().await;
@@ -270,8 +265,8 @@ async fn nodes_follow_a_step_of_the_database_clock_within_seconds() {
     let follow = async |offset_millis: i64| {
         set_clock_of(&database, offset_millis).await;
         until("both nodes follow", async || {
-            let wall_millis = Clock::system().wall().as_millis();
-            let ahead = |node: &Server| node.clock.now().as_millis() - wall_millis - offset_millis;
+            let wall = wall_millis();
+            let ahead = |node: &Server| node.clock.now().as_millis() - wall - offset_millis;
             ahead(&asked).abs() < 1000 && ahead(&other).abs() < 1000
         })
         .await;

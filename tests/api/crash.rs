@@ -8,7 +8,8 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use qrlogin_testing::harness::{SECRET, claims_of};
+use qrlogin_testing::harness::claims_of;
+use qrlogin_testing::keys::{self, new_signing_key};
 use qrlogin_testing::program::{Program, qrlogin, run};
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::test;
@@ -16,9 +17,7 @@ use qrlogin_testing::test;
 const LOGINS: usize = 120;
 
 fn app_token(user: usize) -> String {
-    let exp = qrlogin::internals::system::clock::Clock::system().now().as_seconds() + 600;
-    let claims = json!({ "sub": format!("user {user}"), "exp": exp });
-    qrlogin::internals::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap()
+    keys::app_token(json!({ "sub": format!("user {user}") }))
 }
 
 /// Runs one login until the server is gone. Returns whether the phone received 200, and the browser's token if it
@@ -82,14 +81,8 @@ async fn confirmed_logins_survive_a_kill_and_an_added_signing_key() {
 
     // Add a newer key, as an operator does.
     let other = tempfile::tempdir().unwrap();
-    drop(
-        qrlogin::internals::token::KeyRing::open(
-            &other.path().join("keys"),
-            qrlogin::internals::system::clock::Clock::system(),
-        )
-        .unwrap(),
-    );
-    std::fs::copy(other.path().join("keys/web-token.pem"), dir.path().join("keys/a-newer.pem")).unwrap();
+    let key = new_signing_key(&other.path().join("keys"));
+    std::fs::copy(key.file, dir.path().join("keys/a-newer.pem")).unwrap();
     let (status, ..) = run(&mut qrlogin(dir.path(), &["check-config"]));
     assert!(status.success());
 

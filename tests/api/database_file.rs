@@ -166,7 +166,7 @@ async fn damage_is_detected(damage: impl FnOnce(&Path), word: &str, repair: impl
     assert!(reason.contains(word) && reason.contains("qrlogin.db"), "{reason}");
     // Logins continue, because the server still has the file open.
     assert_eq!(program.status(&before).await["status"], "pending");
-    let token = qrlogin_testing::harness::app_token(json!({ "sub": "ann" }));
+    let token = qrlogin_testing::keys::app_token(json!({ "sub": "ann" }));
     let scan = program.post("/v1/qr-login/scan", Some(&token), json!({ "code": before["code"] })).await.unwrap();
     assert_eq!(scan.status, 200);
     // The fault is logged once.

@@ -2,6 +2,7 @@
 //! refused for the right reason.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rand::SystemRandom;
@@ -12,13 +13,13 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use qrlogin::internals::system::clock::Clock;
-use qrlogin::internals::telemetry::with_warnings;
-use qrlogin::internals::token::AppAuth;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::app_tokens::{Says, Source, by_key_set, scan};
-use qrlogin_testing::program::{Program, signal};
+use qrlogin_testing::harness::{START, Secret, Server};
+use qrlogin_testing::keys::app_token_signed;
+use qrlogin_testing::program::{Program, qrlogin, run, signal};
+use qrlogin_testing::real_time::wall_seconds;
 use qrlogin_testing::test;
 
 /// A signing key of an identity provider.
@@ -125,7 +126,7 @@ const fn refused(reason: &'static str) -> Option<&'static str> {
 async fn each_is_accepted_or_refused_as_it_should_be() {
     let [rsa, next, other] = [Key::rsa(), Key::rsa(), Key::rsa()];
     let [p256, p384, p521, ed] = [Key::ec("P-256"), Key::ec("P-384"), Key::ec("P-521"), Key::ed()];
-    let now = qrlogin_testing::harness::START.as_seconds();
+    let now = START.as_seconds();
     let sig = |kid: &str, alg: &str| json!({ "kid": kid, "alg": alg, "use": "sig" });
     let with_certificate =
         |kid: &str| json!({ "kid": kid, "alg": "RS256", "use": "sig", "x5t": "dGh1bWI", "x5c": ["MIIC"] });
@@ -137,10 +138,7 @@ async fn each_is_accepted_or_refused_as_it_should_be() {
         let claims = json!({ "sub": "ann", "exp": now + 60 });
         format!("{}.{}.", encoded(header.to_string().as_bytes()), encoded(claims.to_string().as_bytes()))
     };
-    let confused = {
-        let claims = Map::from_iter([("sub".to_owned(), json!("ann")), ("exp".to_owned(), json!(now + 60))]);
-        qrlogin::internals::token::sign_app_token(p256.pem().as_bytes(), &claims).unwrap()
-    };
+    let confused = { app_token_signed(p256.pem().as_bytes(), &json!({ "sub": "ann", "exp": now + 60 })) };
     let auth0 = vec![rsa.jwk(with_certificate("current")), next.jwk(with_certificate("next"))];
     let keycloak = vec![encryption.clone(), rsa.jwk(with_certificate("sig"))];
     let azure = vec![rsa.jwk(entra("a")), next.jwk(entra("b"))];
@@ -262,7 +260,7 @@ async fn each_is_accepted_or_refused_as_it_should_be() {
 
 #[test]
 async fn key_file_accepts_every_algorithm_of_its_key_type() {
-    let now = qrlogin_testing::harness::START.as_seconds();
+    let now = START.as_seconds();
     for (key, algorithms) in [
         (Key::rsa(), &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"][..]),
         (Key::ec("P-256"), &["ES256"]),
@@ -273,8 +271,8 @@ async fn key_file_accepts_every_algorithm_of_its_key_type() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("key.pem");
         std::fs::write(&file, key.pem()).unwrap();
-        let server = qrlogin_testing::harness::Server::start_with(|settings| {
-            settings.app_auth.hmac_secret = qrlogin::internals::config::Secret::default();
+        let server = Server::start_with(|settings| {
+            settings.app_auth.hmac_secret = Secret::default();
             settings.app_auth.public_key_file = file;
         })
         .await;
@@ -300,7 +298,7 @@ async fn sighup_rereads_the_key_file_and_keeps_the_old_key_if_it_is_broken() {
     std::fs::write(&file, first.pem()).unwrap();
     let environment = [("QRLOGIN_APP_AUTH__HMAC_SECRET", ""), ("QRLOGIN_APP_AUTH__PUBLIC_KEY_FILE", "key.pem")];
     let program = Program::serve_with(&dir, "info", &environment);
-    let now = Clock::system().now().as_seconds();
+    let now = wall_seconds();
     let scanned_by = async |token: String| {
         let session = program.generate().await;
         program
@@ -347,7 +345,7 @@ fn spellings(value: &str, is_number: bool) -> Vec<String> {
 
 #[test]
 async fn jwk_members_are_accepted_in_every_spelling() {
-    let now = qrlogin_testing::harness::START.as_seconds();
+    let now = START.as_seconds();
     // A key with a coordinate that begins with a zero octet, as one key in 128 has.
     let short = std::iter::repeat_with(|| Key::ec("P-256")).find(|key| {
         let Key::Ec(_, pair) = key else { unreachable!() };
@@ -390,6 +388,14 @@ async fn jwk_members_are_accepted_in_every_spelling() {
     server.stop().await;
 }
 
+/// Runs `check-config` with `keys.pem` as the key file. Returns whether it succeeds, and what it prints on standard
+/// error.
+fn check_key_file(dir: &Path) -> (bool, String) {
+    let mut command = qrlogin(dir, &["check-config", "--set", "app_auth.public_key_file=keys.pem"]);
+    let (status, _, printed) = run(command.env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET"));
+    (status.success(), printed)
+}
+
 #[test(needs(Openssl))]
 async fn every_key_of_a_key_file_is_used_and_other_pem_blocks_are_refused() {
     let keys = [(Key::ec("P-256"), "ES256"), (Key::rsa(), "RS256"), (Key::ec("P-256"), "ES256"), (Key::ed(), "EdDSA")];
@@ -397,12 +403,12 @@ async fn every_key_of_a_key_file_is_used_and_other_pem_blocks_are_refused() {
     let file = dir.path().join("keys.pem");
     let text: String = keys.iter().map(|(key, _)| key.pem()).collect();
     std::fs::write(&file, format!("\u{FEFF}{text}")).unwrap();
-    let server = qrlogin_testing::harness::Server::start_with(|settings| {
-        settings.app_auth.hmac_secret = qrlogin::internals::config::Secret::default();
+    let server = Server::start_with(|settings| {
+        settings.app_auth.hmac_secret = Secret::default();
         settings.app_auth.public_key_file.clone_from(&file);
     })
     .await;
-    let now = qrlogin_testing::harness::START.as_seconds();
+    let now = START.as_seconds();
     for (key, algorithm) in &keys {
         let session = server.generate().await;
         assert_eq!(scan(&server, &session, &key.token(json!({ "alg": algorithm }), now)).await.status, 200);
@@ -431,15 +437,15 @@ async fn every_key_of_a_key_file_is_used_and_other_pem_blocks_are_refused() {
         (keys[0].0.pem().repeat(17), "more than 16 keys"),
     ] {
         std::fs::write(&file, text).unwrap();
-        let error = AppAuth::public_key_file(&file).err().unwrap().to_string();
-        assert!(error.contains("app_auth.public_key_file") && error.contains(part), "{error}");
+        let (is_valid, error) = check_key_file(dir.path());
+        assert!(!is_valid && error.contains("app_auth.public_key_file") && error.contains(part), "{error}");
     }
 }
 
 #[test]
 fn key_file_that_others_may_write_is_refused_and_one_that_its_group_may_write_is_warned_of() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("key.pem");
+    let file = dir.path().join("keys.pem");
     std::fs::write(&file, Key::ed().pem()).unwrap();
     for (mode, is_used, is_warned_of) in [
         (0o600, true, false),
@@ -451,13 +457,12 @@ fn key_file_that_others_may_write_is_refused_and_one_that_its_group_may_write_is
         (0o602, false, false),
     ] {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-        let (opened, warnings) = with_warnings(|| AppAuth::public_key_file(&file).map(drop));
-        assert_eq!((opened.is_ok(), !warnings.is_empty()), (is_used, is_warned_of), "{mode:o}: {warnings:?}");
-        let said = opened.err().map(|error| error.to_string()).into_iter().chain(warnings).collect::<String>();
+        let (is_valid, printed) = check_key_file(dir.path());
+        assert_eq!(is_valid, is_used, "{mode:o}: {printed}");
+        assert_eq!(printed.contains("chmod"), !is_used || is_warned_of, "{mode:o}: {printed}");
         if !is_used || is_warned_of {
-            let path = file.display().to_string();
-            for part in ["app_auth.public_key_file", path.as_str(), "log in as any user", "chmod"] {
-                assert!(said.contains(part), "'{part}' is missing in: {said}");
+            for part in ["app_auth.public_key_file", "keys.pem", "log in as any user"] {
+                assert!(printed.contains(part), "'{part}' is missing in: {printed}");
             }
         }
     }

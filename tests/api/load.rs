@@ -10,7 +10,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
-use qrlogin_testing::harness::{Server, app_token};
+use qrlogin_testing::harness::Server;
+use qrlogin_testing::keys::app_token;
 use qrlogin_testing::program::{Program, signal};
 use qrlogin_testing::real_time::{sleep_millis, within};
 use qrlogin_testing::test;

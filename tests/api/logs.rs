@@ -1,14 +1,10 @@
-//! A log in JSON format has one JSON object per line, also when its output blocks or fails and when the server cannot
-//! start.
+//! A log in JSON format has one JSON object per line, also when its file is full and when the server cannot start.
 
-use std::fmt;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use qrlogin::internals::telemetry::{Log, LogFormat};
 use serde_json::{Value, json};
 
 use qrlogin_testing::harness::SECRET;
@@ -16,8 +12,6 @@ use qrlogin_testing::program::{SERVE, qrlogin, run, signal};
 use qrlogin_testing::real_time::{sleep_millis, until};
 use qrlogin_testing::test;
 
-/// Number of lines in the flood, more than the program buffers while its output blocks.
-const FLOOD_LINES: u64 = 60_000;
 /// Maximum size of the log file, in blocks of the shell's `ulimit`.
 const LIMIT_BLOCKS: u32 = 8192;
 
@@ -28,59 +22,6 @@ fn parsed(log: &str) -> Vec<Value> {
 fn lost_lines(lines: &[Value]) -> u64 {
     let notices = lines.iter().filter(|line| line["event"] == "log_lines_lost");
     notices.map(|line| line["lines"].as_u64().unwrap()).sum()
-}
-
-/// A value whose formatting fails.
-struct Unprintable;
-
-impl fmt::Debug for Unprintable {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Err(fmt::Error)
-    }
-}
-
-/// Floods its log, panics and ends, in a process that the next test starts.
-#[test(ignore = "run by the next test in a process of its own")]
-fn flooded_log() {
-    let log = Log::start("info", LogFormat::Json);
-    drop(std::thread::spawn(|| tracing::info!(value = ?Unprintable)).join());
-    for _ in 0..FLOOD_LINES {
-        tracing::info!("what fills the log: {:0>100}", 0);
-    }
-    std::thread::spawn(|| panic!("a panic")).join().unwrap_err();
-    println!("\nflooded");
-    std::io::stdin().read_exact(&mut [0]).unwrap();
-    tracing::info!("the output is read again");
-    drop(log);
-}
-
-#[test]
-fn json_log_counts_the_lines_lost_to_a_blocked_reader() {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "logs::flooded_log", "--ignored", "--nocapture"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let said = BufReader::new(child.stdout.take().unwrap());
-    let mut said = said.lines().map(Result::unwrap);
-    assert!(said.any(|line| line == "flooded"));
-    let mut stderr = child.stderr.take().unwrap();
-    let reading = std::thread::spawn(move || {
-        let mut log = String::new();
-        stderr.read_to_string(&mut log).unwrap();
-        log
-    });
-    child.stdin.take().unwrap().write_all(b"\n").unwrap();
-    assert!(said.by_ref().last().is_some());
-    assert!(child.wait().unwrap().success());
-    let lines = parsed(&reading.join().unwrap());
-    let lost = lost_lines(&lines);
-    assert!(lost > 0);
-    let notices = lines.iter().filter(|line| line["event"] == "log_lines_lost");
-    for notice in notices.clone() {
-        assert_eq!(notice["level"], "WARN");
-        assert_eq!(notice["timestamp"].as_str().unwrap().len(), lines[0]["timestamp"].as_str().unwrap().len());
-    }
-    // Besides the flood, the log has the value that cannot be formatted, the panic and the last line.
-    assert_eq!(lines.len() as u64 - notices.count() as u64 + lost, FLOOD_LINES + 3, "{}", lines[0]);
 }
 
 /// Returns the size in bytes at which a file under this limit is full.

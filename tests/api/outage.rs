@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use qrlogin::internals::telemetry::with_warnings;
 use serde_json::json;
 
 use qrlogin_testing::harness::{Browser, Seen, Server};
+use qrlogin_testing::log::with_warnings;
 use qrlogin_testing::program::Program;
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::services::{Postgres, connect};

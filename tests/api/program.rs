@@ -96,7 +96,7 @@ async fn reason_for_a_refused_app_token_is_logged_at_debug_without_the_token() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "debug");
     let session = program.generate().await;
-    let token = qrlogin_testing::harness::app_token(json!({ "sub": "ann", "exp": 1 }));
+    let token = qrlogin_testing::keys::app_token(json!({ "sub": "ann", "exp": 1 }));
     let scan = program.post("/v1/qr-login/scan", Some(&token), json!({ "code": session["code"] })).await.unwrap();
     assert_eq!(scan.refusal(), "401 invalid_token");
     program.until_logged("\"app token refused\"").await;

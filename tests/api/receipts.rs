@@ -6,7 +6,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use qrlogin_testing::harness::{Browser, Seen, Server, Session, app_token, token_in};
+use qrlogin_testing::harness::{Browser, Seen, Server, Session, token_in};
+use qrlogin_testing::keys::app_token;
 use qrlogin_testing::program::{Program, signal};
 use qrlogin_testing::real_time::sleep_millis;
 use qrlogin_testing::test;

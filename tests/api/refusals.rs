@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use qrlogin_testing::harness::{Answer, SECRET, Server, Session};
+use qrlogin_testing::keys::{app_token_signed, new_signing_key};
 use qrlogin_testing::test;
 
 const NEVER_WAS: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -146,10 +147,7 @@ async fn app_tokens_that_prove_nothing() {
     };
     let good = signed(json!({}));
     let (unsigned, signature) = good.rsplit_once('.').unwrap();
-    let foreign = qrlogin::internals::token::sign_app_token(
-        b"another secret of thirty-two bytes or so",
-        claims(json!({})).as_object().unwrap(),
-    );
+    let foreign = app_token_signed(b"another secret of thirty-two bytes or so", &claims(json!({})));
 
     let refused = [
         ("not a JWT", "swordfish".to_owned()),
@@ -158,7 +156,7 @@ async fn app_tokens_that_prove_nothing() {
         ("alg HS512", spelled(json!({ "alg": "HS512" }), claims(json!({})), signature)),
         ("alg EdDSA", spelled(json!({ "alg": "EdDSA" }), claims(json!({})), signature)),
         ("no signature", format!("{unsigned}.")),
-        ("another secret's", foreign.unwrap()),
+        ("another secret's", foreign),
         ("expired this second", signed(json!({ "exp": now }))),
         ("without exp", signed(json!({ "exp": null }))),
         ("exp that is no number", signed(json!({ "exp": "tomorrow" }))),
@@ -200,9 +198,8 @@ async fn a_web_token_is_no_app_token_even_where_our_own_key_is_trusted() {
     let keys = dir.path().join("keys");
     let public = dir.path().join("public.pem");
     // The worst possible configuration: app tokens are verified with the key that signs the web tokens.
-    let ring =
-        qrlogin::internals::token::KeyRing::open(&keys, qrlogin::internals::system::clock::Clock::system()).unwrap();
-    let x = URL_SAFE_NO_PAD.decode(ring.jwks()["keys"][0]["x"].as_str().unwrap()).unwrap();
+    let key = new_signing_key(&keys);
+    let x = URL_SAFE_NO_PAD.decode(key.public_jwk["x"].as_str().unwrap()).unwrap();
     let spki = [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], &x[..]].concat();
     std::fs::write(&public, pem::encode(&pem::Pem::new("PUBLIC KEY", spki))).unwrap();
 

@@ -6,6 +6,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use qrlogin_testing::harness::SECRET;
+use qrlogin_testing::keys::app_token;
 use qrlogin_testing::program::Program;
 use qrlogin_testing::test;
 
@@ -13,9 +14,7 @@ use qrlogin_testing::test;
 async fn no_secret_of_a_run_is_found_in_what_it_leaves_behind() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::serve(&dir, "trace");
-    let exp = qrlogin::internals::system::clock::Clock::system().now().as_seconds() + 600;
-    let claims = json!({ "sub": "ann", "name": "Ann", "exp": exp });
-    let app_token = qrlogin::internals::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
+    let app_token = app_token(json!({ "sub": "ann", "name": "Ann" }));
     let mut secrets = vec![SECRET.to_owned(), app_token.clone(), app_token.rsplit('.').next().unwrap().to_owned()];
     let mut refusals = Vec::new();
     let mut stories = Vec::new();

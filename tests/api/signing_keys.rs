@@ -5,11 +5,10 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use qrlogin::internals::system::clock::Clock;
-use qrlogin::internals::token::KeyRing;
 use serde_json::Value;
 
 use qrlogin_testing::harness::{Answer, Seen, Server, Session, token_in, verified};
+use qrlogin_testing::keys::new_signing_key;
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::services::Postgres;
 use qrlogin_testing::test;
@@ -18,12 +17,12 @@ use qrlogin_testing::test;
 /// file.
 fn add_key(server: &Server, name: &str) -> PathBuf {
     let other = tempfile::tempdir().unwrap();
-    drop(KeyRing::open(other.path(), Clock::system()).unwrap());
+    let key = new_signing_key(other.path());
     let keys = server.dir().join("keys");
     let modified = |entry: fs::DirEntry| entry.metadata().unwrap().modified().unwrap();
     let newest = fs::read_dir(&keys).unwrap().map(|entry| modified(entry.unwrap())).max().unwrap();
     let file = keys.join(name);
-    fs::copy(other.path().join("web-token.pem"), &file).unwrap();
+    fs::copy(key.file, &file).unwrap();
     let later = newest + std::time::Duration::from_secs(1);
     fs::File::options().append(true).open(&file).unwrap().set_modified(later).unwrap();
     file

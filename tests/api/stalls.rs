@@ -4,11 +4,11 @@
 use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
-use qrlogin::internals::system::random;
 use qrlogin::session::SessionId;
 use rusqlite::Connection;
 
 use qrlogin_testing::harness::{Browser, Seen, Server};
+use qrlogin_testing::random;
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::services::Postgres;
 use qrlogin_testing::test;

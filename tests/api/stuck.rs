@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use qrlogin::internals::telemetry::{Log, LogFormat};
 use serde_json::json;
 use tokio_tungstenite::connect_async;
 
-use qrlogin_testing::harness::{Seen, Server, app_token};
-use qrlogin_testing::program::{Program, SERVE, qrlogin, signal};
+use qrlogin_testing::harness::{Seen, Server};
+use qrlogin_testing::keys::app_token;
+use qrlogin_testing::program::{Program, SERVE, ended, qrlogin, signal};
 use qrlogin_testing::real_time::{now, sleep_millis};
 use qrlogin_testing::test;
 
@@ -53,21 +53,6 @@ impl Unread {
         signal(self.child.id(), name);
         ended(&mut self.child);
         asked.elapsed()
-    }
-}
-
-/// Waits until a process has ended. Panics after 30 seconds.
-fn ended(child: &mut Child) -> ExitStatus {
-    let asked = now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        if asked.elapsed() > Duration::from_secs(30) {
-            drop(child.kill());
-            panic!("the process is still running after 30 s");
-        }
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -140,35 +125,6 @@ async fn panicking_request_fails_alone_and_panicking_part_stops_the_server() {
     // Two parts of the server query the store by themselves, and either may fail first.
     let part = failed.strip_prefix("a part of the server has failed: ");
     assert!(matches!(part, Some("store" | "undelivered changes")), "{failed}");
-}
-
-/// Panics while its log is full, in a process that the next test starts.
-#[test(ignore = "run by the next test in a process of its own")]
-fn one_that_panics() {
-    let log = Log::start("info", LogFormat::Json);
-    for _ in 0..2000 {
-        tracing::info!("what fills the log: {:0>100}", 0);
-    }
-    std::thread::Builder::new().name("unlucky".to_owned()).spawn(|| panic!("a panic")).unwrap().join().unwrap_err();
-    drop(log);
-}
-
-#[test]
-fn panic_is_logged_without_waiting_for_the_reader_of_the_log() {
-    let run = || {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "stuck::one_that_panics", "--ignored", "--nocapture"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    assert!(ended(&mut run()).success());
-
-    let output = run().wait_with_output().unwrap();
-    let log = String::from_utf8(output.stderr).unwrap();
-    let panics = log.lines().filter(|line| line.contains(r#""event":"panic""#)).collect::<Vec<_>>();
-    let [panic] = *panics else { panic!("{} lines of {log}", panics.len()) };
-    for part in ["ERROR", r#""thread":"unlucky""#, r#""message":"a panic""#, "tests/api/stuck.rs:"] {
-        assert!(panic.contains(part), "'{part}' is missing in: {panic}");
-    }
 }
 
 #[test]

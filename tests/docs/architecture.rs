@@ -89,6 +89,14 @@ fn load_test_is_used_by_its_command_only() {
 }
 
 #[test]
+fn api_tests_use_no_internals() {
+    for path in sources(&root().join("tests/api")) {
+        let is_internal = fs::read_to_string(&path).unwrap().contains("internals");
+        assert!(!is_internal, "{} uses internals, which only tests/conformance and the harness may", path.display());
+    }
+}
+
+#[test]
 fn session_is_pure() {
     for path in sources(&root().join("src/session")) {
         for impure in [

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use qrlogin::internals::system::random;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{Answer, SECRET, claims_of};
+use crate::harness::{Answer, claims_of};
+use crate::keys::{app_token, new_signing_key};
 use crate::program::Program;
+use crate::random;
 use crate::real_time::{now, pause, sleep_millis, until};
 use crate::services::{Postgres, Redis};
 
@@ -178,15 +179,9 @@ impl Fleet {
     /// Adds a newer signing key, as an operator does.
     pub fn add_key(&self) {
         let other = tempfile::tempdir().unwrap();
-        drop(
-            qrlogin::internals::token::KeyRing::open(
-                &other.path().join("keys"),
-                qrlogin::internals::system::clock::Clock::system(),
-            )
-            .unwrap(),
-        );
+        let key = new_signing_key(&other.path().join("keys"));
         let keys = self.dir.path().join("keys");
-        std::fs::copy(other.path().join("keys/web-token.pem"), keys.join("z-newer.pem")).unwrap();
+        std::fs::copy(key.file, keys.join("z-newer.pem")).unwrap();
     }
 
     /// Runs one login to its end. The phone scans and confirms once the browser's first frame has arrived.
@@ -234,9 +229,7 @@ impl Fleet {
     /// Scans and confirms. Returns the time at which the phone began its last call, and the time of the 200 or the
     /// refusal.
     async fn confirm(&self, user: &str, code: &Value) -> (Instant, Result<Instant, String>) {
-        let exp = qrlogin::internals::system::clock::Clock::system().now().as_seconds() + 600;
-        let claims = json!({ "sub": user, "exp": exp });
-        let token = qrlogin::internals::token::sign_app_token(SECRET.as_bytes(), claims.as_object().unwrap()).unwrap();
+        let token = app_token(json!({ "sub": user }));
         let mut asked = now();
         for verb in ["scan", "confirm"] {
             pause(self.people_millis).await;

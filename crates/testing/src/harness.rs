@@ -7,13 +7,13 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use qrlogin::internals::app::{self, Listeners, Parts, Reload, ServeError};
 use qrlogin::internals::cluster::bus::{Bus, LocalBus};
 /// Settings that a test changes before it starts a server.
-pub use qrlogin::internals::config::{ProxyHeader, RiskPolicy, RiskSignal, Settings};
+pub use qrlogin::internals::config::{ProxyHeader, RiskPolicy, RiskSignal, Secret, Settings};
 use qrlogin::internals::geo::Geo;
 use qrlogin::internals::metrics::Metrics;
 use qrlogin::internals::store::{SqliteStore, Store};
 use qrlogin::internals::system::clock::{Clock, Hands};
 use qrlogin::internals::system::shutdown::Shutdown;
-use qrlogin::internals::token::{KeyRing, open_code_secret, sign_app_token};
+use qrlogin::internals::token::{KeyRing, open_code_secret};
 use qrlogin::session::Timestamp;
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
@@ -27,6 +27,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, http};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::failing_store::FailingStore;
+use crate::keys::app_token_signed;
 
 pub const SECRET: &str = "a secret of at least thirty-two bytes, for tests";
 /// Time at which the tests' manual clock starts: 2030-01-01T00:00:00Z.
@@ -193,10 +194,10 @@ impl Server {
 
     /// Signs an app token with these claims. It expires in ten minutes unless the claims have an `exp`.
     pub fn app_token(&self, claims: Value) -> String {
-        let Value::Object(mut claims) = claims else { panic!("claims are an object") };
-        let expires = self.clock.wall().as_seconds() + 600;
-        claims.entry("exp").or_insert(expires.into());
-        sign_app_token(SECRET.as_bytes(), &claims).unwrap()
+        let mut claims = claims;
+        let object = claims.as_object_mut().expect("claims are an object");
+        object.entry("exp").or_insert((self.clock.wall().as_seconds() + 600).into());
+        app_token_signed(SECRET.as_bytes(), &claims)
     }
 
     pub async fn metrics(&self) -> String {
@@ -485,14 +486,6 @@ impl Browser {
     pub async fn raw(self) -> WebSocketStream<TcpStream> {
         WebSocketStream::from_raw_socket(self.into_tcp(), Role::Client, None).await
     }
-}
-
-/// Signs an app token with these claims. It expires in ten minutes by the machine's clock unless the claims have an
-/// `exp`.
-pub fn app_token(claims: Value) -> String {
-    let Value::Object(mut claims) = claims else { panic!("claims are an object") };
-    claims.entry("exp").or_insert((Clock::system().wall().as_seconds() + 600).into());
-    sign_app_token(SECRET.as_bytes(), &claims).unwrap()
 }
 
 /// Returns the first `web_token` in the frames, if there is one.

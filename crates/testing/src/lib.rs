@@ -7,10 +7,12 @@
 //! - [`failing_store`]: a store that a test can make fail, stall or panic
 //! - [`demo`]: the demo as a server in this process
 //! - [`unreliable_bus`]: a bus that loses, repeats and reorders notifications
+//! - [`keys`]: app tokens, and directories of signing keys
+//! - [`log`]: the warnings that a server in this process logs
 //! - [`random`]: random bytes and numbers
 //! - [`setting_values`]: values for each setting
-//! - [`real_time`]: the machine's clock, and [`real_time::until`], which waits for a condition, and [`real_time::within`], which limits
-//!   the time of any other wait
+//! - [`real_time`]: the machine's clock, [`real_time::until`], which waits for a condition, and [`real_time::within`],
+//!   which limits the time of any other wait
 //!
 //! A test is a function with the attribute [`test`]. It names its requirements: a test whose requirements are missing
 //! is reported as ignored, and listed with the reason at the end of the run. With the environment variable
@@ -29,6 +31,8 @@ pub mod demo;
 pub mod failing_store;
 pub mod fleet;
 pub mod harness;
+pub mod keys;
+pub mod log;
 mod needs;
 pub mod program;
 pub mod random;

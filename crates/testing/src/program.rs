@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Answer, SECRET};
-use crate::real_time::sleep_millis;
+use crate::real_time::{now, sleep_millis};
 
 /// Arguments that serve on free ports.
 pub const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
@@ -40,6 +40,21 @@ pub fn run(command: &mut Command) -> (ExitStatus, String, String) {
 pub fn signal(id: u32, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
     assert!(sent.unwrap().success());
+}
+
+/// Waits until a process has ended, and returns its exit status. Kills the process and panics after 30 seconds.
+pub fn ended(child: &mut Child) -> ExitStatus {
+    let started = now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if started.elapsed() > Duration::from_secs(30) {
+            drop(child.kill());
+            panic!("the process {} has not ended within 30 s", child.id());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Kills a process that has not ended 30 seconds later, so that a test that waits for its output or its end fails

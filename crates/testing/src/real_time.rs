@@ -2,13 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-use qrlogin::internals::system::random;
+use qrlogin::internals::system::clock::Clock;
 
+use crate::random;
+
+/// Returns the current time, for durations of the machine's clock.
 #[expect(clippy::disallowed_methods, reason = "the only place in the tests that reads the machine's clock")]
 pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Returns the milliseconds since the Unix epoch by the machine's wall clock.
+pub fn wall_millis() -> i64 {
+    Clock::system().wall().as_millis()
+}
+
+/// Returns the seconds since the Unix epoch by the machine's wall clock.
+pub fn wall_seconds() -> i64 {
+    Clock::system().wall().as_seconds()
+}
+
+/// Sleeps for this time.
 #[expect(clippy::disallowed_methods, reason = "the only place in the tests that sleeps")]
 pub async fn sleep_millis(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
