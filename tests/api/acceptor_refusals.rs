@@ -61,7 +61,8 @@ async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(server.address).await.unwrap()
 }
 
-/// Sends the request as the first of one connection, for the acceptor, and as the second of another, for hyper. Returns both answers.
+/// Sends the request as the first of one connection, for the acceptor, and as the second of another, for hyper. Returns
+/// both answers.
 async fn both_servers(server: &Server, request: &str) -> [Seen; 2] {
     let mut first = connect(server).await;
     first.write_all(request.as_bytes()).await.unwrap();

@@ -1,154 +1,27 @@
-//! App tokens that another service vouches for, by a JWK Set or by introspection (RFC 7662), and the maximum age of a
-//! login on the phone.
+//! App tokens: verification by a JWK Set, the checks of their claims, and the maximum age of a login on the phone.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-
-use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::IntoResponse;
-use axum::routing::any;
-use futures_util::FutureExt as _;
-use futures_util::future::{Shared, join_all};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 
-use qrlogin_testing::harness::{Answer, Secret, Server, Session, Settings};
-use qrlogin_testing::keys::{SigningKey, app_token, new_signing_key};
+use crate::token_source::{Signer, Source, SourceAnswer, by_key_set, scan};
+use qrlogin_testing::harness::{Server, claims_of as unverified_claims};
+use qrlogin_testing::keys::app_token;
 use qrlogin_testing::program::{Program, signal};
 use qrlogin_testing::real_time::{until, wall_seconds};
 use qrlogin_testing::test;
-
-/// A key set or introspection endpoint whose answers the test sets.
-#[derive(Clone, Default)]
-pub struct Source {
-    says: Arc<Mutex<Says>>,
-    asked: Arc<AtomicUsize>,
-    last: Arc<Mutex<(HeaderMap, String)>>,
-    held: Arc<Mutex<Option<BorrowedPermit>>>,
-}
-
-/// Resolves when the answers are no longer held back.
-type BorrowedPermit = Shared<oneshot::Receiver<()>>;
-
-#[derive(Clone, Default)]
-pub enum Says {
-    This(String),
-    Status(u16),
-    #[default]
-    Nothing,
-    /// Headers and a body without end.
-    Endless,
-}
-
-impl Source {
-    pub async fn start() -> (Self, SocketAddr) {
-        let source = Self::default();
-        let routes = Router::new().route("/", any(answer)).with_state(source.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, routes).await });
-        (source, address)
-    }
-
-    pub fn says(&self, what: Says) {
-        *self.says.lock().unwrap() = what;
-    }
-
-    pub fn says_json(&self, what: Value) {
-        self.says(Says::This(what.to_string()));
-    }
-
-    /// Holds all answers back until the sender is used.
-    fn holds(&self) -> oneshot::Sender<()> {
-        let (release, released) = oneshot::channel();
-        *self.held.lock().unwrap() = Some(released.shared());
-        release
-    }
-
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
-    }
-}
-
-async fn answer(State(source): State<Source>, headers: HeaderMap, body: String) -> axum::response::Response {
-    if body.starts_with("token=qrlogin-trial-") {
-        // The server sends this request when it starts. The tests count only requests for phones' tokens.
-        let says = source.says.lock().unwrap().clone();
-        return match says {
-            Says::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
-            _ => json!({ "active": false }).to_string().into_response(),
-        };
-    }
-    source.asked.fetch_add(1, Ordering::SeqCst);
-    *source.last.lock().unwrap() = (headers, body);
-    let held = source.held.lock().unwrap().clone();
-    if let Some(held) = held {
-        held.await.unwrap();
-    }
-    let says = source.says.lock().unwrap().clone();
-    match says {
-        Says::This(text) => text.into_response(),
-        Says::Status(status) => (StatusCode::from_u16(status).unwrap(), "{}").into_response(),
-        Says::Nothing => std::future::pending().await,
-        Says::Endless => {
-            let stream = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1024]));
-            axum::body::Body::from_stream(stream).into_response()
-        }
-    }
-}
-
-/// A signing key of the site that issues app tokens.
-struct Signer {
-    key: EncodingKey,
-    kid: String,
-    public: Value,
-}
-
-impl Signer {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let SigningKey { kid, public_jwk, file } = new_signing_key(dir.path());
-        let key = EncodingKey::from_ed_pem(&std::fs::read(file).unwrap()).unwrap();
-        Self { key, kid, public: public_jwk }
-    }
-
-    fn sign(&self, claims: &Value) -> String {
-        let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(self.kid.clone());
-        encode(&header, claims, &self.key).unwrap()
-    }
-}
-
-pub async fn by_key_set(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> Server {
-    Server::start_with(|settings| {
-        settings.app_auth.hmac_secret = Secret::default();
-        settings.app_auth.jwks_url = format!("http://{address}/").into();
-        change(settings);
-    })
-    .await
-}
-
-pub async fn scan(server: &Server, session: &Session, token: &str) -> Answer {
-    let body = json!({ "code": session.code });
-    server.request(Method::POST, "/v1/qr-login/scan", Some(token), Some(body)).await
-}
 
 fn claims_of(server: &Server, user: &str) -> Value {
     json!({ "sub": user, "exp": server.clock.now().as_seconds() + 600 })
 }
 
 #[test]
-async fn the_keys_of_a_jwk_set_are_trusted_each_with_its_own_algorithm_and_no_other() {
+async fn keys_of_a_jwk_set_are_accepted_only_with_their_own_algorithms() {
     let (source, address) = Source::start().await;
     let signer = Signer::new();
     let x = signer.public["x"].as_str().unwrap();
     // The set also holds keys that cannot be used. They are skipped.
-    source.says_json(json!({ "keys": [
+    source.set_json(json!({ "keys": [
         { "kty": "oct", "kid": "shared", "k": "c3dvcmRmaXNo" },
         { "kty": "QUANTUM", "kid": "future" },
         "no key at all",
@@ -187,7 +60,7 @@ async fn the_keys_of_a_jwk_set_are_trusted_each_with_its_own_algorithm_and_no_ot
         ("a symmetric key of the set", named("shared", Algorithm::HS256, &EncodingKey::from_secret(b"swordfish"))),
         ("a key for encryption", named("for encryption", Algorithm::EdDSA, &signer.key)),
         ("a key whose algorithm is not its kind's", named("confused", Algorithm::EdDSA, &signer.key)),
-        ("an unknown key", named("nobody's", Algorithm::EdDSA, &signer.key)),
+        ("an unknown key", named("unknown", Algorithm::EdDSA, &signer.key)),
         ("another's signature", {
             let mut header = Header::new(Algorithm::EdDSA);
             header.kid = Some(signer.kid.clone());
@@ -211,27 +84,27 @@ async fn the_keys_of_a_jwk_set_are_trusted_each_with_its_own_algorithm_and_no_ot
 async fn rotated_key_is_fetched_and_unknown_keys_cause_one_fetch_in_ten_seconds() {
     let (source, address) = Source::start().await;
     let (old, new) = (Signer::new(), Signer::new());
-    source.says_json(json!({ "keys": [old.public] }));
+    source.set_json(json!({ "keys": [old.public] }));
     let server = by_key_set(address, |_| {}).await;
     let session = server.generate().await;
     let by = |signer: &Signer| signer.sign(&claims_of(&server, "ann"));
     assert_eq!(scan(&server, &session, &by(&old)).await.status, 200);
 
-    source.says_json(json!({ "keys": [old.public, new.public] }));
+    source.set_json(json!({ "keys": [old.public, new.public] }));
     server.hands.advance_seconds(10);
     assert_eq!(scan(&server, &session, &by(&new)).await.status, 200);
     assert_eq!(scan(&server, &session, &by(&old)).await.status, 200);
-    let asked = source.asked();
+    let asked = source.request_count();
     for _ in 0..20 {
         assert_eq!(scan(&server, &session, &by(&Signer::new())).await.refusal(), "401 invalid_token");
     }
-    assert_eq!(source.asked(), asked, "one fetch in ten seconds");
+    assert_eq!(source.request_count(), asked, "one fetch in ten seconds");
     server.hands.advance_seconds(10);
     assert_eq!(scan(&server, &session, &by(&Signer::new())).await.refusal(), "401 invalid_token");
-    assert_eq!(source.asked(), asked + 1);
+    assert_eq!(source.request_count(), asked + 1);
 
     // A withdrawn key is refused after the next periodic fetch, which no token causes.
-    source.says_json(json!({ "keys": [new.public] }));
+    source.set_json(json!({ "keys": [new.public] }));
     server.hands.advance_seconds(280);
     let session = server.generate().await;
     until("the withdrawn key is refused", async || {
@@ -244,10 +117,10 @@ async fn rotated_key_is_fetched_and_unknown_keys_cause_one_fetch_in_ten_seconds(
 }
 
 #[test]
-async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
+async fn known_keys_are_used_and_unknown_keys_answered_with_503_while_the_source_is_down() {
     let (source, address) = Source::start().await;
     let signer = Signer::new();
-    source.says(Says::Status(500));
+    source.set_answer(SourceAnswer::Status(500));
     let server = by_key_set(address, |settings| settings.session.ttl_seconds = 3600).await;
     let session = server.generate().await;
     let token = |signer: &Signer| {
@@ -259,11 +132,16 @@ async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
     assert!(early.header("retry-after").parse::<u32>().unwrap() > 0);
     assert!(early.header("www-authenticate").is_empty());
 
-    source.says_json(json!({ "keys": [signer.public] }));
+    source.set_json(json!({ "keys": [signer.public] }));
     server.hands.advance_seconds(15);
-    until("the source is asked again", async || scan(&server, &session, &token(&signer)).await.status == 200).await;
-    for down in [Says::Status(500), Says::This("swordfish".to_owned()), Says::Status(302), Says::Endless] {
-        source.says(down);
+    until("the keys are fetched again", async || scan(&server, &session, &token(&signer)).await.status == 200).await;
+    for down in [
+        SourceAnswer::Status(500),
+        SourceAnswer::Body("swordfish".to_owned()),
+        SourceAnswer::Status(302),
+        SourceAnswer::Endless,
+    ] {
+        source.set_answer(down);
         server.hands.advance_seconds(300);
         assert_eq!(scan(&server, &session, &token(&signer)).await.status, 200);
         until("an unknown key is answered with 503", async || {
@@ -285,157 +163,8 @@ async fn while_the_source_is_down_known_keys_go_on_and_unknown_ones_are_503() {
     server.stop().await;
 }
 
-async fn by_introspection(address: SocketAddr, change: impl FnOnce(&mut Settings)) -> Server {
-    Server::start_with(|settings| {
-        settings.app_auth.hmac_secret = Secret::default();
-        settings.app_auth.introspection_url = format!("http://{address}/").into();
-        settings.app_auth.introspection_client_id = "qr login".to_owned();
-        settings.app_auth.introspection_client_secret = "p:ss".into();
-        change(settings);
-    })
-    .await
-}
-
 #[test]
-async fn introspection_decides_and_its_answer_is_cached() {
-    let (source, address) = Source::start().await;
-    let server = by_introspection(address, |settings| settings.token.claims = vec!["email".to_owned()]).await;
-    let session = server.generate().await;
-    let exp = server.clock.now().as_seconds() + 5;
-    source.says_json(json!({ "active": true, "sub": "ann", "name": "Ann", "email": "ann@example.com", "exp": exp }));
-    assert_eq!(scan(&server, &session, "opaque+token/ of=the&app").await.status, 200);
-    let (headers, body) = source.last.lock().unwrap().clone();
-    assert_eq!(headers["authorization"], "Basic cXIrbG9naW46cCUzQXNz", "RFC 6749 §2.3.1");
-    assert_eq!(headers["content-type"], "application/x-www-form-urlencoded");
-    assert_eq!(body, "token=opaque%2Btoken%2F+of%3Dthe%26app&token_type_hint=access_token");
-
-    // An answer is cached for ten seconds at most, and not beyond the token's expiry.
-    assert_eq!(scan(&server, &session, "opaque+token/ of=the&app").await.status, 200);
-    assert_eq!(source.asked(), 1);
-    server.hands.advance_seconds(5);
-    assert_eq!(scan(&server, &session, "opaque+token/ of=the&app").await.refusal(), "401 invalid_token");
-    server.hands.advance_seconds(5);
-    source.says_json(json!({ "active": true, "sub": "ann" }));
-    let body = json!({ "code": session.code });
-    let confirm = server.request(Method::POST, "/v1/qr-login/confirm", Some("opaque+token/ of=the&app"), Some(body));
-    assert_eq!(confirm.await.status, 200);
-    assert_eq!(source.asked(), 2);
-    server.stop().await;
-}
-
-/// Scans from a phone at this address, as a trusted proxy reports it.
-async fn scan_from(server: &Server, session: &Session, token: &str, address: &str) -> Answer {
-    let request = server.http.post(format!("{}/v1/qr-login/scan", server.base)).bearer_auth(token);
-    let request = request.header("x-forwarded-for", address).json(&json!({ "code": session.code }));
-    Answer::of(request.send().await.unwrap()).await
-}
-
-#[test]
-async fn concurrent_requests_with_one_token_share_one_introspection() {
-    let (source, address) = Source::start().await;
-    let server = by_introspection(address, |_| {}).await;
-    let session = server.generate().await;
-    let release = source.holds();
-    let scans = join_all((0..60).map(|_| scan(&server, &session, "opaque")));
-    let answering = async {
-        until("the endpoint is asked", async || source.asked() == 1).await;
-        // Requests that arrive after this answer are served from the cache.
-        source.says_json(json!({ "active": true, "sub": "ann" }));
-        release.send(()).unwrap();
-    };
-    let (answers, ()) = tokio::join!(scans, answering);
-    assert!(answers.iter().all(|answer| answer.status == 200));
-    assert_eq!(source.asked(), 1);
-    server.stop().await;
-}
-
-#[test]
-async fn client_with_many_tokens_does_not_delay_the_introspection_of_others() {
-    let (source, address) = Source::start().await;
-    let server = by_introspection(address, |settings| settings.trusted_proxies = vec!["127.0.0.1".to_owned()]).await;
-    let session = server.generate().await;
-    let release = source.holds();
-    source.says_json(json!({ "active": true, "sub": "ann" }));
-    let tokens: Vec<_> = (0..40).map(|number| format!("foreign {number}")).collect();
-    let foreign = join_all(tokens.iter().map(|token| scan_from(&server, &session, token, "192.0.2.1")));
-    let honest = async {
-        until("eight foreign tokens are introspected", async || source.asked() == 8).await;
-        let honest = scan_from(&server, &session, "honest", "192.0.2.2");
-        let asked = until("the honest token is introspected", async || source.asked() == 9);
-        let rest = async {
-            asked.await;
-            // A token that has waited for its introspection for two seconds is refused.
-            server.hands.advance_seconds(2);
-            // Some requests may arrive only now, and wait for two seconds from now on.
-            for _ in 0..100 {
-                server.metrics().await;
-            }
-            server.hands.advance_seconds(2);
-            until("the others are refused", async || server.metrics().await.contains("reason=\"unavailable\"} 32"))
-                .await;
-            release.send(()).unwrap();
-        };
-        tokio::join!(honest, rest).0
-    };
-    let (foreign, honest) = tokio::join!(foreign, honest);
-    assert_eq!(honest.status, 200);
-    let refused: Vec<_> = foreign.iter().filter(|answer| answer.refusal() == "503 unavailable").collect();
-    assert_eq!(refused.len(), 32);
-    assert!(refused.iter().all(|answer| !answer.header("retry-after").is_empty()));
-    assert_eq!(source.asked(), 9);
-    server.stop().await;
-}
-
-#[test]
-async fn what_is_not_a_clear_yes_is_none() {
-    let (source, address) = Source::start().await;
-    let server = by_introspection(address, |settings| settings.app_auth.audience = "qrlogin".to_owned()).await;
-    let session = server.generate().await;
-    let now = server.clock.now().as_seconds();
-    let yes = json!({ "active": true, "sub": "ann", "aud": "qrlogin" });
-    let with = |name: &str, value: Value| {
-        let mut said = yes.clone();
-        said[name] = value;
-        Says::This(said.to_string())
-    };
-    for (number, (says, expected)) in [
-        (Says::This(json!({ "active": false }).to_string()), "401 invalid_token"),
-        (with("active", json!(false)), "401 invalid_token"),
-        (with("aud", json!("other")), "401 invalid_token"),
-        (with("sub", Value::Null), "401 invalid_token"),
-        (with("exp", json!(now)), "401 invalid_token"),
-        (with("nbf", json!(now + 30)), "401 invalid_token"),
-        (with("active", json!("true")), "503 unavailable"),
-        (with("active", Value::Null), "503 unavailable"),
-        (Says::This("yes".to_owned()), "503 unavailable"),
-        (Says::This("[true]".to_owned()), "503 unavailable"),
-        (Says::Status(500), "503 unavailable"),
-        (Says::Status(401), "503 unavailable"),
-        (Says::Endless, "503 unavailable"),
-        (Says::Nothing, "503 unavailable"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        source.says(says);
-        assert_eq!(scan(&server, &session, &format!("token {number}")).await.refusal(), expected, "{number}");
-    }
-    assert_eq!(server.status(&session).await.body["version"], 1);
-    source.says_json(yes);
-    // Failures are not cached.
-    assert_eq!(scan(&server, &session, "token 10").await.status, 200);
-    // A `web_token` is refused without an introspection.
-    let asked = source.asked();
-    let mut header = Header::new(Algorithm::HS256);
-    header.typ = Some("qrlogin+jwt".to_owned());
-    let web_token = encode(&header, &json!({ "sub": "ann" }), &EncodingKey::from_secret(b"x")).unwrap();
-    assert_eq!(scan(&server, &session, &web_token).await.refusal(), "401 invalid_token");
-    assert_eq!(source.asked(), asked);
-    server.stop().await;
-}
-
-#[test]
-async fn a_login_on_the_phone_that_is_too_old_is_asked_for_anew() {
+async fn app_login_older_than_max_age_is_refused_with_a_step_up_challenge() {
     let server = Server::start_with(|settings| settings.app_auth.max_age_seconds = 300).await;
     let session = server.generate().await;
     let now = server.clock.now().as_seconds();
@@ -463,7 +192,7 @@ async fn jwk_set_longer_than_512_kib_is_not_read() {
         let (source, address) = Source::start().await;
         let signer = Signer::new();
         let keys = json!({ "keys": [signer.public] }).to_string();
-        source.says(Says::This(" ".repeat(bytes - keys.len()) + &keys));
+        source.set_answer(SourceAnswer::Body(" ".repeat(bytes - keys.len()) + &keys));
         let server = by_key_set(address, |_| {}).await;
         let session = server.generate().await;
         let token = signer.sign(&claims_of(&server, "ann"));
@@ -476,7 +205,7 @@ async fn jwk_set_longer_than_512_kib_is_not_read() {
 async fn sighup_refetches_the_jwk_set_and_a_skipped_key_is_warned_of_once() {
     let (source, address) = Source::start().await;
     let signer = Signer::new();
-    source.says_json(json!({ "keys": [{ "kty": "QUANTUM", "kid": "future" }] }));
+    source.set_json(json!({ "keys": [{ "kty": "QUANTUM", "kid": "future" }] }));
     let dir = tempfile::tempdir().unwrap();
     let url = format!("http://{address}/");
     let environment = [("QRLOGIN_APP_AUTH__HMAC_SECRET", ""), ("QRLOGIN_APP_AUTH__JWKS_URL", &url)];
@@ -484,10 +213,10 @@ async fn sighup_refetches_the_jwk_set_and_a_skipped_key_is_warned_of_once() {
     program.until_logged("future").await;
     for times in 2..5 {
         if times == 4 {
-            source.says_json(json!({ "keys": [{ "kty": "QUANTUM", "kid": "future" }, signer.public] }));
+            source.set_json(json!({ "keys": [{ "kty": "QUANTUM", "kid": "future" }, signer.public] }));
         }
         signal(program.id(), "HUP");
-        until("the set is fetched", async || source.asked() == times).await;
+        until("the set is fetched", async || source.request_count() == times).await;
     }
     let session = program.generate().await;
     let claims = json!({ "sub": "ann", "exp": wall_seconds() + 60 });
@@ -554,7 +283,7 @@ async fn control_characters_are_refused_in_the_user_id_and_removed_from_displaye
 async fn skipped_keys_without_a_kid_are_named_by_their_position_in_the_set() {
     let (source, address) = Source::start().await;
     let signer = Signer::new();
-    source.says_json(json!({ "keys": [
+    source.set_json(json!({ "keys": [
         signer.public,
         { "kty": "QUANTUM" },
         "no key",
@@ -613,7 +342,7 @@ async fn claims_that_are_passed_on_are_refused_with_control_characters_at_any_de
     let confirm = server.request(Method::POST, "/v1/qr-login/confirm", Some(&token), Some(body)).await;
     assert_eq!(confirm.status, 200);
     let answer = server.status(&session).await;
-    let passed_on = qrlogin_testing::harness::claims_of(answer.body["web_token"].as_str().unwrap());
+    let passed_on = unverified_claims(answer.body["web_token"].as_str().unwrap());
     assert_eq!((&passed_on["email"], &passed_on["groups"]), (&kept["email"], &kept["groups"]));
     server.stop().await;
 }

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use qrlogin_testing::harness::{Browser, START, Seen, Server, Session, claims_of, token_in};
 use qrlogin_testing::keys::app_token;
 use qrlogin_testing::program::Program;
-use qrlogin_testing::real_time::{now, sleep_millis, until, wall_millis, wall_seconds};
+use qrlogin_testing::real_time::{now, sleep_millis, until, wall_millis, wall_seconds, within};
 use qrlogin_testing::services;
 use qrlogin_testing::test;
 
@@ -27,17 +27,17 @@ async fn heartbeats_keep_their_interval_when_the_wall_clock_is_set() {
         let (_session, mut browser) = server.waiting().await;
         let mut silent = server.waiting().await.1.into_tcp();
         server.hands.step_wall_millis(step_millis);
-        browser.nothing_is_said().await;
+        browser.received_nothing().await;
         for beat in 1..=3 {
             server.hands.advance_millis(30_100);
             assert_eq!(browser.next().await, Seen::Ping);
-            browser.nothing_is_said().await;
+            browser.received_nothing().await;
             let mut frame = [0; 2];
-            silent.read_exact(&mut frame).await.unwrap();
+            within("the server sends a frame", silent.read_exact(&mut frame)).await.unwrap();
             assert_eq!(frame, if beat < 3 { [0x89, 0] } else { [0x88, 29] }, "two pings, then a Close");
         }
         let mut code = [0; 2];
-        silent.read_exact(&mut code).await.unwrap();
+        within("the server sends its Close", silent.read_exact(&mut code)).await.unwrap();
         assert_eq!(u16::from_be_bytes(code), 4408);
         server.hands.advance_seconds(1);
         server.until_active(1).await;
@@ -55,7 +55,7 @@ async fn undecided_session_expires_within_half_a_percent_of_its_ttl_when_the_wal
         for _ in 0..298 {
             server.hands.advance_seconds(1);
         }
-        browser.nothing_is_said().await;
+        browser.received_nothing().await;
         assert_eq!(server.status(&session).await.body["status"], "pending");
         for _ in 0..36 {
             server.hands.advance_millis(100);
@@ -136,12 +136,12 @@ async fn pushed_and_accepted_codes_stay_in_step_when_the_wall_clock_is_set() {
     }
 }
 
-/// Reads frames until the browser has the code that the server says is the current one.
+/// Reads frames until the browser has the server's current code.
 async fn has_current_code(server: &Server, session: &mut Session, browser: &mut Browser) {
     for _ in 0..100 {
         browser.socket.send(Message::Ping("anything?".into())).await.unwrap();
         loop {
-            match browser.socket.next().await {
+            match within("the browser receives a message", browser.socket.next()).await {
                 Some(Ok(Message::Text(text))) => {
                     let frame: Value = serde_json::from_str(&text).unwrap();
                     frame["code"].as_str().unwrap().clone_into(&mut session.code);
@@ -174,15 +174,15 @@ fn set_clock(file: &Path, offset: &str) {
 
 #[test(needs(Faketime))]
 async fn clock_step_forward_leaves_heartbeats_closes_expiries_and_logins_unchanged() {
-    step_the_clock_of_a_server("+600s").await;
+    clock_step_changes_nothing("+600s").await;
 }
 
 #[test(needs(Faketime))]
 async fn clock_step_back_leaves_heartbeats_closes_expiries_and_logins_unchanged() {
-    step_the_clock_of_a_server("-600s").await;
+    clock_step_changes_nothing("-600s").await;
 }
 
-async fn step_the_clock_of_a_server(offset: &str) {
+async fn clock_step_changes_nothing(offset: &str) {
     let dir = tempfile::tempdir().unwrap();
     let clock = dir.path().join("faketimerc");
     set_clock(&clock, "+0s");
@@ -198,7 +198,7 @@ async fn step_the_clock_of_a_server(offset: &str) {
             ("QRLOGIN_SESSION__HEARTBEAT_SECONDS", "1"),
         ],
     );
-    let waits = async || {
+    let waiting = async || {
         let session = program.generate().await;
         let url = format!("{}{}", program.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
         let mut browser = Browser::send(url.into_client_request().unwrap()).await.unwrap();
@@ -210,16 +210,16 @@ async fn step_the_clock_of_a_server(offset: &str) {
         answer.headers()["date"].to_str().unwrap().to_owned()
     };
     let (date_before, begun) = (date().await, now());
-    let (expiring, mut browser) = waits().await;
-    let (deciding, decided) = waits().await;
-    let mut silent = waits().await.1.into_tcp();
+    let (expiring, mut browser) = waiting().await;
+    let (deciding, decided) = waiting().await;
+    let mut silent = waiting().await.1.into_tcp();
     set_clock(&clock, offset);
     until("the process has a new date", async || date().await[..22] != date_before[..22]).await;
 
     let close = async {
-        let mut said = Vec::new();
-        drop(silent.read_to_end(&mut said).await);
-        assert!(said.ends_with(b"no answer to two heartbeats"), "{said:?}");
+        let mut received = Vec::new();
+        drop(within("the connection ends", silent.read_to_end(&mut received)).await);
+        assert!(received.ends_with(b"no answer to two heartbeats"), "{received:?}");
         begun.elapsed()
     };
     let login = async {
@@ -291,7 +291,7 @@ async fn nodes_follow_a_step_of_the_database_clock_within_seconds() {
 
     let (session, mut browser) = asked.waiting().await;
     follow(-600_000).await;
-    browser.nothing_is_said().await;
+    browser.received_nothing().await;
     logs_in(&session, browser).await;
     let (session, browser) = asked.waiting().await;
     logs_in(&session, browser).await;

@@ -47,7 +47,7 @@ async fn rotated_code_is_accepted_and_its_predecessor_for_one_more_period() {
     // Codes do not rotate after the scan, and those that worked at the scan work to the end.
     for _ in 0..3 {
         server.hands.advance_seconds(20);
-        browser.nothing_is_said().await;
+        browser.received_nothing().await;
     }
     let bob = server.phone("bob");
     assert_eq!(bob.scan(&first).await.refusal(), "410 expired");
@@ -73,7 +73,7 @@ async fn reconnecting_browser_receives_the_current_code() {
 
     let mut again = server.browser(&session).await;
     again.frame("scanned").await;
-    again.nothing_is_said().await;
+    again.received_nothing().await;
     assert!(server.status(&session).await.body["code"].is_string(), "the same phone can repeat its scan");
     server.stop().await;
 }
@@ -91,7 +91,7 @@ async fn rotation_does_not_access_the_store() {
         for (_, browser) in &mut browsers {
             browser.frame("rotated").await;
             // A round trip: the answer to a heartbeat has arrived before the clock moves.
-            browser.nothing_is_said().await;
+            browser.received_nothing().await;
         }
     }
     assert_eq!(server.store.reads.load(Ordering::SeqCst), reads);

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use qrlogin_testing::harness::claims_of;
 use qrlogin_testing::keys::{self, new_signing_key};
 use qrlogin_testing::program::{Program, qrlogin, run};
-use qrlogin_testing::real_time::until;
+use qrlogin_testing::real_time::{until, within};
 use qrlogin_testing::test;
 
 const LOGINS: usize = 120;
@@ -24,13 +24,15 @@ fn app_token(user: usize) -> String {
 /// arrived.
 async fn login(program: &Program, user: usize, session: &Value) -> (bool, Option<String>) {
     let url = format!("{}{}", program.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
-    let Ok((mut socket, _)) = tokio_tungstenite::connect_async(url).await else { return (false, None) };
+    let Ok((mut socket, _)) = within("the handshake ends", tokio_tungstenite::connect_async(url)).await else {
+        return (false, None);
+    };
     let confirm =
         program.post("/v1/qr-login/confirm", Some(&app_token(user)), json!({ "code": session["code"] })).await;
     let confirmed = confirm.is_ok_and(|answer| answer.status == 200);
     // The browser answers no Close, so nothing is acknowledged and every login remains to be delivered.
     let mut token = None;
-    while let Some(Ok(message)) = socket.next().await {
+    while let Some(Ok(message)) = within("a browser receives a message or its end", socket.next()).await {
         if let Message::Text(text) = message {
             let frame: Value = serde_json::from_str(&text).unwrap();
             if let Some(web_token) = frame["web_token"].as_str() {

@@ -70,7 +70,7 @@ async fn expiry_is_delivered_at_the_deadline_and_not_before() {
     let (_session, mut second) = server.waiting().await;
     server.hands.advance_millis(299_749);
     // One millisecond before the first deadline.
-    first.nothing_is_said().await;
+    first.received_nothing().await;
     server.hands.advance_millis(1);
     assert_eq!(first.frame("expired").await["message"], "QR code expired");
     first.closed(1000).await;
@@ -91,7 +91,7 @@ async fn browser_that_answers_heartbeats_stays_connected() {
         server.hands.advance_millis(30_100);
         assert_eq!(browser.next().await, Seen::Ping);
         // A round trip: the answer to the ping has arrived before the clock moves.
-        browser.nothing_is_said().await;
+        browser.received_nothing().await;
     }
     assert_eq!(server.active().await, 1);
     server.stop().await;
@@ -243,7 +243,7 @@ async fn waiting_causes_no_query_and_sessions_that_are_due_together_share_one() 
         for browser in &mut browsers {
             assert_eq!(browser.next().await, Seen::Ping);
             // A round trip: the answer to the ping has arrived before the clock moves.
-            browser.nothing_is_said().await;
+            browser.received_nothing().await;
         }
     }
     assert_eq!(server.store.reads.load(Ordering::SeqCst), before, "queries while browsers wait");

@@ -6,6 +6,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::many_nodes::nodes;
 use qrlogin_testing::harness::{Answer, Browser, Seen, Server, Session, verified};
+use qrlogin_testing::real_time::within;
 use qrlogin_testing::test;
 
 /// One event of a stream, by its fields.
@@ -32,13 +33,13 @@ struct Stream {
 
 impl Stream {
     async fn open(server: &Server, session: &Session, last_event_id: Option<&str>) -> Self {
-        match Self::ask(server, session, last_event_id).await {
+        match Self::request(server, session, last_event_id).await {
             Ok(stream) => stream,
             Err(answer) => panic!("{answer:?}"),
         }
     }
 
-    async fn ask(server: &Server, session: &Session, last_event_id: Option<&str>) -> Result<Self, Answer> {
+    async fn request(server: &Server, session: &Session, last_event_id: Option<&str>) -> Result<Self, Answer> {
         let mut request = server.http.get(format!("{}/v1/sse/qr", server.base)).header("x-qr-session", &session.id);
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id);
@@ -54,6 +55,10 @@ impl Stream {
     }
 
     async fn read(&mut self) -> Read {
+        within("the stream has an event, a comment or its end", self.read_block()).await
+    }
+
+    async fn read_block(&mut self) -> Read {
         loop {
             if let Some((block, rest)) = self.unread.split_once("\n\n") {
                 let (block, rest) = (block.to_owned(), rest.to_owned());
@@ -79,7 +84,7 @@ impl Stream {
     }
 
     /// Returns the frame of the next event. Panics if its status or its id is another.
-    async fn mark_delivered(&mut self, status: &str, id: &str) -> Value {
+    async fn frame(&mut self, status: &str, id: &str) -> Value {
         let event = self.event().await;
         assert_eq!((event.data["status"].as_str(), event.id.as_deref()), (Some(status), Some(id)), "{event:?}");
         event.data
@@ -116,13 +121,13 @@ async fn login_is_delivered_over_a_stream_and_acknowledged_by_a_call() {
     let mut stream = Stream::open(&server, &session, None).await;
     assert_eq!(stream.response.headers()["x-accel-buffering"], "no", "proxies must not buffer events");
     assert_eq!(stream.response.headers()["cache-control"], "no-store");
-    assert_eq!(stream.mark_delivered("pending", "1").await["expires_in"], 300);
+    assert_eq!(stream.frame("pending", "1").await["expires_in"], 300);
     assert_eq!(server.active().await, 1);
     let ann = server.phone("ann");
     ann.scan(&session).await;
-    assert_eq!(stream.mark_delivered("scanned", "2").await["user"]["name"], "Name of ann");
+    assert_eq!(stream.frame("scanned", "2").await["user"]["name"], "Name of ann");
     ann.confirm(&session).await;
-    let confirmed = stream.mark_delivered("confirmed", "3").await;
+    let confirmed = stream.frame("confirmed", "3").await;
     assert_eq!(verified(&server, confirmed["web_token"].as_str().unwrap()).await["sub"], "ann");
     stream.closed(1000).await;
     server.until_active(0).await;
@@ -130,13 +135,13 @@ async fn login_is_delivered_over_a_stream_and_acknowledged_by_a_call() {
 
     // Without an acknowledgement the token is delivered again, whatever `Last-Event-ID` says.
     let mut again = Stream::open(&server, &session, Some("3")).await;
-    assert_eq!(again.mark_delivered("confirmed", "3").await["web_token"], confirmed["web_token"]);
+    assert_eq!(again.frame("confirmed", "3").await["web_token"], confirmed["web_token"]);
     again.closed(1000).await;
     assert_eq!(server.ack(&session).await.status, 204);
     let mut late = Stream::open(&server, &session, Some("3")).await;
-    assert_eq!(late.mark_delivered("confirmed", "4").await["claimed"], true);
+    assert_eq!(late.frame("confirmed", "4").await["claimed"], true);
     late.closed(1000).await;
-    let answer = Stream::ask(&server, &session, Some("4")).await.err().unwrap();
+    let answer = Stream::request(&server, &session, Some("4")).await.err().unwrap();
     assert_eq!(answer.status, 204, "a browser that has received the end must not reconnect");
     server.until_active(0).await;
     server.stop().await;
@@ -147,31 +152,31 @@ async fn reconnecting_stream_receives_only_what_it_has_missed() {
     let server = Server::start().await;
     let session = server.generate().await;
     let mut stream = Stream::open(&server, &session, None).await;
-    stream.mark_delivered("pending", "1").await;
+    stream.frame("pending", "1").await;
     drop(stream);
     server.until_active(0).await;
     assert_eq!(server.closed("client").await, 1);
 
     let mut stream = Stream::open(&server, &session, Some("1")).await;
     server.phone("ann").scan(&session).await;
-    stream.mark_delivered("scanned", "2").await;
+    stream.frame("scanned", "2").await;
     drop(stream);
     server.phone("ann").reject(&session).await;
     // An id that this session never had is ignored.
     let mut stream = Stream::open(&server, &session, Some("7")).await;
-    stream.mark_delivered("rejected", "3").await;
+    stream.frame("rejected", "3").await;
     stream.closed(1000).await;
-    assert_eq!(Stream::ask(&server, &session, Some("3")).await.err().unwrap().status, 204);
+    assert_eq!(Stream::request(&server, &session, Some("3")).await.err().unwrap().status, 204);
 
     let session = server.generate().await;
     let mut stream = Stream::open(&server, &session, None).await;
-    stream.mark_delivered("pending", "1").await;
+    stream.frame("pending", "1").await;
     server.hands.advance_seconds(301);
-    stream.mark_delivered("expired", "expired").await;
+    stream.frame("expired", "expired").await;
     stream.closed(1000).await;
     let mut stream = Stream::open(&server, &session, Some("1")).await;
-    stream.mark_delivered("expired", "expired").await;
-    assert_eq!(Stream::ask(&server, &session, Some("expired")).await.err().unwrap().status, 204);
+    stream.frame("expired", "expired").await;
+    assert_eq!(Stream::request(&server, &session, Some("expired")).await.err().unwrap().status, 204);
     drop(stream);
     server.until_active(0).await;
     server.stop().await;
@@ -182,7 +187,7 @@ async fn stream_carries_heartbeat_comments_and_rotated_codes() {
     let server = Server::start_with(|settings| settings.session.rotate_seconds = 20).await;
     let session = server.generate().await;
     let mut stream = Stream::open(&server, &session, None).await;
-    stream.mark_delivered("pending", "1").await;
+    stream.frame("pending", "1").await;
     server.hands.advance_seconds(20);
     let rotated = loop {
         match stream.read().await {
@@ -197,12 +202,12 @@ async fn stream_carries_heartbeat_comments_and_rotated_codes() {
     let mut stream = Stream::open(&server, &session, Some("1")).await;
     assert_eq!(stream.event().await.data["code"], rotated.data["code"]);
     server.phone("ann").reject(&Session { code: rotated.data["code"].as_str().unwrap().to_owned(), ..session }).await;
-    stream.mark_delivered("rejected", "2").await;
+    stream.frame("rejected", "2").await;
 
     let session = server.generate().await;
     server.phone("ann").scan(&session).await;
     let mut stream = Stream::open(&server, &session, None).await;
-    stream.mark_delivered("scanned", "2").await;
+    stream.frame("scanned", "2").await;
     for _ in 0..5 {
         server.hands.advance_millis(30_100);
         assert_eq!(stream.read().await, Read::Comment);
@@ -217,10 +222,10 @@ async fn newest_connection_supersedes_older_ones_of_any_kind() {
     let server = Server::start().await;
     let (session, mut socket) = server.waiting().await;
     let mut stream = Stream::open(&server, &session, None).await;
-    stream.mark_delivered("pending", "1").await;
+    stream.frame("pending", "1").await;
     assert!(matches!(socket.next().await, Seen::Close(4409, _)));
     let mut newer = Stream::open(&server, &session, None).await;
-    newer.mark_delivered("pending", "1").await;
+    newer.frame("pending", "1").await;
     assert_eq!(stream.closed(4409).await.data["reason"], "a newer connection took over");
     let mut socket = server.browser(&session).await;
     socket.frame("pending").await;
@@ -235,9 +240,9 @@ async fn stream_closes_with_1013_without_a_store_and_with_1012_and_retry_while_d
     let server = Server::start().await;
     let session = server.generate().await;
     let mut stream = Stream::open(&server, &session, None).await;
-    stream.mark_delivered("pending", "1").await;
+    stream.frame("pending", "1").await;
     server.store.fail(true);
-    let answer = Stream::ask(&server, &session, None).await.err().unwrap();
+    let answer = Stream::request(&server, &session, None).await.err().unwrap();
     assert_eq!(answer.refusal(), "503 unavailable");
     assert!(answer.headers.contains_key("retry-after"));
     for _ in 0..400 {
@@ -251,7 +256,7 @@ async fn stream_closes_with_1013_without_a_store_and_with_1012_and_retry_while_d
 
     let session = server.generate().await;
     let mut stream = Stream::open(&server, &session, None).await;
-    stream.mark_delivered("pending", "1").await;
+    stream.frame("pending", "1").await;
     server.begin_to_stop();
     let event = stream.closed(1012).await;
     let delay: u32 = event.retry.unwrap().parse().unwrap();
@@ -309,17 +314,17 @@ async fn stream_count_returns_to_zero_after_every_kind_of_end() {
     assert_eq!(server.active().await, 200);
     let mut expiring = Vec::new();
     for (index, (session, mut stream)) in streams.into_iter().enumerate() {
-        stream.mark_delivered("pending", "1").await;
+        stream.frame("pending", "1").await;
         match index % 4 {
             0 => {
                 ann.confirm(&session).await;
-                stream.mark_delivered("confirmed", "2").await;
+                stream.frame("confirmed", "2").await;
                 stream.closed(1000).await;
             }
             1 => drop(stream),
             2 => {
                 server.cancel(&session).await;
-                stream.mark_delivered("cancelled", "2").await;
+                stream.frame("cancelled", "2").await;
             }
             _ => expiring.push(stream),
         }
@@ -327,7 +332,7 @@ async fn stream_count_returns_to_zero_after_every_kind_of_end() {
     server.until_active(50).await;
     server.hands.advance_seconds(301);
     for mut stream in expiring {
-        stream.mark_delivered("expired", "expired").await;
+        stream.frame("expired", "expired").await;
         stream.closed(1000).await;
     }
     server.until_active(0).await;
@@ -361,13 +366,13 @@ async fn change_at_another_node_is_delivered_and_a_newer_stream_there_supersedes
     let [here, there] = nodes.as_slice() else { unreachable!() };
     let session = here.generate().await;
     let mut stream = Stream::open(here, &session, None).await;
-    stream.mark_delivered("pending", "1").await;
+    stream.frame("pending", "1").await;
     there.phone("ann").scan(&session).await;
-    stream.mark_delivered("scanned", "2").await;
+    stream.frame("scanned", "2").await;
     let mut newer = Stream::open(there, &session, Some("2")).await;
     stream.closed(4409).await;
     here.phone("ann").confirm(&session).await;
-    let confirmed = newer.mark_delivered("confirmed", "3").await;
+    let confirmed = newer.frame("confirmed", "3").await;
     assert_eq!(here.status(&session).await.body["web_token"], confirmed["web_token"]);
     assert_eq!(here.post("/v1/qr-login/ack", json!({ "session_id": session.id })).await.status, 204);
     here.until_active_in_all(&nodes, 0).await;
@@ -380,7 +385,7 @@ async fn websocket_supersedes_a_stream_on_a_kept_alive_connection() {
     for _ in 0..3 {
         let session = server.generate().await;
         let mut stream = Stream::open(&server, &session, None).await;
-        stream.mark_delivered("pending", "1").await;
+        stream.frame("pending", "1").await;
         let mut socket = Browser::open(&server, &session.ws_path, None).await.unwrap();
         socket.frame("pending").await;
         stream.closed(4409).await;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use qrlogin_testing::fleet::{Fleet, all_are_well, logins_during};
+use qrlogin_testing::fleet::{Fleet, assert_all_delivered, logins_during};
 use qrlogin_testing::real_time::{now, pause, sleep_millis, until};
 use qrlogin_testing::services::signal;
 use qrlogin_testing::test;
@@ -28,7 +28,7 @@ async fn sleep_fault_seconds(seconds: u32) {
 /// begins.
 async fn fleet(with_redis: bool) -> Arc<Fleet> {
     let mut fleet = Fleet::start(3, with_redis).await;
-    fleet.people_millis = millis_of(4);
+    fleet.user_delay_millis = millis_of(4);
     Arc::new(fleet)
 }
 
@@ -45,10 +45,10 @@ async fn survive(name: &str, fleet: &Arc<Fleet>, fault: impl AsyncFnOnce(&Fleet)
     })
     .await;
     let fault_end = fault_end.unwrap();
-    all_are_well(&logins, fault_end, WITHIN);
+    assert_all_delivered(&logins, fault_end, WITHIN);
     fleet.until_empty().await;
-    let delays = logins.iter().map(|login| login.told.as_ref().unwrap().0 - login.asked.unwrap());
-    let received = logins.iter().map(|login| (login.asked.unwrap(), login.told.as_ref().unwrap().0));
+    let delays = logins.iter().map(|login| login.received.as_ref().unwrap().0 - login.last_call.unwrap());
+    let received = logins.iter().map(|login| (login.last_call.unwrap(), login.received.as_ref().unwrap().0));
     let hit: Vec<_> = received.filter(|(asked, received)| *asked < fault_end && *received > fault_end).collect();
     println!(
         "{name}: {} logins in {:.1} s, {} reconnects, longest from confirm to token {:.2} s; {} held up until after the \

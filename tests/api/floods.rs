@@ -6,15 +6,14 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use qrlogin_testing::harness::{Server, Session};
-use qrlogin_testing::real_time::{now, sleep_millis};
+use qrlogin_testing::harness::{Server, Session, WEBSOCKET_KEY, masked_frame};
+use qrlogin_testing::real_time::{now, sleep_millis, within};
 use qrlogin_testing::test;
 
 /// Number of tries of each kind. `FLOODS=100` sets the number for a full run.
 const TRIES: usize = 3;
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// Time after which a blocked write ends a flood, in milliseconds.
-const STUCK_MILLIS: u64 = 3_000;
+const BLOCKED_WRITE_MILLIS: u64 = 3_000;
 /// Time after which a token that has not arrived counts as lost, in milliseconds.
 const LOST_MILLIS: u64 = 20_000;
 
@@ -33,17 +32,15 @@ impl Flood {
     /// Returns some kilobytes of these frames, which may be repeated.
     fn bytes(self) -> Vec<u8> {
         match self {
-            Self::Pongs => masked(0x8A, &[b'x'; 125]).repeat(64),
-            Self::Pings => masked(0x89, &[b'x'; 125]).repeat(64),
+            Self::Pongs => masked_frame(0x8A, &[b'x'; 125]).repeat(64),
+            Self::Pings => masked_frame(0x89, &[b'x'; 125]).repeat(64),
             // A whole message of empty fragments.
-            Self::EmptyFragments => [masked(0x01, b""), masked(0x00, b"").repeat(1000), masked(0x80, b"")].concat(),
-            Self::Ignored => masked(0x81, &[b'x'; 100]).repeat(64),
+            Self::EmptyFragments => {
+                [masked_frame(0x01, b""), masked_frame(0x00, b"").repeat(1000), masked_frame(0x80, b"")].concat()
+            }
+            Self::Ignored => masked_frame(0x81, &[b'x'; 100]).repeat(64),
         }
     }
-}
-
-fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-    [&[first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0], payload].concat()
 }
 
 /// Opens a raw WebSocket connection that has received `pending`.
@@ -52,14 +49,17 @@ async fn waiting(server: &Server, session: &Session, subprotocol: Option<&str>) 
     let subprotocol = subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: {KEY}\r\n{subprotocol}\r\n",
+         Sec-WebSocket-Key: {WEBSOCKET_KEY}\r\n{subprotocol}\r\n",
         session.ws_path
     );
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut seen = Vec::new();
-    while !seen.ends_with(b"\"expires_in\":300}") {
-        assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
-    }
+    let reading = async {
+        let mut received = Vec::new();
+        while !received.ends_with(b"\"expires_in\":300}") {
+            assert!(stream.read_buf(&mut received).await.unwrap() > 0);
+        }
+    };
+    within("the browser receives pending", reading).await;
     stream
 }
 
@@ -72,7 +72,7 @@ async fn flood(stream: &mut TcpStream, flood: Flood, bytes: Option<usize>) {
     while bytes.map_or_else(|| now() < until, |bytes| sent < bytes) {
         tokio::select! {
             written = stream.write_all(&some) => written.unwrap(),
-            () = sleep_millis(STUCK_MILLIS) => return,
+            () = sleep_millis(BLOCKED_WRITE_MILLIS) => return,
         }
         sent += some.len();
     }
@@ -148,7 +148,7 @@ async fn token_is_delivered_during_floods(server: &Server, sizes: &[Option<usize
 }
 
 #[test]
-async fn a_browser_that_floods_while_its_phone_confirms_is_told() {
+async fn token_is_delivered_to_a_browser_that_floods_during_the_confirmation() {
     let server = Server::start().await;
     let sizes = [Some(10_000), Some(200_000), Some(2_000_000), None];
     token_is_delivered_during_floods(&server, &sizes, async |_| {}).await;

@@ -1,104 +1,41 @@
-//! Request heads of WebSocket upgrades. However a head arrives, the upgrade is accepted or refused as the protocol
-//! says.
+//! Request heads of WebSocket upgrades. The division of a head into packets does not change whether its upgrade is
+//! accepted.
 
 use qrlogin::session::SessionId;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt as _;
 
-use qrlogin_testing::harness::Server;
+use qrlogin_testing::harness::{RawConnection, Server, WEBSOCKET_KEY, masked_frame, upgrade_request};
 use qrlogin_testing::real_time::until;
 use qrlogin_testing::test;
 
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const PENDING: &str = r#"{"status":"pending","version":1,"expires_in":300}"#;
 
-/// A raw connection to the server.
-struct Raw(TcpStream);
-
-impl Raw {
-    async fn connect(server: &Server) -> Self {
-        let stream = TcpStream::connect(server.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self(stream)
-    }
-
-    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0.write_all(bytes.as_ref()).await.unwrap();
-    }
-
-    /// Reads the head of the next answer and returns it in lower case.
-    async fn head(&mut self) -> String {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(self.0.read_u8().await.unwrap());
-        }
-        String::from_utf8(head).unwrap().to_lowercase()
-    }
-
-    /// Reads the next answer to its end and returns its status.
-    async fn status(&mut self) -> u16 {
-        let head = self.head().await;
-        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
-        self.0.read_exact(&mut vec![0; length.unwrap_or(0)]).await.unwrap();
-        head[9..12].parse().unwrap()
-    }
-
-    /// Reads the next frame and returns its first byte and its payload.
-    async fn frame(&mut self) -> (u8, Vec<u8>) {
-        let first = self.0.read_u8().await.unwrap();
-        let length = self.0.read_u8().await.unwrap();
-        assert!(length < 126);
-        let mut payload = vec![0; length.into()];
-        self.0.read_exact(&mut payload).await.unwrap();
-        (first, payload)
-    }
-
-    async fn is_pending(&mut self) {
-        assert_eq!(self.frame().await, (0x81, PENDING.as_bytes().to_vec()));
-    }
-
-    async fn rest(&mut self) -> Vec<u8> {
-        let mut rest = Vec::new();
-        // A connection that is reset has no more bytes either.
-        drop(self.0.read_to_end(&mut rest).await);
-        rest
-    }
-}
-
-fn upgrade(path: &str) -> String {
-    format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
-    )
+/// Asserts that the next frame is `pending`.
+async fn is_pending(raw: &mut RawConnection) {
+    assert_eq!(raw.frame().await, (0x81, PENDING.as_bytes().to_vec()));
 }
 
 const GENERATE: &str = "POST /v1/qr-login/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
 const JWKS: &str = "GET /.well-known/jwks.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
-
-fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
-    frame.extend_from_slice(payload);
-    frame
-}
 
 #[test]
 async fn upgrade_is_accepted_as_a_later_request_of_its_connection() {
     let server = Server::start().await;
     for before in [&[GENERATE][..], &[JWKS, GENERATE], &[JWKS, "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"]] {
         let session = server.generate().await;
-        let mut raw = Raw::connect(&server).await;
+        let mut raw = RawConnection::connect(&server).await;
         for request in before {
             raw.send(request).await;
             raw.status().await;
         }
-        raw.send(upgrade(&session.ws_path)).await;
+        raw.send(upgrade_request(&session.ws_path)).await;
         let head = raw.head().await;
         assert!(
             head.starts_with("http/1.1 101 ")
                 && head.contains("\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n")
         );
-        raw.is_pending().await;
-        raw.send(masked(0x89, b"still there?")).await;
+        is_pending(&mut raw).await;
+        raw.send(masked_frame(0x89, b"still there?")).await;
         assert_eq!(raw.frame().await, (0x8A, b"still there?".to_vec()));
         server.phone("ann").reject(&session).await;
         assert!(raw.frame().await.1.starts_with(br#"{"status":"rejected""#));
@@ -111,9 +48,10 @@ async fn upgrade_is_accepted_as_a_later_request_of_its_connection() {
 async fn pipelined_requests_are_answered_in_order_before_the_upgrade() {
     let server = Server::start().await;
     let session = server.generate().await;
-    let mut raw = Raw::connect(&server).await;
+    let mut raw = RawConnection::connect(&server).await;
     raw.send(
-        [JWKS.as_bytes(), JWKS.as_bytes(), upgrade(&session.ws_path).as_bytes(), &masked(0x89, b"early")].concat(),
+        [JWKS.as_bytes(), JWKS.as_bytes(), upgrade_request(&session.ws_path).as_bytes(), &masked_frame(0x89, b"early")]
+            .concat(),
     )
     .await;
     assert_eq!(raw.status().await, 200);
@@ -132,14 +70,14 @@ async fn head_in_pieces_is_accepted() {
     let mut raws = Vec::new();
     for step in [1, 17, 150] {
         let session = server.generate().await;
-        let mut raw = Raw::connect(&server).await;
-        for piece in upgrade(&session.ws_path).as_bytes().chunks(step) {
+        let mut raw = RawConnection::connect(&server).await;
+        for piece in upgrade_request(&session.ws_path).as_bytes().chunks(step) {
             raw.send(piece).await;
             // A round trip: the server has read each piece as a packet of its own.
             server.active().await;
         }
         assert!(raw.head().await.starts_with("http/1.1 101 "));
-        raw.is_pending().await;
+        is_pending(&mut raw).await;
         raws.push(raw);
     }
     server.until_active(3).await;
@@ -151,27 +89,32 @@ async fn head_in_pieces_is_accepted() {
 async fn frames_in_the_same_packet_as_the_upgrade_are_read() {
     let server = Server::start().await;
     let session = server.generate().await;
-    let mut raw = Raw::connect(&server).await;
-    raw.send([upgrade(&session.ws_path).as_bytes(), &masked(0x89, b"1"), &masked(0x81, b"hello")].concat()).await;
+    let mut raw = RawConnection::connect(&server).await;
+    raw.send(
+        [upgrade_request(&session.ws_path).as_bytes(), &masked_frame(0x89, b"1"), &masked_frame(0x81, b"hello")]
+            .concat(),
+    )
+    .await;
     assert!(raw.head().await.starts_with("http/1.1 101 "));
     assert_eq!(raw.frame().await, (0x8A, b"1".to_vec()));
-    raw.is_pending().await;
+    is_pending(&mut raw).await;
 
     // Half a frame follows the request, and the other half is sent later.
     let session = server.generate().await;
-    raw = Raw::connect(&server).await;
-    let ping = masked(0x89, b"in two");
-    raw.send([upgrade(&session.ws_path).as_bytes(), &ping[..8]].concat()).await;
+    raw = RawConnection::connect(&server).await;
+    let ping = masked_frame(0x89, b"in two");
+    raw.send([upgrade_request(&session.ws_path).as_bytes(), &ping[..8]].concat()).await;
     assert!(raw.head().await.starts_with("http/1.1 101 "));
-    raw.is_pending().await;
+    is_pending(&mut raw).await;
     raw.send(&ping[8..]).await;
     assert_eq!(raw.frame().await, (0x8A, b"in two".to_vec()));
 
     // A Close that follows the request is read before the token is sent, so the connection ends without the token.
     let session = server.generate().await;
     server.phone("ann").confirm(&session).await;
-    raw = Raw::connect(&server).await;
-    raw.send([upgrade(&session.ws_path).as_bytes(), &masked(0x88, &1000_u16.to_be_bytes())].concat()).await;
+    raw = RawConnection::connect(&server).await;
+    raw.send([upgrade_request(&session.ws_path).as_bytes(), &masked_frame(0x88, &1000_u16.to_be_bytes())].concat())
+        .await;
     assert!(raw.head().await.starts_with("http/1.1 101 "));
     assert_eq!(raw.frame().await, (0x88, 1000_u16.to_be_bytes().to_vec()));
     assert_eq!(raw.rest().await, b"");
@@ -187,8 +130,8 @@ async fn frames_in_the_same_packet_as_the_upgrade_are_read() {
 async fn request_after_an_accepted_upgrade_is_a_protocol_error() {
     let server = Server::start().await;
     let session = server.generate().await;
-    let mut raw = Raw::connect(&server).await;
-    raw.send(upgrade(&session.ws_path) + JWKS).await;
+    let mut raw = RawConnection::connect(&server).await;
+    raw.send(upgrade_request(&session.ws_path) + JWKS).await;
     assert!(raw.head().await.starts_with("http/1.1 101 "));
     assert_eq!(raw.frame().await, (0x88, 1002_u16.to_be_bytes().to_vec()));
     server.hands.advance_seconds(2);
@@ -197,22 +140,22 @@ async fn request_after_an_accepted_upgrade_is_a_protocol_error() {
 
     // After a refused upgrade, the next request is handled as usual.
     let unknown = SessionId::from_random([7; 32]).expose();
-    let mut raw = Raw::connect(&server).await;
-    raw.send(upgrade(&format!("/v1/ws/qr/{}", *unknown)) + JWKS).await;
+    let mut raw = RawConnection::connect(&server).await;
+    raw.send(upgrade_request(&format!("/v1/ws/qr/{}", *unknown)) + JWKS).await;
     assert_eq!(raw.status().await, 404);
     assert_eq!(raw.status().await, 200);
     server.stop().await;
 }
 
 #[test]
-async fn a_head_that_never_ends_is_refused() {
+async fn request_head_without_end_is_refused() {
     let server = Server::start_with(|settings| settings.limits.header_seconds = 1).await;
     let session = server.generate().await;
-    let beginning = upgrade(&session.ws_path);
+    let beginning = upgrade_request(&session.ws_path);
     let beginning = beginning.trim_end();
 
     // The head grows without end.
-    let mut raw = Raw::connect(&server).await;
+    let mut raw = RawConnection::connect(&server).await;
     raw.send(beginning).await;
     let line = format!("\r\nX-Filler: {}", "x".repeat(100));
     for _ in 0..200 {
@@ -223,14 +166,14 @@ async fn a_head_that_never_ends_is_refused() {
     assert_eq!(raw.status().await, 431);
 
     // The head has more fields than browsers send, and is valid.
-    raw = Raw::connect(&server).await;
+    raw = RawConnection::connect(&server).await;
     raw.send(format!("{beginning}{}\r\n\r\n", "\r\nX-Filler: x".repeat(70))).await;
     assert!(raw.head().await.starts_with("http/1.1 101 "));
 
     // The head stops at some byte.
     let mut stopped = Vec::new();
     for sent in [&b""[..], b"G", b"GET /v1/ws", beginning.as_bytes(), b"POST /v1/qr-login/generate HTTP/1.1\r\nHost:"] {
-        let mut raw = Raw::connect(&server).await;
+        let mut raw = RawConnection::connect(&server).await;
         raw.send(sent).await;
         stopped.push(raw);
     }
@@ -246,7 +189,7 @@ async fn a_head_that_never_ends_is_refused() {
 async fn invalid_upgrades_are_refused_with_the_status_of_their_fault() {
     let server = Server::start().await;
     let session = server.generate().await;
-    let good = upgrade(&session.ws_path);
+    let good = upgrade_request(&session.ws_path);
     let unknown = SessionId::from_random([7; 32]).expose();
     let cases = [
         (good.replace("GET", "POST"), 405),
@@ -254,8 +197,8 @@ async fn invalid_upgrades_are_refused_with_the_status_of_their_fault() {
         (good.replace("Upgrade: websocket\r\n", ""), 426),
         (good.replace("Connection: keep-alive, Upgrade\r\n", ""), 426),
         (good.replace("Version: 13", "Version: 8"), 426),
-        (good.replace(KEY, "dG9vIHNob3J0"), 400),
-        (good.replace(KEY, "!"), 400),
+        (good.replace(WEBSOCKET_KEY, "dG9vIHNob3J0"), 400),
+        (good.replace(WEBSOCKET_KEY, "!"), 400),
         (good.replace("Host", "Origin: https://evil.example\r\nHost"), 403),
         (good.replace("Host", "Sec-Fetch-Site: cross-site\r\nHost"), 403),
         (good.replace(&session.id, &unknown), 404),
@@ -265,7 +208,7 @@ async fn invalid_upgrades_are_refused_with_the_status_of_their_fault() {
         (good.replace("Host:", "Ho st:"), 400),
     ];
     for (request, status) in cases {
-        let mut raw = Raw::connect(&server).await;
+        let mut raw = RawConnection::connect(&server).await;
         raw.send(&request).await;
         assert_eq!(raw.status().await, status, "{request}");
     }
@@ -278,7 +221,7 @@ async fn invalid_upgrades_are_refused_with_the_status_of_their_fault() {
         good.replace("GET /v1", "GET http://localhost/v1"),
         format!("\r\n{good}"),
     ] {
-        let mut raw = Raw::connect(&server).await;
+        let mut raw = RawConnection::connect(&server).await;
         raw.send(&request).await;
         assert!(raw.head().await.starts_with("http/1.1 101 "), "{request}");
     }
@@ -291,16 +234,16 @@ async fn malformed_session_id_causes_no_query() {
     let server = Server::start().await;
     let before = server.store.reads.load(SeqCst);
     for id in ["x", "AAAAAAAAAAAAAAAAAAAAAA", &"A".repeat(42), &"A".repeat(44), &format!("{}B", "A".repeat(42))] {
-        let mut raw = Raw::connect(&server).await;
-        raw.send(upgrade(&format!("/v1/ws/qr/{id}"))).await;
+        let mut raw = RawConnection::connect(&server).await;
+        raw.send(upgrade_request(&format!("/v1/ws/qr/{id}"))).await;
         assert_eq!(raw.status().await, 404);
         assert_eq!(server.get(&format!("/v1/qr-login/status/{id}")).await.status, 404);
     }
     assert_eq!(server.store.reads.load(SeqCst), before);
     // A well-formed session id that is unknown causes one query.
     let unknown = SessionId::from_random([7; 32]).expose();
-    let mut raw = Raw::connect(&server).await;
-    raw.send(upgrade(&format!("/v1/ws/qr/{}", *unknown))).await;
+    let mut raw = RawConnection::connect(&server).await;
+    raw.send(upgrade_request(&format!("/v1/ws/qr/{}", *unknown))).await;
     assert_eq!(raw.status().await, 404);
     assert_eq!(server.store.reads.load(SeqCst), before + 1);
     server.stop().await;
@@ -316,17 +259,17 @@ async fn concurrent_upgrades_share_their_queries() {
     }
     let before = server.store.reads.load(SeqCst);
     // All browsers send their upgrades while queries of the store are held back.
-    let busy = server.store.turnstile.write().await;
+    let busy = server.store.read_gate.write().await;
     let mut raws = Vec::new();
     for session in &sessions {
-        let mut raw = Raw::connect(&server).await;
-        raw.send(upgrade(&session.ws_path)).await;
+        let mut raw = RawConnection::connect(&server).await;
+        raw.send(upgrade_request(&session.ws_path)).await;
         raws.push(raw);
     }
     drop(busy);
     for raw in &mut raws {
         assert!(raw.head().await.starts_with("http/1.1 101 "));
-        raw.is_pending().await;
+        is_pending(raw).await;
     }
     server.until_active(300).await;
     let queries = server.store.reads.load(SeqCst) - before;
@@ -335,18 +278,18 @@ async fn concurrent_upgrades_share_their_queries() {
     server.stop().await;
 }
 
-/// Opens a browser that sends these bytes, and ends its sending side if `goes`, while its row is being read: before the
-/// poller watches its socket.
-async fn early(server: &Server, says: &[u8], goes: bool) -> Raw {
+/// Opens a WebSocket that sends these bytes, and then shuts its sending side down if `ends`, while its row is being
+/// read. The poller does not yet watch its socket.
+async fn send_before_upgrade_completes(server: &Server, bytes: &[u8], ends: bool) -> RawConnection {
     use std::sync::atomic::Ordering::SeqCst;
     let session = server.generate().await;
     let before = server.store.reads.load(SeqCst);
-    let busy = server.store.turnstile.write().await;
-    let mut raw = Raw::connect(server).await;
-    raw.send(upgrade(&session.ws_path)).await;
+    let busy = server.store.read_gate.write().await;
+    let mut raw = RawConnection::connect(server).await;
+    raw.send(upgrade_request(&session.ws_path)).await;
     until("its row is being read", async || server.store.reads.load(SeqCst) > before).await;
-    raw.send(says).await;
-    if goes {
+    raw.send(bytes).await;
+    if ends {
         raw.0.shutdown().await.unwrap();
     }
     drop(busy);
@@ -356,10 +299,11 @@ async fn early(server: &Server, says: &[u8], goes: bool) -> Raw {
 #[test]
 async fn frames_sent_before_the_upgrade_completes_are_all_read() {
     let server = Server::start().await;
-    let pongs = masked(0x8A, &[b'p'; 125]).repeat(750);
-    let mut raw = early(&server, &[pongs, masked(0x89, b"still there?")].concat(), false).await;
+    let pongs = masked_frame(0x8A, &[b'p'; 125]).repeat(750);
+    let mut raw =
+        send_before_upgrade_completes(&server, &[pongs, masked_frame(0x89, b"still there?")].concat(), false).await;
     assert!(raw.head().await.starts_with("http/1.1 101 "));
-    raw.is_pending().await;
+    is_pending(&mut raw).await;
     assert_eq!(raw.frame().await, (0x8A, b"still there?".to_vec()));
     drop(raw);
     server.stop().await;
@@ -369,7 +313,7 @@ async fn frames_sent_before_the_upgrade_completes_are_all_read() {
 async fn connection_that_ends_before_the_upgrade_completes_is_removed() {
     let server = Server::start().await;
     for _ in 0..20 {
-        let mut raw = early(&server, &masked(0x8A, b"pong"), true).await;
+        let mut raw = send_before_upgrade_completes(&server, &masked_frame(0x8A, b"pong"), true).await;
         assert!(raw.head().await.starts_with("http/1.1 101 "));
         server.until_active(0).await;
         drop(raw);
@@ -385,7 +329,7 @@ async fn session_id_is_accepted_as_a_subprotocol() {
     let ask = |words: &str| {
         format!(
             "GET /v1/ws/qr HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{words}\r\n"
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WEBSOCKET_KEY}\r\n{words}\r\n"
         )
     };
     let offered = format!("Sec-WebSocket-Protocol: qrlogin.ack, qrlogin.session.{}\r\n", session.id);
@@ -393,7 +337,7 @@ async fn session_id_is_accepted_as_a_subprotocol() {
         format!("Sec-WebSocket-Protocol: qrlogin.session.{}\r\nSec-WebSocket-Protocol: qrlogin.ack\r\n", session.id);
     for words in [&offered, &two_lines] {
         for is_kept_alive in [false, true] {
-            let mut raw = Raw::connect(&server).await;
+            let mut raw = RawConnection::connect(&server).await;
             if is_kept_alive {
                 raw.send("GET /.well-known/jwks.json HTTP/1.1\r\nHost: x\r\n\r\n").await;
                 assert_eq!(raw.status().await, 200);
@@ -404,13 +348,13 @@ async fn session_id_is_accepted_as_a_subprotocol() {
                 head.starts_with("http/1.1 101") && head.contains("sec-websocket-protocol: qrlogin.ack\r\n"),
                 "{head}"
             );
-            raw.is_pending().await;
+            is_pending(&mut raw).await;
         }
     }
     let code = format!("Sec-WebSocket-Protocol: qrlogin.ack, qrlogin.session.{}\r\n", session.code);
     for words in ["", "Sec-WebSocket-Protocol: qrlogin.ack\r\n", "Sec-WebSocket-Protocol: qrlogin.session.x\r\n", &code]
     {
-        let mut raw = Raw::connect(&server).await;
+        let mut raw = RawConnection::connect(&server).await;
         raw.send(ask(words)).await;
         assert_eq!(raw.status().await, 404, "{words}");
     }

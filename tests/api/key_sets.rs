@@ -4,115 +4,18 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use aws_lc_rs::encoding::AsDer as _;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
-use aws_lc_rs::signature::{
-    self, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING,
-    EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaEncoding,
-};
+use aws_lc_rs::signature::KeyPair as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use crate::app_tokens::{Says, Source, by_key_set, scan};
+use crate::provider_keys::{Key, encoded};
+use crate::token_source::{Source, SourceAnswer, by_key_set, scan};
 use qrlogin_testing::harness::{START, Secret, Server};
 use qrlogin_testing::keys::app_token_signed;
 use qrlogin_testing::program::{Program, qrlogin, run, signal};
 use qrlogin_testing::real_time::wall_seconds;
 use qrlogin_testing::test;
-
-/// A signing key of an identity provider.
-enum Key {
-    Rsa(Box<RsaKeyPair>),
-    Ec(&'static str, EcdsaKeyPair),
-    Ed(Ed25519KeyPair),
-}
-
-impl Key {
-    fn rsa() -> Self {
-        Self::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()))
-    }
-
-    fn ec(curve: &'static str) -> Self {
-        let algorithm = match curve {
-            "P-256" => &ECDSA_P256_SHA256_FIXED_SIGNING,
-            "P-384" => &ECDSA_P384_SHA384_FIXED_SIGNING,
-            _ => &ECDSA_P521_SHA512_FIXED_SIGNING,
-        };
-        Self::Ec(curve, EcdsaKeyPair::generate(algorithm).unwrap())
-    }
-
-    fn ed() -> Self {
-        Self::Ed(Ed25519KeyPair::generate().unwrap())
-    }
-
-    /// Returns the public key as a JWK, with additional members.
-    fn jwk(&self, more: Value) -> Value {
-        let mut jwk = match self {
-            Self::Rsa(key) => {
-                let der = key.public_key().as_ref();
-                // The modulus has a fixed offset in an RSAPublicKey of 2,048 bits (RFC 8017, appendix A.1.1).
-                json!({ "kty": "RSA", "n": encoded(&der[9..265]), "e": "AQAB" })
-            }
-            Self::Ec(curve, key) => {
-                let point = &key.public_key().as_ref()[1..];
-                let (x, y) = point.split_at(point.len() / 2);
-                json!({ "kty": "EC", "crv": curve, "x": encoded(x), "y": encoded(y) })
-            }
-            Self::Ed(key) => json!({ "kty": "OKP", "crv": "Ed25519", "x": encoded(key.public_key().as_ref()) }),
-        };
-        jwk.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        jwk
-    }
-
-    /// Returns the public key in PEM form.
-    fn pem(&self) -> String {
-        let der = match self {
-            Self::Rsa(key) => key.public_key().as_der().unwrap().as_ref().to_vec(),
-            Self::Ec(_, key) => key.public_key().as_der().unwrap().as_ref().to_vec(),
-            Self::Ed(key) => key.public_key().as_der().unwrap().as_ref().to_vec(),
-        };
-        pem::encode(&pem::Pem::new("PUBLIC KEY", der))
-    }
-
-    fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
-        let random = SystemRandom::new();
-        match self {
-            Self::Rsa(key) => {
-                let encoding: &dyn RsaEncoding = match algorithm {
-                    "RS384" => &signature::RSA_PKCS1_SHA384,
-                    "RS512" => &signature::RSA_PKCS1_SHA512,
-                    "PS256" => &signature::RSA_PSS_SHA256,
-                    "PS384" => &signature::RSA_PSS_SHA384,
-                    "PS512" => &signature::RSA_PSS_SHA512,
-                    _ => &signature::RSA_PKCS1_SHA256,
-                };
-                let mut signed = vec![0; key.public_modulus_len()];
-                key.sign(encoding, &random, message, &mut signed).unwrap();
-                signed
-            }
-            Self::Ec(_, key) => key.sign(&random, message).unwrap().as_ref().to_vec(),
-            Self::Ed(key) => key.sign(message).as_ref().to_vec(),
-        }
-    }
-
-    /// Returns a token with this header that expires in a minute.
-    fn token(&self, header: Value, now: i64) -> String {
-        self.token_of(header, json!({ "sub": "ann", "iat": now, "exp": now + 60 }))
-    }
-
-    fn token_of(&self, header: Value, claims: Value) -> String {
-        let algorithm = header["alg"].as_str().unwrap().to_owned();
-        let message = format!("{}.{}", encoded(header.to_string().as_bytes()), encoded(claims.to_string().as_bytes()));
-        let signed = self.sign(&algorithm, message.as_bytes());
-        format!("{message}.{}", encoded(&signed))
-    }
-}
-
-fn encoded(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
 
 const fn good() -> Option<&'static str> {
     None
@@ -123,7 +26,7 @@ const fn refused(reason: &'static str) -> Option<&'static str> {
 }
 
 #[test]
-async fn each_is_accepted_or_refused_as_it_should_be() {
+async fn tokens_of_each_identity_provider_are_accepted_or_refused_with_the_expected_reason() {
     let [rsa, next, other] = [Key::rsa(), Key::rsa(), Key::rsa()];
     let [p256, p384, p521, ed] = [Key::ec("P-256"), Key::ec("P-384"), Key::ec("P-521"), Key::ed()];
     let now = START.as_seconds();
@@ -245,7 +148,7 @@ async fn each_is_accepted_or_refused_as_it_should_be() {
     ];
     for (name, keys, token, reason) in table {
         let (source, address) = Source::start().await;
-        source.says_json(json!({ "keys": keys }));
+        source.set_json(json!({ "keys": keys }));
         let server = by_key_set(address, |_| {}).await;
         let session = server.generate().await;
         let answer = scan(&server, &session, &token).await;
@@ -378,7 +281,7 @@ async fn jwk_members_are_accepted_in_every_spelling() {
     }
     assert_eq!(tokens.len(), 5 * 2 * 9 + 5);
     let (source, address) = Source::start().await;
-    source.says(Says::This(format!("\u{FEFF}{}", json!({ "keys": published }))));
+    source.set_answer(SourceAnswer::Body(format!("\u{FEFF}{}", json!({ "keys": published }))));
     let server = by_key_set(address, |_| {}).await;
     for (token, what) in tokens {
         let session = server.generate().await;
@@ -443,7 +346,7 @@ async fn every_key_of_a_key_file_is_used_and_other_pem_blocks_are_refused() {
 }
 
 #[test]
-fn key_file_that_others_may_write_is_refused_and_one_that_its_group_may_write_is_warned_of() {
+fn key_file_writable_by_others_is_refused_and_key_file_writable_by_its_group_is_warned_of() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("keys.pem");
     std::fs::write(&file, Key::ed().pem()).unwrap();

@@ -204,9 +204,13 @@ async fn scanned_sessions_do_not_count_as_pending() {
     for _ in 0..3 {
         server.generate().await;
     }
-    assert_eq!(server.store.weighings.load(Ordering::SeqCst), 0, "the store was not asked for the heaviest address");
+    assert_eq!(
+        server.store.largest_network_reads.load(Ordering::SeqCst),
+        0,
+        "the store was not asked for the heaviest address"
+    );
     server.generate().await;
-    assert_eq!(server.store.weighings.load(Ordering::SeqCst), 1);
+    assert_eq!(server.store.largest_network_reads.load(Ordering::SeqCst), 1);
     server.stop().await;
 }
 
@@ -248,7 +252,7 @@ async fn surplus_unscanned_sessions_of_the_busiest_address_are_cancelled_oldest_
     }
     assert_eq!(left, 19, "20 pending sessions in total, one of them of another client");
     assert_eq!(server.status(&scanned).await.body["status"], "scanned");
-    honest_browser.nothing_is_said().await;
+    honest_browser.received_nothing().await;
     assert_eq!(server.phone("bob").confirm(&honest).await.status, 200);
     honest_browser.frame("confirmed").await;
     assert_eq!(generate_from(&server, "192.0.2.9").await.status, 201);

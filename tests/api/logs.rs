@@ -1,4 +1,5 @@
-//! A log in JSON format has one JSON object per line, also when its file is full and when the server cannot start.
+//! A log in JSON format has one JSON object per line, also when its file is full and when the server cannot start. An
+//! error that repeats is logged once.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -7,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use qrlogin_testing::harness::SECRET;
-use qrlogin_testing::program::{SERVE, qrlogin, run, signal};
+use qrlogin_testing::harness::{SECRET, http_client};
+use qrlogin_testing::program::{Program, SERVE, ended, qrlogin, run, signal};
 use qrlogin_testing::real_time::{sleep_millis, until};
 use qrlogin_testing::test;
 
@@ -52,7 +53,7 @@ async fn json_log_resumes_with_whole_lines_when_its_full_file_has_room_again() {
     let read = || fs::read_to_string(&path).unwrap();
     until("it listens", async || read().contains("\"listening\"")).await;
     let listening = parsed(&read()).into_iter().find(|line| line["event"] == "listening").unwrap();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = http_client();
     let url = format!("http://{}/v1/qr-login/generate", listening["public"].as_str().unwrap());
     let ask = async || assert_eq!(http.post(&url).json(&json!({})).send().await.unwrap().status(), 201);
     until("the log is full", async || {
@@ -72,11 +73,29 @@ async fn json_log_resumes_with_whole_lines_when_its_full_file_has_room_again() {
     ask().await;
     until("the log is written again", async || read().contains("\"log_lines_lost\"")).await;
     signal(child.id(), "TERM");
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(ended(&mut child).code(), Some(0));
     log.push_str(&read());
     let lines = parsed(&log);
     assert!(lost_lines(&lines) > 0);
     assert_eq!(lines.last().unwrap()["event"], "stopped");
+}
+
+#[test]
+async fn exhausted_file_descriptors_are_logged_once_and_accepting_resumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::serve_after(&dir, "ulimit -n 64");
+    let address = program.base.trim_start_matches("http://").to_owned();
+    let held: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    program.until_logged("\"accept failed\"").await;
+    // The file descriptors of closed connections are used up again by waiting ones.
+    for stream in held.into_iter().step_by(2) {
+        drop(stream);
+        sleep_millis(20).await;
+    }
+    let session = program.generate().await;
+    assert_eq!(program.status(&session).await["status"], "pending");
+    let (_, log) = program.terminate();
+    assert_eq!(log.matches("\"accept failed\"").count(), 1, "{log}");
 }
 
 #[test]

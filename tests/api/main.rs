@@ -2,6 +2,7 @@
 //! the test moves. Some run the `qrlogin` program.
 
 mod acceptor_refusals;
+mod acknowledgements;
 mod app_tokens;
 mod base_path;
 mod browser_page;
@@ -15,6 +16,7 @@ mod faults;
 mod floods;
 mod geolocation;
 mod heads;
+mod introspection;
 mod key_sets;
 mod limits;
 #[cfg(feature = "load")]
@@ -27,17 +29,18 @@ mod origins;
 mod outage;
 mod poolers;
 mod program;
+mod provider_keys;
 mod races;
-mod receipts;
 mod refusals;
 mod secrecy;
 mod settings;
+mod signals;
 mod signing_keys;
+mod slow_readers;
 mod stalls;
 mod stopping;
-mod stuck;
 mod threats;
-mod unread;
+mod token_source;
 mod warnings;
 
 fn main() -> std::process::ExitCode {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::clocks::faketime;
-use qrlogin_testing::fleet::{Fleet, Login, all_are_well, logins_during};
+use qrlogin_testing::fleet::{Fleet, Login, assert_all_delivered, logins_during};
 use qrlogin_testing::harness::{Browser, Seen, Server, token_in};
 use qrlogin_testing::random;
 use qrlogin_testing::real_time::{now, sleep_millis, until};
@@ -187,7 +187,8 @@ async fn waiting_connections_cause_no_query_for_their_sessions() {
         browsers.push(browser);
     }
     let reads = || nodes.iter().map(|node| node.store.reads.load(Ordering::SeqCst)).sum::<usize>();
-    let (before, looks) = (reads(), || nodes.iter().map(|node| node.store.looks.load(Ordering::SeqCst)).min().unwrap());
+    let (before, looks) =
+        (reads(), || nodes.iter().map(|node| node.store.undelivered_reads.load(Ordering::SeqCst)).min().unwrap());
     let looked = looks();
     until("each node has looked twice", async || {
         sleep_millis(50).await;
@@ -246,7 +247,7 @@ fn tungstenite_request(url: &str) -> tokio_tungstenite::tungstenite::http::Reque
 async fn added_signing_key_is_used_by_all_nodes_without_a_restart() {
     let fleet = Arc::new(Fleet::start(2, false).await);
     let kid = |login: &Login| {
-        let token = &login.told.as_ref().unwrap().1;
+        let token = &login.received.as_ref().unwrap().1;
         token.split('.').next().unwrap().to_owned()
     };
     let before = kid(&fleet.clone().login().await);
@@ -259,7 +260,7 @@ async fn added_signing_key_is_used_by_all_nodes_without_a_restart() {
         after.iter().any(|login| kid(login) != before) && after.len() >= 20
     })
     .await;
-    all_are_well(&after, now(), Duration::from_secs(10));
+    assert_all_delivered(&after, now(), Duration::from_secs(10));
 }
 
 #[test(needs(Postgres, Redis), ignore = "takes minutes: run by scripts/many-nodes")]
@@ -268,10 +269,10 @@ async fn ten_thousand_logins_on_four_nodes_and_on_one() {
         for count in [1, 4, 1, 4] {
             let fleet = Arc::new(Fleet::start(count, with_redis).await);
             let logins = logins_during(&fleet, 100, sleep_millis(100_000)).await;
-            all_are_well(&logins, now(), Duration::from_secs(10));
+            assert_all_delivered(&logins, now(), Duration::from_secs(10));
             fleet.until_empty().await;
             let mut delays: Vec<_> =
-                logins.iter().map(|login| login.told.as_ref().unwrap().0 - login.asked.unwrap()).collect();
+                logins.iter().map(|login| login.received.as_ref().unwrap().0 - login.last_call.unwrap()).collect();
             delays.sort_unstable();
             let of = |share: usize| delays[delays.len() * share / 1000].as_secs_f64() * 1000.0;
             println!(

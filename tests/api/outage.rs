@@ -1,4 +1,5 @@
-//! A store that does not answer. No client receives a false state, and logins continue when the store is back.
+//! A store that does not answer, or that panics. No client receives a false state, and logins continue when the store
+//! answers again.
 
 use std::sync::atomic::Ordering;
 
@@ -89,7 +90,7 @@ async fn browser_at_its_deadline_waits_for_the_store_and_receives_expired() {
     assert_eq!(server.active().await, 1);
     server.store.fail(false);
     // The next attempt may just have been postponed.
-    let seen = server.let_time_pass_until_seen(&mut browser).await;
+    let seen = server.advance_until_received(&mut browser).await;
     assert_eq!(seen, Seen::Frame(json!({ "status": "expired", "message": "QR code expired" })));
     server.stop().await;
 }
@@ -100,7 +101,7 @@ async fn browser_is_closed_with_1013_when_the_store_is_silent_long_past_its_dead
     let (_session, mut browser) = server.waiting().await;
     server.store.fail(true);
     server.hands.advance_seconds(300);
-    let seen = server.let_time_pass_until_seen(&mut browser).await;
+    let seen = server.advance_until_received(&mut browser).await;
     assert!(matches!(seen, Seen::Close(1013, _)), "{seen:?}");
     server.until_active(0).await;
     assert_eq!(server.closed("unavailable").await, 1);
@@ -116,20 +117,20 @@ async fn decision_whose_answer_was_lost_is_delivered() {
     server.store.lose_answers(true);
     assert_eq!(server.phone("ann").confirm(&session).await.refusal(), "503 unavailable");
     server.store.lose_answers(false);
-    let seen = server.let_time_pass_until_seen(&mut browser).await;
+    let seen = server.advance_until_received(&mut browser).await;
     assert!(matches!(&seen, Seen::Frame(frame) if frame["status"] == "confirmed"), "{seen:?}");
     drop(browser);
     server.stop().await;
 }
 
 #[test]
-async fn scan_in_time_is_delivered_after_the_deadline_and_expired_only_once_the_store_says_so() {
+async fn scan_in_time_is_delivered_after_the_deadline_and_expired_only_when_the_store_confirms_it() {
     let server = Server::start_with(|settings| settings.session.heartbeat_seconds = 3600).await;
     let (session, mut browser) = server.waiting().await;
     server.hands.advance_seconds(299);
     let ann = server.phone("ann");
     let scanning = async {
-        let held = server.store.answers.write().await;
+        let held = server.store.change_gate.write().await;
         let written = server.store.writes.load(Ordering::SeqCst);
         let scan = ann.scan(&session);
         let late = async {
@@ -143,7 +144,7 @@ async fn scan_in_time_is_delivered_after_the_deadline_and_expired_only_once_the_
     assert_eq!(scanning.await.status, 200);
     browser.frame("scanned").await;
     server.store.fail(false);
-    let seen = server.let_time_pass_until_seen(&mut browser).await;
+    let seen = server.advance_until_received(&mut browser).await;
     assert!(matches!(&seen, Seen::Frame(frame) if frame["status"] == "expired"), "{seen:?}");
     drop(browser);
     server.stop().await;
@@ -154,9 +155,9 @@ async fn browser_that_connects_during_the_decision_and_the_deadline_receives_the
     let server = Server::start().await;
     let session = server.generate().await;
     server.hands.advance_seconds(299);
-    let held = server.store.arriving.write().await;
+    let held = server.store.attach_gate.write().await;
     let deciding = async {
-        until("its session is read", async || server.store.arrivals.load(Ordering::SeqCst) == 1).await;
+        until("its session is read", async || server.store.attached.load(Ordering::SeqCst) == 1).await;
         assert_eq!(server.phone("ann").confirm(&session).await.status, 200);
         server.hands.advance_seconds(2);
         drop(held);
@@ -174,7 +175,7 @@ async fn browser_that_connects_past_the_deadline_waits_until_the_clock_of_the_st
     server.hands.advance_seconds(300);
     let mut browser = Browser::open(&server, &session.ws_path, None).await.unwrap();
     browser.frame("pending").await;
-    let seen = server.let_time_pass_until_seen(&mut browser).await;
+    let seen = server.advance_until_received(&mut browser).await;
     assert!(matches!(&seen, Seen::Frame(frame) if frame["status"] == "expired"), "{seen:?}");
     drop(browser);
     server.stop().await;
@@ -188,7 +189,7 @@ async fn store_whose_clock_is_behind_is_read_again_when_the_session_ends_by_that
     let reads = server.store.reads.load(Ordering::SeqCst);
     server.hands.advance_seconds(300);
     until("the store is asked", async || server.store.reads.load(Ordering::SeqCst) > reads).await;
-    browser.nothing_is_said().await;
+    browser.received_nothing().await;
     // The clock moves in steps, because the store's answer may not have been handled yet. The steps add up to less than
     // the second after which all due sessions are read again.
     let passing = async {
@@ -206,6 +207,27 @@ async fn store_whose_clock_is_behind_is_read_again_when_the_session_ends_by_that
     }
     drop(browser);
     server.stop().await;
+}
+
+#[test]
+async fn panicking_request_fails_alone_and_panicking_part_stops_the_server() {
+    let server = Server::start().await;
+    let (session, browser) = server.waiting().await;
+    server.store.panic(true);
+    let path = format!("{}/v1/qr-login/generate", server.base);
+    let refused = server.http.post(&path).send().await;
+    assert!(refused.is_err() || refused.unwrap().status().is_server_error());
+    server.store.panic(false);
+    assert_eq!(server.status(&session).await.status, 200, "the server still serves");
+
+    server.store.panic(true);
+    server.hands.advance_seconds(1);
+    let seen = browser.rest().await;
+    let Some(Seen::Close(1012, _)) = seen.last() else { panic!("no Close 1012: {seen:?}") };
+    let failed = server.stopped().await.unwrap_err().to_string();
+    // Two parts of the server query the store by themselves, and either may fail first.
+    let part = failed.strip_prefix("a part of the server has failed: ");
+    assert!(matches!(part, Some("store" | "undelivered changes")), "{failed}");
 }
 
 /// Returns the lines of this event.

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use qrlogin_testing::harness::{Answer, SECRET};
 use qrlogin_testing::program::{Program, TimeLimit, qrlogin, run, signal};
+use qrlogin_testing::real_time::within;
 use qrlogin_testing::test;
 use serde_json::{Value, json};
 
@@ -83,7 +84,8 @@ async fn serve_accepts_trial_tokens_and_stops_on_sigterm() {
         assert_eq!(answer.text().await.unwrap(), expected);
     }
     let url = format!("{}{}", program.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
-    let (waiting, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    let connecting = tokio_tungstenite::connect_async(url);
+    let (waiting, _) = within("the handshake is answered", connecting).await.unwrap();
     let (status, log) = program.terminate();
     assert_eq!(status.code(), Some(0));
     drop(waiting);

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use qrlogin_testing::harness::{Answer, SECRET, Server, Session};
 use qrlogin_testing::keys::{app_token_signed, new_signing_key};
+use qrlogin_testing::real_time::within;
 use qrlogin_testing::test;
 
 const NEVER_WAS: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -95,7 +96,7 @@ async fn problems_have_the_form_of_rfc_9457() {
 }
 
 #[test]
-async fn a_body_that_is_too_long_is_read_to_its_end_so_that_the_answer_is_read_too() {
+async fn body_over_the_limit_is_read_to_its_end_and_refused_with_413() {
     let server = Server::start().await;
     let long = vec![b' '; 1024 * 1024];
     for path in ["generate", "scan", "nowhere"] {
@@ -111,21 +112,21 @@ async fn a_body_that_is_too_long_is_read_to_its_end_so_that_the_answer_is_read_t
         long.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    stream.write_all(&long).await.unwrap();
+    within("the server reads", stream.write_all(&long)).await.unwrap();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    within("the server answers and closes", stream.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     // A client that sends `Expect: 100-continue` is refused before it sends the body.
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(head.replace("host", "expect: 100-continue\r\nhost").as_bytes()).await.unwrap();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    within("the server answers and closes", stream.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     server.stop().await;
 }
 
 #[test]
-async fn app_tokens_that_prove_nothing() {
+async fn invalid_app_tokens_are_refused() {
     let server = Server::start_with(|settings| {
         settings.app_auth.issuer = "https://site.example".to_owned();
         settings.app_auth.audience = "qrlogin".to_owned();
@@ -193,7 +194,7 @@ async fn app_tokens_that_prove_nothing() {
 }
 
 #[test]
-async fn a_web_token_is_no_app_token_even_where_our_own_key_is_trusted() {
+async fn web_token_is_refused_as_an_app_token_even_if_its_key_is_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys");
     let public = dir.path().join("public.pem");
@@ -237,9 +238,9 @@ async fn unknown_session_ids_and_codes_are_not_found() {
     }
     assert_eq!(server.get("/v1/qr-login/status").await.refusal(), "400 invalid_request", "the header is missing");
     for code in [NEVER_WAS, &session.id, "", "x"] {
-        let nobody = Session { code: code.to_owned(), ..session.clone() };
+        let unknown = Session { code: code.to_owned(), ..session.clone() };
         for verb in ["scan", "confirm", "reject"] {
-            assert_eq!(ann.call(verb, &nobody).await.refusal(), "404 not_found", "{verb} {code}");
+            assert_eq!(ann.call(verb, &unknown).await.refusal(), "404 not_found", "{verb} {code}");
         }
     }
     is_untouched(&server, &session).await;
@@ -247,7 +248,7 @@ async fn unknown_session_ids_and_codes_are_not_found() {
 }
 
 #[test]
-async fn what_the_state_does_not_permit() {
+async fn calls_that_the_state_does_not_permit_are_refused() {
     let server = Server::start().await;
     let (ann, bob) = (server.phone("ann"), server.phone("bob"));
 

@@ -117,8 +117,8 @@ async fn browser_that_returns_while_the_key_is_missing_gets_an_internal_error_an
     let closed = Seen::Close(1011, FAILED.to_owned());
     assert_eq!(server.browser(&session).await.rest().await, std::slice::from_ref(&closed));
     assert_eq!(server.acknowledging_browser(&session).await.rest().await, [closed]);
-    let said = events(&server, &session).await;
-    assert!(is_closed_for_internal_error(&said), "{said}");
+    let text = events(&server, &session).await;
+    assert!(is_closed_for_internal_error(&text), "{text}");
     server.until_active(0).await;
     assert_eq!((server.closed("internal").await, server.closed("unavailable").await), (3, 0));
     for answer in [server.status(&session).await, poll(&server, &session).await] {
@@ -150,9 +150,9 @@ async fn waiting_browser_whose_token_cannot_be_made_gets_an_internal_error_and_l
             assert_eq!(decides.phone("ann").confirm(session).await.status, 200);
         }
     };
-    let (said, answer, ()) = tokio::join!(events(&waits, &sessions[1]), poll(&waits, &sessions[2]), deciding);
+    let (text, answer, ()) = tokio::join!(events(&waits, &sessions[1]), poll(&waits, &sessions[2]), deciding);
     assert_eq!(browser.rest().await, [Seen::Close(1011, FAILED.to_owned())]);
-    assert!(is_closed_for_internal_error(&said), "{said}");
+    assert!(is_closed_for_internal_error(&text), "{text}");
     assert!(is_internal_error(&answer), "{answer:?}");
     waits.until_active(0).await;
     assert_eq!((waits.closed("internal").await, waits.closed("unavailable").await), (3, 0));

@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use qrlogin::session::SessionId;
 use rusqlite::Connection;
 
-use qrlogin_testing::harness::{Browser, Seen, Server};
+use qrlogin_testing::harness::{Browser, Seen, Server, http_client};
 use qrlogin_testing::random;
-use qrlogin_testing::real_time::until;
+use qrlogin_testing::real_time::{until, within};
 use qrlogin_testing::services::Postgres;
 use qrlogin_testing::test;
 
@@ -105,15 +105,15 @@ async fn change_written_by_another_process_is_delivered_within_two_seconds() {
 #[test]
 async fn handshakes_that_wait_for_the_store_delay_no_other_request() {
     let server = Server::start().await;
-    let held = server.store.arriving.write().await;
+    let held = server.store.attach_gate.write().await;
     let paths: Vec<_> =
         (0..300).map(|_| format!("/v1/ws/qr/{}", *SessionId::from_random(random::bytes()).expose())).collect();
     let made_up = join_all(paths.iter().map(|path| Browser::open(&server, path, None)));
     let others = async {
-        until("handshakes wait", async || server.store.arrivals.load(Ordering::SeqCst) >= 8).await;
+        until("handshakes wait", async || server.store.attached.load(Ordering::SeqCst) >= 8).await;
         for _ in 0..20 {
             // Each request uses a new connection, which the acceptor has to accept.
-            let fresh = reqwest::Client::builder().no_proxy().build().unwrap();
+            let fresh = http_client();
             let jwks = fresh.get(format!("{}/.well-known/jwks.json", server.base)).send().await.unwrap();
             assert_eq!(jwks.status(), 200);
         }
@@ -135,7 +135,7 @@ async fn unreadable_row_fails_only_its_own_connection() {
     let sessions = join_all((0..30).map(|_| server.generate())).await;
     let (first, last) = sessions.split_at(8);
     // Occupy the eight queries that may run at a time. The browsers that connect meanwhile are read in one query.
-    let held = server.store.turnstile.write().await;
+    let held = server.store.read_gate.write().await;
     let mut asking = Vec::new();
     for (asked, session) in first.iter().enumerate() {
         asking.push(tokio::spawn(Browser::send(Browser::request(&server, &session.ws_path, None))));
@@ -154,7 +154,7 @@ async fn unreadable_row_fails_only_its_own_connection() {
         browser.unwrap().frame("pending").await;
     }
     for browser in asking {
-        browser.await.unwrap().unwrap().frame("pending").await;
+        within("a handshake ends", browser).await.unwrap().unwrap().frame("pending").await;
     }
     server.stop().await;
 }

@@ -100,7 +100,7 @@ async fn clients_without_a_request_in_progress_do_not_delay_the_stop() {
 async fn request_in_progress_of_a_silent_client_is_answered() {
     let server = Server::start().await;
     let session = server.generate().await;
-    let busy = server.store.turnstile.write().await;
+    let busy = server.store.read_gate.write().await;
     let request = format!("GET /v1/qr-login/status/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", session.id);
     let reads = server.store.reads.load(std::sync::atomic::Ordering::SeqCst);
     let asked = connect(&server.address.to_string(), &request).await;

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::app_tokens::{Says, Source};
+use crate::token_source::{Source, SourceAnswer};
 use qrlogin_testing::program::{Program, SERVE, qrlogin, run, signal};
 use qrlogin_testing::real_time::{sleep_millis, until};
 use qrlogin_testing::services::{Postgres, Redis, connect, free_port};
@@ -142,10 +142,10 @@ fn verifying(dir: &TempDir, setting: &str, url: &str) -> Program {
 async fn unusable_source_of_app_tokens_is_warned_of_once_a_minute() {
     let refused = format!("http://127.0.0.1:{}/", free_port());
     let (forbidding, address) = Source::start().await;
-    forbidding.says(Says::Status(401));
+    forbidding.set_answer(SourceAnswer::Status(401));
     let forbidden = format!("http://{address}/");
     let (empty, address) = Source::start().await;
-    empty.says_json(json!({ "keys": [{ "kty": "oct", "kid": "shared", "k": "AA" }] }));
+    empty.set_json(json!({ "keys": [{ "kty": "oct", "kid": "shared", "k": "AA" }] }));
     let no_key = format!("http://{address}/");
     let (keys, introspection) = ("QRLOGIN_APP_AUTH__JWKS_URL", "QRLOGIN_APP_AUTH__INTROSPECTION_URL");
     let cases = [
@@ -181,7 +181,7 @@ async fn unusable_source_of_app_tokens_is_warned_of_once_a_minute() {
 #[test]
 async fn introspection_endpoint_is_warned_of_if_it_accepts_any_token() {
     let (source, address) = Source::start().await;
-    source.says_json(json!({ "active": false }));
+    source.set_json(json!({ "active": false }));
     let dir = tempfile::tempdir().unwrap();
     let url = format!("http://{address}/");
     let program = verifying(&dir, "QRLOGIN_APP_AUTH__INTROSPECTION_URL", &url);

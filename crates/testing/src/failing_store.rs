@@ -21,17 +21,17 @@ pub struct FailingStore {
     /// Number of changes that the real store has answered.
     pub writes: AtomicUsize,
     /// Number of queries for undelivered changes.
-    pub looks: AtomicUsize,
+    pub undelivered_reads: AtomicUsize,
     /// Number of queries for the oldest sessions of the address that has most of them.
-    pub weighings: AtomicUsize,
+    pub largest_network_reads: AtomicUsize,
     /// Delays `read` and `attach` while a test holds it for writing.
-    pub turnstile: RwLock<()>,
+    pub read_gate: RwLock<()>,
     /// Number of sessions that arriving connections have asked for and the real store has read.
-    pub arrivals: AtomicUsize,
+    pub attached: AtomicUsize,
     /// Delays the answers of `attach` while a test holds it for writing.
-    pub arriving: RwLock<()>,
+    pub attach_gate: RwLock<()>,
     /// Delays the answers of `change`, whose writes are done, while a test holds it for writing.
-    pub answers: RwLock<()>,
+    pub change_gate: RwLock<()>,
     /// Whether writes are done but not announced, and answered with an error: as if the node had died in between.
     loses_answers: AtomicBool,
     /// Time by which the clock of `read_settled` is behind, in milliseconds.
@@ -39,6 +39,7 @@ pub struct FailingStore {
 }
 
 impl FailingStore {
+    /// Wraps a store.
     pub fn new(inner: Arc<dyn Store>) -> Self {
         Self {
             inner,
@@ -46,29 +47,33 @@ impl FailingStore {
             panics: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
-            looks: AtomicUsize::new(0),
-            weighings: AtomicUsize::new(0),
-            turnstile: RwLock::default(),
-            arrivals: AtomicUsize::new(0),
-            arriving: RwLock::default(),
-            answers: RwLock::default(),
+            undelivered_reads: AtomicUsize::new(0),
+            largest_network_reads: AtomicUsize::new(0),
+            read_gate: RwLock::default(),
+            attached: AtomicUsize::new(0),
+            attach_gate: RwLock::default(),
+            change_gate: RwLock::default(),
             loses_answers: AtomicBool::new(false),
             lag_millis: AtomicI64::new(0),
         }
     }
 
+    /// Makes all calls fail, or work again.
     pub fn fail(&self, fails: bool) {
         self.fails.store(fails, Ordering::SeqCst);
     }
 
+    /// Makes all calls panic, or work again.
     pub fn panic(&self, panics: bool) {
         self.panics.store(panics, Ordering::SeqCst);
     }
 
+    /// Makes writes succeed unannounced and be answered with an error, or work again.
     pub fn lose_answers(&self, loses: bool) {
         self.loses_answers.store(loses, Ordering::SeqCst);
     }
 
+    /// Sets the time by which the clock of `read_settled` is behind.
     pub fn lag(&self, millis: i64) {
         self.lag_millis.store(millis, Ordering::SeqCst);
     }
@@ -89,9 +94,9 @@ impl FailingStore {
 }
 
 /// An announcer that announces nothing.
-pub struct Mute;
+struct NoAnnouncements;
 
-impl Announcer for Mute {
+impl Announcer for NoAnnouncements {
     fn announce(&self, _stored: &Stored) {}
 }
 
@@ -105,15 +110,15 @@ impl Store for FailingStore {
     }
     async fn read(&self, keys: &[SessionKey]) -> Result<Vec<StoredSession>, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        drop(self.turnstile.read().await);
+        drop(self.read_gate.read().await);
         self.works()?.read(keys).await
     }
     async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        drop(self.turnstile.read().await);
+        drop(self.read_gate.read().await);
         let attached = self.works()?.attach(keys).await;
-        self.arrivals.fetch_add(keys.len(), Ordering::SeqCst);
-        drop(self.arriving.read().await);
+        self.attached.fetch_add(keys.len(), Ordering::SeqCst);
+        drop(self.attach_gate.read().await);
         attached
     }
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<StoredSession>, StoreError> {
@@ -131,21 +136,21 @@ impl Store for FailingStore {
         announcer: Arc<dyn Announcer>,
     ) -> Result<Changed, StoreError> {
         let loses = self.loses_answers.load(Ordering::SeqCst);
-        let announcer = if loses { Arc::new(Mute) } else { announcer };
+        let announcer = if loses { Arc::new(NoAnnouncements) } else { announcer };
         let changed = self.works()?.change(selector, transition, announcer).await;
         self.writes.fetch_add(1, Ordering::SeqCst);
-        drop(self.answers.read().await);
+        drop(self.change_gate.read().await);
         if loses {
             return Err(StoreError::Unavailable("its answer was lost".into()));
         }
         changed
     }
     async fn largest_network(&self, now: Timestamp, limit: u32) -> Result<LargestNetwork, StoreError> {
-        self.weighings.fetch_add(1, Ordering::SeqCst);
+        self.largest_network_reads.fetch_add(1, Ordering::SeqCst);
         self.works()?.largest_network(now, limit).await
     }
     async fn undelivered(&self) -> Result<Vec<Undelivered>, StoreError> {
-        self.looks.fetch_add(1, Ordering::SeqCst);
+        self.undelivered_reads.fetch_add(1, Ordering::SeqCst);
         self.works()?.undelivered().await
     }
     async fn mark_delivered(&self, notifications: &[Notification]) -> Result<(), StoreError> {

@@ -17,15 +17,21 @@ use crate::harness::{Answer, claims_of};
 use crate::keys::{app_token, new_signing_key};
 use crate::program::Program;
 use crate::random;
-use crate::real_time::{now, pause, sleep_millis, until};
+use crate::real_time::{now, pause, sleep_millis, until, within, within_seconds};
 use crate::services::{Postgres, Redis};
 
 /// Time after which a login of the fleet has failed. It is the lifetime of a session.
 const LONGEST_LOGIN: Duration = Duration::from_secs(300);
 
+/// Maximum time in which a browser receives nothing, in seconds. Nodes send a ping every 5 seconds. A test may freeze
+/// them for less than this time.
+const LONGEST_SILENCE_SECONDS: u64 = 60;
+
 /// Several nodes and the services that they share.
 pub struct Fleet {
+    /// The database of the nodes.
     pub postgres: Postgres,
+    /// The bus of the nodes, if it is not Postgres.
     pub redis: Option<Redis>,
     url: String,
     dir: TempDir,
@@ -34,7 +40,7 @@ pub struct Fleet {
     /// Number of logins that have been started.
     logins: AtomicU64,
     /// Longest time that a user takes to scan, and then to confirm, in milliseconds.
-    pub people_millis: u32,
+    pub user_delay_millis: u32,
 }
 
 struct Node {
@@ -46,13 +52,14 @@ struct Node {
 /// The course of one login.
 #[derive(Debug, Default)]
 pub struct Login {
+    /// Id of the phone's user.
     pub user: String,
     /// Time at which the phone received 200 for `confirm`.
     pub confirmed: Option<Instant>,
-    /// Time at which the phone began its last call.
-    pub asked: Option<Instant>,
+    /// Time at which the phone began its last call, which is `confirm` unless `scan` was refused.
+    pub last_call: Option<Instant>,
     /// Time at which the browser received its token, and the token.
-    pub told: Option<(Instant, String)>,
+    pub received: Option<(Instant, String)>,
     /// Everything that the browser or the phone received and should not have.
     pub wrong: Vec<String>,
     /// Number of connections that the browser has opened, including the first.
@@ -60,6 +67,7 @@ pub struct Login {
 }
 
 impl Fleet {
+    /// Starts this number of nodes, with Postgres or Redis as their bus.
     pub async fn start(count: usize, with_redis: bool) -> Self {
         let postgres = Postgres::start().await;
         let url = postgres.database().await;
@@ -73,7 +81,7 @@ impl Fleet {
             nodes: RwLock::default(),
             http,
             logins: AtomicU64::new(0),
-            people_millis: 0,
+            user_delay_millis: 0,
         };
         for _ in 0..count {
             fleet.add(&[]);
@@ -149,7 +157,7 @@ impl Fleet {
     }
 
     /// Calls random nodes until one answers with a status other than 503.
-    async fn insist(&self, path: &str, token: Option<&str>, body: Value) -> Answer {
+    async fn call_until_answered(&self, path: &str, token: Option<&str>, body: Value) -> Answer {
         let started = now();
         loop {
             match self.post(&self.base(), path, token, body.clone()).await {
@@ -164,7 +172,7 @@ impl Fleet {
 
     /// Creates a session at a random node. Returns the answer.
     pub async fn generate(&self) -> Value {
-        let answer = self.insist("/v1/qr-login/generate", None, json!({})).await;
+        let answer = self.call_until_answered("/v1/qr-login/generate", None, json!({})).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
         answer.body
     }
@@ -191,9 +199,10 @@ impl Fleet {
         let mut login = Login { user: user.clone(), ..Login::default() };
         let mut phone = None;
         let started = now();
-        while login.told.is_none() && login.wrong.is_empty() {
+        while login.received.is_none() && login.wrong.is_empty() {
             let url = format!("{}{}", self.base().replace("http", "ws"), session["ws_path"].as_str().unwrap());
-            let socket = match tokio_tungstenite::connect_async(url).await {
+            let connecting = tokio_tungstenite::connect_async(url);
+            let socket = match within_seconds(LONGEST_SILENCE_SECONDS, "a node answers a handshake", connecting).await {
                 Ok((socket, _)) => socket,
                 Err(tokio_tungstenite::tungstenite::Error::Http(answer)) if answer.status() != 503 => {
                     login.wrong.push(format!("refused: {}", answer.status()));
@@ -216,8 +225,8 @@ impl Fleet {
             assert!(started.elapsed() < LONGEST_LOGIN, "the browser waits for its token: {login:?}");
         }
         if let Some(phone) = phone {
-            let (asked, confirmed) = phone.await.unwrap();
-            login.asked = Some(asked);
+            let (called, confirmed) = phone.await.unwrap();
+            login.last_call = Some(called);
             match confirmed {
                 Ok(at) => login.confirmed = Some(at),
                 Err(refusal) => login.wrong.push(refusal),
@@ -230,16 +239,17 @@ impl Fleet {
     /// refusal.
     async fn confirm(&self, user: &str, code: &Value) -> (Instant, Result<Instant, String>) {
         let token = app_token(json!({ "sub": user }));
-        let mut asked = now();
+        let mut called = now();
         for verb in ["scan", "confirm"] {
-            pause(self.people_millis).await;
-            asked = now();
-            let answer = self.insist(&format!("/v1/qr-login/{verb}"), Some(&token), json!({ "code": code })).await;
+            pause(self.user_delay_millis).await;
+            called = now();
+            let answer =
+                self.call_until_answered(&format!("/v1/qr-login/{verb}"), Some(&token), json!({ "code": code })).await;
             if answer.status != StatusCode::OK {
-                return (asked, Err(format!("{verb}: {} {}", answer.refusal(), answer.body)));
+                return (called, Err(format!("{verb}: {} {}", answer.refusal(), answer.body)));
             }
         }
-        (asked, Ok(now()))
+        (called, Ok(now()))
     }
 
     /// Returns the value of a node's metric.
@@ -280,7 +290,8 @@ impl Login {
         mut begin: impl FnMut(),
     ) {
         let mut version = 0;
-        while let Some(Ok(message)) = socket.next().await {
+        let what = "a browser receives a message or the end of its connection";
+        while let Some(Ok(message)) = within_seconds(LONGEST_SILENCE_SECONDS, what, socket.next()).await {
             match message {
                 Message::Text(text) => {
                     let frame: Value = serde_json::from_str(&text).unwrap();
@@ -294,10 +305,10 @@ impl Login {
                             begin();
                         }
                         ("confirmed", Some(token)) => {
-                            if self.told.is_some() {
+                            if self.received.is_some() {
                                 self.wrong.push("received the token twice".to_owned());
                             }
-                            self.told = Some((now(), token.to_owned()));
+                            self.received = Some((now(), token.to_owned()));
                         }
                         _ => self.wrong.push(frame.to_string()),
                     }
@@ -305,10 +316,10 @@ impl Login {
                 Message::Close(frame) => {
                     let frame = frame.unwrap();
                     match u16::from(frame.code) {
-                        1000 if self.told.is_some() => {}
+                        1000 if self.received.is_some() => {}
                         1012 => {
                             let delay = frame.reason.strip_prefix("retry_after_ms=").unwrap().parse().unwrap();
-                            let _ = socket.close(None).await;
+                            drop(within("the browser sends its Close", socket.close(None)).await);
                             sleep_millis(delay).await;
                         }
                         1011 | 1013 | 4408 => pause(1000).await,
@@ -338,17 +349,17 @@ pub async fn logins_during(fleet: &Arc<Fleet>, per_second: u64, during: impl Fut
     join_all(logins).await.into_iter().map(Result::unwrap).collect()
 }
 
-/// Asserts that each login gave its own browser one token of its own user. The token must have arrived `within` this
-/// time of the call of `confirm`, or of `fault_end` if that was later.
-pub fn all_are_well(logins: &[Login], fault_end: Instant, within: Duration) {
+/// Asserts that each login gave its own browser one token of its own user. The token must have arrived within `limit`
+/// after the call of `confirm`, or after `fault_end` if that was later.
+pub fn assert_all_delivered(logins: &[Login], fault_end: Instant, limit: Duration) {
     let mut ids = HashSet::new();
     for login in logins {
         assert!(login.wrong.is_empty(), "{login:?}");
-        let (told, token) = login.told.as_ref().unwrap();
+        let (received, token) = login.received.as_ref().unwrap();
         let claims = claims_of(token);
         assert_eq!(claims["sub"], login.user.as_str(), "a token of another user");
         assert!(ids.insert(claims["jti"].as_str().unwrap().to_owned()), "two logins have one token");
-        let due = login.asked.unwrap().max(fault_end) + within;
-        assert!(*told < due, "the token arrived {:?} too late: {login:?}", *told - due);
+        let due = login.last_call.unwrap().max(fault_end) + limit;
+        assert!(*received < due, "the token arrived {:?} too late: {login:?}", *received - due);
     }
 }

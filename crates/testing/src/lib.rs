@@ -25,8 +25,6 @@
 //! async fn login_is_stored() { … }
 //! ```
 
-#![expect(missing_docs, reason = "most names of the harness say what they are")]
-
 pub mod demo;
 pub mod failing_store;
 pub mod fleet;

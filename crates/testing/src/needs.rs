@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 pub enum Need {
     /// The programs of a Postgres server.
     Postgres,
+    /// The program PgBouncer.
     PgBouncer,
+    /// The program of a Redis server.
     Redis,
     /// Chromium, Node and the packages of `e2e/`.
     Chromium,
     /// The library that fakes the wall clock of a process.
     Faketime,
+    /// The program `openssl`.
     Openssl,
     /// `prlimit`, which changes the limits of a running process.
     Prlimit,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Answer, SECRET};
+use crate::harness::{Answer, SECRET, http_client};
 use crate::real_time::{now, sleep_millis};
 
 /// Arguments that serve on free ports.
@@ -29,9 +29,14 @@ pub fn qrlogin(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end. Returns its status and what it printed on both outputs.
+/// Runs a command to its end. Returns its status and what it printed on both outputs. Kills the command after 30
+/// seconds.
 pub fn run(command: &mut Command) -> (ExitStatus, String, String) {
-    let output = command.output().unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let limit = TimeLimit::of(&child);
+    let output = child.wait_with_output().unwrap();
+    drop(limit);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status, text(output.stdout), text(output.stderr))
 }
@@ -79,10 +84,13 @@ impl TimeLimit {
 /// A running `qrlogin serve`.
 pub struct Program {
     child: Child,
+    /// Base URL of the public port.
     pub base: String,
+    /// Base URL of the operations port.
     pub ops: String,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
+    /// The client with which the test calls the program.
     pub http: reqwest::Client,
 }
 
@@ -139,10 +147,11 @@ impl Program {
         assert_eq!(listening["event"], "listening");
         let address = |name: &str| format!("http://{}", listening[name].as_str().unwrap());
         let (base, ops) = (address("public"), address("ops"));
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = http_client();
         Self { child, base, ops, log, reader: Some(reader), http }
     }
 
+    /// Sends a POST request with `body` as JSON.
     pub async fn post(&self, path: &str, token: Option<&str>, body: Value) -> Result<Answer, reqwest::Error> {
         let mut request = self.http.post(format!("{}{path}", self.base)).json(&body);
         if let Some(token) = token {
@@ -151,10 +160,12 @@ impl Program {
         Ok(Answer::of(request.send().await?).await)
     }
 
+    /// Creates a session. Returns the answer.
     pub async fn generate(&self) -> Value {
         self.post("/v1/qr-login/generate", None, json!({})).await.unwrap().body
     }
 
+    /// Returns the answer of `status` for the session, which is an answer of `generate`.
     pub async fn status(&self, session: &Value) -> Value {
         let path = format!("{}/v1/qr-login/status/{}", self.base, session["session_id"].as_str().unwrap());
         Answer::of(self.http.get(path).send().await.unwrap()).await.body
@@ -202,7 +213,7 @@ impl Program {
 
     /// Waits until the process has ended. Returns its exit status and its log.
     pub fn ended(mut self) -> (ExitStatus, String) {
-        let status = self.child.wait().unwrap();
+        let status = ended(&mut self.child);
         self.reader.take().unwrap().join().unwrap();
         let log = std::mem::take(&mut *self.log.lock().unwrap());
         (status, log)

@@ -34,7 +34,7 @@ pub async fn pause(most_millis: u32) {
 }
 
 /// Maximum time of a wait, in seconds. It is well below the time that the runner gives to a test.
-const WAIT_SECONDS: u64 = 30;
+pub const WAIT_SECONDS: u64 = 30;
 
 /// Waits for `future`. Panics after 30 seconds with the name of what it waited for.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -16,9 +16,11 @@ use crate::Need;
 pub struct Test {
     /// Path of the function, with the name of the test target.
     pub path: &'static str,
+    /// Requirements of the test.
     pub needs: &'static [Need],
     /// Reason for which the test runs only on request (`--ignored`).
     pub ignored: Option<&'static str>,
+    /// The test.
     pub run: fn() -> Result<(), String>,
 }
 
@@ -26,16 +28,19 @@ inventory::collect!(Test);
 
 /// The value that a test returns.
 pub trait Outcome {
+    /// Returns the reason for which the test has failed, if it has.
     fn result(self) -> Result<(), String>;
 }
 
 impl Outcome for () {
+    /// Returns the reason for which the test has failed, if it has.
     fn result(self) -> Result<(), String> {
         Ok(())
     }
 }
 
 impl<E: Debug> Outcome for Result<(), E> {
+    /// Returns the reason for which the test has failed, if it has.
     fn result(self) -> Result<(), String> {
         self.map_err(|error| format!("{error:?}"))
     }

@@ -14,7 +14,8 @@ use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
 use crate::needs::find_program;
-use crate::real_time::{sleep_millis, until};
+use crate::program::{TimeLimit, run};
+use crate::real_time::{sleep_millis, until, within};
 
 /// Shell script that runs a command and ends it with a signal, its first argument, when the script's input ends. The
 /// input also ends when the test process dies.
@@ -53,6 +54,7 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         drop(self.keeper.stdin.take());
+        let _limit = TimeLimit::of(&self.keeper);
         drop(self.keeper.wait());
     }
 }
@@ -72,6 +74,7 @@ pub fn free_port() -> u16 {
 /// A Postgres server with a data directory of its own.
 pub struct Postgres {
     running: Mutex<Option<Kept>>,
+    /// Port of the server on 127.0.0.1.
     pub port: u16,
     dir: TempDir,
     databases: AtomicU32,
@@ -102,8 +105,8 @@ impl Postgres {
         if let Some((user, group)) = user {
             init.uid(user).gid(group);
         }
-        let made = init.current_dir("/").output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let (status, _, errors) = run(init.current_dir("/"));
+        assert!(status.success(), "{errors}");
         let postgres = Self { running: Mutex::new(None), port: free_port(), dir, databases: AtomicU32::new(0) };
         postgres.run();
         postgres.answers().await;
@@ -193,7 +196,7 @@ impl Postgres {
 
 /// Opens a connection for the test's own queries.
 pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let (client, connection) = within("Postgres accepts a connection", tokio_postgres::connect(url, NoTls)).await?;
     tokio::spawn(async move { drop(connection.await) });
     Ok(client)
 }
@@ -262,6 +265,7 @@ pub struct Redis {
 }
 
 impl Redis {
+    /// Starts a server that one test may kill.
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("qrlogin-redis-").tempdir().unwrap();
         let redis = Self { running: Mutex::new(None), port: free_port(), dir };
@@ -269,6 +273,7 @@ impl Redis {
         redis
     }
 
+    /// Starts the server after [`Self::kill`].
     pub fn run(&self) {
         let (port, dir) = (self.port.to_string(), self.dir.path().to_str().unwrap());
         let command = ["redis-server", "--port", &port, "--bind", "127.0.0.1", "--save", "", "--dir", dir];
@@ -282,6 +287,7 @@ impl Redis {
         signal("KILL", &[kept.pid]);
     }
 
+    /// Returns the server's URL.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

@@ -28,7 +28,7 @@ async fn concurrent_reads_share_a_query_and_its_failure() {
     keys.push(SessionId::from_random([7; 32]).key());
     let reader = BatchingReader::new(store.clone(), Shutdown::new().vital("reader"));
     let before = store.reads.load(Ordering::SeqCst);
-    let held = store.turnstile.write().await;
+    let held = store.read_gate.write().await;
     // Without the cooperative budget of tokio, all reads are requested in one poll.
     let reading = tokio::task::unconstrained(join_all(keys.iter().map(|key| reader.read(*key))));
     let mut reading = std::pin::pin!(reading);

@@ -1,4 +1,5 @@
-//! The program ends in time whatever is stuck, and follows signals while it runs.
+//! Signals. The program ends in time even if its log is not read, and at once on a second signal. It reads its keys and
+//! its log level again on SIGHUP.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -8,21 +9,21 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_tungstenite::connect_async;
 
-use qrlogin_testing::harness::{Seen, Server};
+use qrlogin_testing::harness::http_client;
 use qrlogin_testing::keys::app_token;
-use qrlogin_testing::program::{Program, SERVE, ended, qrlogin, signal};
-use qrlogin_testing::real_time::{now, sleep_millis};
+use qrlogin_testing::program::{Program, SERVE, TimeLimit, ended, qrlogin, signal};
+use qrlogin_testing::real_time::{now, within};
 use qrlogin_testing::test;
 
-/// A server whose log is not read any more once it has logged its addresses.
-struct Unread {
+/// A server whose log is not read after it has logged its addresses.
+struct ServerWithUnreadLog {
     child: Child,
     base: String,
     /// Kept open without being read.
     _log: BufReader<std::process::ChildStderr>,
 }
 
-impl Unread {
+impl ServerWithUnreadLog {
     fn serve(dir: &tempfile::TempDir, format: &str) -> Self {
         Self::start(&mut qrlogin(dir.path(), &SERVE), format)
     }
@@ -34,6 +35,7 @@ impl Unread {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let limit = TimeLimit::of(&child);
         let mut log = BufReader::with_capacity(64, child.stderr.take().unwrap());
         let base = loop {
             let mut line = String::new();
@@ -44,15 +46,16 @@ impl Unread {
                 break format!("http://{}", &address[..end]);
             }
         };
+        drop(limit);
         Self { child, base, _log: log }
     }
 
     /// Sends this signal and returns the time until the process has ended.
-    fn ends(&mut self, name: &str) -> Duration {
-        let asked = now();
+    fn end_by(&mut self, name: &str) -> Duration {
+        let sent = now();
         signal(self.child.id(), name);
         ended(&mut self.child);
-        asked.elapsed()
+        sent.elapsed()
     }
 }
 
@@ -60,8 +63,8 @@ impl Unread {
 async fn server_with_an_unread_log_serves_logins_and_ends_on_a_signal() {
     for (format, name) in [("text", "TERM"), ("json", "INT")] {
         let dir = tempfile::tempdir().unwrap();
-        let mut server = Unread::serve(&dir, format);
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let mut server = ServerWithUnreadLog::serve(&dir, format);
+        let http = http_client();
         let post = async |path: &str, token: Option<&str>, body: serde_json::Value| {
             let mut request = http.post(format!("{}{path}", server.base)).json(&body);
             if let Some(token) = token {
@@ -74,13 +77,13 @@ async fn server_with_an_unread_log_serves_logins_and_ends_on_a_signal() {
         for _ in 0..300 {
             let session = post("/v1/qr-login/generate", None, json!({})).await;
             let url = format!("{}{}", server.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
-            waiting.push(connect_async(url).await.unwrap().0);
+            waiting.push(within("the handshake is answered", connect_async(url)).await.unwrap().0);
         }
         let session = post("/v1/qr-login/generate", None, json!({})).await;
         let token = app_token(json!({ "sub": "ann" }));
         let confirmed = post("/v1/qr-login/confirm", Some(&token), json!({ "code": session["code"] })).await;
         assert_eq!(confirmed["status"], "confirmed");
-        let took = server.ends(name);
+        let took = server.end_by(name);
         assert!(took < Duration::from_secs(10), "{format}, SIG{name}: {took:?}");
     }
 }
@@ -93,56 +96,19 @@ async fn second_signal_ends_the_program_at_once() {
     let mut command = qrlogin(dir.path(), &SERVE);
     command.env_remove("QRLOGIN_APP_AUTH__HMAC_SECRET");
     let url = format!("app_auth.introspection_url=http://{}/", silent.local_addr().unwrap());
-    let mut server = Unread::start(command.args(["--set", &url]), "text");
+    let mut server = ServerWithUnreadLog::start(command.args(["--set", &url]), "text");
     let mut phone = std::net::TcpStream::connect(server.base.trim_start_matches("http://")).unwrap();
     let scan = "POST /v1/qr-login/scan HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n\
                 Content-Type: application/json\r\nContent-Length: 39\r\n\r\n{\"code\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}";
     std::io::Write::write_all(&mut phone, scan.as_bytes()).unwrap();
-    let (_asked, _) = silent.accept().unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let silent = tokio::net::TcpListener::from_std(silent).unwrap();
+    let (_introspection, _) = within("the token is introspected", silent.accept()).await.unwrap();
     signal(server.child.id(), "TERM");
     std::thread::sleep(Duration::from_millis(1500));
     assert!(server.child.try_wait().unwrap().is_none(), "it waits for the request that is being handled");
-    let took = server.ends("TERM");
+    let took = server.end_by("TERM");
     assert!(took < Duration::from_secs(1), "{took:?}: the request would have been handled for longer");
-}
-
-#[test]
-async fn panicking_request_fails_alone_and_panicking_part_stops_the_server() {
-    let server = Server::start().await;
-    let (session, browser) = server.waiting().await;
-    server.store.panic(true);
-    let path = format!("{}/v1/qr-login/generate", server.base);
-    let refused = server.http.post(&path).send().await;
-    assert!(refused.is_err() || refused.unwrap().status().is_server_error());
-    server.store.panic(false);
-    assert_eq!(server.status(&session).await.status, 200, "the server still serves");
-
-    server.store.panic(true);
-    server.hands.advance_seconds(1);
-    let seen = browser.rest().await;
-    let Some(Seen::Close(1012, _)) = seen.last() else { panic!("no Close 1012: {seen:?}") };
-    let failed = server.stopped().await.unwrap_err().to_string();
-    // Two parts of the server query the store by themselves, and either may fail first.
-    let part = failed.strip_prefix("a part of the server has failed: ");
-    assert!(matches!(part, Some("store" | "undelivered changes")), "{failed}");
-}
-
-#[test]
-async fn exhausted_file_descriptors_are_logged_once_and_accepting_resumes() {
-    let dir = tempfile::tempdir().unwrap();
-    let program = Program::serve_after(&dir, "ulimit -n 64");
-    let address = program.base.trim_start_matches("http://").to_owned();
-    let held: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
-    program.until_logged("\"accept failed\"").await;
-    // The file descriptors of closed connections are used up again by waiting ones.
-    for stream in held.into_iter().step_by(2) {
-        drop(stream);
-        sleep_millis(20).await;
-    }
-    let session = program.generate().await;
-    assert_eq!(program.status(&session).await["status"], "pending");
-    let (_, log) = program.terminate();
-    assert_eq!(log.matches("\"accept failed\"").count(), 1, "{log}");
 }
 
 #[test(needs(Openssl))]
@@ -183,6 +149,7 @@ fn demo_removes_its_files_when_its_terminal_is_closed() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let limit = TimeLimit::of(&demo);
     let mut log = BufReader::new(demo.stderr.take().unwrap());
     let mut line = String::new();
     while !line.contains("listening") {
@@ -190,6 +157,7 @@ fn demo_removes_its_files_when_its_terminal_is_closed() {
         assert!(log.read_line(&mut line).unwrap() > 0);
     }
     signal(demo.id(), "HUP");
-    assert_eq!(demo.wait().unwrap().code(), Some(0));
+    drop(limit);
+    assert_eq!(ended(&mut demo).code(), Some(0));
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
 }

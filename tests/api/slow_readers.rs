@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
 use qrlogin_testing::harness::Server;
-use qrlogin_testing::real_time::{now, sleep_millis};
+use qrlogin_testing::real_time::{now, sleep_millis, within};
 use qrlogin_testing::test;
 
 /// Maximum number of bytes of answers that the server makes for a client that reads none: what is queued for one
@@ -39,14 +39,14 @@ async fn send_until_closed(mut stream: TcpStream, request: String) -> f32 {
 }
 
 /// Returns the number of requests of this route that have been answered.
-async fn answered(metrics: &str, route: &str) -> usize {
+async fn answered_count(metrics: &str, route: &str) -> usize {
     let lines = metrics.lines().filter(|line| line.starts_with("qrlogin_http_request_seconds_count{"));
     let lines = lines.filter(|line| line.contains(&format!("route=\"{route}\"")));
     lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
 }
 
 #[test]
-async fn a_client_that_pipelines_requests_and_reads_no_answer_is_disconnected() {
+async fn client_that_pipelines_requests_and_reads_no_answer_is_disconnected() {
     let server = server().await;
     let session = server.generate().await;
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -93,14 +93,14 @@ async fn client_of_the_second_port_that_reads_no_answer_is_disconnected() {
 }
 
 #[test]
-async fn the_answers_that_are_queued_for_one_connection_are_bounded_in_bytes() {
+async fn queued_answers_of_one_connection_are_bounded_in_bytes() {
     let server = server().await;
     let answer_bytes = server.http.get(format!("{}/openapi.json", server.base)).send().await.unwrap();
     let answer_bytes = answer_bytes.bytes().await.unwrap().len();
     let mut stream = connect(server.address).await;
-    stream.write_all(OPENAPI.repeat(200).as_bytes()).await.unwrap();
+    within("the server reads", stream.write_all(OPENAPI.repeat(200).as_bytes())).await.unwrap();
     sleep_millis(500).await;
-    let unread = answered(&server.metrics().await, "/openapi.json").await - 1;
+    let unread = answered_count(&server.metrics().await, "/openapi.json").await - 1;
     assert!((1..=MAX_UNREAD_BYTES / answer_bytes).contains(&unread), "{unread} answers of {answer_bytes} bytes");
     drop(stream);
     server.stop().await;
@@ -113,7 +113,7 @@ async fn unread_answer_is_discarded_after_its_connection_is_closed() {
     stream.write_all(OPENAPI.as_bytes()).await.unwrap();
     // The server closes a connection without a request after one second. The system then still has the answer.
     sleep_millis(5000).await;
-    let read = stream.read_to_end(&mut Vec::new()).await;
+    let read = within("the connection ends", stream.read_to_end(&mut Vec::new())).await;
     assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     server.stop().await;
 }
@@ -123,10 +123,10 @@ async fn slow_client_receives_all_answers_to_its_pipelined_requests() {
     let server = server().await;
     let mut stream = connect(server.address).await;
     let requests = [OPENAPI.repeat(15), OPENAPI.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")].concat();
-    stream.write_all(requests.as_bytes()).await.unwrap();
+    within("the server reads", stream.write_all(requests.as_bytes())).await.unwrap();
     let (mut answers, mut some, started) = (Vec::new(), [0; 4096], now());
     loop {
-        match stream.read(&mut some).await.unwrap() {
+        match within("the server sends more", stream.read(&mut some)).await.unwrap() {
             0 => break,
             read => answers.extend_from_slice(&some[..read]),
         }
@@ -161,10 +161,10 @@ async fn browser_that_reads_no_codes_is_disconnected_and_they_are_discarded() {
     while server.active().await == 1 {
         server.hands.advance_seconds(1);
         codes += 1;
-        assert!(codes < 2 * MAX_UNREAD_BYTES / 4096, "it is still waiting");
+        assert!(codes < 2 * MAX_UNREAD_BYTES / 4096, "the browser is still connected");
     }
     assert_eq!(server.closed("slow").await, 1);
-    let read = stream.read_to_end(&mut Vec::new()).await;
+    let read = within("the connection ends", stream.read_to_end(&mut Vec::new())).await;
     assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     server.stop().await;
 }

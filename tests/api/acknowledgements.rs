@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use qrlogin_testing::harness::{Browser, Seen, Server, Session, token_in};
 use qrlogin_testing::keys::app_token;
 use qrlogin_testing::program::{Program, signal};
-use qrlogin_testing::real_time::sleep_millis;
+use qrlogin_testing::real_time::{sleep_millis, within};
 use qrlogin_testing::test;
 
 /// Returns a confirmed session, and the token that `status` returns for it.
@@ -42,7 +42,7 @@ async fn close_1000_after_the_token_is_an_acknowledgement() {
 }
 
 #[test]
-async fn without_a_receipt_the_same_token_comes_again() {
+async fn unacknowledged_token_is_delivered_again() {
     let server = Server::start().await;
     let (session, token) = confirmed(&server).await;
 
@@ -52,7 +52,8 @@ async fn without_a_receipt_the_same_token_comes_again() {
     let mut leaving = server.browser(&session).await.raw().await;
     let close = CloseFrame { code: CloseCode::Away, reason: "".into() };
     leaving.send(Message::Close(Some(close))).await.unwrap();
-    while let Some(Ok(_)) = leaving.next().await {}
+    let ending = async { while let Some(Ok(_)) = leaving.next().await {} };
+    within("the connection ends after the browser's Close", ending).await;
     // A connection that ends without a Close from the browser.
     drop(server.browser(&session).await.into_tcp());
     server.until_active(0).await;
@@ -71,7 +72,8 @@ async fn acknowledgement_takes_effect_before_an_immediate_reconnect() {
         let mut browser = server.browser(&session).await;
         browser.frame("confirmed").await;
         // The browser answers the Close, and reconnects without waiting for the server to read that.
-        assert!(matches!(browser.socket.next().await, Some(Ok(Message::Close(_)))));
+        let message = within("the browser receives a Close", browser.socket.next()).await;
+        assert!(matches!(message, Some(Ok(Message::Close(_)))));
         browser.socket.flush().await.unwrap();
         assert_eq!(delivered(&server, &session).await, None);
     }
@@ -101,7 +103,7 @@ async fn ack_subprotocol_without_the_message_acknowledges_nothing() {
     browser.socket.send(Message::text("something else")).await.unwrap();
     // The answer of `status` follows the frame, so the wait for the acknowledgement has begun.
     assert!(!is_claimed(&server, &session).await);
-    assert_eq!(server.let_time_pass_until_seen(&mut browser).await, Seen::Close(1000, String::new()));
+    assert_eq!(server.advance_until_received(&mut browser).await, Seen::Close(1000, String::new()));
     server.until_active(0).await;
     assert!(!is_claimed(&server, &session).await);
     assert_eq!(delivered(&server, &session).await, Some(token));
@@ -150,7 +152,8 @@ async fn acknowledgement_while_the_server_drains_is_stored() {
     let program = Program::serve(&dir, "info");
     let session = program.generate().await;
     let url = format!("{}{}", program.base.replace("http", "ws"), session["ws_path"].as_str().unwrap());
-    let (mut browser, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    let connecting = tokio_tungstenite::connect_async(url);
+    let (mut browser, _) = within("the handshake is answered", connecting).await.unwrap();
     let token = app_token(json!({ "sub": "ann" }));
     let confirmed = program.post("/v1/qr-login/confirm", Some(&token), json!({ "code": session["code"] })).await;
     assert_eq!(confirmed.unwrap().status, 200);
@@ -158,7 +161,8 @@ async fn acknowledgement_while_the_server_drains_is_stored() {
     program.until_logged("\"stopping\"").await;
     sleep_millis(300).await;
     // The browser answers the Close that follows its token.
-    while let Some(Ok(_)) = browser.next().await {}
+    let ending = async { while let Some(Ok(_)) = browser.next().await {} };
+    within("the connection ends after the Close", ending).await;
     let (status, _) = program.ended();
     assert_eq!(status.code(), Some(0));
     let program = Program::serve(&dir, "info");
