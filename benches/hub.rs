@@ -16,7 +16,7 @@ use qrlogin::internals::store::{BatchingReader, SqliteStore, Store};
 use qrlogin::internals::system::clock::Clock;
 use qrlogin::internals::system::shutdown::Shutdown;
 use qrlogin::internals::token::{KeyRing, Minter};
-use qrlogin::session::{CodeSecret, Rotation, Session, SessionId, State};
+use qrlogin::session::{CodeSecret, CodeUrl, Rotation, Session, SessionId, State};
 use tokio::runtime::Runtime;
 
 use crate::session::{pending, user};
@@ -34,7 +34,7 @@ fn hub(directory: &Path, clock: &Clock) -> Arc<Hub> {
         secret: CodeSecret::new([1; 32]),
         rotation: Rotation::NONE,
         compares_numbers: false,
-        public_base: "https://login.example".to_owned(),
+        code_url: CodeUrl::under("https://login.example"),
     });
     let logins = Arc::new(Logins::new(LoginParts {
         store: store.clone(),

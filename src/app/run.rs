@@ -110,7 +110,7 @@ fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server
         secret: code_secret,
         rotation: Rotation { period_seconds: settings.session.rotate_seconds },
         compares_numbers: settings.session.number_matching,
-        public_base: settings.public_base().to_owned(),
+        code_url: settings.code_url(),
     });
     let logins = Arc::new(Logins::new(LoginParts {
         store: store.clone(),

@@ -9,7 +9,8 @@ use std::str::FromStr as _;
 use ipnet::{IpNet, Ipv4Net};
 use url::{Host, Url};
 
-use super::{AllowedOrigin, AppAuthSettings, ConfigError, Secret, Settings};
+use super::{AllowedOrigin, AppAuthSettings, AppLink, ApproveSettings, ConfigError, Secret, Settings};
+use crate::session::{CODE_PLACEHOLDER, CodeUrl};
 use crate::token::{MIN_HMAC_SECRET_BYTES, RESERVED_CLAIMS};
 
 /// Bits of an IPv4-mapped IPv6 address in front of the IPv4 address (RFC 4291 §2.5.5.2).
@@ -51,6 +52,7 @@ impl Settings {
             return Err(invalid("app_auth.user_claim", "must not be empty".to_owned()));
         }
         self.app_auth.check()?;
+        self.approve.check()?;
         log_level(&self.log.level).map_err(|reason| invalid("log.level", reason))?;
         Ok(())
     }
@@ -89,6 +91,53 @@ impl AppAuthSettings {
     }
 }
 
+impl ApproveSettings {
+    fn check(&self) -> Result<(), ConfigError> {
+        if !self.url.is_empty() {
+            approve_url(&self.url).map_err(|reason| invalid("approve.url", reason))?;
+            if !self.app_links.is_empty() {
+                let reason = "cannot be set together with approve.url, whose host has to serve the association files";
+                return Err(invalid("approve.app_links", reason.to_owned()));
+            }
+        }
+        for (item, link) in (1..).zip(&self.app_links) {
+            AppLink::parse(link).map_err(|reason| invalid("approve.app_links", format!("item {item} {reason}")))?;
+        }
+        for (item, store) in (1..).zip(&self.app_stores) {
+            web_url(store).map_err(|reason| invalid("approve.app_stores", format!("item {item} {reason}")))?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks the template of the URL in a QR code.
+fn approve_url(template: &str) -> Result<(), String> {
+    if template.len() > MAX_PUBLIC_URL_BYTES {
+        return Err(format!("is longer than {MAX_PUBLIC_URL_BYTES} bytes, too long for a QR code that can be scanned"));
+    }
+    let form = CodeUrl::parse(template).ok_or_else(|| {
+        format!("needs {CODE_PLACEHOLDER} once, at the place of the code: https://www.example.com/approve#{CODE_PLACEHOLDER}")
+    })?;
+    // A letter stands for the code, which consists of letters that need no encoding.
+    let (url, other) = (web_url(&form.with("c"))?, web_url(&form.with("d"))?);
+    if url.authority() != other.authority() || url.scheme() != other.scheme() {
+        return Err(format!("has {CODE_PLACEHOLDER} in the host; put it in the path, the query or the fragment"));
+    }
+    Ok(())
+}
+
+/// Checks the URL of a page: https, or http on this machine.
+fn web_url(text: &str) -> Result<Url, String> {
+    let url = secure_url(text)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold a user or a password, because everyone can see it".to_owned());
+    }
+    if text.contains(['"', '<', '>', '^', '`', '{', '|', '}']) {
+        return Err("holds a character that URLs do not have; percent-encode it".to_owned());
+    }
+    Ok(url)
+}
+
 /// Parses an IP address or a network in CIDR notation. An IPv4-mapped IPv6 address or network becomes one of IPv4,
 /// because addresses of clients are compared in that form.
 #[must_use]
@@ -108,10 +157,15 @@ fn fetched_url(address: &Secret) -> Result<(), String> {
     if address.is_empty() || address.is_hidden() {
         return Ok(());
     }
-    let url = parsed_url(address.expose())?;
+    secure_url(address.expose()).map(drop)
+}
+
+/// Parses a URL that is https, or http on this machine.
+fn secure_url(text: &str) -> Result<Url, String> {
+    let url = parsed_url(text)?;
     match url.scheme() {
-        "https" => Ok(()),
-        "http" if is_loopback(&url) => Ok(()),
+        "https" => Ok(url),
+        "http" if is_loopback(&url) => Ok(url),
         "http" => Err("is plain http, which is only for this machine (127.0.0.1, localhost); use https".to_owned()),
         _ => Err("is not an https URL".to_owned()),
     }

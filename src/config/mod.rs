@@ -1,5 +1,6 @@
 //! The settings: their keys, defaults and permitted values. [`Layers`] reads them from flags, environment and file.
 
+mod app_link;
 mod check;
 mod clean;
 mod error;
@@ -16,10 +17,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::session::CodeUrl;
 use crate::telemetry::LogFormat;
 use origin::origin_of;
 
 pub use crate::secret::Secret;
+pub use app_link::AppLink;
 pub use check::{is_loopback, network};
 pub use error::ConfigError;
 pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers, Loaded, Origins, Warning};
@@ -55,6 +58,8 @@ pub struct Settings {
     pub session: SessionSettings,
     /// Verification of app tokens.
     pub app_auth: AppAuthSettings,
+    /// Page or app that approves a login.
+    pub approve: ApproveSettings,
     /// Content and signing keys of `web_token`.
     pub token: TokenSettings,
     /// Databases of locations and networks.
@@ -110,6 +115,19 @@ pub struct AppAuthSettings {
     pub user_claim: String,
     /// Maximum time since the user's login on the phone (`auth_time`), in seconds. 0 means any time.
     pub max_age_seconds: u32,
+}
+
+/// The section `[approve]`: what opens when a camera scans the code.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ApproveSettings {
+    /// URL in the QR code, with `{code}` at the place of the code. If empty, it is `{public_url}/q/{code}`.
+    pub url: String,
+    /// Name of the app that approves a login, for the page at `{public_url}/q/{code}`.
+    pub app_name: String,
+    /// URLs at which the app can be installed.
+    pub app_stores: Vec<String>,
+    /// Apps that open `{public_url}/q/{code}` themselves, see [`AppLink`].
+    pub app_links: Vec<String>,
 }
 
 /// The section `[token]`.
@@ -254,6 +272,7 @@ impl Default for Settings {
                 user_claim: "sub".to_owned(),
                 max_age_seconds: 0,
             },
+            approve: ApproveSettings::default(),
             token: TokenSettings {
                 issuer: String::new(),
                 audience: String::new(),
@@ -287,6 +306,12 @@ impl Settings {
     #[must_use]
     pub fn public_base(&self) -> &str {
         self.public_url.trim_end_matches('/')
+    }
+
+    /// Returns the form of the URL in a QR code: `approve.url`, or `{public_url}/q/{code}`.
+    #[must_use]
+    pub fn code_url(&self) -> CodeUrl {
+        CodeUrl::parse(&self.approve.url).unwrap_or_else(|| CodeUrl::under(self.public_base()))
     }
 
     /// Returns the origins whose pages may use the browser routes: `allowed_origins` and the origin of `public_url`.

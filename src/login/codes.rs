@@ -1,5 +1,5 @@
 use crate::qr::{Picture, TooLong};
-use crate::session::{CODE_PATH, Code, CodeSecret, Presented, Rotation, Session, SessionKey, Timestamp};
+use crate::session::{Code, CodeSecret, CodeUrl, Presented, Rotation, Session, SessionKey, Timestamp};
 use crate::wire::types::CodeView;
 
 /// Makes and checks the codes that browsers show, and the numbers for number matching.
@@ -10,8 +10,8 @@ pub struct Codes {
     pub rotation: Rotation,
     /// Whether number matching is on: to confirm, the phone user must pick the number that the browser shows.
     pub compares_numbers: bool,
-    /// URL of the server, which is the beginning of the URL in a QR code.
-    pub public_base: String,
+    /// Form of the URL in a QR code.
+    pub code_url: CodeUrl,
 }
 
 impl Codes {
@@ -29,7 +29,7 @@ impl Codes {
     /// The URL is too long for a QR code.
     pub fn of_period(&self, session: &SessionKey, period: u16) -> Result<CodeView, TooLong> {
         let code = self.secret.code(session, period).to_string();
-        let qr_url = format!("{}{CODE_PATH}{code}", self.public_base);
+        let qr_url = self.code_url.with(&code);
         Ok(CodeView { qr_image: Picture::of(&qr_url)?.data_url(), code, qr_url })
     }
 

@@ -320,7 +320,7 @@ impl Announcer for Logins {
 mod tests {
     use super::*;
     use crate::cluster::bus::LocalBus;
-    use crate::session::{Client, CodeSecret, Rotation, Status};
+    use crate::session::{Client, CodeSecret, CodeUrl, Rotation, Status};
     use crate::store::SqliteStore;
     use crate::system::shutdown::Shutdown;
     use crate::token::KeyRing;
@@ -342,7 +342,7 @@ mod tests {
                 secret: CodeSecret::new([7; 32]),
                 rotation: Rotation::NONE,
                 compares_numbers: false,
-                public_base: "https://a.example".to_owned(),
+                code_url: CodeUrl::under("https://a.example"),
             }),
             policy: Policy { ttl_seconds: 300, claim_seconds: 60, heartbeat_seconds: 30 },
             pending: PendingCount::new(0, 300),

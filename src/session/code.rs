@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::code_url::CODE_PATH;
 use super::secrets::{CodeKey, SessionKey, decode, sha256};
 use super::{Session, Timestamp};
 
@@ -21,8 +22,10 @@ const ID_BYTES: usize = 8;
 const PERIOD_BYTES: usize = 2;
 /// Length of the truncated MAC, in bytes. A MAC of 88 bits cannot be guessed in online attempts.
 const MAC_BYTES: usize = 11;
-/// Length of a code, in bytes; 28 characters of base64url.
+/// Length of a code, in bytes.
 const CODE_BYTES: usize = ID_BYTES + PERIOD_BYTES + MAC_BYTES;
+/// Length of a code in base64url, in characters.
+const CODE_CHARS: usize = CODE_BYTES / 3 * 4;
 /// Smallest number for number matching. All numbers have two digits and no leading zero.
 const LEAST_NUMBER: u64 = 10;
 /// Largest number for number matching.
@@ -49,9 +52,6 @@ const MOST_NUMBER: u64 = 99;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Code([u8; CODE_BYTES]);
 
-/// Path of the URL in a QR code, up to the code.
-pub const CODE_PATH: &str = "/q/";
-
 impl Code {
     /// Parses a code as the server formats it. Returns `None` if `text` does not have the form of a code.
     #[must_use]
@@ -69,6 +69,14 @@ impl Code {
         let text = text.trim_matches(is_invisible);
         let path = text.split(['?', '#']).next().unwrap_or_default();
         Self::parse(path.rsplit_once(CODE_PATH).map_or(text, |(_, code)| code.trim_end_matches('/')))
+    }
+
+    /// Parses the code with which `text` begins. Returns `None` if it does not begin with one, or if the code is not
+    /// complete there.
+    pub(super) fn beginning_of(text: &str) -> Option<Self> {
+        let is_letter = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+        let end = text.find(|letter| !is_letter(letter)).unwrap_or(text.len());
+        if end == CODE_CHARS { Self::parse(&text[..end]) } else { None }
     }
 
     /// Returns the key of the session that this code names. Neither the session nor the code is verified: see

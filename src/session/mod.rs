@@ -64,6 +64,7 @@
 //! ```
 
 mod code;
+mod code_url;
 mod printable;
 mod secrets;
 mod timestamp;
@@ -76,7 +77,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use code::{CODE_PATH, Code, CodeSecret, Numbers, Rotation};
+pub use code::{Code, CodeSecret, Numbers, Rotation};
+pub use code_url::{CODE_PATH, CODE_PLACEHOLDER, CodeUrl};
 pub use printable::printable;
 pub use secrets::{CodeKey, SessionId, SessionKey};
 pub use timestamp::Timestamp;

@@ -14,7 +14,7 @@ use crate::hub::poller::PollerHandle;
 use crate::hub::{Hub, HubParts};
 use crate::login::{Codes, LoginParts, Logins, PendingCount, Policy};
 use crate::metrics::Metrics;
-use crate::session::{CodeSecret, Rotation};
+use crate::session::{CodeSecret, CodeUrl, Rotation};
 use crate::store::BatchingReader;
 use crate::system::clock::Clock;
 use crate::system::shutdown::Shutdown;
@@ -90,6 +90,6 @@ pub(super) fn codes() -> Codes {
         secret: CodeSecret::new([7; 32]),
         rotation: Rotation::NONE,
         compares_numbers: false,
-        public_base: "https://a.example".to_owned(),
+        code_url: CodeUrl::under("https://a.example"),
     }
 }
