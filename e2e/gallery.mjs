@@ -2,9 +2,11 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { base, desktop, part, runStories, scans, state, visitor } from "./stage.mjs";
+import { base, desktop, expectRefusal, part, runStories, scans, state, visitor } from "./stage.mjs";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core"), "utf8");
+
+const languages = ["en", "zh-CN", "de", "es"];
 
 /** What axe-core finds on this page. */
 async function violations(page) {
@@ -19,6 +21,9 @@ async function gallery(query, options = {}) {
   const page = await visitor({ viewport: { width: 1300, height: 900 }, ...options });
   await page.goto(`${base}/demo/gallery?${query}`);
   await page.locator("qr-login-pose").first().waitFor();
+  const hasLanguage = () =>
+    [...document.querySelectorAll("qr-login-pose")].every(({ shadowRoot }) => !shadowRoot.querySelector(".waits"));
+  await page.waitForFunction(hasLanguage);
   return page;
 }
 
@@ -64,8 +69,7 @@ const sizes = { desktop: {}, phone: { viewport: { width: 320, height: 700 }, isM
 const stories = {
   async "no state has an accessibility violation, in any theme and language"() {
     for (const options of Object.values(sizes)) {
-      const english = ["lang=en&theme=light", "lang=en&theme=dark"];
-      for (const query of [...english, "lang=zh-CN&theme=light", "lang=zh-CN&theme=dark"]) {
+      for (const query of languages.flatMap((lang) => [`lang=${lang}&theme=light`, `lang=${lang}&theme=dark`])) {
         const page = await gallery(query, options);
         assert.deepEqual(await violations(page), [], query);
         await page.context().close();
@@ -88,7 +92,7 @@ const stories = {
 
   async "all states are of one size, and nothing in them is clipped or overlaps"() {
     for (const [size, options] of Object.entries(sizes)) {
-      for (const query of ["lang=en", "lang=zh-CN", "lang=en&dir=rtl"]) {
+      for (const query of [...languages.map((lang) => `lang=${lang}`), "lang=en&dir=rtl"]) {
         const page = await gallery(query, options);
         if (query.includes("rtl")) await page.evaluate(() => (document.documentElement.dir = "rtl"));
         const found = await page.evaluate(measurePoses);
@@ -150,39 +154,76 @@ const stories = {
     assert.deepEqual(said, ["Scan to log in", "Check your phone", "You are logged in"]);
   },
 
-  async "every language has every word"() {
-    const page = await gallery("");
-    const languages = await page.evaluate(async () => (await import("/js/qr-login.js")).languages);
-    assert.deepEqual(Object.keys(languages), ["en", "zh-CN"]);
-    for (const [tag, words] of Object.entries(languages)) {
-      assert.deepEqual(Object.keys(words).sort(), Object.keys(languages.en).sort(), tag);
-      for (const [key, word] of Object.entries(words)) {
-        assert(word.length > 0, `${tag}: ${key}`);
-        if (tag !== "en") assert.notEqual(word, languages.en[key], `${tag}: ${key}`);
-      }
-    }
-  },
-
-  async "a page can add a language"() {
-    const page = await gallery("");
-    const message = (lang) => page.evaluate(async (lang) => {
-      const { languages } = await import("/js/qr-login.js");
-      languages.de ??= { ...languages.en, ready: "Zum Anmelden scannen" };
-      const element = document.querySelector("[data-pose=ready]");
-      element.setAttribute("lang", lang);
-      return element.shadowRoot.querySelector(".message").textContent;
-    }, lang);
+  async "an element has the language of the page, and loads it once"() {
+    const page = await visitor();
+    const files = [];
+    page.on("request", (request) => files.push(...request.url().split("/languages/").slice(1)));
+    await page.goto(`${base}/demo/gallery?lang=en`);
     const expectations = {
       "de-AT": "Zum Anmelden scannen",
+      es: "Escanear para acceder",
       zh: "扫码登录",
       "zh-TW": "扫码登录",
       "ZH-cn": "扫码登录",
       fr: "Scan to log in",
       "en-GB": "Scan to log in",
     };
+    const ready = page.locator("[data-pose=ready]");
+    await ready.waitFor();
     for (const [lang, expected] of Object.entries(expectations)) {
-      assert.equal(await message(lang), expected, lang);
+      await ready.evaluate((element, lang) => element.setAttribute("lang", lang), lang);
+      await ready.getByText(expected, { exact: true }).waitFor();
     }
+    assert.deepEqual(files, ["de.json", "es.json", "zh-CN.json"]);
+  },
+
+  async "an element shows nothing in English while its language arrives, for at most a second"() {
+    const page = await visitor();
+    let release;
+    const released = new Promise((resolve) => (release = resolve));
+    await page.route("**/languages/de.json", async (route) => {
+      await released;
+      await route.continue();
+    });
+    await page.goto(`${base}/demo/gallery?lang=de&only=ready`);
+    const opacity = () => page.locator(".frame").evaluate((frame) => getComputedStyle(frame).opacity);
+    await page.getByText("Scan to log in").waitFor();
+    assert.equal(await opacity(), "0");
+    await page.waitForFunction(() => {
+      const { shadowRoot } = document.querySelector("qr-login-pose");
+      return getComputedStyle(shadowRoot.querySelector(".frame")).opacity === "1";
+    });
+    release();
+    await page.getByText("Zum Anmelden scannen").waitFor();
+  },
+
+  async "a language whose file was altered stays English"() {
+    const page = await visitor();
+    let requests = 0;
+    await page.route("**/languages/es.json", (route) => {
+      requests++;
+      return route.fulfill({ json: { login: { ready: "altered" } }, headers: { "access-control-allow-origin": "*" } });
+    });
+    await page.clock.install();
+    await page.goto(`${base}/demo/gallery?lang=es&only=ready`);
+    await page.getByText("Scan to log in").waitFor();
+    while (requests < 3) await page.clock.runFor(1000);
+    await page.locator(".frame:not(.waits)").waitFor();
+    assert.equal(await page.locator(".message").innerText(), "Scan to log in");
+    assert.equal(await page.locator(".frame").getAttribute("lang"), "en");
+    expectRefusal("integrity");
+  },
+
+  async "a page can add a language, and need not translate every text"() {
+    const page = await gallery("");
+    const texts = await page.evaluate(async () => {
+      const { languages } = await import("/js/qr-login.js");
+      languages.fr = { ready: "Scanner pour se connecter" };
+      const element = document.querySelector("[data-pose=ready]");
+      element.setAttribute("lang", "fr");
+      return [".message", ".cancel"].map((name) => element.shadowRoot.querySelector(name).textContent);
+    });
+    assert.deepEqual(texts, ["Scanner pour se connecter", "Cancel"]);
   },
 
   async "reduced motion stops all animations"() {

@@ -1,10 +1,9 @@
-// Builds dist/, which the server embeds, from the sources, and writes its hash into the READMEs: `npm run build`. With
-// --check, fails if they are not up to date.
+// Builds dist/, which the server embeds, from the sources, and writes its hashes into the READMEs: `npm run build`. With
+// --check, fails if they are not up to date. The server also embeds languages/, as it is.
 import { createHash } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
-import { build, transform } from "esbuild";
+import { build } from "esbuild";
 import { minify } from "terser";
 
 const here = (path) => new URL(path, import.meta.url).pathname;
@@ -16,6 +15,15 @@ const bundles = [
   { name: "core.js", source: "core.js", maxGzipBytes: 4096 },
 ];
 
+const hash = (content) => createHash("sha384").update(content).digest("base64");
+
+/** Hashes of the languages other than English, which is part of the modules. */
+const languageHashes = Object.fromEntries(
+  readdirSync(here("languages"))
+    .filter((name) => name !== "en.json")
+    .map((name) => [name.replace(".json", ""), hash(readFileSync(here(`languages/${name}`)))]),
+);
+
 /** Properties that only our own modules use, and that have no name in common with the wire or the DOM. */
 const internalProperties = /^(refusal|worked|silent|retryAfterMs)$/;
 
@@ -24,36 +32,19 @@ const style = {
   name: "style",
   setup: ({ onLoad }) =>
     onLoad({ filter: /\.css$/ }, async ({ path }) => {
-      const { code } = await transform(await readFile(path, "utf8"), { loader: "css", minify: true });
+      const { outputFiles } = await build({ entryPoints: [path], bundle: true, minify: true, write: false });
       const shortNames = new Map();
       const shorten = (name) => {
         if (!shortNames.has(name)) shortNames.set(name, String.fromCharCode(97 + shortNames.size));
         return `--${shortNames.get(name)}`;
       };
-      const contents = code
+      const contents = outputFiles[0].text
         .trim()
         // esbuild keeps white space in the values of custom properties.
         .replace(/([:,/]) | (?=\/)/g, "$1")
         .replace(/="(\w+)"/g, "=$1")
         .replace(/--(?!qr-login-)([a-z-]+)/g, (_, name) => shorten(name));
       return { contents, loader: "text" };
-    }),
-};
-
-/** Replaces the second language by its texts: its keys are those of English. */
-const secondLanguage = {
-  name: "second language",
-  setup: ({ onLoad }) =>
-    onLoad({ filter: /zh-CN\.js$/ }, async ({ path }) => {
-      const [{ en }, { zhCN }] = await Promise.all([import("./languages/en.js"), import(path)]);
-      const texts = JSON.stringify(Object.keys(en).map((key) => zhCN[key]).join("|"));
-      const contents = `
-        import { en } from "./en.js";
-        export const zhCN = {};
-        const texts = ${texts}.split("|");
-        for (const key in en) zhCN[key] = texts.shift();
-      `;
-      return { contents, loader: "js", resolveDir: here("languages") };
     }),
 };
 
@@ -67,7 +58,8 @@ async function bundle(source) {
     format: "esm",
     target: "es2022",
     banner: { js: `/*! qr-login ${version}, MIT/Apache-2.0 */` },
-    plugins: [style, secondLanguage],
+    define: { LANGUAGE_HASHES: JSON.stringify(languageHashes) },
+    plugins: [style],
     write: false,
   });
   // terser's output is 1 % smaller than that of esbuild alone.
@@ -94,12 +86,11 @@ function put(path, text) {
   else if (readFileSync(here(path), "utf8") !== text) throw new Error(`${path} is not up to date: npm run build`);
 }
 
-/** Writes the address and the hash of the element into the READMEs. */
+/** Writes the address and the hash of a module into the pages that embed it. */
 function putIntegrity(name, text) {
-  const hash = createHash("sha384").update(text).digest("base64");
-  const attributes = `/js/${version}/${name}" crossorigin="anonymous"\n  integrity="sha384-${hash}"`;
-  for (const page of ["../../README.md", "../../README.zh-CN.md"]) {
-    const pattern = /\/js\/[^"]*" crossorigin="anonymous"\s+integrity="[^"]*"/;
+  const attributes = `/js/${version}/${name}" crossorigin="anonymous"\n  integrity="sha384-${hash(text)}"`;
+  const pattern = new RegExp(`/js/[^"/]*/${name}" crossorigin="anonymous"\\s+integrity="[^"]*"`, "g");
+  for (const page of ["../../README.md", "../../README.zh-CN.md", "README.md"]) {
     put(page, readFileSync(here(page), "utf8").replace(pattern, attributes));
   }
 }
@@ -110,5 +101,5 @@ for (const { name, source, maxGzipBytes } of bundles) {
   console.log(`dist/${name}: ${text.length} bytes, ${bytes} with gzip`);
   if (bytes > maxGzipBytes) throw new Error(`dist/${name} is larger than ${maxGzipBytes} bytes`);
   put(`dist/${name}`, text);
-  if (name === "qr-login.js") putIntegrity(name, text);
+  putIntegrity(name, text);
 }

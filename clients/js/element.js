@@ -2,8 +2,10 @@
 // <qr-login>: login by QR code as one element.
 import { createQrLogin } from "./core.js";
 import style from "./element.css";
-import { en } from "./languages/en.js";
-import { zhCN } from "./languages/zh-CN.js";
+import { login as en } from "./languages/en.json";
+import { Countdown } from "./shared/countdown.js";
+import { attach, make, makeButton, setText } from "./shared/dom.js";
+import { Languages } from "./shared/languages.js";
 
 /**
  * @typedef {import("./core.js").State} State
@@ -11,8 +13,10 @@ import { zhCN } from "./languages/zh-CN.js";
  * @typedef {Record<keyof typeof en, string>} Language
  */
 
-/** The languages of the element, by tag. A page can add others. @type {Record<string, Language>} */
-export const languages = { en, "zh-CN": zhCN };
+/** @type {Languages<Language>} */
+const known = new Languages("login", en);
+/** The languages of the element that are loaded, by tag. A page can add others. */
+export const languages = known.loaded;
 
 const PHONE = "M8 3h8v18H8zM11.5 18h1";
 /** Path of the icon of each state that has one. @type {Record<string, string>} */
@@ -25,33 +29,8 @@ const icons = {
   blocked: "M12 5v9M12 18.5v.5",
 };
 
-/**
- * Creates an element with attributes and children. "p.name" is a `p` whose class and part are "name".
- * @param {string} what @param {Record<string, string>} [attributes] @param {(Node | string)[]} children
- */
-function make(what, attributes = {}, ...children) {
-  const [tag, name] = what.split(".");
-  const namespace = /svg|path|circle/.test(tag) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
-  const element = document.createElementNS(namespace, tag);
-  for (const [key, value] of Object.entries({ ...(name && { class: name, part: name }), ...attributes })) {
-    element.setAttribute(key, value);
-  }
-  element.append(...children);
-  return /** @type {HTMLElement} */ (element);
-}
-
 /** Returns the initials of a name: "AL" for "Ada Lovelace". @param {string} name */
 const initials = (name) => (name.match(/(?<!\S)\S/gu) ?? []).slice(0, 2).join("").toUpperCase();
-
-/**
- * Sets the text of an element if it is another, because screen readers announce each change.
- * @param {Element} element @param {string} text
- */
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-const circle = { cx: "10", cy: "10", r: "8" };
 
 /**
  * Attributes: endpoint, lang, theme (light, dark, auto; default: that of the page), once, auto-refresh, client-info.
@@ -64,16 +43,13 @@ export class QrLoginElement extends HTMLElement {
   static create = createQrLogin;
 
   #login = createQrLogin({ storage: null });
-  #root = this.attachShadow({ mode: "open" });
   /** Aborted when the element is removed from the page. @type {AbortController | undefined} */
   #connected;
-  /** @type {ReturnType<typeof setInterval> | undefined} */
-  #countdownTimer;
   #isCopied = false;
 
   #picture = /** @type {HTMLImageElement} */ (make("img.qr"));
   #spinner = make("div.spin");
-  #renew = this.#button("main refresh", () => this.refresh());
+  #renew = makeButton("main refresh", () => this.refresh());
   #code = make("div.code", {}, this.#spinner, this.#picture, this.#renew);
   #open = /** @type {HTMLAnchorElement} */ (make("a.main", { target: "_blank", rel: "noopener" }));
   #number = make("bdi.number");
@@ -84,21 +60,17 @@ export class QrLoginElement extends HTMLElement {
   #stage = make("div.stage");
   #message = make("p.message", { role: "status" });
   #hint = make("p.hint");
-  #ring = make("circle", { ...circle, pathLength: "1" });
-  #ringIcon = make("svg", { viewBox: "0 0 20 20", "aria-hidden": "true" }, make("circle", circle), this.#ring);
-  #countdown = make("bdi");
-  #label = make("span.sr");
-  #left = make("div.left", { role: "timer" }, this.#ringIcon, this.#label, this.#countdown);
-  #cancel = this.#button("cancel", () => this.cancel());
-  #again = this.#button("main again", () => this.refresh());
-  #resume = this.#button("main resume", () => this.start());
-  #notYou = this.#button("not-you", () => {
+  #countdown = new Countdown();
+  #cancel = makeButton("cancel", () => this.cancel());
+  #again = makeButton("main again", () => this.refresh());
+  #resume = makeButton("main resume", () => this.start());
+  #notYou = makeButton("not-you", () => {
     this.#dispatch("not-you", {});
     this.refresh();
   });
   #actions = [this.#cancel, this.#again, this.#resume, this.#notYou];
   #cannotScan = make("span");
-  #copy = this.#button("copy", () => this.#copyLink());
+  #copy = makeButton("copy", () => this.#copyLink());
   #foot = make("div.foot", {}, this.#cannotScan, this.#copy);
   #notice = make("p.notice");
   #frame = make(
@@ -108,19 +80,13 @@ export class QrLoginElement extends HTMLElement {
     this.#stage,
     this.#message,
     this.#hint,
-    this.#left,
+    this.#countdown.element,
     make("div.actions", {}, ...this.#actions),
     make("div.last", {}, this.#foot, this.#notice),
     make("slot", { name: "footer" }),
   );
 
-  constructor() {
-    super();
-    const sheet = new CSSStyleSheet();
-    sheet.replaceSync(style);
-    this.#root.adoptedStyleSheets = [sheet];
-    this.#root.append(this.#frame);
-  }
+  #root = attach(this, style, this.#frame);
 
   /** The state that is shown. @returns {State} */
   get state() {
@@ -179,7 +145,7 @@ export class QrLoginElement extends HTMLElement {
     this.#connected?.abort();
     this.#connected = undefined;
     this.#login.stop();
-    this.#stopCountdown();
+    this.#countdown.stop();
   }
 
   /** @param {string} name @param {string | null} before @param {string | null} now */
@@ -194,13 +160,6 @@ export class QrLoginElement extends HTMLElement {
   #dispatch(type, detail) {
     const options = { detail, bubbles: true, composed: true, cancelable: true };
     return this.dispatchEvent(new CustomEvent(`qr-login:${type}`, options));
-  }
-
-  /** @param {string} name @param {() => void} act */
-  #button(name, act) {
-    const button = make(`button.${name}`, { type: "button" });
-    button.addEventListener("click", act);
-    return button;
   }
 
   async #copyLink() {
@@ -224,30 +183,20 @@ export class QrLoginElement extends HTMLElement {
     }, 2000);
   }
 
-  /** Returns the tag of the surrounding language, or else of the browser's, if there are texts in it. */
-  #language() {
-    const wanted = /** @type {HTMLElement | null} */ (this.closest("[lang]"))?.lang || navigator.language;
-    const normalize = (/** @type {string} */ tag, parts = 9) => tag.toLowerCase().split("-", parts).join();
-    const find = (/** @type {number} */ parts) =>
-      Object.keys(languages).find((tag) => normalize(tag, parts) === normalize(wanted, parts));
-    return find(9) ?? find(1) ?? "en";
-  }
-
   #show() {
     const { name } = this.state;
     const state = name === "idle" ? "loading" : name;
-    const language = this.#language();
+    const { tag, texts, isLoading } = known.find(this, () => this.#show());
     const hadFocus = this.#root.activeElement;
     // A user who is on the phone cannot scan its screen.
     const isOnPhone = state === "ready" && matchMedia("(pointer: coarse) and (max-width: 40rem)").matches;
-    this.#frame.lang = language;
-    this.#frame.className = `frame ${state}${this.#login.is_connected ? "" : " away"}`;
+    const classes = [state, !this.#login.is_connected && "away", isLoading && "waits"];
+    this.#frame.lang = tag;
+    this.#frame.className = `frame ${classes.filter(Boolean).join(" ")}`;
     this.#showStage(state, isOnPhone);
-    this.#showTexts(state, isOnPhone, languages[language]);
-    this.#showButtons(state, languages[language]);
-    this.#showCountdown();
-    if (!/ready|scanned/.test(state)) this.#stopCountdown();
-    else if (this.#connected) this.#countdownTimer ??= setInterval(() => this.#showCountdown(), 1000);
+    this.#showTexts(state, isOnPhone, texts);
+    this.#showButtons(state, texts);
+    this.#countdown.show(this.state, texts.left, this.#connected && /ready|scanned/.test(state));
     // The focus stays in the element if the focused button disappears.
     if (hadFocus && !this.#root.activeElement) {
       const next = [this.#renew, ...this.#actions].find((button) => !button.hidden && button.isConnected);
@@ -288,7 +237,6 @@ export class QrLoginElement extends HTMLElement {
     setText(this.#hint, words[/** @type {keyof Language} */ (hintKey)] ?? "");
     setText(this.#notice, this.#login.is_connected ? "" : words.offline);
     this.#picture.alt = words.picture;
-    setText(this.#label, words.left);
     setText(this.#cannotScan, isOnPhone ? "" : words.cannot_scan);
   }
 
@@ -323,19 +271,6 @@ export class QrLoginElement extends HTMLElement {
     picture.onload = () => {
       if (this.#avatar.dataset.of === key) this.#avatar.replaceChildren(picture);
     };
-  }
-
-  #showCountdown() {
-    const { ends_at = 0, lasts_ms = 1 } = this.state;
-    const leftMs = Math.max(0, ends_at - performance.now());
-    const seconds = Math.ceil(leftMs / 1000);
-    setText(this.#countdown, `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`);
-    this.#ring.setAttribute("stroke-dashoffset", `${1 - Math.min(1, leftMs / lasts_ms)}`);
-  }
-
-  #stopCountdown() {
-    clearInterval(this.#countdownTimer);
-    this.#countdownTimer = undefined;
   }
 }
 

@@ -1,5 +1,5 @@
-//! The JavaScript client: `<qr-login>`, and its core without the element, each as one ES module. They are built from
-//! `clients/js` into its `dist`, and embedded.
+//! The JavaScript client: `<qr-login>`, and its core without the element, each as one ES module, and the languages that
+//! the element loads. The modules are built from `clients/js` into its `dist`, and embedded.
 
 use std::sync::LazyLock;
 
@@ -21,6 +21,7 @@ const FOR_EVER: &str = "public, max-age=31536000, immutable";
 /// `Cache-Control` of the path without a version, whose content changes with the server.
 const ASK_AGAIN: &str = "no-cache";
 
+/// A file of the client.
 struct Module {
     name: &'static str,
     text: &'static str,
@@ -29,17 +30,21 @@ struct Module {
     tag: LazyLock<String>,
 }
 
-static MODULES: [Module; 2] = [
-    Module {
-        name: "qr-login.js",
-        text: include_str!("../../../clients/js/dist/qr-login.js"),
-        tag: LazyLock::new(|| integrity(MODULES[0].text)),
-    },
-    Module {
-        name: "core.js",
-        text: include_str!("../../../clients/js/dist/core.js"),
-        tag: LazyLock::new(|| integrity(MODULES[1].text)),
-    },
+/// Embeds the file at a path in `clients/js`.
+macro_rules! module {
+    ($name:literal, $path:literal) => {{
+        const TEXT: &str = include_str!(concat!("../../../clients/js/", $path));
+        Module { name: $name, text: TEXT, tag: LazyLock::new(|| integrity(TEXT)) }
+    }};
+}
+
+static MODULES: [Module; 6] = [
+    module!("qr-login.js", "dist/qr-login.js"),
+    module!("core.js", "dist/core.js"),
+    module!("languages/en.json", "languages/en.json"),
+    module!("languages/zh-CN.json", "languages/zh-CN.json"),
+    module!("languages/de.json", "languages/de.json"),
+    module!("languages/es.json", "languages/es.json"),
 ];
 
 fn integrity(text: &str) -> String {
@@ -50,18 +55,36 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
         .route("/js/{module}", get(async |Path(name): Path<String>, headers| serve(&name, ASK_AGAIN, &headers)))
         .route("/js/{version}/{module}", get(of_version))
+        .route(
+            "/js/languages/{file}",
+            get(async |Path(file): Path<String>, headers| serve(&language(&file), ASK_AGAIN, &headers)),
+        )
+        .route("/js/{version}/languages/{file}", get(language_of_version))
+}
+
+/// Returns the name of the file of a language.
+fn language(file: &str) -> String {
+    format!("languages/{file}")
+}
+
+async fn language_of_version(
+    Path((version, file)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    of_version(Path((version, language(&file))), headers).await
 }
 
 async fn of_version(Path((version, name)): Path<(String, String)>, headers: HeaderMap) -> Result<Response, ApiError> {
     if version == env!("CARGO_PKG_VERSION") { serve(&name, FOR_EVER, &headers) } else { Err(ApiError::NotFound) }
 }
 
-/// Answers with a module, for pages of every origin.
+/// Answers with a file of the client, for pages of every origin.
 fn serve(name: &str, caching: &'static str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let module = MODULES.iter().find(|module| module.name == name).ok_or(ApiError::NotFound)?;
     let tag = format!("\"{}\"", *module.tag);
+    let content_type = if name.ends_with(".json") { "application/json" } else { "text/javascript; charset=utf-8" };
     let fields = [
-        (CONTENT_TYPE, "text/javascript; charset=utf-8"),
+        (CONTENT_TYPE, content_type),
         (CACHE_CONTROL, caching),
         (ETAG, &tag),
         (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),

@@ -1,5 +1,0 @@
-// The build imports style sheets as text, minified.
-declare module "*.css" {
-  const text: string;
-  export default text;
-}
