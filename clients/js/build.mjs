@@ -13,6 +13,8 @@ const isCheck = process.argv.includes("--check");
 const bundles = [
   { name: "qr-login.js", source: "element.js", maxGzipBytes: 8192 },
   { name: "core.js", source: "core.js", maxGzipBytes: 4096 },
+  { name: "approve-core.js", source: "approve-core.js", maxGzipBytes: 4096 },
+  { name: "keep-code.js", source: "keep-code.js", maxGzipBytes: 1024 },
 ];
 
 const hash = (content) => createHash("sha384").update(content).digest("base64");
@@ -25,7 +27,7 @@ const languageHashes = Object.fromEntries(
 );
 
 /** Properties that only our own modules use, and that have no name in common with the wire or the DOM. */
-const internalProperties = /^(refusal|worked|silent|retryAfterMs)$/;
+const internalProperties = /^(refusal|worked|silent|retryAfterMs|isOfToken)$/;
 
 /** Imports a style sheet as text. Custom properties that are internal get short names. */
 const style = {

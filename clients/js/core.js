@@ -1,8 +1,8 @@
 // @ts-check
 // The part of <qr-login> without a user interface: it requests a code, waits for changes of the session, and dispatches
 // them as events. It needs no DOM, only fetch, WebSocket and EventTarget. Names of the wire are as in PROTOCOL.md.
-import { getStatus, post, refused } from "./core/api.js";
-import { pause } from "./core/pause.js";
+import { diagnose, getStatus, post, refused, resolveEndpoint } from "./core/api.js";
+import { backoffMs, pause } from "./core/pause.js";
 import { transports } from "./core/transports.js";
 
 /**
@@ -60,7 +60,7 @@ class QrLogin extends EventTarget {
   state = { name: "idle" };
   /** Whether the server can be reached, as far as is known. */
   is_connected = true;
-  #base = "";
+  #base;
   #clientInfo;
   #storage;
   #key = "";
@@ -77,13 +77,7 @@ class QrLogin extends EventTarget {
   constructor({ endpoint, client_info, storage } = {}) {
     super();
     this.#clientInfo = client_info;
-    // A page at about:srcdoc, about:blank or blob: has no URL to resolve with, but an origin (in a sandbox, neither).
-    const page = [globalThis.location?.href, globalThis.origin].find((url) => URL.canParse("/", url));
-    try {
-      this.#base = new URL(endpoint || "/", page).href.replace(/\/$/, "");
-    } catch {
-      // #attempt reports it.
-    }
+    this.#base = resolveEndpoint(endpoint);
     try {
       this.#storage = storage === undefined ? globalThis.sessionStorage : storage;
     } catch {
@@ -208,7 +202,7 @@ class QrLogin extends EventTarget {
       if (signal.aborted || this.#isOver()) return {};
       return await this.#wait(signal, attempt, wasSilent);
     } catch (/** @type {any} */ error) {
-      return { refusal: error.status ? error : await this.#diagnose(attempt, signal) };
+      return { refusal: error.status ? error : attempt ? await diagnose(this.#base, signal) : undefined };
     }
   }
 
@@ -229,8 +223,7 @@ class QrLogin extends EventTarget {
     const pausing = new AbortController();
     this.#probe = () => pausing.abort();
     const requestedMs = refusal ? refusal.retryAfterMs : /retry_after_ms=(\d+)/.exec(reason)?.[1];
-    const backoffMs = Math.random() * Math.min(MAX_BACKOFF_MS, 1000 * 2 ** attempt);
-    await pause(Number(requestedMs) || backoffMs, AbortSignal.any([signal, pausing.signal]));
+    await pause(Number(requestedMs) || backoffMs(attempt, MAX_BACKOFF_MS), AbortSignal.any([signal, pausing.signal]));
     this.#probe = undefined;
   }
 
@@ -370,23 +363,6 @@ class QrLogin extends EventTarget {
   #block({ code, message }) {
     console.error(`qr-login: ${message}`);
     this.#end("blocked", code, { code, message });
-  }
-
-  /**
-   * Returns a refusal if the server responds, but does not allow the origin of the page.
-   * @param {number} attempt @param {AbortSignal} signal
-   */
-  async #diagnose(attempt, signal) {
-    const page = globalThis.origin;
-    const { origin } = new URL(this.#base);
-    if (!page || page === origin || !attempt) return;
-    try {
-      // The page can send this request to any origin, but cannot read the response.
-      await fetch(`${this.#base}/.well-known/jwks.json`, { mode: "no-cors", signal });
-    } catch {
-      return;
-    }
-    return refused(403, "forbidden_origin", `add "${page}" to the setting allowed_origins of ${origin}`);
   }
 
   #isOver() {

@@ -1,5 +1,5 @@
-// A page in the process of the test: an instance of core.js with the globals of a browser that it uses, a clock that
-// the test sets, and a record of what it has sent.
+// A page in the process of the test: an instance of core.js or approve-core.js with the globals of a browser that it
+// uses, a clock that the test sets, and a record of what it has sent.
 import assert from "node:assert/strict";
 import { WebSocket } from "ws";
 import { Server, disconnect } from "./server.js";
@@ -7,6 +7,10 @@ import { Server, disconnect } from "./server.js";
 /** Maximum real time until a condition holds. */
 const PATIENCE_MS = 3000;
 const EVENTS = ["ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "error"];
+const APPROVE_EVENTS = [
+  "asking", "deciding", "confirmed", "rejected", "expired", "cancelled", "unknown", "taken", "wrong-number",
+  "logged-out", "refused", "no-code", "error",
+];
 /** Routes that fail for a page that waits on each transport. */
 export const transports = { ws: [], sse: ["ws"], poll: ["ws", "sse"] };
 
@@ -46,7 +50,7 @@ class Clock {
   }
 
   install() {
-    const isCore = () => /\/js\/core(\.js\?|\/)/.test(new Error().stack.split("\n")[3]);
+    const isCore = () => /\/js\/(approve-)?core(\.js\?|\/)/.test(new Error().stack.split("\n")[3]);
     const clear = (id, native) => {
       this.#timers.delete(id);
       if (typeof id !== "symbol") native(id);
@@ -185,6 +189,39 @@ export class Page {
     }
     this.logins.push(login);
     return login;
+  }
+
+  /** Requests a session, as a browser does, and returns it. */
+  async generate() {
+    await fetch(`${this.server.url}/v1/qr-login/generate`, { method: "POST" });
+    return this.server.session;
+  }
+
+  /** Shows an address in the page. It is of the origin of the server, which takes the place of the site too. */
+  visit(t, path) {
+    const { url } = this.server;
+    const location = { href: `${url}${path}` };
+    const history = { state: { of: "the site" }, replaceState: (state, _, href) => Object.assign(location, { href, state }) };
+    this.globals(t, { location, history, origin: url });
+    return location;
+  }
+
+  /** Creates a decision that records its events. */
+  async approve(options) {
+    const { createQrApprove } = await import(`../approve-core.js?page=${++pages}`);
+    const approve = createQrApprove({ endpoint: this.server.url, token: "token of Ada", ...options });
+    approve.events = [];
+    for (const name of APPROVE_EVENTS) approve.addEventListener(name, () => approve.events.push(name));
+    this.logins.push(approve);
+    return approve;
+  }
+
+  /** Starts a decision about the newest session, and waits until it asks. */
+  async ask(options) {
+    const approve = await this.approve({ code: this.server.session.code.qr_url, ...options });
+    approve.start();
+    await state(approve, "asking");
+    return approve;
   }
 
   /** Starts a login, and waits until its session has a connection. */

@@ -1,10 +1,11 @@
-// A server that implements PROTOCOL.md, in the process of the test. The test controls the phone, and can replace the
-// handler of each route.
+// A server that implements PROTOCOL.md, in the process of the test. The test controls the other party of a login, and can
+// replace the handler of each route.
 import { createServer } from "node:http";
 import { WebSocketServer } from "ws";
 
 const HEARTBEAT_SECONDS = 10;
 const TTL_SECONDS = 300;
+const PHONE_ROUTES = ["scan", "confirm", "reject"];
 const ENDED = ["confirmed", "rejected", "cancelled", "expired"];
 
 /** Returns a handler that refuses a request with problem details. */
@@ -35,7 +36,7 @@ function routeOf(pathname, searchParams) {
   return searchParams.has("wait") ? "poll" : pathname.split("/").at(-1);
 }
 
-/** A session, with the actions of its phone. */
+/** A session, with the actions of its phone and of its browser. */
 class Session {
   version = 1;
   status = "pending";
@@ -50,7 +51,7 @@ class Session {
   }
 
   get code() {
-    const code = `${this.name}.${this.period}`;
+    const code = `${this.name}-${this.period}`.padEnd(28, "-");
     return { code, qr_url: `${this.server.url}/q/${code}`, qr_image: `data:image/svg+xml,${code}` };
   }
 
@@ -111,6 +112,16 @@ class Session {
     return true;
   }
 }
+
+/** What the server returns to the phone of a session. */
+const client = {
+  ip: "192.0.2.7",
+  browser: "Firefox",
+  os: "Linux",
+  origin: "https://www.example.com",
+  client_info: null,
+  time: "2026-01-01T10:42:00.000Z",
+};
 
 /** A connection on which a browser waits. */
 class Connection {
@@ -247,6 +258,13 @@ export class Server {
   sessions = [];
   /** Ids of the sessions whose token has been acknowledged, once for each acknowledgement. */
   acknowledged = [];
+  /** Users of the phone, by app token. */
+  users = { "token of Ada": "Ada", "token of Bob": "Bob" };
+  /** App tokens of the requests of phones, in order. */
+  tokens = [];
+  /** Numbers that the phone compares; the browser shows the first one. @type {string[] | undefined} */
+  numbers;
+  risk;
   /** Ids of the sessions that the browser has cancelled. */
   cancelled = [];
   /** Open connections on which a browser waits. */
@@ -293,12 +311,13 @@ export class Server {
     const { pathname, searchParams } = new URL(request.url, this.url);
     let body = "";
     for await (const chunk of request) body += chunk;
-    const { client_info, session_id } = body ? JSON.parse(body) : {};
+    const { client_info, session_id, code, number } = body ? JSON.parse(body) : {};
     const route = routeOf(pathname, searchParams);
     this.requests.push(route);
     const session = this.#find(request.headers["x-qr-session"] ?? session_id);
     if (route === "poll") this.polls.push(Object.fromEntries(searchParams));
     if (this.instead[route]) return this.instead[route](request, response);
+    if (PHONE_ROUTES.includes(route)) return this.#phone(route, request, response, code, number);
     if (route === "generate") return this.#generate(response, client_info);
     if (!session) return refuse(404, "not_found")(request, response);
     if (route === "status") return answer(response, 200, session.view);
@@ -317,6 +336,42 @@ export class Server {
     this.cancelled.push(session.id);
     session.cancel();
     return answer(response, 200, { status: "cancelled" });
+  }
+
+  /** Answers a request of a phone. */
+  #phone(route, request, response, code, number) {
+    const [, token] = /^Bearer (.+)$/.exec(request.headers.authorization) ?? [];
+    this.tokens.push(token);
+    const name = this.users[token];
+    const refuseWith = (status, problem) => refuse(status, problem)(request, response);
+    if (!name) return refuseWith(401, "invalid_token");
+    const session = this.sessions.find((session) => code.includes(session.code.code));
+    if (!session) return refuseWith(404, "not_found");
+    const { status, decision } = session;
+    if (["expired", "cancelled"].includes(status)) return refuseWith(410, status);
+    const isOther = session.user && session.user.name !== name;
+    if (route === "scan") {
+      if (isOther) return refuseWith(409, status === "scanned" ? "already_scanned" : "already_decided");
+      if (status === "pending") session.scan({ user: { name }, number: this.numbers?.[0] });
+      const numbers = this.numbers && { numbers: this.numbers.toSorted() };
+      const risk = this.risk && { risk: this.risk };
+      return answer(response, 200, { status: "scanned", client, expires_in: TTL_SECONDS, ...numbers, ...risk });
+    }
+    const asked = route === "confirm" ? "confirmed" : "rejected";
+    if (["confirmed", "rejected"].includes(status)) {
+      if (isOther || decision !== `${asked} ${number}`) return refuseWith(409, "already_decided");
+    } else {
+      if (isOther) return refuseWith(403, "wrong_user");
+      if (asked === "confirmed" && this.numbers && status === "pending") return refuseWith(409, "not_scanned");
+      const isWrong = asked === "confirmed" && this.numbers && number !== this.numbers[0];
+      session.decision = `${asked} ${number}`;
+      session.user = { name };
+      if (asked === "rejected" || isWrong) session.reject();
+      else session.confirm();
+      if (isWrong) return refuseWith(403, "number_mismatch");
+    }
+    if (asked === "confirmed" && status === "rejected") return refuseWith(403, "number_mismatch");
+    answer(response, 200, { status: asked });
   }
 
   #generate(response, client_info) {

@@ -38,9 +38,11 @@ macro_rules! module {
     }};
 }
 
-static MODULES: [Module; 6] = [
+static MODULES: [Module; 8] = [
     module!("qr-login.js", "dist/qr-login.js"),
     module!("core.js", "dist/core.js"),
+    module!("approve-core.js", "dist/approve-core.js"),
+    module!("keep-code.js", "dist/keep-code.js"),
     module!("languages/en.json", "languages/en.json"),
     module!("languages/zh-CN.json", "languages/zh-CN.json"),
     module!("languages/de.json", "languages/de.json"),
