@@ -1,4 +1,4 @@
-// Every state of <qr-login>: accessible, of one size, and whole in every language.
+// Every state of the elements: accessible and whole in every language; those of <qr-login> are of one size.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -17,12 +17,14 @@ async function violations(page) {
   return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.target.flat().join(" ")).join("; ")}`);
 }
 
+const poses = "[data-pose]";
+
 async function gallery(query, options = {}) {
   const page = await visitor({ viewport: { width: 1300, height: 900 }, ...options });
   await page.goto(`${base}/demo/gallery?${query}`);
-  await page.locator("qr-login-pose").first().waitFor();
+  await page.locator(poses).first().waitFor();
   const hasLanguage = () =>
-    [...document.querySelectorAll("qr-login-pose")].every(({ shadowRoot }) => !shadowRoot.querySelector(".waits"));
+    [...document.querySelectorAll("[data-pose]")].every(({ shadowRoot }) => !shadowRoot.querySelector(".waits"));
   await page.waitForFunction(hasLanguage);
   return page;
 }
@@ -30,7 +32,7 @@ async function gallery(query, options = {}) {
 /** Measures the parts of each pose, and finds those that are clipped or overlap. Runs in the page. */
 const measurePoses = () => {
   const findComplaints = (root, frame) => {
-    const parts = [...root.querySelectorAll("p, button, a, .code, .avatar, .sign, .number, .left")];
+    const parts = [...root.querySelectorAll("p, button, a, dt, dd, .code, .avatar, .sign, .number, .left")];
     const isVisible = (part) => part.checkVisibility({ visibilityProperty: true }) && part.textContent + part.className;
     const boxes = parts
       .filter(isVisible)
@@ -50,7 +52,7 @@ const measurePoses = () => {
     }
     return complaints;
   };
-  return [...document.querySelectorAll("qr-login-pose")].map((element) => {
+  return [...document.querySelectorAll("[data-pose]")].map((element) => {
     const root = element.shadowRoot;
     const frame = root.querySelector(".frame").getBoundingClientRect();
     const topOf = (selector) => Math.round(root.querySelector(selector).getBoundingClientRect().top - frame.top);
@@ -64,15 +66,46 @@ const measurePoses = () => {
   });
 };
 
+/** Shows the page from right to left, in a language of mirrored English. Runs in the page. */
+const mirror = async () => {
+  for (const name of ["qr-login", "qr-approve"]) {
+    const { languages } = await import(`/js/${name}.js`);
+    const mirrored = Object.entries(languages.en).map(([key, text]) => [key, `\u202e${text}\u202c`]);
+    languages["ar-XB"] = Object.fromEntries(mirrored);
+  }
+  document.documentElement.dir = "rtl";
+  document.documentElement.lang = "ar-XB";
+  for (const element of document.querySelectorAll("[data-pose]")) element.setAttribute("lang", "ar-XB");
+};
+
 const sizes = { desktop: {}, phone: { viewport: { width: 320, height: 700 }, isMobile: true, hasTouch: true } };
 
 const stories = {
   async "no state has an accessibility violation, in any theme and language"() {
     for (const options of Object.values(sizes)) {
-      for (const query of languages.flatMap((lang) => [`lang=${lang}&theme=light`, `lang=${lang}&theme=dark`])) {
-        const page = await gallery(query, options);
-        assert.deepEqual(await violations(page), [], query);
-        await page.context().close();
+      for (const element of ["qr-login", "qr-approve"]) {
+        for (const query of languages.flatMap((lang) => [`lang=${lang}&theme=light`, `lang=${lang}&theme=dark`])) {
+          const page = await gallery(`element=${element}&${query}`, options);
+          assert.deepEqual(await violations(page), [], `${element} ${query}`);
+          await page.context().close();
+        }
+      }
+    }
+  },
+
+  async "a state of <qr-approve> is whole in every language, from right to left, and with text at 200 %"() {
+    for (const [size, options] of Object.entries(sizes)) {
+      for (const lang of languages) {
+        for (const percent of [100, 200]) {
+          const page = await gallery(`element=qr-approve&lang=${lang}`, options);
+          await page.evaluate((percent) => (document.documentElement.style.fontSize = `${percent}%`), percent);
+          if (lang === "en") await page.evaluate(mirror);
+          for (const { pose, complaints } of await page.evaluate(measurePoses)) {
+            assert.deepEqual(complaints, [], `${size} ${lang} ${percent} % ${pose}`);
+          }
+          assert.deepEqual(percent === 200 ? await violations(page) : [], []);
+          await page.context().close();
+        }
       }
     }
   },
@@ -94,7 +127,7 @@ const stories = {
     for (const [size, options] of Object.entries(sizes)) {
       for (const query of [...languages.map((lang) => `lang=${lang}`), "lang=en&dir=rtl"]) {
         const page = await gallery(query, options);
-        if (query.includes("rtl")) await page.evaluate(() => (document.documentElement.dir = "rtl"));
+        if (query.includes("rtl")) await page.evaluate(mirror);
         const found = await page.evaluate(measurePoses);
         for (const { pose, complaints, ...measures } of found) {
           assert.deepEqual(complaints, [], `${size} ${query} ${pose}`);

@@ -1,5 +1,5 @@
 // Makes pictures, with `qrlogin demo` at the URL: node screenshots.mjs URL DIRECTORY
-// Of every state, in each language, theme and size: DIRECTORY/{desktop,phone}-{en,zh-CN}-{light,dark}.png, and each
+// Of every state of both elements, in each language, theme and size: DIRECTORY/ELEMENT-SIZE-LANGUAGE-THEME.png, and each
 // state by itself in a directory of that name. For the README: DIRECTORY/readme/*.png.
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -18,24 +18,30 @@ const sizes = {
 async function gallery(options, query) {
   const page = await (await browser.newContext(options)).newPage();
   await page.goto(`${base}/demo/gallery?${query}`);
-  await page.locator("qr-login-pose .qr").first().waitFor({ state: "attached" });
+  await page.locator("[data-pose]").first().waitFor();
   return page;
 }
 
-for (const [size, options] of Object.entries(sizes)) {
-  for (const lang of ["en", "zh-CN"]) {
-    for (const theme of ["light", "dark"]) {
-      const sheet = join(directory, `${size}-${lang}-${theme}`);
-      mkdirSync(sheet, { recursive: true });
-      const page = await gallery({ ...options, colorScheme: theme }, `lang=${lang}&theme=${theme}`);
-      // The text that there is no connection appears after a second.
-      await page.waitForTimeout(1500);
-      await page.screenshot({ path: `${sheet}.png`, fullPage: true });
-      for (const pose of await page.locator("qr-login-pose").all()) {
-        const name = await pose.getAttribute("data-pose");
-        await pose.screenshot({ path: join(sheet, `${name.replaceAll(/\W+/g, "-")}.png`) });
-      }
-      await page.context().close();
+/** Makes the pictures of an element in a size, a language and a theme. */
+async function sheet(element, size, lang, theme) {
+  const path = join(directory, `${element}-${size}-${lang}-${theme}`);
+  mkdirSync(path, { recursive: true });
+  const options = { ...sizes[size], colorScheme: theme };
+  const page = await gallery(options, `element=${element}&lang=${lang}&theme=${theme}`);
+  // The text that there is no connection appears after a second.
+  await page.waitForTimeout(1500);
+  await page.screenshot({ path: `${path}.png`, fullPage: true });
+  for (const pose of await page.locator("[data-pose]").all()) {
+    const name = await pose.getAttribute("data-pose");
+    await pose.screenshot({ path: join(path, `${name.replaceAll(/\W+/g, "-")}.png`) });
+  }
+  await page.context().close();
+}
+
+for (const element of ["qr-login", "qr-approve"]) {
+  for (const size of Object.keys(sizes)) {
+    for (const lang of ["en", "zh-CN", "de", "es"]) {
+      for (const theme of ["light", "dark"]) await sheet(element, size, lang, theme);
     }
   }
 }

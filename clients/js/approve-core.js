@@ -39,7 +39,7 @@ export { keepCode };
  *
  * @typedef {object} Options
  * @property {string | null} [endpoint] URL of the server; default: the root of the page's host
- * @property {string | null} [code] code, or URL in the QR code; default: the code in the URL of the page, or the kept one
+ * @property {string | null} [code] code, or URL in the QR code; default: that in the URL of the page, or the kept one
  * @property {Token | (() => Token | Promise<Token>)} [token] app token, or a function that returns one
  * @property {string | null} [token_url] URL of the page's origin that returns an app token
  * @property {Storage | null} [storage] storage of the code; default: sessionStorage
@@ -108,6 +108,7 @@ class QrApprove extends EventTarget {
     this.#usedToken = undefined;
     this.#code = this.#givenCode || keepCode(this.#storage) || this.#code;
     if (!this.#code) return this.#setState({ name: "no_code" });
+    if (isFramedByAnother()) return this.#refuse(refused(403, "framed", "a page of another origin contains this page"));
     const { signal } = this.#running;
     // Not all of these events bubble.
     const options = { signal, capture: true };
@@ -180,7 +181,10 @@ class QrApprove extends EventTarget {
         return answer;
       } catch (/** @type {any} */ error) {
         if (error.status) refusal = error;
-        else if (attempt && !error.isOfToken) refusal = await diagnose(this.#base, signal);
+        // A browser reports a response that the page must not read as a TypeError.
+        else if (attempt && error.name === "TypeError" && !error.isOfToken) {
+          refusal = await diagnose(this.#base, signal);
+        }
       }
       if (signal.aborted) return;
       // The network may have returned between the request and the diagnosis, so that a second one is needed.
@@ -261,7 +265,9 @@ class QrApprove extends EventTarget {
   #setState(state) {
     this.state = state;
     this.#dispatch("change");
-    this.#dispatch(state.name === "blocked" ? "error" : state.name.replace("_", "-"), state);
+    const { name, reason, message } = state;
+    if (name === "blocked") this.#dispatch("error", { code: reason, message });
+    else this.#dispatch(name.replace("_", "-"), state);
   }
 
   /** @param {boolean} isConnected @param {boolean} [isBusy] */
@@ -277,6 +283,15 @@ class QrApprove extends EventTarget {
   }
 }
 
+/** Whether a page of another origin contains this one, and could let the user click on what is hidden. */
+function isFramedByAnother() {
+  try {
+    return globalThis.top?.location.href === "";
+  } catch {
+    return true;
+  }
+}
+
 /**
  * Returns an app token for the user of the page's session, or nothing if there is none.
  * @param {string | null | undefined} tokenUrl @param {AbortSignal} signal @returns {Promise<Token>}
@@ -286,7 +301,7 @@ async function fetchToken(tokenUrl, signal) {
   const url = tokenUrl && URL.canParse(tokenUrl, globalThis.location?.href) && new URL(tokenUrl, location.href);
   if (!url) throw refused(400, "no_token_url", "a token or the URL of one is required");
   if (url.origin !== page) {
-    throw refused(400, "foreign_token_url", `the token URL must have the origin of the page, ${page}, not ${url.origin}`);
+    throw refused(400, "foreign_token_url", `the token URL must have the page's origin, ${page}, not ${url.origin}`);
   }
   const response = await fetch(url, {
     method: "POST",
@@ -304,9 +319,8 @@ async function fetchToken(tokenUrl, signal) {
     const retryAfterMs = Number(headers.get("retry-after")) * 1000;
     throw refused(status, `token_url_${status}`, `the token URL responded with status ${status}`, retryAfterMs);
   }
-  const { token } = await response.json().catch(() => ({}));
-  if (typeof token === "string") return token;
-  console.error('qr-approve: the token URL responded without {"token": "…"}');
+  const body = await response.json().catch(() => console.error("qr-approve: the token URL responded without JSON"));
+  return typeof body?.token === "string" ? body.token : undefined;
 }
 
 /**

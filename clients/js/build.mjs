@@ -12,6 +12,7 @@ const isCheck = process.argv.includes("--check");
 
 const bundles = [
   { name: "qr-login.js", source: "element.js", maxGzipBytes: 8192 },
+  { name: "qr-approve.js", source: "approve.js", maxGzipBytes: 8192 },
   { name: "core.js", source: "core.js", maxGzipBytes: 4096 },
   { name: "approve-core.js", source: "approve-core.js", maxGzipBytes: 4096 },
   { name: "keep-code.js", source: "keep-code.js", maxGzipBytes: 1024 },

@@ -44,13 +44,18 @@ async fn page_detects_a_connection_that_died_silently() -> ScriptResult {
 }
 
 #[test(needs(Chromium))]
-async fn element_is_accessible_and_of_one_size_in_every_state_and_language() -> ScriptResult {
+async fn elements_are_accessible_and_whole_in_every_state_and_language() -> ScriptResult {
     run_script("gallery.mjs", |_, _| {}).await
 }
 
 #[test(needs(Chromium))]
 async fn element_works_on_an_allowed_origin_with_a_strict_content_security_policy() -> ScriptResult {
     run_script("allowed.mjs", |settings, foreign| settings.allowed_origins.push(foreign.to_owned())).await
+}
+
+#[test(needs(Chromium))]
+async fn phone_decides_with_the_element_on_a_site_with_its_own_session() -> ScriptResult {
+    run_script("approve.mjs", |settings, foreign| settings.allowed_origins.push(foreign.to_owned())).await
 }
 
 #[test(needs(Chromium))]

@@ -332,6 +332,20 @@ test("a page whose origin is not allowed is shown as blocked", { timeout }, asyn
   assert.equal(page.server.count("scan"), 3);
 });
 
+test("a captive portal does not block a page of another origin", { timeout }, async (t) => {
+  const page = await open(t);
+  page.globals(t, { origin: "https://www.example.com" });
+  page.server.instead.scan = respond("<p>Log in to this network</p>");
+  page.server.instead["jwks.json"] = giveToken();
+  const approve = await page.approve({ code: page.server.session.code.code });
+  approve.start();
+  for (const pauseMs of [500, 1000, 2000]) {
+    await page.clock.paused(pauseMs);
+    await page.clock.advance(pauseMs);
+  }
+  assert.equal(approve.state.name, "loading");
+});
+
 test("a network that returns during the diagnosis does not block the page", { timeout }, async (t) => {
   const page = await open(t);
   page.globals(t, { origin: "https://www.example.com" });
@@ -437,13 +451,14 @@ test("a second token that is refused ends in logged_out", { timeout }, async (t)
   assert.deepEqual(page.server.tokens, ["no good", "no good"]);
 });
 
-for (const [name, handler] of Object.entries({
-  401: respond("", "text/plain", 401),
-  403: respond("", "text/plain", 403),
-  "a redirect": (request, response) => response.writeHead(302, { location: "/login" }).end(),
-  "a page instead of JSON": respond("<form>Log in</form>"),
-  "no token": respond("{}", "application/json"),
-})) {
+for (const [name, handler, error] of [
+  ["401", respond("", "text/plain", 401)],
+  ["403", respond("", "text/plain", 403)],
+  ["a redirect", (request, response) => response.writeHead(302, { location: "/login" }).end()],
+  ["no token", respond("{}", "application/json")],
+  ["a token that is null", giveToken(null)],
+  ["a page instead of JSON", respond("<form>Log in</form>"), "qr-approve: the token URL responded without JSON"],
+]) {
   test(`${name} of the token URL ends in logged_out`, { timeout }, async (t) => {
     const page = await open(t);
     page.visit(t, "/approve");
@@ -452,6 +467,7 @@ for (const [name, handler] of Object.entries({
     approve.start();
     await state(approve, "logged_out");
     assert.deepEqual(page.server.requests, ["generate", "token"]);
+    assert.deepEqual(page.errors, error ? [error] : []);
   });
 }
 

@@ -201,7 +201,8 @@ export class Page {
   visit(t, path) {
     const { url } = this.server;
     const location = { href: `${url}${path}` };
-    const history = { state: { of: "the site" }, replaceState: (state, _, href) => Object.assign(location, { href, state }) };
+    const replaceState = (state, _, href) => Object.assign(location, { href, state });
+    const history = { state: { of: "the site" }, replaceState };
     this.globals(t, { location, history, origin: url });
     return location;
   }

@@ -1,5 +1,5 @@
-// A server that implements PROTOCOL.md, in the process of the test. The test controls the other party of a login, and can
-// replace the handler of each route.
+// A server that implements PROTOCOL.md, in the process of the test. The test controls the other party of a login, and
+// can replace the handler of each route.
 import { createServer } from "node:http";
 import { WebSocketServer } from "ws";
 

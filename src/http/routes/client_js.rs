@@ -1,5 +1,5 @@
-//! The JavaScript client: `<qr-login>`, and its core without the element, each as one ES module, and the languages that
-//! the element loads. The modules are built from `clients/js` into its `dist`, and embedded.
+//! The JavaScript client: `<qr-login>` and `<qr-approve>`, and their cores without the elements, each as one ES module,
+//! and the languages that the elements load. The modules are built from `clients/js` into its `dist`, and embedded.
 
 use std::sync::LazyLock;
 
@@ -38,8 +38,9 @@ macro_rules! module {
     }};
 }
 
-static MODULES: [Module; 8] = [
+static MODULES: [Module; 9] = [
     module!("qr-login.js", "dist/qr-login.js"),
+    module!("qr-approve.js", "dist/qr-approve.js"),
     module!("core.js", "dist/core.js"),
     module!("approve-core.js", "dist/approve-core.js"),
     module!("keep-code.js", "dist/keep-code.js"),
