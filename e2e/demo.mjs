@@ -214,7 +214,7 @@ const stories = {
     await waiting(1);
     assert.equal(await scan(page), session.qr_url);
     await page.evaluate(() => document.querySelector("qr-login").setAttribute("lang", "zh-CN"));
-    assert.equal(await part(page, "message").innerText(), "扫码登录");
+    await page.locator("qr-login").getByText("扫码登录").waitFor();
     assert.equal(await page.evaluate(() => document.querySelector("qr-login").state.qr_url), session.qr_url);
   },
 
