@@ -28,7 +28,9 @@ mod hub;
 #[forbid(unsafe_code)]
 mod login;
 
-// Services that the use cases depend on.
+// Services that the use cases and the pages depend on.
+#[forbid(unsafe_code)]
+mod approve;
 #[forbid(unsafe_code)]
 mod cluster;
 #[forbid(unsafe_code)]
@@ -72,5 +74,5 @@ pub mod internals {
     macro_rules! export {
         ($($name:ident)*) => { $(pub mod $name { pub use crate::$name::*; })* };
     }
-    export!(app cluster config demo geo http hub limits login metrics postgres qr secret session store system telemetry token wire);
+    export!(app approve cluster config demo geo http hub limits login metrics postgres qr secret session store system telemetry token wire);
 }

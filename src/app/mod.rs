@@ -16,9 +16,9 @@ use crate::token::{AppAuthError, KeyError};
 
 pub use crate::system::reload::Reload;
 pub use listeners::Listeners;
-#[cfg(feature = "internals")]
-pub use parts::app_auth;
 pub use parts::{Parts, check};
+#[cfg(feature = "internals")]
+pub use parts::{app_auth, approval};
 pub use run::{MAX_STOP_SECONDS, run};
 
 /// An error that keeps the server from starting, or that has stopped it. Texts name the setting that is the cause, if
@@ -28,12 +28,16 @@ pub enum ServeError {
     /// No way to verify app tokens is configured.
     #[error(
         "app_auth: nothing is set to verify app tokens with; set app_auth.hmac_secret (QRLOGIN_APP_AUTH__HMAC_SECRET), \
-         app_auth.public_key_file, app_auth.jwks_url or app_auth.introspection_url"
+         app_auth.public_key_file, app_auth.jwks_url or app_auth.introspection_url; or set approve.issuer, so that users \
+         approve on the approve page"
     )]
     NoAppAuth,
     /// The configured way to verify app tokens cannot be used.
     #[error(transparent)]
     AppAuth(#[from] AppAuthError),
+    /// The HTTP client for the provider cannot be created.
+    #[error("approve.issuer: {0}")]
+    Provider(String),
     /// A MaxMind database cannot be used.
     #[error(transparent)]
     Geo(#[from] GeoError),

@@ -7,9 +7,10 @@ use tracing::info;
 use url::Url;
 
 use super::ServeError;
+use crate::approve::{Approval, Provider, ProviderSettings, Sealer};
 use crate::cluster::bus::{Bus, LocalBus, PostgresBus, RedisBus};
 use crate::cluster::node::NodeName;
-use crate::config::{AppAuthSettings, Settings, is_loopback};
+use crate::config::{Settings, is_loopback};
 use crate::demo::Demo;
 use crate::geo::Geo;
 use crate::metrics::Metrics;
@@ -17,7 +18,7 @@ use crate::postgres::{self, Postgres};
 use crate::session::CodeSecret;
 use crate::store::{OpenError, PostgresSetup, PostgresStore, SqliteStore, Store};
 use crate::system::clock::Clock;
-use crate::token::{AppAuth, KeyRing, open_code_secret, read_code_secret};
+use crate::token::{AppAuth, KeyRing, check_cookie_secrets, open_code_secret, open_cookie_secrets, read_code_secret};
 
 /// The opened parts of a server, from which [`run`](super::run()) assembles it.
 pub struct Parts {
@@ -37,6 +38,8 @@ pub struct Parts {
     pub code_secret: CodeSecret,
     /// Verifier of app tokens.
     pub app_auth: AppAuth,
+    /// Provider and cookies of the approve page. `None` if `approve.issuer` is not set.
+    pub approval: Option<Approval>,
     /// Locations and networks of client addresses.
     pub geo: Geo,
     /// Users and secret of the demo; `None` in `serve`.
@@ -55,7 +58,8 @@ impl Parts {
         let code_secret = open_code_secret(&settings.token.key_dir)?;
         let geo = Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
         let metrics = Arc::new(Metrics::new());
-        let app_auth = app_auth(&settings.app_auth, &clock)?;
+        let app_auth = app_auth(&settings, &clock)?;
+        let approval = approval(&settings, &clock)?;
         let (clock, store, bus) = if Postgres::is_url(settings.database_url.expose()) {
             open_shared(&settings, &metrics).await?
         } else {
@@ -63,7 +67,7 @@ impl Parts {
             let bus: Arc<dyn Bus> = Arc::new(LocalBus::default());
             (clock, store, bus)
         };
-        Ok(Self { settings, clock, metrics, store, bus, keys, code_secret, app_auth, geo, demo })
+        Ok(Self { settings, clock, metrics, store, bus, keys, code_secret, app_auth, approval, geo, demo })
     }
 }
 
@@ -74,7 +78,11 @@ impl Parts {
 /// Returns an error for the first setting that cannot be used.
 pub fn check(settings: &Settings, clock: &Clock) -> Result<(), ServeError> {
     check_urls(settings)?;
-    app_auth(&settings.app_auth, clock)?;
+    app_auth(settings, clock)?;
+    if let Some(provider) = provider_settings(settings) {
+        Provider::new(provider, clock.clone()).map_err(|error| ServeError::Provider(error.to_string()))?;
+        check_cookie_secrets(&settings.token.key_dir)?;
+    }
     KeyRing::check(&settings.token.key_dir, clock.clone())?;
     read_code_secret(&settings.token.key_dir)?;
     Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
@@ -139,11 +147,14 @@ async fn open_shared(
     Ok((clock, store, bus))
 }
 
-/// Returns the verifier of app tokens that the settings describe.
+/// Returns the verifier of app tokens that the settings describe. It accepts none if users approve on the approve page
+/// only.
 ///
 /// # Errors
 /// Returns [`ServeError::NoAppAuth`] if none is configured, and [`ServeError::AppAuth`] if it cannot be used.
-pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, ServeError> {
+pub fn app_auth(settings: &Settings, clock: &Clock) -> Result<AppAuth, ServeError> {
+    let has_approve_page = !settings.approve.issuer.is_empty();
+    let settings = &settings.app_auth;
     let secret = settings.hmac_secret.expose().as_bytes();
     let mut app_auth = if !secret.is_empty() {
         AppAuth::hmac(secret)
@@ -157,6 +168,8 @@ pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, Se
         let (id, secret) = (&settings.introspection_client_id, settings.introspection_client_secret.expose());
         let client = (!id.is_empty()).then_some((id.as_str(), secret));
         AppAuth::introspection(url, is_loopback, client, clock.clone())?
+    } else if has_approve_page {
+        AppAuth::none()
     } else {
         return Err(ServeError::NoAppAuth);
     };
@@ -167,4 +180,29 @@ pub fn app_auth(settings: &AppAuthSettings, clock: &Clock) -> Result<AppAuth, Se
         app_auth = app_auth.with_audience(&settings.audience);
     }
     Ok(app_auth.with_user_claim(&settings.user_claim).with_max_age(settings.max_age_seconds))
+}
+
+/// Returns the approve page's provider and cookies, or `None` if `approve.issuer` is not set.
+///
+/// # Errors
+/// Returns an error if the HTTP client cannot be created, or the file with the secrets of the cookies cannot be used.
+pub fn approval(settings: &Settings, clock: &Clock) -> Result<Option<Approval>, ServeError> {
+    let Some(provider) = provider_settings(settings) else { return Ok(None) };
+    let provider = Provider::new(provider, clock.clone()).map_err(|error| ServeError::Provider(error.to_string()))?;
+    let sealer = Sealer::new(&open_cookie_secrets(&settings.token.key_dir)?);
+    Ok(Some(Approval { provider, sealer }))
+}
+
+fn provider_settings(settings: &Settings) -> Option<ProviderSettings> {
+    let approve = &settings.approve;
+    let issuer = Url::parse(&approve.issuer).ok()?;
+    Some(ProviderSettings {
+        issuer: approve.issuer.clone(),
+        client_id: approve.client_id.clone(),
+        client_secret: approve.client_secret.expose().to_owned(),
+        redirect_url: format!("{}/q/callback", settings.public_base()),
+        scopes: approve.scopes.clone(),
+        max_age_seconds: settings.app_auth.max_age_seconds,
+        is_loopback: is_loopback(&issuer),
+    })
 }

@@ -104,7 +104,7 @@ impl Server {
 
 /// Assembles the server from its parts, and spawns its background tasks.
 fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server, AppState), ServeError> {
-    let Parts { settings, clock, metrics, store, bus, keys, code_secret, app_auth, geo, demo } = parts;
+    let Parts { settings, clock, metrics, store, bus, keys, code_secret, app_auth, approval, geo, demo } = parts;
     let minter = Arc::new(minter(keys, &settings));
     let codes = Arc::new(Codes {
         secret: code_secret,
@@ -146,6 +146,7 @@ fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server
             codes,
             minter: minter.clone(),
             app_auth: app_auth.clone(),
+            approval,
             limits,
             geo: geo.clone(),
             clock: clock.clone(),

@@ -30,7 +30,8 @@ impl AppLink {
             let bytes: Vec<_> = fingerprint.split(':').collect();
             let is_byte = |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
             if bytes.len() != FINGERPRINT_BYTES || !bytes.iter().all(is_byte) {
-                return Err("needs a SHA-256 fingerprint behind the slash: 32 bytes in hex, with colons between them".to_owned());
+                return Err("needs a SHA-256 fingerprint behind the slash: 32 bytes in hex, with colons between them"
+                    .to_owned());
             }
             if !is_reverse_domain(package) {
                 return Err("needs the name of a package in front of the slash, as com.example.app".to_owned());

@@ -100,11 +100,48 @@ impl ApproveSettings {
                 return Err(invalid("approve.app_links", reason.to_owned()));
             }
         }
+        self.check_provider()?;
         for (item, link) in (1..).zip(&self.app_links) {
             AppLink::parse(link).map_err(|reason| invalid("approve.app_links", format!("item {item} {reason}")))?;
         }
         for (item, store) in (1..).zip(&self.app_stores) {
             web_url(store).map_err(|reason| invalid("approve.app_stores", format!("item {item} {reason}")))?;
+        }
+        Ok(())
+    }
+}
+
+impl ApproveSettings {
+    /// Checks the settings of the OpenID provider, which are set together or not at all.
+    fn check_provider(&self) -> Result<(), ConfigError> {
+        if self.issuer.is_empty() {
+            let set = [
+                ("approve.client_id", self.client_id.is_empty()),
+                ("approve.client_secret", self.client_secret.is_empty()),
+            ];
+            return match set.into_iter().find(|(_, is_empty)| !is_empty) {
+                Some((key, _)) => Err(invalid(key, "goes together with approve.issuer; set both or none".to_owned())),
+                None => Ok(()),
+            };
+        }
+        if !self.url.is_empty() {
+            let reason = "cannot be set together with approve.url; choose the approve page of qrlogin or your own";
+            return Err(invalid("approve.issuer", reason.to_owned()));
+        }
+        let url = web_url(&self.issuer).map_err(|reason| invalid("approve.issuer", reason))?;
+        if url.query().is_some() || url.fragment().is_some() {
+            let reason = "must not have a query or a fragment (OpenID Connect Discovery 1.0 §3)";
+            return Err(invalid("approve.issuer", reason.to_owned()));
+        }
+        if self.client_id.is_empty() {
+            return Err(invalid("approve.issuer", "goes together with approve.client_id; set both or none".to_owned()));
+        }
+        for (item, scope) in (1..).zip(&self.scopes) {
+            // RFC 6749 §3.3.
+            let is_letter = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+            if scope.is_empty() || !scope.bytes().all(is_letter) {
+                return Err(invalid("approve.scopes", format!("item {item} is not a scope")));
+            }
         }
         Ok(())
     }

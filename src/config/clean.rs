@@ -8,7 +8,7 @@ use crate::secret::is_invisible;
 /// Maximum length of the text of a setting, or of an item of a list, in bytes.
 const MAX_TEXT_BYTES: usize = 8 * 1024;
 /// Settings whose values keep their white space, because it may be a part of the secret. One line end is removed.
-const SECRETS: [&str; 2] = ["app_auth.hmac_secret", "app_auth.introspection_client_secret"];
+const SECRETS: [&str; 3] = ["app_auth.hmac_secret", "app_auth.introspection_client_secret", "approve.client_secret"];
 /// Settings whose value is the path of a file or a directory.
 const PATHS: [&str; 4] = ["app_auth.public_key_file", "token.key_dir", "geoip.city_file", "geoip.asn_file"];
 /// Settings whose value is an address to listen on.
@@ -221,7 +221,7 @@ mod tests {
         /// A cleaned value is a part of the text, without control characters and padding. An error has no control
         /// character and only ASCII, so it does not quote the value.
         #[test]
-        fn clean_value_has_no_control_character(text in "[ \\t\\r\\n\\x00-\\x1f\\x7f-\\x9f\\u{200b}\\u{202e}a-z:/@=]{0,12}", key in 0..8_usize) {
+        fn clean_value_has_no_control_character(text in "[ \\t\\r\\n\\x00-\\x1f\\x7f-\\x9f\\u{200b}\\u{202e}a-z:/@=]{0,12}", key in 0..9_usize) {
             let keys = [&SECRETS[..], &PATHS[..], &["public_url", "token.issuer"]].concat();
             match clean(keys[key], &text) {
                 Ok(clean) => {

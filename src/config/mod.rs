@@ -89,8 +89,8 @@ pub struct SessionSettings {
     pub number_matching: bool,
 }
 
-/// The section `[app_auth]`. `serve` requires exactly one of `hmac_secret`, `public_key_file`, `jwks_url` and
-/// `introspection_url`.
+/// The section `[app_auth]`. At most one of `hmac_secret`, `public_key_file`, `jwks_url` and `introspection_url` is set.
+/// `serve` requires one of them, or `approve.issuer`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppAuthSettings {
     /// Secret of app tokens that are signed with HS256.
@@ -118,10 +118,18 @@ pub struct AppAuthSettings {
 }
 
 /// The section `[approve]`: what opens when a camera scans the code.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ApproveSettings {
     /// URL in the QR code, with `{code}` at the place of the code. If empty, it is `{public_url}/q/{code}`.
     pub url: String,
+    /// Issuer of the OpenID provider at which users log in on the approve page.
+    pub issuer: String,
+    /// Client id with which this server is registered at the provider.
+    pub client_id: String,
+    /// Client secret with which this server authenticates at the provider. Empty for a public client.
+    pub client_secret: Secret,
+    /// Scopes that are requested from the provider besides `openid`.
+    pub scopes: Vec<String>,
     /// Name of the app that approves a login, for the page at `{public_url}/q/{code}`.
     pub app_name: String,
     /// URLs at which the app can be installed.
@@ -272,7 +280,16 @@ impl Default for Settings {
                 user_claim: "sub".to_owned(),
                 max_age_seconds: 0,
             },
-            approve: ApproveSettings::default(),
+            approve: ApproveSettings {
+                url: String::new(),
+                issuer: String::new(),
+                client_id: String::new(),
+                client_secret: Secret::default(),
+                scopes: vec!["profile".to_owned()],
+                app_name: String::new(),
+                app_stores: Vec::new(),
+                app_links: Vec::new(),
+            },
             token: TokenSettings {
                 issuer: String::new(),
                 audience: String::new(),
@@ -337,7 +354,7 @@ impl Settings {
 
     /// Returns the settings that are or may hold a secret, with their keys.
     #[must_use]
-    pub const fn secrets(&self) -> [(&'static str, &Secret); 6] {
+    pub const fn secrets(&self) -> [(&'static str, &Secret); 7] {
         [
             ("database_url", &self.database_url),
             ("bus_url", &self.bus_url),
@@ -345,6 +362,7 @@ impl Settings {
             ("app_auth.jwks_url", &self.app_auth.jwks_url),
             ("app_auth.introspection_url", &self.app_auth.introspection_url),
             ("app_auth.introspection_client_secret", &self.app_auth.introspection_client_secret),
+            ("approve.client_secret", &self.approve.client_secret),
         ]
     }
 }

@@ -7,6 +7,7 @@ pub mod fuzz;
 mod grace;
 mod layers;
 mod outgoing;
+mod pages;
 mod prefixed_stream;
 mod problem;
 mod routes;
@@ -29,7 +30,7 @@ use tower::ServiceBuilder;
 use layers::observe::observe;
 use layers::{base, limit, origin};
 use problem::ApiError;
-use routes::{browser, client_js, demo, event_stream, jwks, openapi, phone, websocket};
+use routes::{approve, browser, client_js, demo, event_stream, jwks, openapi, phone, websocket};
 
 pub use acceptor::serve_public;
 pub use layers::limit::ClientLimits;
@@ -64,9 +65,10 @@ pub fn routes(state: AppState) -> Router {
         Router::new().route("/.well-known/jwks.json", get(jwks::jwks)).route("/openapi.json", get(openapi::document));
 
     let mut routes = browser.merge(phone).merge(anyone).merge(client_js::routes());
-    if let Some(pages) = &state.demo {
-        routes = routes.merge(demo::routes(pages, checks));
-    }
+    routes = match &state.demo {
+        Some(pages) => routes.merge(demo::routes(pages, checks)),
+        None => routes.merge(approve::routes(state.approve.clone())).merge(approve::app_link_routes(&state.approve)),
+    };
     let routes = routes
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)

@@ -109,6 +109,11 @@ impl From<TooLong> for ApiError {
 }
 
 impl ApiError {
+    /// Returns the kind of the error.
+    pub(crate) fn code(&self) -> ProblemCode {
+        self.parts().0
+    }
+
     /// Returns the kind of the error, and its text for people.
     fn parts(&self) -> (ProblemCode, String) {
         let code = match self {

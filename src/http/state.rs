@@ -15,10 +15,12 @@ use super::layers::limit::ClientLimits;
 use super::layers::observe::Observer;
 use super::layers::origin::OriginPolicy;
 use super::layers::risk::Risks;
+use super::routes::approve::ApprovePages;
 use super::routes::browser::Browsers;
 use super::routes::demo::DemoPages;
 use super::routes::openapi::ApiDescription;
 use super::routes::phone::Phones;
+use crate::approve::Approval;
 use crate::config::Settings;
 use crate::demo::Demo;
 use crate::geo::Geo;
@@ -39,6 +41,7 @@ pub struct AppState {
     pub(super) observer: Arc<Observer>,
     pub(super) minter: Arc<Minter>,
     pub(super) description: Arc<ApiDescription>,
+    pub(super) approve: Arc<ApprovePages>,
     /// Pages of the demo. `None` in `serve`.
     pub(super) demo: Option<Arc<DemoPages>>,
 }
@@ -55,6 +58,8 @@ pub struct AppParts {
     pub minter: Arc<Minter>,
     /// Verifier of app tokens.
     pub app_auth: Arc<AppAuth>,
+    /// Provider and cookies of the approve page. `None` if `approve.issuer` is not set.
+    pub approval: Option<Approval>,
     /// Limits on the calls and connections of clients.
     pub limits: ClientLimits,
     /// Locations and networks of addresses.
@@ -75,8 +80,21 @@ impl AppState {
     /// Assembles the state of the handlers and layers.
     #[must_use]
     pub fn new(settings: &Settings, parts: AppParts) -> Self {
-        let AppParts { logins, hub, codes, minter, app_auth, limits, geo, clock, metrics, demo, shutdown, upgrades } =
-            parts;
+        let AppParts {
+            logins,
+            hub,
+            codes,
+            minter,
+            app_auth,
+            approval,
+            limits,
+            geo,
+            clock,
+            metrics,
+            demo,
+            shutdown,
+            upgrades,
+        } = parts;
         let (limits, base) = (Arc::new(limits), Arc::new(BasePath::of(settings)));
         let checks = RequestChecks {
             origins: OriginPolicy::of(settings),
@@ -86,6 +104,17 @@ impl AppState {
             base: base.clone(),
             bodies: BodyLimits::of(settings, clock.clone(), shutdown),
         };
+        let phones = Arc::new(Phones {
+            logins: logins.clone(),
+            app_auth,
+            limits: limits.clone(),
+            risks: Risks::new(settings.risk.clone(), geo),
+            code_url: settings.code_url(),
+            compares_numbers: settings.session.number_matching,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        });
+        let approve = ApprovePages::new(settings, approval, base.clone(), clock.clone(), phones.clone());
         let heartbeat_seconds = settings.session.heartbeat_seconds;
         Self {
             browsers: Arc::new(Browsers {
@@ -96,15 +125,8 @@ impl AppState {
                 heartbeat_seconds,
                 demo: demo.clone(),
             }),
-            phones: Arc::new(Phones {
-                logins: logins.clone(),
-                app_auth,
-                limits: limits.clone(),
-                risks: Risks::new(settings.risk.clone(), geo),
-                compares_numbers: settings.session.number_matching,
-                clock: clock.clone(),
-                metrics: metrics.clone(),
-            }),
+            phones,
+            approve: Arc::new(approve),
             arrivals: Arc::new(Arrivals { hub, logins: logins.clone(), limits, upgrades }),
             checks: Arc::new(checks),
             observer: Arc::new(Observer::new(metrics, logins, clock.clone())),

@@ -48,3 +48,31 @@ impl Codes {
         Some(Presented { period: self.secret.period_of(code)?, rotation: self.rotation })
     }
 }
+
+/// A code as a phone sent it.
+#[derive(Debug, Clone)]
+pub struct ScannedCode {
+    /// The code.
+    pub code: Code,
+    /// Time at which the code was seen to be opened, if that was before the call: on the approve page, the user may have
+    /// logged in since. A code that was accepted then is accepted now.
+    pub opened_at: Option<Timestamp>,
+}
+
+impl From<Code> for ScannedCode {
+    fn from(code: Code) -> Self {
+        Self { code, opened_at: None }
+    }
+}
+
+impl ScannedCode {
+    /// Returns the code as it is presented to this session: without rotation, if it was opened in time.
+    pub(super) fn presented_to(&self, session: &Session, presented: Presented) -> Presented {
+        let is_in_time = |at| presented.rotation.admits(session, presented.period, at);
+        if self.opened_at.is_some_and(is_in_time) {
+            Presented { rotation: Rotation::NONE, ..presented }
+        } else {
+            presented
+        }
+    }
+}

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use super::{LoginError, Logins};
-use crate::session::{Client, Code, Decision, Refusal, State};
+use super::{LoginError, Logins, ScannedCode};
+use crate::session::{Client, Decision, Refusal, State};
 use crate::store::SessionSelector;
 use crate::token::AppUser;
 
@@ -24,15 +24,16 @@ impl Logins {
     /// See [`LoginError`].
     pub async fn decide(
         self: &Arc<Self>,
-        code: &Code,
+        scanned: ScannedCode,
         by: AppUser,
         verdict: Verdict,
         is_safe: impl Fn(&Client) -> bool + Send + Sync + 'static,
     ) -> Result<(), LoginError> {
-        let presented = self.verify_code(code).await?;
+        let presented = self.verify_code(&scanned.code).await?;
+        let selector = SessionSelector::Code(scanned.code.key());
         let is_confirmed = matches!(verdict, Verdict::Confirm(_));
         let logins = self.clone();
-        let decided = self.change(SessionSelector::Code(code.key()), move |session, now| {
+        let decided = self.change(selector, move |session, now| {
             let decision = match &verdict {
                 Verdict::Confirm(picked) => Decision::Confirm {
                     grant: logins.minter.grant(&by, logins.clock.wall()),
@@ -41,7 +42,7 @@ impl Logins {
                 },
                 Verdict::Reject => Decision::Reject,
             };
-            let step = session.decide(&by.user, presented, decision, now)?;
+            let step = session.decide(&by.user, scanned.presented_to(session, presented), decision, now)?;
             // A repeated decision is not checked again: the phone may have moved since.
             let is_risky = is_confirmed && session.is_undecided() && !is_safe(&session.client);
             if is_risky { Err(Refusal::Risk) } else { Ok(step) }

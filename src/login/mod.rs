@@ -31,7 +31,7 @@ use crate::store::{
 use crate::system::clock::Clock;
 use crate::token::{MintError, Minter};
 
-pub use codes::Codes;
+pub use codes::{Codes, ScannedCode};
 pub use decide::Verdict;
 pub use faults::Faults;
 pub use overload::PendingCount;

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use super::{LoginError, Logins};
-use crate::session::{Client, Code, PhoneUser, Refusal, Step, Timestamp};
+use super::{LoginError, Logins, ScannedCode};
+use crate::session::{Client, PhoneUser, Refusal, Step, Timestamp};
 use crate::store::SessionSelector;
 
 /// The response to a scan, for the phone user.
@@ -26,17 +26,18 @@ impl Logins {
     /// See [`LoginError`].
     pub async fn scan(
         self: &Arc<Self>,
-        code: &Code,
+        scanned: ScannedCode,
         by: PhoneUser,
         is_safe: impl Fn(&Client) -> bool + Send + Sync + 'static,
     ) -> Result<Scan, LoginError> {
-        let presented = self.verify_code(code).await?;
-        let scanned = self.change(SessionSelector::Code(code.key()), move |session, now| {
-            let step = session.scan(&by, presented, now)?;
+        let presented = self.verify_code(&scanned.code).await?;
+        let selector = SessionSelector::Code(scanned.code.key());
+        let changed = self.change(selector, move |session, now| {
+            let step = session.scan(&by, scanned.presented_to(session, presented), now)?;
             // A repeated scan changes nothing, and is answered as before.
             if matches!(step, Step::Repeated) || is_safe(&session.client) { Ok(step) } else { Err(Refusal::Risk) }
         });
-        let session = scanned.await?;
+        let session = changed.await?;
         Ok(Scan {
             expires_in_seconds: session.expires_at.seconds_since(self.clock.now()),
             numbers: self.codes.numbers(&session.key),

@@ -205,13 +205,13 @@ impl Rotation {
     /// No rotation: a session has one code.
     pub const NONE: Self = Self { period_seconds: 0 };
 
-    /// Returns the period of the code that is shown at `now`. After the scan it is the period of the scan.
+    /// Returns the period of the code that is shown at `now`. From the scan on, it is the period of the scan.
     #[must_use]
     pub fn period_at(self, session: &Session, now: Timestamp) -> u16 {
         if self.period_seconds == 0 {
             return 0;
         }
-        let until = session.scanned_at.unwrap_or(now);
+        let until = session.scanned_at.map_or(now, |scanned_at| scanned_at.min(now));
         let periods = until.millis_since(session.created_at) / (u64::from(self.period_seconds) * 1000);
         u16::try_from(periods).unwrap_or(u16::MAX)
     }

@@ -63,7 +63,8 @@ impl CodeUrl {
     /// Returns what stands between the origin and the code, such as `/approve#`.
     fn marker(&self) -> &str {
         let behind_scheme = self.before.find("://").map_or(0, |at| at + "://".len());
-        let origin = self.before[behind_scheme..].find(['/', '?', '#']).map_or(self.before.len(), |at| behind_scheme + at);
+        let origin =
+            self.before[behind_scheme..].find(['/', '?', '#']).map_or(self.before.len(), |at| behind_scheme + at);
         &self.before[origin..]
     }
 }

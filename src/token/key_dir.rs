@@ -72,13 +72,13 @@ pub enum KeyError {
         /// Mode bits of the file.
         mode: u32,
     },
-    /// The file of the codes' secret does not hold 32 bytes in base64.
+    /// A file of secrets does not hold 32 bytes in base64, or has too many lines.
     #[error(
         "token.key_dir: {}: not 32 bytes in base64; remove it, and a new one is made (codes that are shown at that \
-         moment can then no longer be scanned)",
+         moment can then no longer be scanned, and users of the approve page log in again)",
         shown_path(.path)
     )]
-    NotACodeSecret {
+    NotASecret {
         /// Path of the file.
         path: PathBuf,
     },

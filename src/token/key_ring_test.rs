@@ -8,9 +8,9 @@ use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::code_secret::{CODE_SECRET, open_code_secret, read_code_secret};
 use super::key_dir::{FIRST_KEY, create_first_key, key_files};
 use super::key_ring::{KeyRing, thumbprint};
+use super::secret_files::{CODE_SECRET, open_code_secret, read_code_secret};
 use crate::system::clock::Clock;
 
 #[test]

@@ -4,6 +4,7 @@
 mod acceptor_refusals;
 mod acknowledgements;
 mod app_tokens;
+mod approve;
 mod base_path;
 mod browser_page;
 mod clocks;

@@ -131,7 +131,8 @@ fn padded_values_are_accepted_and_refusals_name_the_setting() {
         for source in [Source::Variable, Source::Flag, Source::File] {
             let taken = loader.load(&key, &default, &valid, source).settings;
             // This setting is invalid without the other one of its pair.
-            if key.starts_with("app_auth.introspection_client_") {
+            let is_of_pair = ["app_auth.introspection_client_", "approve.client_", "approve.issuer"];
+            if is_of_pair.iter().any(|prefix| key.starts_with(prefix)) {
                 let error = taken.unwrap_err().to_string();
                 assert!(error.contains("set both or none") && is_located(&error, &key, source), "{error}");
                 continue;

@@ -13,6 +13,8 @@ pub enum Need {
     Redis,
     /// Chromium, Node and the packages of `e2e/`.
     Chromium,
+    /// Firefox.
+    Firefox,
     /// The library that fakes the wall clock of a process.
     Faketime,
     /// The program `openssl`.
@@ -33,6 +35,7 @@ impl Need {
             Self::PgBouncer => missing_program("pgbouncer"),
             Self::Redis => missing_program("redis-server"),
             Self::Chromium => missing_program("node").or_else(missing_chromium),
+            Self::Firefox => missing_program("firefox-esr"),
             Self::Faketime => faketime().is_none().then(|| "libfaketime is not installed".to_owned()),
             Self::Openssl => missing_program("openssl"),
             Self::Prlimit => missing_program("prlimit"),

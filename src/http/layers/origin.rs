@@ -49,6 +49,14 @@ impl OriginPolicy {
     }
 }
 
+/// Returns whether a form was sent by a page of this origin. Browsers that send no `Origin` say it by `Sec-Fetch-Site`.
+pub(crate) fn is_same_origin(fields: &(impl Fields + ?Sized), origin: &str) -> bool {
+    match fields.line(&ORIGIN) {
+        Some(sent) => sent == origin.as_bytes(),
+        None => fields.line(&SEC_FETCH_SITE).is_some_and(|site| site == b"same-origin"),
+    }
+}
+
 /// Refuses a request of a page whose origin is not allowed, before its handler runs.
 pub(crate) async fn check(
     State(checks): State<Arc<RequestChecks>>,

@@ -1,5 +1,6 @@
 //! The handlers, by caller: the browser, the phone, the demo's pages and the operator.
 
+pub(super) mod approve;
 pub(super) mod browser;
 pub(super) mod client_js;
 pub(super) mod demo;

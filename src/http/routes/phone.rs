@@ -18,9 +18,9 @@ use crate::http::layers::limit::ClientLimits;
 use crate::http::layers::risk::Risks;
 use crate::http::problem::ApiError;
 use crate::limits::Call;
-use crate::login::{LoginError, Logins, Verdict};
+use crate::login::{LoginError, Logins, ScannedCode, Verdict};
 use crate::metrics::Metrics;
-use crate::session::{Client, Code};
+use crate::session::{Client, CodeUrl, PhoneUser, Timestamp};
 use crate::system::clock::Clock;
 use crate::token::{AppAuth, AppUser, InvalidToken};
 use crate::wire::types::{ClientView, CodeRequest, ConfirmRequest, ScanResponse, StatusResponse};
@@ -31,6 +31,8 @@ pub(crate) struct Phones {
     pub(crate) app_auth: Arc<AppAuth>,
     pub(crate) limits: Arc<ClientLimits>,
     pub(crate) risks: Risks,
+    /// Form of the URL in a QR code.
+    pub(crate) code_url: CodeUrl,
     /// Whether number matching is on.
     pub(crate) compares_numbers: bool,
     pub(crate) clock: Clock,
@@ -84,25 +86,7 @@ pub(crate) async fn scan(
     Phone { address, user: by }: Phone,
     Json(request): Json<CodeRequest>,
 ) -> Result<JsonResponse<ScanResponse>, ApiError> {
-    let user = by.user.id.clone();
-    let is_safe = phones.safety(address);
-    let scan = async |code| phones.logins.scan(&code, by.user, is_safe).await;
-    let scan = phones.with_code(address, &user, &request.code, scan).await?;
-    let client = scan.client;
-    let risk = phones.risks.geo().is_set().then(|| phones.risks.of(&client, address));
-    let place = client.ip.parse().ok();
-    let view = ClientView {
-        ip: client.ip,
-        browser: client.browser,
-        os: client.os,
-        origin: client.origin,
-        client_info: client.client_info,
-        time: phones.clock.date_of(scan.created_at).to_string(),
-        location: place.and_then(|address| phones.risks.geo().location(address)),
-        network: place.and_then(|address| phones.risks.geo().network(address)),
-    };
-    let expires_in = scan.expires_in_seconds;
-    let response = ScanResponse { status: "scanned", client: view, expires_in, numbers: scan.numbers, risk };
+    let response = phones.scan(address, by.user, Scanned { text: &request.code, opened_at: None }).await?;
     Ok(JsonResponse(StatusCode::OK, response))
 }
 
@@ -118,7 +102,8 @@ pub(crate) async fn confirm(
         let reason = "number is missing; send the number that the user picked from the numbers of the scan";
         return Err(ApiError::InvalidRequest(reason.to_owned()));
     }
-    phones.decide(address, by, &request.code, Verdict::Confirm(request.number)).await?;
+    let scanned = Scanned { text: &request.code, opened_at: None };
+    phones.decide(address, by, scanned, Verdict::Confirm(request.number)).await?;
     Ok(JsonResponse(StatusCode::OK, StatusResponse { status: "confirmed" }))
 }
 
@@ -130,28 +115,66 @@ pub(crate) async fn reject(
     Phone { address, user: by }: Phone,
     Json(request): Json<CodeRequest>,
 ) -> Result<JsonResponse<StatusResponse>, ApiError> {
-    phones.decide(address, by, &request.code, Verdict::Reject).await?;
+    let scanned = Scanned { text: &request.code, opened_at: None };
+    phones.decide(address, by, scanned, Verdict::Reject).await?;
     Ok(JsonResponse(StatusCode::OK, StatusResponse { status: "rejected" }))
 }
 
+/// A code as a phone sent it: the code, or the URL from the QR code.
+#[derive(Clone, Copy)]
+pub(crate) struct Scanned<'a> {
+    pub(crate) text: &'a str,
+    /// See [`ScannedCode::opened_at`].
+    pub(crate) opened_at: Option<Timestamp>,
+}
+
 impl Phones {
-    /// Returns a function that tells whether `risk.policy` lets a phone at `address` log in a given browser.
-    fn safety(self: &Arc<Self>, address: IpAddr) -> impl Fn(&Client) -> bool + Send + Sync + use<> {
-        let phones = self.clone();
-        move |client| phones.risks.is_safe(client, address)
+    /// Scans a code for a user whose phone is at `address`, and describes the browser that generated the session.
+    pub(crate) async fn scan(
+        self: &Arc<Self>,
+        address: IpAddr,
+        user: PhoneUser,
+        scanned: Scanned<'_>,
+    ) -> Result<ScanResponse, ApiError> {
+        let id = user.id.clone();
+        let is_safe = self.safety(address);
+        let scan = async |code| self.logins.scan(code, user, is_safe).await;
+        let scan = self.with_code(address, &id, scanned, scan).await?;
+        let client = scan.client;
+        let risk = self.risks.geo().is_set().then(|| self.risks.of(&client, address));
+        let place = client.ip.parse().ok();
+        let view = ClientView {
+            ip: client.ip,
+            browser: client.browser,
+            os: client.os,
+            origin: client.origin,
+            client_info: client.client_info,
+            time: self.clock.date_of(scan.created_at).to_string(),
+            location: place.and_then(|address| self.risks.geo().location(address)),
+            network: place.and_then(|address| self.risks.geo().network(address)),
+        };
+        let expires_in = scan.expires_in_seconds;
+        Ok(ScanResponse { status: "scanned", client: view, expires_in, numbers: scan.numbers, risk })
     }
 
-    async fn decide(
+    /// Stores the decision of a user whose phone is at `address`.
+    pub(crate) async fn decide(
         self: &Arc<Self>,
         address: IpAddr,
         by: AppUser,
-        code: &str,
+        scanned: Scanned<'_>,
         verdict: Verdict,
     ) -> Result<(), ApiError> {
         let user = by.user.id.clone();
         let is_safe = self.safety(address);
-        let decide = async |code| self.logins.decide(&code, by, verdict, is_safe).await;
-        self.with_code(address, &user, code, decide).await
+        let decide = async |code| self.logins.decide(code, by, verdict, is_safe).await;
+        self.with_code(address, &user, scanned, decide).await
+    }
+
+    /// Returns a function that tells whether `risk.policy` lets a phone at `address` log in a given browser.
+    fn safety(self: &Arc<Self>, address: IpAddr) -> impl Fn(&Client) -> bool + Send + Sync + use<> {
+        let phones = self.clone();
+        move |client| phones.risks.is_safe(client, address)
     }
 
     /// Parses a code and calls `what` with it, unless the user or the address has sent too many wrong codes. A
@@ -160,15 +183,15 @@ impl Phones {
         &self,
         address: IpAddr,
         user: &str,
-        code: &str,
-        what: impl AsyncFnOnce(Code) -> Result<T, LoginError>,
+        scanned: Scanned<'_>,
+        what: impl AsyncFnOnce(ScannedCode) -> Result<T, LoginError>,
     ) -> Result<T, ApiError> {
         let rates = self.limits.rates.as_ref();
         if let Some(rates) = rates {
             rates.may_try_code(user, address)?;
         }
-        let done = match Code::from_scan(code) {
-            Some(code) => what(code).await,
+        let done = match self.code_url.code_in(scanned.text) {
+            Some(code) => what(ScannedCode { code, opened_at: scanned.opened_at }).await,
             None => Err(LoginError::NotFound),
         };
         if let (Some(rates), Err(LoginError::NotFound)) = (rates, &done) {

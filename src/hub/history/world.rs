@@ -180,7 +180,7 @@ impl History<'_> {
         let by = AppUser { user, claims: serde_json::Map::new() };
         let (logins, code) = (self.node.logins.clone(), self.logins[login].code.clone());
         let verdict = if is_confirmation { Verdict::Confirm(None) } else { Verdict::Reject };
-        let task = self.node.runtime.spawn(async move { logins.decide(&code, by, verdict, |_| true).await });
+        let task = self.node.runtime.spawn(async move { logins.decide(code.into(), by, verdict, |_| true).await });
         let was_locked = self.machine.disk.lock().foreign != ForeignLock::Nothing && self.slow.is_none();
         self.calls.push(PhoneCall { login, number, is_confirmation, task, was_locked });
     }

@@ -24,17 +24,17 @@ pub struct AppUser {
 }
 
 /// The requirements on the claims of an app token.
-pub(super) struct ClaimRules {
+pub struct ClaimRules {
     /// Required value of `iss`. `None` accepts any.
-    pub(super) issuer: Option<String>,
+    pub issuer: Option<String>,
     /// Required value of `aud`. `None` accepts any.
-    pub(super) audience: Option<String>,
+    pub audience: Option<String>,
     /// Name of the claim with the user's id.
-    pub(super) user_claim: String,
+    pub user_claim: String,
     /// Maximum time since `auth_time`, in seconds. 0 means no maximum.
-    pub(super) max_age_seconds: u32,
+    pub max_age_seconds: u32,
     /// Names of the claims that are copied into `web_token`.
-    pub(super) passed_on: Vec<String>,
+    pub passed_on: Vec<String>,
 }
 
 impl ClaimRules {
@@ -42,7 +42,7 @@ impl ClaimRules {
     ///
     /// # Errors
     /// Returns an error if a claim is missing, invalid or out of time.
-    pub(super) fn check(&self, claims: Map<String, Value>, now: Timestamp) -> Result<AppUser, AuthError> {
+    pub fn check(&self, claims: Map<String, Value>, now: Timestamp) -> Result<AppUser, AuthError> {
         self.check_standard(&claims, now)?;
         let has_control = |name: &&String| claims.get(*name).is_some_and(has_control_character);
         if let Some(name) = self.passed_on.iter().find(has_control) {

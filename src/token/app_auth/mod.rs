@@ -25,13 +25,12 @@ use url::Url;
 use super::WEB_TOKEN_TYPE;
 use crate::session::Timestamp;
 use crate::system::clock::Clock;
-use claims::ClaimRules;
 use fetch::HttpSource;
 use introspection::Introspection;
 use key::VerifyingKey;
 use key_set::KeySet;
 
-pub use claims::AppUser;
+pub use claims::{AppUser, ClaimRules};
 pub use error::{AppAuthError, AuthError, InvalidToken};
 
 /// Minimum length of the secret of HS256, in bytes: the length of its hash (RFC 7518 §3.2).
@@ -53,6 +52,8 @@ enum Verification {
     KeySet(Box<KeySet>),
     /// Responses of an introspection endpoint (RFC 7662).
     Introspection(Introspection),
+    /// No token is accepted, because users approve on the approve page only.
+    None,
 }
 
 impl AppAuth {
@@ -99,6 +100,12 @@ impl AppAuth {
     ) -> Result<Self, AppAuthError> {
         let source = source("app_auth.introspection_url", url, is_loopback)?;
         Ok(Self::with_verification(Verification::Introspection(Introspection::new(source, client, clock))))
+    }
+
+    /// Returns a verifier that accepts no token.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::with_verification(Verification::None)
     }
 
     fn with_verification(verification: Verification) -> Self {
@@ -149,7 +156,7 @@ impl AppAuth {
         match &self.verification {
             Verification::KeySet(keys) => keys.keep_fresh().await,
             Verification::Introspection(introspection) => introspection.try_until_answered().await,
-            Verification::Secret(_) | Verification::KeyFile(..) => {}
+            Verification::Secret(_) | Verification::KeyFile(..) | Verification::None => {}
         }
     }
 
@@ -164,7 +171,7 @@ impl AppAuth {
                 Err(error) => warn!(event = "key of app tokens not read", %error),
             },
             Verification::KeySet(keys) => keys.refresh().await,
-            Verification::Secret(_) | Verification::Introspection(_) => {}
+            Verification::Secret(_) | Verification::Introspection(_) | Verification::None => {}
         }
     }
 
@@ -192,7 +199,7 @@ impl AppAuth {
                     Verification::KeySet(keys) => keys.find(header.kid.as_deref(), &header.alg).await?,
                     Verification::KeyFile(_, keys) => keys.read().clone(),
                     Verification::Secret(key) => vec![Arc::clone(key)],
-                    Verification::Introspection(_) => Vec::new(),
+                    Verification::Introspection(_) | Verification::None => Vec::new(),
                 };
                 let claims = verify_with_any(&keys, token, &header.alg)?;
                 if !claims.contains_key("exp") {

@@ -70,10 +70,22 @@ impl Server {
         keys: PathBuf,
         wrap: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>,
     ) -> Self {
+        Self::node_with(url, bus_url, keys, wrap, |_| {}).await
+    }
+
+    /// Starts a node as [`Server::node`] does, with changed settings.
+    pub async fn node_with(
+        url: &str,
+        bus_url: Option<&str>,
+        keys: PathBuf,
+        wrap: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let (dir, settings) = Self::settings(|settings| {
             settings.token.key_dir = keys;
             settings.database_url = url.into();
             settings.bus_url = bus_url.unwrap_or_default().into();
+            change(settings);
         });
         let clock = Clock::shared();
         let parts = Parts::open(settings.clone(), clock.clone(), None).await.unwrap();
@@ -112,7 +124,8 @@ impl Server {
         let parts = Parts {
             keys: KeyRing::open(&settings.token.key_dir, clock.clone()).unwrap(),
             code_secret: open_code_secret(&settings.token.key_dir).unwrap(),
-            app_auth: app::app_auth(&settings.app_auth, &clock).unwrap(),
+            app_auth: app::app_auth(&settings, &clock).unwrap(),
+            approval: app::approval(&settings, &clock).unwrap(),
             geo: Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file).unwrap(),
             settings,
             clock: clock.clone(),

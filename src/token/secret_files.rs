@@ -1,4 +1,4 @@
-//! The secret of the codes, which all nodes share: a file beside the signing keys.
+//! The shared secrets beside the signing keys: that of the codes, and those of the approve page's cookies.
 
 use std::io;
 use std::path::Path;
@@ -13,6 +13,11 @@ use crate::system::random;
 
 /// Name of the file with the [`CodeSecret`].
 pub(super) const CODE_SECRET: &str = "codes.key";
+/// Name of the file with the secrets of the approve page's cookies.
+pub(super) const COOKIE_SECRETS: &str = "cookies.key";
+
+/// A secret: 32 random bytes.
+pub type SecretBytes = Zeroizing<[u8; 32]>;
 
 /// Reads the secret of the codes, which all nodes share: 32 random bytes in base64, in a file beside the signing keys.
 /// Creates the file if it does not exist.
@@ -21,13 +26,8 @@ pub(super) const CODE_SECRET: &str = "codes.key";
 /// Returns an error if the file cannot be read or created, if it does not hold 32 bytes in base64, or if the group or
 /// others may write it.
 pub fn open_code_secret(dir: &Path) -> Result<CodeSecret, KeyError> {
-    if let Some(secret) = read_code_secret(dir)? {
-        return Ok(secret);
-    }
-    let text = Zeroizing::new(STANDARD.encode(Zeroizing::new(random::bytes::<32>()).as_slice()) + "\n");
-    create_file(dir, CODE_SECRET, text.as_bytes())?;
-    // Read back, because another node may have created the file first.
-    read_code_secret(dir)?.ok_or_else(|| KeyError::NotACodeSecret { path: dir.join(CODE_SECRET) })
+    let secrets = open_secrets(dir, CODE_SECRET)?;
+    one_of(dir, secrets)
 }
 
 /// Reads the secret of the codes, see [`open_code_secret`]. Returns `None` if the file does not exist.
@@ -36,7 +36,49 @@ pub fn open_code_secret(dir: &Path) -> Result<CodeSecret, KeyError> {
 /// Returns an error if the file cannot be read, if it does not hold 32 bytes in base64, or if the group or others may
 /// write it.
 pub fn read_code_secret(dir: &Path) -> Result<Option<CodeSecret>, KeyError> {
-    let path = dir.join(CODE_SECRET);
+    read_secrets(dir, CODE_SECRET)?.map(|secrets| one_of(dir, secrets)).transpose()
+}
+
+/// Reads the secrets of the approve page's cookies, which all nodes share: a line for each, with 32 random bytes in
+/// base64, in a file beside the signing keys. Creates the file with one secret if it does not exist.
+///
+/// The first secret encrypts, and all decrypt, so a new one is added as the first line.
+///
+/// # Errors
+/// Returns an error if the file cannot be read or created, if a line does not hold 32 bytes in base64, or if the group
+/// or others may write it.
+pub fn open_cookie_secrets(dir: &Path) -> Result<Vec<SecretBytes>, KeyError> {
+    open_secrets(dir, COOKIE_SECRETS)
+}
+
+/// Checks the file of [`open_cookie_secrets`], if it exists.
+///
+/// # Errors
+/// Returns the errors of [`open_cookie_secrets`]. Creates nothing.
+pub fn check_cookie_secrets(dir: &Path) -> Result<(), KeyError> {
+    read_secrets(dir, COOKIE_SECRETS).map(drop)
+}
+
+fn one_of(dir: &Path, secrets: Vec<SecretBytes>) -> Result<CodeSecret, KeyError> {
+    match secrets.as_slice() {
+        [secret] => Ok(CodeSecret::new(**secret)),
+        _ => Err(KeyError::NotASecret { path: dir.join(CODE_SECRET) }),
+    }
+}
+
+fn open_secrets(dir: &Path, name: &str) -> Result<Vec<SecretBytes>, KeyError> {
+    if let Some(secrets) = read_secrets(dir, name)? {
+        return Ok(secrets);
+    }
+    let text = Zeroizing::new(STANDARD.encode(Zeroizing::new(random::bytes::<32>()).as_slice()) + "\n");
+    create_file(dir, name, text.as_bytes())?;
+    // Read back, because another node may have created the file first.
+    read_secrets(dir, name)?.ok_or_else(|| KeyError::NotASecret { path: dir.join(name) })
+}
+
+/// Reads the lines of a file of secrets. Returns `None` if the file does not exist.
+fn read_secrets(dir: &Path, name: &str) -> Result<Option<Vec<SecretBytes>>, KeyError> {
+    let path = dir.join(name);
     // Behind a link whose target is missing, no file can be created, so the error of reading it is returned.
     let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound && !path.is_symlink();
     let (text, is_exposed) = match read_private(&path) {
@@ -46,9 +88,12 @@ pub fn read_code_secret(dir: &Path) -> Result<Option<CodeSecret>, KeyError> {
     if is_exposed {
         warn_of_exposed(&path);
     }
-    let bytes = STANDARD.decode(text.trim_ascii()).map(Zeroizing::new).ok();
-    let bytes = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
-    bytes.map(CodeSecret::new).map(Some).ok_or(KeyError::NotACodeSecret { path })
+    let secret = |line: &[u8]| {
+        let bytes = STANDARD.decode(line.trim_ascii()).map(Zeroizing::new).ok()?;
+        <[u8; 32]>::try_from(bytes.as_slice()).ok().map(Zeroizing::new)
+    };
+    let secrets: Option<Vec<_>> = text.trim_ascii().split(|byte| *byte == b'\n').map(secret).collect();
+    secrets.map(Some).ok_or(KeyError::NotASecret { path })
 }
 
 #[cfg(test)]

@@ -1,0 +1,18 @@
+//! The approve page: a user logs in at the site's OpenID provider, and then approves a login in the browser of the
+//! phone. Everything that the page remembers is in encrypted cookies, so any node answers any request.
+
+mod provider;
+mod seal;
+mod visit;
+
+pub use provider::{LoginFlow, Provider, ProviderError, ProviderSettings};
+pub use seal::Sealer;
+pub use visit::{Flow, Kept, Opened, Visit};
+
+/// What the approve page needs from outside.
+pub struct Approval {
+    /// Provider at which users log in.
+    pub provider: Provider,
+    /// Sealer of the cookies.
+    pub sealer: Sealer,
+}

@@ -1,0 +1,407 @@
+//! The OpenID provider at which the users of the approve page log in: the client's side of the authorization code flow
+//! (OpenID Connect Core 1.0 §3.1), by the crate `openidconnect`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::DateTime;
+use futures_util::future::BoxFuture;
+use openidconnect::core::{
+    CoreAuthDisplay, CoreAuthPrompt, CoreClaimName, CoreClaimType, CoreClientAuthMethod, CoreErrorResponseType,
+    CoreGenderClaim, CoreGrantType, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm,
+    CoreJwsSigningAlgorithm, CoreResponseMode, CoreResponseType, CoreRevocableToken, CoreRevocationErrorResponse,
+    CoreSubjectIdentifierType, CoreTokenIntrospectionResponse, CoreTokenType,
+};
+use openidconnect::{
+    AdditionalClaims, AdditionalProviderMetadata, AsyncHttpClient, AuthType, AuthenticationFlow, AuthorizationCode,
+    ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken, EmptyExtraTokenFields, EndpointMaybeSet,
+    EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IdTokenFields, IssuerUrl, LanguageTag, Nonce,
+    OAuth2TokenResponse as _, PkceCodeChallenge, PkceCodeVerifier, ProviderMetadata, RedirectUrl, RequestTokenError,
+    Scope, StandardErrorResponse, StandardTokenResponse, TokenResponse as _, UserInfoClaims,
+};
+use reqwest::redirect;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use thiserror::Error;
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+use url::Url;
+
+use crate::system::clock::Clock;
+use crate::telemetry::cause::explain;
+
+/// Time limit of a request to the provider. The user waits for its response.
+const REQUEST_TIME: Duration = Duration::from_secs(5);
+/// Maximum length of a response's body, in bytes.
+const MAX_BYTES: usize = 512 * 1024;
+/// Time for which the provider's metadata and keys are used before they are fetched again, in seconds.
+const METADATA_SECONDS: u32 = 3600;
+/// Minimum time between two fetches of the metadata because a token did not verify, in seconds.
+const REFETCH_SECONDS: u32 = 10;
+
+/// The settings of the provider.
+#[derive(Clone)]
+pub struct ProviderSettings {
+    /// Issuer of the provider, at which `/.well-known/openid-configuration` is found.
+    pub issuer: String,
+    /// Client id with which this server is registered at the provider.
+    pub client_id: String,
+    /// Client secret. Empty for a public client.
+    pub client_secret: String,
+    /// URL to which the provider sends the user back.
+    pub redirect_url: String,
+    /// Scopes that are requested besides `openid`.
+    pub scopes: Vec<String>,
+    /// Maximum time since the user's login, in seconds. 0 means any time.
+    pub max_age_seconds: u32,
+    /// Whether the provider is on this machine, so may be plain http.
+    pub is_loopback: bool,
+}
+
+/// The provider, with its metadata once they have been fetched.
+pub struct Provider {
+    settings: ProviderSettings,
+    http: HttpClient,
+    clock: Clock,
+    /// The latest metadata. The lock is held while they are fetched, so that concurrent logins fetch them once.
+    discovered: Mutex<Option<(Arc<Discovered>, Duration)>>,
+}
+
+struct Discovered {
+    client: OidcClient,
+    end_session: Option<Url>,
+}
+
+/// What this server must remember of a login until the provider sends the user back.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct LoginFlow {
+    /// `state` of the authorization request.
+    pub state: String,
+    /// `nonce` of the authorization request.
+    pub nonce: String,
+    /// Verifier of the PKCE challenge (RFC 7636).
+    pub verifier: String,
+}
+
+/// A login that has begun.
+pub struct Begun {
+    /// URL of the provider to which the user is sent.
+    pub url: Url,
+    /// What is needed to finish the login.
+    pub flow: LoginFlow,
+}
+
+/// A login that the provider has confirmed.
+pub struct Finished {
+    /// Claims of the ID token, and of the UserInfo response where the ID token lacks them.
+    pub claims: Map<String, Value>,
+    /// ID token, which names the session at the provider in a logout.
+    pub id_token: String,
+}
+
+/// The reason for which a login at the provider failed. The text is for the operator.
+#[derive(Debug, Error)]
+pub enum ProviderError {
+    /// The provider does not answer, or its answer cannot be used.
+    #[error("the provider does not answer: {0}")]
+    Unavailable(String),
+    /// The provider refused this server's request, which a wrong client id or secret causes.
+    #[error("the provider refused the client: {0}")]
+    Client(String),
+    /// The authorization code or the ID token is not valid.
+    #[error("the login is not valid: {0}")]
+    Refused(String),
+}
+
+impl Provider {
+    /// Returns a provider. Nothing is fetched yet.
+    ///
+    /// # Errors
+    /// Returns an error if the HTTP client cannot be created, for example because the system's trusted certificates
+    /// cannot be used.
+    pub fn new(settings: ProviderSettings, clock: Clock) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .timeout(REQUEST_TIME)
+            // A redirect could lead the client secret to another host (OAuth 2.0 Security BCP §4.12).
+            .redirect(redirect::Policy::none())
+            .user_agent(concat!("qrlogin/", env!("CARGO_PKG_VERSION")));
+        let http = if settings.is_loopback { http.no_proxy() } else { http.https_only(true) };
+        Ok(Self { settings, http: HttpClient(http.build()?), clock, discovered: Mutex::new(None) })
+    }
+
+    /// Begins a login. With `asks_again`, the provider asks the user to log in even if it knows the user.
+    /// `language` is the tag of the language in which the provider should speak.
+    ///
+    /// # Errors
+    /// Returns an error if the provider's metadata cannot be fetched.
+    pub async fn begin(&self, asks_again: bool, language: &str) -> Result<Begun, ProviderError> {
+        let discovered = self.discovered(METADATA_SECONDS).await?;
+        let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+        let flow = AuthenticationFlow::<CoreResponseType>::AuthorizationCode;
+        let mut request = discovered
+            .client
+            .authorize_url(flow, CsrfToken::new_random, Nonce::new_random)
+            .set_pkce_challenge(challenge)
+            .add_ui_locale(LanguageTag::new(language.to_owned()));
+        for scope in &self.settings.scopes {
+            request = request.add_scope(Scope::new(scope.clone()));
+        }
+        if self.settings.max_age_seconds > 0 {
+            request = request.set_max_age(Duration::from_secs(self.settings.max_age_seconds.into()));
+        }
+        if asks_again {
+            request = request.add_prompt(CoreAuthPrompt::Login);
+        }
+        let (url, state, nonce) = request.url();
+        let flow =
+            LoginFlow { state: state.into_secret(), nonce: nonce.secret().clone(), verifier: verifier.into_secret() };
+        Ok(Begun { url, flow })
+    }
+
+    /// Exchanges the code of an authorization response for an ID token, verifies the token, and returns its claims.
+    /// `issuer` is the parameter `iss` of the response, if there was one (RFC 9207).
+    ///
+    /// # Errors
+    /// Returns an error if the provider refuses the code, if the ID token is not valid, or if the provider does not
+    /// answer.
+    pub async fn finish(&self, code: String, issuer: Option<&str>, flow: LoginFlow) -> Result<Finished, ProviderError> {
+        if issuer.is_some_and(|issuer| issuer != self.settings.issuer) {
+            return Err(ProviderError::Refused("the response is from another issuer".to_owned()));
+        }
+        let discovered = self.discovered(METADATA_SECONDS).await?;
+        let response = discovered
+            .client
+            .exchange_code(AuthorizationCode::new(code))
+            .map_err(|_| ProviderError::Unavailable("its metadata have no token_endpoint".to_owned()))?
+            .set_pkce_verifier(PkceCodeVerifier::new(flow.verifier))
+            .request_async(&self.http)
+            .await
+            .map_err(of_token_request)?;
+        let token = response.id_token().ok_or_else(|| ProviderError::Refused("there is no ID token".to_owned()))?;
+        let nonce = Nonce::new(flow.nonce);
+        // The server's clock follows the database's, and the machine's own may be wrong.
+        let now = || DateTime::from_timestamp_millis(self.clock.wall().as_millis()).unwrap_or_default();
+        let verify = |client: &OidcClient| token.claims(&client.id_token_verifier().set_time_fn(now), &nonce).cloned();
+        let claims = match verify(&discovered.client) {
+            // The provider may have changed its keys since they were fetched.
+            Err(ClaimsVerificationError::SignatureVerification(_)) => {
+                let newer = self.discovered(REFETCH_SECONDS).await?;
+                verify(&newer.client)
+            }
+            claims => claims,
+        };
+        let claims = claims.map_err(|error| ProviderError::Refused(explain(&error)))?;
+        let mut all = members(&claims)?;
+        if !all.contains_key("name") || !all.contains_key("picture") {
+            let subject = claims.subject().clone();
+            if let Ok(request) = discovered.client.user_info(response.access_token().clone(), Some(subject)) {
+                let info: Result<UserInfoClaims<OtherClaims, CoreGenderClaim>, _> =
+                    request.request_async(&self.http).await;
+                match info {
+                    // The ID token is signed, so its claims come first.
+                    Ok(info) => members(&info)?.into_iter().for_each(|(name, value)| {
+                        all.entry(name).or_insert(value);
+                    }),
+                    Err(error) => warn!(event = "user info not fetched", error = explain(&error)),
+                }
+            }
+        }
+        Ok(Finished { claims: all, id_token: token.to_string() })
+    }
+
+    /// Returns the URL at which the user's session at the provider is ended (OpenID Connect RP-Initiated Logout 1.0), or
+    /// `None` if the provider does not support it or its metadata are not known.
+    pub async fn logout_url(&self, id_token: Option<&str>, back_to: &str) -> Option<Url> {
+        let mut url = self.discovered(METADATA_SECONDS).await.ok()?.end_session.clone()?;
+        let mut query = url.query_pairs_mut();
+        if let Some(token) = id_token {
+            query.append_pair("id_token_hint", token);
+        }
+        query.append_pair("client_id", &self.settings.client_id).append_pair("post_logout_redirect_uri", back_to);
+        drop(query);
+        Some(url)
+    }
+
+    /// Returns the provider's metadata and keys, which it fetches if they are older than this.
+    async fn discovered(&self, oldest_seconds: u32) -> Result<Arc<Discovered>, ProviderError> {
+        let mut discovered = self.discovered.lock().await;
+        let now = self.clock.steady();
+        let known = discovered
+            .as_ref()
+            .map(|(known, at)| (known.clone(), now < *at + Duration::from_secs(oldest_seconds.into())));
+        match known {
+            Some((known, true)) => Ok(known),
+            known => match self.discover().await {
+                Ok(fresh) => {
+                    let fresh = Arc::new(fresh);
+                    *discovered = Some((fresh.clone(), now));
+                    Ok(fresh)
+                }
+                Err(error) => match known {
+                    // Old keys verify tokens until the provider answers again.
+                    Some((known, _)) => Ok(known),
+                    None => Err(error),
+                },
+            },
+        }
+    }
+
+    async fn discover(&self) -> Result<Discovered, ProviderError> {
+        let settings = &self.settings;
+        let issuer =
+            IssuerUrl::new(settings.issuer.clone()).map_err(|error| ProviderError::Unavailable(error.to_string()))?;
+        let metadata = Metadata::discover_async(issuer, &self.http)
+            .await
+            .map_err(|error| ProviderError::Unavailable(explain(&error)))?;
+        let secret = (!settings.client_secret.is_empty()).then(|| ClientSecret::new(settings.client_secret.clone()));
+        let redirect = RedirectUrl::new(settings.redirect_url.clone())
+            .map_err(|error| ProviderError::Unavailable(error.to_string()))?;
+        let methods = metadata.token_endpoint_auth_methods_supported();
+        let is_post_only = methods.is_some_and(|methods| {
+            methods.contains(&CoreClientAuthMethod::ClientSecretPost)
+                && !methods.contains(&CoreClientAuthMethod::ClientSecretBasic)
+        });
+        let end_session = metadata.additional_metadata().end_session_endpoint.clone();
+        let mut client =
+            OidcClient::from_provider_metadata(metadata, ClientId::new(settings.client_id.clone()), secret)
+                .set_redirect_uri(redirect);
+        if is_post_only {
+            client = client.set_auth_type(AuthType::RequestBody);
+        }
+        info!(event = "provider found", issuer = settings.issuer);
+        Ok(Discovered { client, end_session })
+    }
+}
+
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Provider({})", self.settings.issuer)
+    }
+}
+
+/// Sends the requests of `openidconnect` to the provider.
+struct HttpClient(reqwest::Client);
+
+impl<'c> AsyncHttpClient<'c> for HttpClient {
+    type Error = SendError;
+    type Future = BoxFuture<'c, Result<HttpResponse, SendError>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(async move {
+            let mut response = self.0.execute(request.try_into()?).await?;
+            let mut answer = http::Response::builder().status(response.status());
+            if let Some(headers) = answer.headers_mut() {
+                headers.clone_from(response.headers());
+            }
+            let mut body = Vec::new();
+            while let Some(chunk) = response.chunk().await? {
+                body.extend_from_slice(&chunk);
+                if body.len() > MAX_BYTES {
+                    return Err(SendError::TooLong);
+                }
+            }
+            answer.body(body).map_err(|_| SendError::TooLong)
+        })
+    }
+}
+
+/// An error of a request to the provider.
+#[derive(Debug, Error)]
+enum SendError {
+    #[error("{0}")]
+    NoResponse(String),
+    #[error("its answer is longer than {MAX_BYTES} bytes")]
+    TooLong,
+}
+
+impl From<reqwest::Error> for SendError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::NoResponse(explain(&error.without_url()))
+    }
+}
+
+/// Claims that OpenID Connect does not define.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct OtherClaims {
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+impl AdditionalClaims for OtherClaims {}
+
+/// Metadata of the provider that are not of OpenID Connect Discovery 1.0.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct OtherMetadata {
+    /// OpenID Connect RP-Initiated Logout 1.0 §2.1.
+    end_session_endpoint: Option<Url>,
+}
+
+impl AdditionalProviderMetadata for OtherMetadata {}
+
+type Metadata = ProviderMetadata<
+    OtherMetadata,
+    CoreAuthDisplay,
+    CoreClientAuthMethod,
+    CoreClaimName,
+    CoreClaimType,
+    CoreGrantType,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJweKeyManagementAlgorithm,
+    CoreJsonWebKey,
+    CoreResponseMode,
+    CoreResponseType,
+    CoreSubjectIdentifierType,
+>;
+
+type TokenFields = IdTokenFields<
+    OtherClaims,
+    EmptyExtraTokenFields,
+    CoreGenderClaim,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJwsSigningAlgorithm,
+>;
+
+type OidcClient = Client<
+    OtherClaims,
+    CoreAuthDisplay,
+    CoreGenderClaim,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJsonWebKey,
+    CoreAuthPrompt,
+    StandardErrorResponse<CoreErrorResponseType>,
+    StandardTokenResponse<TokenFields, CoreTokenType>,
+    CoreTokenIntrospectionResponse,
+    CoreRevocableToken,
+    CoreRevocationErrorResponse,
+    EndpointSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointMaybeSet,
+    EndpointMaybeSet,
+>;
+
+/// Returns the claims as the members of a JSON object.
+fn members(claims: &impl Serialize) -> Result<Map<String, Value>, ProviderError> {
+    match serde_json::to_value(claims) {
+        Ok(Value::Object(members)) => Ok(members),
+        _ => Err(ProviderError::Refused("its claims are not an object".to_owned())),
+    }
+}
+
+/// Returns the error of a request to the token endpoint (RFC 6749 §5.2).
+fn of_token_request(
+    error: RequestTokenError<SendError, StandardErrorResponse<CoreErrorResponseType>>,
+) -> ProviderError {
+    match error {
+        RequestTokenError::ServerResponse(response) => match response.error() {
+            CoreErrorResponseType::InvalidGrant => ProviderError::Refused(response.to_string()),
+            _ => ProviderError::Client(response.to_string()),
+        },
+        RequestTokenError::Request(error) => ProviderError::Unavailable(error.to_string()),
+        // The body of a response can hold tokens, so it is not a part of the text.
+        RequestTokenError::Parse(..) => ProviderError::Unavailable("its answer is not a token response".to_owned()),
+        RequestTokenError::Other(reason) => ProviderError::Unavailable(reason),
+    }
+}

@@ -1,0 +1,258 @@
+//! The page at the URL in the QR code, `/q/{code}`: it approves the login, or says where that is done.
+
+mod app;
+mod app_links;
+mod cookies;
+mod login;
+mod question;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Extension, FromRef, Path, RawQuery};
+use axum::http::header::{LOCATION, RETRY_AFTER, SET_COOKIE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use maud::{Markup, html};
+
+use crate::approve::{Approval, Provider};
+use crate::config::{AppLink, ApproveSettings, Settings};
+use crate::http::layers::RequestChecks;
+use crate::http::layers::base::BasePath;
+use crate::http::layers::client::ClientAddress;
+use crate::http::pages::{Language, Page, STYLE_PATH, stylesheet};
+use crate::http::problem::ApiError;
+use crate::http::routes::phone::Phones;
+use crate::limits::Call;
+use crate::login::LoginError;
+use crate::session::{Code, CodeUrl};
+use crate::system::clock::Clock;
+use crate::token::ClaimRules;
+use crate::wire::types::ProblemCode;
+use cookies::Cookies;
+
+pub(crate) use app_links::routes as app_link_routes;
+
+/// State of the pages at `/q/`.
+pub(crate) struct ApprovePages {
+    way: Way,
+    base: Arc<BasePath>,
+    clock: Clock,
+    phones: Arc<Phones>,
+    /// Apps that open the URLs themselves.
+    app_links: Vec<AppLink>,
+}
+
+/// Where logins are approved.
+enum Way {
+    /// At another URL, which is in the QR code.
+    Elsewhere(CodeUrl),
+    /// On these pages, by users of a provider.
+    Provider(Box<Approver>),
+    /// In an app with this name, which can be installed from these URLs.
+    App { name: String, stores: Vec<String> },
+}
+
+/// What the approve page needs.
+pub(crate) struct Approver {
+    provider: Provider,
+    cookies: Cookies,
+    rules: ClaimRules,
+    /// Origin of `public_url`.
+    origin: String,
+    /// `public_url` without slashes at its end.
+    public_base: String,
+}
+
+impl ApprovePages {
+    pub(crate) fn new(
+        settings: &Settings,
+        approval: Option<Approval>,
+        base: Arc<BasePath>,
+        clock: Clock,
+        phones: Arc<Phones>,
+    ) -> Self {
+        let ApproveSettings { app_name, app_stores, url, .. } = &settings.approve;
+        let way = match (CodeUrl::parse(url), approval) {
+            (Some(url), _) => Way::Elsewhere(url),
+            (None, Some(Approval { provider, sealer })) => Way::Provider(Box::new(Approver {
+                provider,
+                cookies: Cookies { sealer, is_secure: settings.public_url.to_ascii_lowercase().starts_with("https:") },
+                rules: ClaimRules {
+                    issuer: None,
+                    audience: None,
+                    user_claim: settings.app_auth.user_claim.clone(),
+                    max_age_seconds: settings.app_auth.max_age_seconds,
+                    passed_on: settings.token.claims.clone(),
+                },
+                origin: settings.public_origin().unwrap_or_default(),
+                public_base: settings.public_base().to_owned(),
+            })),
+            (None, None) => Way::App { name: app_name.clone(), stores: app_stores.clone() },
+        };
+        let app_links = settings.approve.app_links.iter().filter_map(|text| AppLink::parse(text).ok()).collect();
+        Self { way, base, clock, phones, app_links }
+    }
+}
+
+/// Returns the routes under `/q/`.
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>(pages: Arc<ApprovePages>) -> Router<S>
+where
+    Arc<RequestChecks>: FromRef<S>,
+{
+    Router::new()
+        .route(STYLE_PATH, get(stylesheet))
+        .route("/q/callback", get(callback))
+        .route("/q/logout", post(log_out))
+        .route("/q/logged-out", get(logged_out))
+        .route("/q/{code}", get(show).post(act))
+        .layer(Extension(pages))
+}
+
+type Pages = Extension<Arc<ApprovePages>>;
+
+/// Answers with the page of a code. Decides nothing.
+async fn show(
+    Extension(pages): Pages,
+    ClientAddress(address): ClientAddress,
+    Path(code): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let language = Language::of(&headers);
+    if Code::parse(&code).is_none() {
+        return pages.refusal(language, "", &LoginError::NotFound.into());
+    }
+    match &pages.way {
+        Way::Elsewhere(url) => redirect(StatusCode::FOUND, &url.with(&code)),
+        Way::App { name, stores } => pages.page(language, app::page(language, name, stores)),
+        Way::Provider(approver) => match pages.phones.limits.admit(Call::Scan, address) {
+            Ok(()) => question::show(&pages, approver, address, &code, &headers).await,
+            Err(exceeded) => pages.refusal(language, &code, &exceeded.into()),
+        },
+    }
+}
+
+/// Does what a button of the page asks for.
+async fn act(
+    Extension(pages): Pages,
+    ClientAddress(address): ClientAddress,
+    Path(code): Path<String>,
+    headers: HeaderMap,
+    body: String,
+) -> Response {
+    let Way::Provider(approver) = &pages.way else { return ApiError::MethodNotAllowed.into_response() };
+    match pages.phones.limits.admit(Call::Scan, address) {
+        Ok(()) => question::act(&pages, approver, address, &code, &headers, &body).await,
+        Err(exceeded) => pages.refusal(Language::of(&headers), &code, &exceeded.into()),
+    }
+}
+
+/// Answers the provider's redirect back (RFC 6749 §4.1.2).
+async fn callback(
+    Extension(pages): Pages,
+    ClientAddress(address): ClientAddress,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let Way::Provider(approver) = &pages.way else { return ApiError::NotFound.into_response() };
+    match pages.phones.limits.admit(Call::Scan, address) {
+        Ok(()) => login::finish(&pages, approver, &headers, query.as_deref().unwrap_or_default()).await,
+        Err(exceeded) => pages.refusal(Language::of(&headers), "", &exceeded.into()),
+    }
+}
+
+/// Ends the user's session here and at the provider.
+async fn log_out(Extension(pages): Pages, headers: HeaderMap) -> Response {
+    let Way::Provider(approver) = &pages.way else { return ApiError::NotFound.into_response() };
+    login::log_out(&pages, approver, &headers).await
+}
+
+/// Answers with the page to which the provider sends the user after a logout.
+async fn logged_out(Extension(pages): Pages, headers: HeaderMap) -> Response {
+    let language = Language::of(&headers);
+    pages.page(language, Content::text(language, StatusCode::OK, "plain", "out"))
+}
+
+/// What a page shows.
+struct Content {
+    status: StatusCode,
+    title: String,
+    kind: &'static str,
+    body: Markup,
+    goes_on_to: Option<String>,
+}
+
+impl Content {
+    /// Returns a page with the texts `{key}_title` and `{key}`.
+    fn text(language: &Language, status: StatusCode, kind: &'static str, key: &str) -> Self {
+        let title = language.text(&format!("{key}_title")).to_owned();
+        Self { status, title, kind, body: html! { p role="status" { (language.text(key)) } }, goes_on_to: None }
+    }
+
+    /// Adds a link to the body.
+    fn with_link(mut self, text: &str, to: &str) -> Self {
+        self.body = html! { (self.body) p.actions { a.button.yes href=(to) { (text) } } };
+        self
+    }
+}
+
+impl ApprovePages {
+    fn page(&self, language: &Language, content: Content) -> Response {
+        let Content { status, title, kind, body, goes_on_to } = content;
+        let (base, goes_on_to) = (self.base.path(), goes_on_to.as_deref());
+        Page { status, language, title, kind, body, base, goes_on_to }.into_response()
+    }
+
+    /// Returns the path of a code's page, as browsers request it.
+    fn path_of(&self, code: &str) -> String {
+        format!("{}/q/{code}", self.base.path())
+    }
+
+    /// Answers with the page for an error. Where trying again can help, the page has a link to that.
+    fn refusal(&self, language: &Language, code: &str, error: &ApiError) -> Response {
+        let kind = error.code();
+        let (key, can_retry) = match kind {
+            ProblemCode::NotFound => ("unknown", false),
+            ProblemCode::Expired | ProblemCode::Cancelled => ("expired", false),
+            ProblemCode::AlreadyScanned | ProblemCode::AlreadyDecided | ProblemCode::WrongUser => ("taken", false),
+            ProblemCode::NumberMismatch => ("number", false),
+            ProblemCode::Risk => ("risk", false),
+            ProblemCode::RateLimited => ("limit", true),
+            ProblemCode::ForbiddenOrigin | ProblemCode::InvalidRequest => ("forbidden", false),
+            _ => ("down", true),
+        };
+        let mut content =
+            Content::text(language, kind.status(), "bad", if key == "risk" { "risk_refused" } else { key });
+        if key == "risk" {
+            language.text("risk_title").clone_into(&mut content.title);
+        }
+        if can_retry && !code.is_empty() {
+            content = content.with_link(language.text("retry"), &self.path_of(code));
+        }
+        // The response of the API has the header fields that belong to the error, such as `Retry-After`.
+        let fields = error.clone().into_response();
+        let mut response = self.page(language, content);
+        if let Some(seconds) = fields.headers().get(RETRY_AFTER) {
+            response.headers_mut().insert(RETRY_AFTER, seconds.clone());
+        }
+        *response.extensions_mut() = fields.extensions().clone();
+        response
+    }
+}
+
+/// Returns a redirect. A URL with characters that a header field cannot hold is not found.
+fn redirect(status: StatusCode, to: &str) -> Response {
+    match HeaderValue::try_from(to) {
+        Ok(to) => (status, [(LOCATION, to)]).into_response(),
+        Err(_) => ApiError::NotFound.into_response(),
+    }
+}
+
+/// Adds cookies to a response.
+fn with_cookies(mut response: Response, cookies: impl IntoIterator<Item = Option<HeaderValue>>) -> Response {
+    for cookie in cookies.into_iter().flatten() {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response
+}
