@@ -67,7 +67,8 @@ fn run_demo(settings: Settings, lan: bool) -> Result<(), CliError> {
         let listeners = Listeners::bind(&settings)?;
         let public = listeners.public.local_addr()?;
         let (demo, settings) = Demo::new(settings, public, dir.path(), Some(terminal.clone()));
-        writeln!(terminal, "Open {} in a browser, and scan the code it shows.", settings.public_base())?;
+        let how = if lan { "scan the code it shows" } else { "open the link below the code in a second window" };
+        writeln!(terminal, "Open {} in a browser, and {how}.", settings.public_base())?;
         if lan {
             let names: Vec<_> = USERS.iter().map(|user| user.name).collect();
             let names = names.join(" or ");

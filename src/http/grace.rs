@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::system::shutdown::Shutdown;
 
-/// Time for a request to arrive whole, and for an answer to be taken, once the server has begun to close.
+/// Time for a request to arrive whole, and for a response to be read, once the server has begun to close.
 const STOPPING_GRACE: Duration = Duration::from_secs(1);
 
 /// Waits until the server has been closing for [`STOPPING_GRACE`]. A body that has not arrived whole by then is

@@ -132,7 +132,7 @@ impl Connections {
         self.tasks.spawn_on(serving, &self.runtime);
     }
 
-    /// Refuses a connection whose request has not arrived whole, and closes it. The route table makes the answer, from
+    /// Refuses a connection whose request has not arrived whole, and closes it. The route table makes the response, from
     /// a request of the bytes that have arrived ([`of_beginning`]).
     pub(super) fn refuse(
         &self,
@@ -188,7 +188,7 @@ fn of_beginning(beginning: &[u8]) -> Request {
     request
 }
 
-/// Adds `Date` to an answer. hyper would add a cached date, which it renews only once the wall clock has passed it.
+/// Adds `Date` to a response. hyper would add a cached date, which it renews only once the wall clock has passed it.
 /// After the clock was set back, that date would stand still.
 fn dated(mut response: Response, now: Timestamp) -> Response {
     if let Ok(date) = HeaderValue::from_str(&http_date(now)) {
@@ -204,7 +204,7 @@ struct Handling(tokio::sync::Mutex<()>);
 
 impl Handling {
     /// Waits until no request is handled, before and after a pause of a second. What keeps the connection
-    /// open then is a head that has not arrived whole, or an answer that the client does not take.
+    /// open then is a head that has not arrived whole, or a response that the client does not read.
     async fn over(&self) {
         loop {
             drop(self.0.lock().await);

@@ -44,7 +44,7 @@ impl PollerHandle {
         drop(self.waker.wake());
     }
 
-    /// Gives the connection another turn to read, after those of the events at hand.
+    /// Queues another read of the connection, which runs after the current batch of events.
     pub(super) fn read_on(&self, slot: Slot) {
         self.unfinished.lock().push(slot);
         self.wake();

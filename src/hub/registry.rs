@@ -122,8 +122,8 @@ impl<T: Keyed, const N: usize> Registry<T, N> {
         self.update_with_others(slot, |_| {}, look)
     }
 
-    /// Like [`Registry::update`], but first calls `other` with each other entry of the same key, under the same lock. What
-    /// `look` decides by them still holds when it acts.
+    /// Like [`Registry::update`], but first calls `other` with each other entry of the same key, under the same lock.
+    /// The other entries cannot change before `look` returns.
     pub(super) fn update_with_others(
         &self,
         slot: Slot,

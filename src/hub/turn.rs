@@ -27,7 +27,7 @@ pub(super) struct Effects {
 /// The other connections of the same session during a turn.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Others {
-    /// Arrival of the newest open connection at this node.
+    /// Registration number of the newest open connection at this node.
     pub(super) newest: Option<u32>,
     /// Greatest attachment of the connections at this node.
     pub(super) attachment: u32,

@@ -8,7 +8,7 @@ use tracing::error;
 
 /// The state of the server's stop. Clones share it.
 ///
-/// A stop has two stages: it is asked for, upon which `/readyz` fails, and after the drain the server closes.
+/// A stop has two stages. When it is requested, `/readyz` fails. After the drain, the server closes.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     /// Cancelled when the stop is asked for.

@@ -102,7 +102,7 @@ async fn browser_is_closed_with_1013_when_the_store_is_silent_long_past_its_dead
     server.store.fail(true);
     server.hands.advance_seconds(300);
     let seen = server.advance_until_received(&mut browser).await;
-    assert!(matches!(seen, Seen::Close(1013, _)), "{seen:?}");
+    assert_eq!(seen, Seen::Close(1013, "the store does not answer".to_owned()));
     server.until_active(0).await;
     assert_eq!(server.closed("unavailable").await, 1);
     server.store.fail(false);

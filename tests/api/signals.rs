@@ -12,7 +12,7 @@ use tokio_tungstenite::connect_async;
 use qrlogin_testing::harness::http_client;
 use qrlogin_testing::keys::app_token;
 use qrlogin_testing::program::{Program, SERVE, TimeLimit, ended, qrlogin, signal};
-use qrlogin_testing::real_time::{now, within};
+use qrlogin_testing::real_time::{now, sleep_millis, within};
 use qrlogin_testing::test;
 
 /// A server whose log is not read after it has logged its addresses.
@@ -105,7 +105,7 @@ async fn second_signal_ends_the_program_at_once() {
     let silent = tokio::net::TcpListener::from_std(silent).unwrap();
     let (_introspection, _) = within("the token is introspected", silent.accept()).await.unwrap();
     signal(server.child.id(), "TERM");
-    std::thread::sleep(Duration::from_millis(1500));
+    sleep_millis(1500).await;
     assert!(server.child.try_wait().unwrap().is_none(), "it waits for the request that is being handled");
     let took = server.end_by("TERM");
     assert!(took < Duration::from_secs(1), "{took:?}: the request would have been handled for longer");

@@ -47,8 +47,8 @@ impl Need {
     }
 }
 
-/// Returns the path of a program. Looks in `PATH`, and where Debian installs the programs of servers: Postgres has a
-/// directory per version, of which the last by name is used.
+/// Returns the path of a program. Looks in Debian's directories of Postgres, one per version with the last name first,
+/// then in `PATH`, and then in `/usr/sbin`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut directories: Vec<_> = versions.map(|version| version.path().join("bin")).collect();

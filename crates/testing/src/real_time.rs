@@ -23,7 +23,7 @@ pub fn wall_seconds() -> i64 {
 }
 
 /// Sleeps for this time.
-#[expect(clippy::disallowed_methods, reason = "the only place in the tests that sleeps")]
+#[expect(clippy::disallowed_methods, reason = "the only place in the tests that sleeps on the runtime")]
 pub async fn sleep_millis(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }

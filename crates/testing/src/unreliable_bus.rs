@@ -9,8 +9,8 @@ use qrlogin::session::Session;
 
 use crate::random;
 
-/// A bus that loses half of the notifications, repeats a sixth of them, and delivers each of the rest after its
-/// successor.
+/// A bus that loses half of the notifications, delivers one in six twice, and holds each other one back until it holds
+/// the next one.
 pub struct UnreliableBus {
     inner: Arc<dyn Bus>,
     listener: OnceLock<Arc<UnreliableListener>>,

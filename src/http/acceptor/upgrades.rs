@@ -166,11 +166,11 @@ impl Drop for Task<'_> {
 struct Asking<'a>(&'a UpgradeQueue);
 
 impl<'a> Asking<'a> {
-    fn begin(arrivals: &'a Arc<UpgradeQueue>) -> Self {
-        arrivals.queue.lock().asking += 1;
+    fn begin(upgrades: &'a Arc<UpgradeQueue>) -> Self {
+        upgrades.queue.lock().asking += 1;
         // The queue must not wait for the answer to this task.
-        arrivals.read(&Handle::current());
-        Self(arrivals)
+        upgrades.read(&Handle::current());
+        Self(upgrades)
     }
 }
 

@@ -211,9 +211,9 @@ impl<S: Socket> Connection<S> {
         self.close_if_waiting(close_code::INTERNAL, "the token cannot be made", CloseReason::Internal, turn);
     }
 
-    /// Closes the connection because the store does not response.
+    /// Closes the connection because the store does not answer.
     pub(in crate::hub) fn unavailable(&mut self, turn: &mut Turn<'_, S>) {
-        self.close_if_waiting(close_code::UNAVAILABLE, "the store does not response", CloseReason::Unavailable, turn);
+        self.close_if_waiting(close_code::UNAVAILABLE, "the store does not answer", CloseReason::Unavailable, turn);
     }
 
     /// Closes the connection because a newer one supersedes it.

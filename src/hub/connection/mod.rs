@@ -56,7 +56,7 @@ pub(super) struct Connection<S: Socket = TcpStream> {
     socket: Option<S>,
     /// Where the connection is counted, while it is open.
     counted: Option<Arc<SharedState>>,
-    /// QuotaCells of the quota that the connection counts in, if connections are limited.
+    /// Cells of the quota in which the connection is counted, if connections are limited.
     quota_cells: Option<QuotaCells>,
     /// Number that the store has given this connection among those of its session at all nodes. A newer connection has
     /// a greater one. 0 until it is known, and always with a store that serves one node.
@@ -90,7 +90,7 @@ pub(super) struct Connection<S: Socket = TcpStream> {
     rare: Option<Box<RareState>>,
 }
 
-/// Returns whether the connection with number `arrival` was registered after `other`. The numbers wrap around, so what
+/// Returns whether the connection with this number was registered after `other`. The numbers wrap around, so what
 /// counts is their difference (as in RFC 1982 §3.2).
 pub(super) const fn is_after(number: u32, other: u32) -> bool {
     number.wrapping_sub(other).cast_signed() > 0

@@ -236,7 +236,7 @@ impl Store for SqliteStore {
     }
 
     /// Does nothing, because each change is returned once.
-    async fn mark_delivered(&self, _hints: &[Notification]) -> Result<(), StoreError> {
+    async fn mark_delivered(&self, _notifications: &[Notification]) -> Result<(), StoreError> {
         Ok(())
     }
 
