@@ -9,14 +9,13 @@ use std::str::FromStr as _;
 use ipnet::{IpNet, Ipv4Net};
 use url::{Host, Url};
 
-use super::{AllowedOrigin, AppAuthSettings, AppLink, ApproveSettings, ConfigError, Secret, Settings};
-use crate::session::{CODE_PLACEHOLDER, CodeUrl};
+use super::{AllowedOrigin, AppAuthSettings, ConfigError, Secret, Settings};
 use crate::token::{MIN_HMAC_SECRET_BYTES, RESERVED_CLAIMS};
 
 /// Bits of an IPv4-mapped IPv6 address in front of the IPv4 address (RFC 4291 §2.5.5.2).
 const MAPPED_BITS: u8 = 96;
 /// Maximum length of `public_url`, in bytes. It is a part of every QR code.
-const MAX_PUBLIC_URL_BYTES: usize = 512;
+pub(super) const MAX_PUBLIC_URL_BYTES: usize = 512;
 
 impl Settings {
     /// Checks what the types do not: ranges, the form of texts, and settings that exclude each other.
@@ -91,80 +90,8 @@ impl AppAuthSettings {
     }
 }
 
-impl ApproveSettings {
-    fn check(&self) -> Result<(), ConfigError> {
-        if !self.url.is_empty() {
-            approve_url(&self.url).map_err(|reason| invalid("approve.url", reason))?;
-            if !self.app_links.is_empty() {
-                let reason = "cannot be set together with approve.url, whose host has to serve the association files";
-                return Err(invalid("approve.app_links", reason.to_owned()));
-            }
-        }
-        self.check_provider()?;
-        for (item, link) in (1..).zip(&self.app_links) {
-            AppLink::parse(link).map_err(|reason| invalid("approve.app_links", format!("item {item} {reason}")))?;
-        }
-        for (item, store) in (1..).zip(&self.app_stores) {
-            web_url(store).map_err(|reason| invalid("approve.app_stores", format!("item {item} {reason}")))?;
-        }
-        Ok(())
-    }
-}
-
-impl ApproveSettings {
-    /// Checks the settings of the OpenID provider, which are set together or not at all.
-    fn check_provider(&self) -> Result<(), ConfigError> {
-        if self.issuer.is_empty() {
-            let set = [
-                ("approve.client_id", self.client_id.is_empty()),
-                ("approve.client_secret", self.client_secret.is_empty()),
-            ];
-            return match set.into_iter().find(|(_, is_empty)| !is_empty) {
-                Some((key, _)) => Err(invalid(key, "goes together with approve.issuer; set both or none".to_owned())),
-                None => Ok(()),
-            };
-        }
-        if !self.url.is_empty() {
-            let reason = "cannot be set together with approve.url; choose the approve page of qrlogin or your own";
-            return Err(invalid("approve.issuer", reason.to_owned()));
-        }
-        let url = web_url(&self.issuer).map_err(|reason| invalid("approve.issuer", reason))?;
-        if url.query().is_some() || url.fragment().is_some() {
-            let reason = "must not have a query or a fragment (OpenID Connect Discovery 1.0 §3)";
-            return Err(invalid("approve.issuer", reason.to_owned()));
-        }
-        if self.client_id.is_empty() {
-            return Err(invalid("approve.issuer", "goes together with approve.client_id; set both or none".to_owned()));
-        }
-        for (item, scope) in (1..).zip(&self.scopes) {
-            // RFC 6749 §3.3.
-            let is_letter = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-            if scope.is_empty() || !scope.bytes().all(is_letter) {
-                return Err(invalid("approve.scopes", format!("item {item} is not a scope")));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Checks the template of the URL in a QR code.
-fn approve_url(template: &str) -> Result<(), String> {
-    if template.len() > MAX_PUBLIC_URL_BYTES {
-        return Err(format!("is longer than {MAX_PUBLIC_URL_BYTES} bytes, too long for a QR code that can be scanned"));
-    }
-    let form = CodeUrl::parse(template).ok_or_else(|| {
-        format!("needs {CODE_PLACEHOLDER} once, at the place of the code: https://www.example.com/approve#{CODE_PLACEHOLDER}")
-    })?;
-    // A letter stands for the code, which consists of letters that need no encoding.
-    let (url, other) = (web_url(&form.with("c"))?, web_url(&form.with("d"))?);
-    if url.authority() != other.authority() || url.scheme() != other.scheme() {
-        return Err(format!("has {CODE_PLACEHOLDER} in the host; put it in the path, the query or the fragment"));
-    }
-    Ok(())
-}
-
 /// Checks the URL of a page: https, or http on this machine.
-fn web_url(text: &str) -> Result<Url, String> {
+pub(super) fn web_url(text: &str) -> Result<Url, String> {
     let url = secure_url(text)?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not hold a user or a password, because everyone can see it".to_owned());
@@ -198,7 +125,7 @@ fn fetched_url(address: &Secret) -> Result<(), String> {
 }
 
 /// Parses a URL that is https, or http on this machine.
-fn secure_url(text: &str) -> Result<Url, String> {
+pub(super) fn secure_url(text: &str) -> Result<Url, String> {
     let url = parsed_url(text)?;
     match url.scheme() {
         "https" => Ok(url),
@@ -279,7 +206,7 @@ fn in_range<T: PartialOrd + Display>(key: &'static str, value: T, range: RangeIn
     Err(invalid(key, format!("must be from {} to {}", range.start(), range.end())))
 }
 
-fn invalid(key: &'static str, reason: String) -> ConfigError {
+pub(super) fn invalid(key: &'static str, reason: String) -> ConfigError {
     ConfigError::Invalid { key, reason }
 }
 

@@ -1,6 +1,7 @@
 //! The settings: their keys, defaults and permitted values. [`Layers`] reads them from flags, environment and file.
 
 mod app_link;
+mod approve;
 mod check;
 mod clean;
 mod error;
@@ -23,6 +24,7 @@ use origin::origin_of;
 
 pub use crate::secret::Secret;
 pub use app_link::AppLink;
+pub use approve::ApproveSettings;
 pub use check::{is_loopback, network};
 pub use error::ConfigError;
 pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers, Loaded, Origins, Warning};
@@ -115,27 +117,6 @@ pub struct AppAuthSettings {
     pub user_claim: String,
     /// Maximum time since the user's login on the phone (`auth_time`), in seconds. 0 means any time.
     pub max_age_seconds: u32,
-}
-
-/// The section `[approve]`: what opens when a camera scans the code.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ApproveSettings {
-    /// URL in the QR code, with `{code}` at the place of the code. If empty, it is `{public_url}/q/{code}`.
-    pub url: String,
-    /// Issuer of the OpenID provider at which users log in on the approve page.
-    pub issuer: String,
-    /// Client id with which this server is registered at the provider.
-    pub client_id: String,
-    /// Client secret with which this server authenticates at the provider. Empty for a public client.
-    pub client_secret: Secret,
-    /// Scopes that are requested from the provider besides `openid`.
-    pub scopes: Vec<String>,
-    /// Name of the app that approves a login, for the page at `{public_url}/q/{code}`.
-    pub app_name: String,
-    /// URLs at which the app can be installed.
-    pub app_stores: Vec<String>,
-    /// Apps that open `{public_url}/q/{code}` themselves, see [`AppLink`].
-    pub app_links: Vec<String>,
 }
 
 /// The section `[token]`.
@@ -280,16 +261,7 @@ impl Default for Settings {
                 user_claim: "sub".to_owned(),
                 max_age_seconds: 0,
             },
-            approve: ApproveSettings {
-                url: String::new(),
-                issuer: String::new(),
-                client_id: String::new(),
-                client_secret: Secret::default(),
-                scopes: vec!["profile".to_owned()],
-                app_name: String::new(),
-                app_stores: Vec::new(),
-                app_links: Vec::new(),
-            },
+            approve: ApproveSettings::default(),
             token: TokenSettings {
                 issuer: String::new(),
                 audience: String::new(),
