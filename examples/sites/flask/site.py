@@ -155,4 +155,4 @@ def exchange():
 
 
 if __name__ == "__main__":
-    app.run("127.0.0.1", urlsplit(SITE).port or 3000)
+    app.run("localhost", urlsplit(SITE).port or 3000)
