@@ -4,7 +4,8 @@ declare(strict_types=1);
 
 $qrlogin = getenv('LOGIN_URL') ?: 'http://localhost:8080'; // `public_url` of qrlogin
 $site = getenv('SITE_URL') ?: 'http://localhost:3000';     // the URL of this site
-$secret = getenv('APP_TOKEN_SECRET') ?: throw new Exception('set APP_TOKEN_SECRET'); // `app_auth.hmac_secret` of qrlogin
+// `app_auth.hmac_secret` of qrlogin
+$secret = getenv('APP_TOKEN_SECRET') ?: throw new Exception('set APP_TOKEN_SECRET');
 $people = ['ann' => 'Ann Miller', 'bob' => 'Bob Jones', 'li' => '李雷']; // in your database, with hashes of passwords
 
 [$method, $path] = [$_SERVER['REQUEST_METHOD'], parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH)];
