@@ -111,7 +111,7 @@ const stories = {
     assert.equal(phone.url(), `${origin}/approve`);
     await state(page, "scanned");
     const facts = await phone.locator("qr-approve .facts").innerText();
-    assert.match(facts, /Site\s+127\.0\.0\.1:\d+\s+Browser\s+Chrom[^]*System\s+Linux[^]*Address\s+127\.0\.0\.1/);
+    assert.match(facts, /Site\s+localhost:\d+\s+Browser\s+Chrom[^]*System\s+Linux[^]*Address\s+127\.0\.0\.1/);
     await button(phone, "Yes, log me in").tap();
     await shows(phone, "confirmed");
     await state(page, "confirmed");

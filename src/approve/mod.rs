@@ -1,6 +1,7 @@
 //! The approve page: a user logs in at the site's OpenID provider, and then approves a login in the browser of the
 //! phone. Everything that the page remembers is in encrypted cookies, so any node answers any request.
 
+mod http_client;
 mod provider;
 mod seal;
 mod visit;

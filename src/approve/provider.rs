@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
-use futures_util::future::BoxFuture;
 use openidconnect::core::{
     CoreAuthDisplay, CoreAuthPrompt, CoreClaimName, CoreClaimType, CoreClientAuthMethod, CoreErrorResponseType,
     CoreGenderClaim, CoreGrantType, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm,
@@ -14,13 +13,12 @@ use openidconnect::core::{
     CoreSubjectIdentifierType, CoreTokenIntrospectionResponse, CoreTokenType,
 };
 use openidconnect::{
-    AdditionalClaims, AdditionalProviderMetadata, AsyncHttpClient, AuthType, AuthenticationFlow, AuthorizationCode,
+    AdditionalClaims, AdditionalProviderMetadata, AuthType, AuthenticationFlow, AuthorizationCode,
     ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken, EmptyExtraTokenFields, EndpointMaybeSet,
-    EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IdTokenFields, IssuerUrl, LanguageTag, Nonce,
-    OAuth2TokenResponse as _, PkceCodeChallenge, PkceCodeVerifier, ProviderMetadata, RedirectUrl, RequestTokenError,
-    Scope, StandardErrorResponse, StandardTokenResponse, TokenResponse as _, UserInfoClaims,
+    EndpointNotSet, EndpointSet, IdTokenFields, IssuerUrl, LanguageTag, Nonce, OAuth2TokenResponse as _,
+    PkceCodeChallenge, PkceCodeVerifier, ProviderMetadata, RedirectUrl, RequestTokenError, Scope,
+    StandardErrorResponse, StandardTokenResponse, TokenResponse as _, UserInfoClaims,
 };
-use reqwest::redirect;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -28,13 +26,10 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 use url::Url;
 
+use super::http_client::{HttpClient, SendError};
 use crate::system::clock::Clock;
 use crate::telemetry::cause::explain;
 
-/// Time limit of a request to the provider. The user waits for its response.
-const REQUEST_TIME: Duration = Duration::from_secs(5);
-/// Maximum length of a response's body, in bytes.
-const MAX_BYTES: usize = 512 * 1024;
 /// Time for which the provider's metadata and keys are used before they are fetched again, in seconds.
 const METADATA_SECONDS: u32 = 3600;
 /// Minimum time between two fetches of the metadata because a token did not verify, in seconds.
@@ -121,13 +116,8 @@ impl Provider {
     /// Returns an error if the HTTP client cannot be created, for example because the system's trusted certificates
     /// cannot be used.
     pub fn new(settings: ProviderSettings, clock: Clock) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .timeout(REQUEST_TIME)
-            // A redirect could lead the client secret to another host (OAuth 2.0 Security BCP §4.12).
-            .redirect(redirect::Policy::none())
-            .user_agent(concat!("qrlogin/", env!("CARGO_PKG_VERSION")));
-        let http = if settings.is_loopback { http.no_proxy() } else { http.https_only(true) };
-        Ok(Self { settings, http: HttpClient(http.build()?), clock, discovered: Mutex::new(None) })
+        let http = HttpClient::new(settings.is_loopback)?;
+        Ok(Self { settings, http, clock, discovered: Mutex::new(None) })
     }
 
     /// Begins a login. With `asks_again`, the provider asks the user to log in even if it knows the user.
@@ -277,47 +267,6 @@ impl Provider {
 impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Provider({})", self.settings.issuer)
-    }
-}
-
-/// Sends the requests of `openidconnect` to the provider.
-struct HttpClient(reqwest::Client);
-
-impl<'c> AsyncHttpClient<'c> for HttpClient {
-    type Error = SendError;
-    type Future = BoxFuture<'c, Result<HttpResponse, SendError>>;
-
-    fn call(&'c self, request: HttpRequest) -> Self::Future {
-        Box::pin(async move {
-            let mut response = self.0.execute(request.try_into()?).await?;
-            let mut answer = http::Response::builder().status(response.status());
-            if let Some(headers) = answer.headers_mut() {
-                headers.clone_from(response.headers());
-            }
-            let mut body = Vec::new();
-            while let Some(chunk) = response.chunk().await? {
-                body.extend_from_slice(&chunk);
-                if body.len() > MAX_BYTES {
-                    return Err(SendError::TooLong);
-                }
-            }
-            answer.body(body).map_err(|_| SendError::TooLong)
-        })
-    }
-}
-
-/// An error of a request to the provider.
-#[derive(Debug, Error)]
-enum SendError {
-    #[error("{0}")]
-    NoResponse(String),
-    #[error("its answer is longer than {MAX_BYTES} bytes")]
-    TooLong,
-}
-
-impl From<reqwest::Error> for SendError {
-    fn from(error: reqwest::Error) -> Self {
-        Self::NoResponse(explain(&error.without_url()))
     }
 }
 
