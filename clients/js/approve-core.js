@@ -319,7 +319,11 @@ async function fetchToken(tokenUrl, signal) {
     const retryAfterMs = Number(headers.get("retry-after")) * 1000;
     throw refused(status, `token_url_${status}`, `the token URL responded with status ${status}`, retryAfterMs);
   }
-  const body = await response.json().catch(() => console.error("qr-approve: the token URL responded without JSON"));
+  const body = await response.json().catch((error) => {
+    // A body that broke off, or that the page no longer waits for, is an error of the network.
+    if (error.name !== "SyntaxError") throw error;
+    console.error("qr-approve: the token URL responded without JSON");
+  });
   return typeof body?.token === "string" ? body.token : undefined;
 }
 
