@@ -199,7 +199,7 @@ fn provider_settings(settings: &Settings) -> Option<ProviderSettings> {
     Some(ProviderSettings {
         issuer: approve.issuer.clone(),
         client_id: approve.client_id.clone(),
-        client_secret: approve.client_secret.expose().to_owned(),
+        client_secret: approve.client_secret.clone(),
         redirect_url: format!("{}/q/callback", settings.public_base()),
         scopes: approve.scopes.clone(),
         max_age_seconds: settings.app_auth.max_age_seconds,

@@ -26,8 +26,10 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 use url::Url;
 
-use super::http_client::{HttpClient, SendError};
+use super::http_client::HttpClient;
+use crate::secret::Secret;
 use crate::system::clock::Clock;
+use crate::system::http_client::HttpError;
 use crate::telemetry::cause::explain;
 
 /// Time for which the provider's metadata and keys are used before they are fetched again, in seconds.
@@ -36,14 +38,13 @@ const METADATA_SECONDS: u32 = 3600;
 const REFETCH_SECONDS: u32 = 10;
 
 /// The settings of the provider.
-#[derive(Clone)]
 pub struct ProviderSettings {
     /// Issuer of the provider, at which `/.well-known/openid-configuration` is found.
     pub issuer: String,
     /// Client id with which this server is registered at the provider.
     pub client_id: String,
     /// Client secret. Empty for a public client.
-    pub client_secret: String,
+    pub client_secret: Secret,
     /// URL to which the provider sends the user back.
     pub redirect_url: String,
     /// Scopes that are requested besides `openid`.
@@ -244,7 +245,8 @@ impl Provider {
         let metadata = Metadata::discover_async(issuer, &self.http)
             .await
             .map_err(|error| ProviderError::Unavailable(explain(&error)))?;
-        let secret = (!settings.client_secret.is_empty()).then(|| ClientSecret::new(settings.client_secret.clone()));
+        let secret =
+            (!settings.client_secret.is_empty()).then(|| ClientSecret::new(settings.client_secret.expose().to_owned()));
         let redirect = RedirectUrl::new(settings.redirect_url.clone())
             .map_err(|error| ProviderError::Unavailable(error.to_string()))?;
         let methods = metadata.token_endpoint_auth_methods_supported();
@@ -341,7 +343,7 @@ fn members(claims: &impl Serialize) -> Result<Map<String, Value>, ProviderError>
 
 /// Returns the error of a request to the token endpoint (RFC 6749 §5.2).
 fn of_token_request(
-    error: RequestTokenError<SendError, StandardErrorResponse<CoreErrorResponseType>>,
+    error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorResponseType>>,
 ) -> ProviderError {
     match error {
         RequestTokenError::ServerResponse(response) => match response.error() {

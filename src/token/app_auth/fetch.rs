@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Method, StatusCode, redirect};
+use reqwest::{Client, Method, StatusCode};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use url::Url;
 
-use crate::telemetry::cause::explain;
+use crate::system::http_client::{HttpError, http_client, read_body};
 
 /// Time limit of a request. Phones wait for its response.
 const REQUEST_TIME: Duration = Duration::from_secs(3);
-/// Maximum length of a response's body, in bytes.
-const MAX_BYTES: usize = 512 * 1024;
 /// The byte order mark, U+FEFF, in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -26,31 +24,16 @@ pub(super) struct HttpSource {
 /// An error of a request. The text contains nothing of the request.
 #[derive(Debug, Error)]
 pub(super) enum FetchError {
-    #[error("{0}")]
-    NoResponse(String),
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("it answered {0}")]
     Status(StatusCode),
-    #[error("its answer is longer than {MAX_BYTES} bytes")]
-    TooLong,
-}
-
-impl From<reqwest::Error> for FetchError {
-    fn from(error: reqwest::Error) -> Self {
-        // The URL may contain a secret. The log names the setting instead.
-        Self::NoResponse(explain(&error.without_url()))
-    }
 }
 
 impl HttpSource {
     /// Returns the source at this URL. A source on this machine may be plain http, and no proxy is used for it.
     pub(super) fn new(url: Url, is_loopback: bool) -> Result<Self, reqwest::Error> {
-        let http = Client::builder()
-            .timeout(REQUEST_TIME)
-            // Only the configured host may answer.
-            .redirect(redirect::Policy::none())
-            .user_agent(concat!("qrlogin/", env!("CARGO_PKG_VERSION")));
-        let http = if is_loopback { http.no_proxy() } else { http.https_only(true) };
-        Ok(Self { http: http.build()?, url })
+        Ok(Self { http: http_client(REQUEST_TIME, is_loopback)?, url })
     }
 
     /// Requests the URL with GET. Returns the body of the response.
@@ -76,18 +59,11 @@ impl HttpSource {
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let mut response = request.send().await?;
+        let response = request.send().await.map_err(HttpError::from)?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_BYTES {
-                return Err(FetchError::TooLong);
-            }
-        }
-        Ok(body)
+        Ok(read_body(response).await?)
     }
 }
 
