@@ -1,9 +1,13 @@
 //! The cookies of the approve page. Each holds one sealed value.
 
-use crate::approve::{Kept, Sealer};
-use crate::session::Timestamp;
 use axum::http::HeaderMap;
 use axum::http::header::{COOKIE, HeaderValue};
+
+use crate::approve::{Kept, Sealer};
+use crate::session::Timestamp;
+
+/// Maximum length of `Set-Cookie`, in bytes. Browsers keep cookies of 4,096 bytes (RFC 6265bis §5.6).
+const MAX_FIELD_BYTES: usize = 4000;
 
 /// The cookies, and the key that seals them.
 pub(crate) struct Cookies {
@@ -32,8 +36,7 @@ impl Cookies {
     pub(crate) fn keep<T: Kept>(&self, value: &T, part: &str, now: Timestamp) -> Option<HeaderValue> {
         let sealed = self.sealer.seal(T::PURPOSE, value, now.plus_seconds(T::SECONDS))?;
         let field = self.field::<T>(part, &sealed, T::SECONDS);
-        // Browsers keep cookies of 4,096 bytes (RFC 6265bis §5.6).
-        if field.len() > 4000 { None } else { HeaderValue::try_from(field).ok() }
+        if field.len() > MAX_FIELD_BYTES { None } else { HeaderValue::try_from(field).ok() }
     }
 
     /// Returns `Set-Cookie` that removes the cookie for `T`.

@@ -1,13 +1,12 @@
 //! The login at the provider: the way there, the way back, and the logout.
 
 use aws_lc_rs::constant_time;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::{Map, Value};
 use tracing::warn;
-use url::form_urlencoded;
 
-use super::{ApprovePages, Approver, Content, redirect, with_cookies};
+use super::{ApprovePages, Approver, Content, form_value, redirect, with_cookies};
 use crate::approve::{Flow, Opened, ProviderError, Visit};
 use crate::http::layers::origin::is_same_origin;
 use crate::http::pages::Language;
@@ -53,7 +52,7 @@ async fn flow(
     code: &str,
     asks_again: bool,
     language: &Language,
-) -> Result<(String, Option<axum::http::HeaderValue>), ProviderError> {
+) -> Result<(String, Option<HeaderValue>), ProviderError> {
     let begun = approver.provider.begin(asks_again, language.tag).await?;
     let name = flow_name(&begun.flow.state);
     let flow = Flow { login: begun.flow, code: code.to_owned() };
@@ -63,10 +62,7 @@ async fn flow(
 /// Finishes a login: verifies the provider's response, keeps the user in a cookie, and goes back to the code's page.
 pub(super) async fn finish(pages: &ApprovePages, approver: &Approver, headers: &HeaderMap, query: &str) -> Response {
     let language = Language::of(headers);
-    let parameter = |name: &str| {
-        let mut pairs = form_urlencoded::parse(query.as_bytes());
-        pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
-    };
+    let parameter = |name: &str| form_value(query, name);
     let state = parameter("state").unwrap_or_default();
     let (now, name) = (pages.clock.now(), flow_name(&state));
     let flow = approver

@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use maud::{Markup, html};
+use url::form_urlencoded;
 
 use crate::approve::{Approval, Provider};
 use crate::config::{AppLink, ApproveSettings, Settings};
@@ -222,11 +223,7 @@ impl ApprovePages {
             ProblemCode::ForbiddenOrigin | ProblemCode::InvalidRequest => ("forbidden", false),
             _ => ("down", true),
         };
-        let mut content =
-            Content::text(language, kind.status(), "bad", if key == "risk" { "risk_refused" } else { key });
-        if key == "risk" {
-            language.text("risk_title").clone_into(&mut content.title);
-        }
+        let mut content = Content::text(language, kind.status(), "bad", key);
         if can_retry && !code.is_empty() {
             content = content.with_link(language.text("retry"), &self.path_of(code));
         }
@@ -239,6 +236,11 @@ impl ApprovePages {
         *response.extensions_mut() = fields.extensions().clone();
         response
     }
+}
+
+/// Returns the value of a field of a form, or of a parameter of a query (`application/x-www-form-urlencoded`).
+fn form_value(text: &str, name: &str) -> Option<String> {
+    form_urlencoded::parse(text.as_bytes()).find_map(|(key, value)| (key == name).then(|| value.into_owned()))
 }
 
 /// Returns a redirect. A URL with characters that a header field cannot hold is not found.

@@ -11,9 +11,8 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Response;
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
-use url::form_urlencoded;
 
-use super::{ApprovePages, Approver, Content, login, redirect, with_cookies};
+use super::{ApprovePages, Approver, Content, form_value, login, redirect, with_cookies};
 use crate::approve::{Kept, Opened, Visit};
 use crate::http::layers::origin::is_same_origin;
 use crate::http::pages::Language;
@@ -56,11 +55,10 @@ pub(super) async fn show(
         known.clone().or_else(|| is_direct.then(|| Opened { code: code.to_owned(), at_millis: now.as_millis() }));
     let user = match user_of(pages, approver, headers) {
         Ok(Some(user)) => user,
-        Ok(None) => return login::begin(pages, approver, code, false, language, opened.as_ref()).await,
-        Err(AuthError::TooOld { .. }) => {
-            return login::begin(pages, approver, code, true, language, opened.as_ref()).await;
+        no_user => {
+            let asks_again = matches!(no_user, Err(AuthError::TooOld { .. }));
+            return login::begin(pages, approver, code, asks_again, language, opened.as_ref()).await;
         }
-        Err(_) => return login::begin(pages, approver, code, false, language, opened.as_ref()).await,
     };
     let form = form_token(pages, approver, &user, code);
     let Some(opened) = opened else { return pages.page(language, link_page(language, &form, &user)) };
@@ -85,10 +83,7 @@ pub(super) async fn act(
     body: &str,
 ) -> Response {
     let language = Language::of(headers);
-    let field = |name: &str| {
-        let mut pairs = form_urlencoded::parse(body.as_bytes());
-        pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
-    };
+    let field = |name: &str| form_value(body, name);
     let now = pages.clock.now();
     let forbidden = || pages.refusal(language, "", &ApiError::ForbiddenOrigin("of another page".to_owned()));
     if !is_same_origin(headers, &approver.origin) {
@@ -177,7 +172,7 @@ fn question(language: &Language, form: &str, user: &AppUser, scan: &ScanResponse
         }
         p { (language.text_with("ask_lead", "{name}", name)) }
         (facts(language, scan))
-        @if is_risky { p.risk role="alert" { (language.text("risk")) } }
+        @if is_risky { p.risk role="alert" { (language.text("risk_warning")) } }
         p.warning { (language.text("warning")) }
         form.actions method="post" {
             (hidden(form))
