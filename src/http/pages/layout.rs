@@ -46,6 +46,8 @@ impl IntoResponse for Page<'_> {
                     // A redirect to another site would be refused by `form-action`.
                     @if let Some(url) = goes_on_to { meta http-equiv="refresh" content={ "0;url=" (url) }; }
                     title { (title) }
+                    // Without an icon, browsers request one from the root of the host.
+                    link rel="icon" href="data:,";
                     link rel="stylesheet" href={ (base) (STYLE_PATH) };
                 }
                 body {
