@@ -2,7 +2,7 @@
 // the code, and decides.
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
-import { base, desktop, expectRefusal, foreign, runStories, state, visitor } from "./stage.mjs";
+import { appToken, base, desktop, expectRefusal, foreign, runStories, state, visitor } from "./stage.mjs";
 
 const { origin } = new URL(foreign);
 const policy = [
@@ -69,11 +69,8 @@ class Site {
     this.tokenRequests.push(request);
     const isAllowed = request.method === "POST" && request.headers["x-qr-approve"] === "1";
     if (!isAllowed || !isLoggedIn) return response.writeHead(isAllowed ? 401 : 400).end();
-    const body = JSON.stringify({ user: "ada" });
-    const init = { method: "POST", headers: { "content-type": "application/json", origin: base }, body };
-    const { app_token } = await (await fetch(`${base}/demo/token`, init)).json();
     response.writeHead(200, { "content-type": "application/json", "cache-control": "no-store" });
-    response.end(JSON.stringify({ token: app_token }));
+    response.end(JSON.stringify({ token: appToken("ada") }));
   }
 }
 
@@ -277,21 +274,17 @@ const stories = {
     const phone = await visitor();
     await phone.goto(`${origin}/app`);
     const give = async ([base, code, isEarly]) => {
-      const body = JSON.stringify({ user: "ada" });
       const element = document.createElement("qr-approve");
       element.setAttribute("endpoint", base);
       element.setAttribute("code", code);
-      const token = async () => window.token(body);
+      const token = async () => window.token();
       if (isEarly) element.token = token;
       document.body.replaceChildren(element);
       await import(`${base}/js/qr-approve.js`);
       await new Promise((resolve) => setTimeout(resolve, 100));
       if (!isEarly) element.token = token;
     };
-    await phone.exposeFunction("token", async (body) => {
-      const headers = { "content-type": "application/json", origin: base };
-      return (await (await fetch(`${base}/demo/token`, { method: "POST", headers, body })).json()).app_token;
-    });
+    await phone.exposeFunction("token", () => appToken("ada"));
     await phone.evaluate(give, [base, session.qr_url, true]);
     await shows(phone, "asking");
     await phone.evaluate(give, [base, session.qr_url, false]);

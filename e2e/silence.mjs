@@ -29,7 +29,7 @@ async function scanned(session) {
   await choose(other, "Ada Lovelace");
   return async (page) => {
     const number = await page.evaluate(() => document.querySelector("qr-login").state.number);
-    await other.locator('[data-role="numbers"] button', { hasText: number }).tap();
+    await other.locator(".numbers button", { hasText: number }).tap();
     await at(other, "confirmed");
   };
 }

@@ -2,6 +2,7 @@
 // started the script controls the server: it advances the time, and stops and starts the server, on a script's order.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { createHmac } from "node:crypto";
 import { createServer } from "node:http";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -46,8 +47,12 @@ export const browser = await chromium.launch({
 
 /** Waits until the page that logs in has a state. */
 export const state = (page, name) => page.locator(`qr-login .frame.${name}`).waitFor();
-/** Waits until the phone's page has a state. */
-export const at = (page, name) => page.locator(`.card[data-state="${name}"]`).waitFor();
+/** Where the approve page shows each outcome. */
+const OUTCOMES = { asking: ".ask .facts", confirmed: ".good", rejected: ".plain", failed: ".bad" };
+/** Waits until the approve page on a phone shows an outcome. */
+export const at = (page, name) => page.locator(`main.card${OUTCOMES[name]}`).waitFor();
+/** Returns the title and the text of the approve page. */
+export const message = (page) => page.locator("main.card").innerText();
 export const text = (page, role) => page.locator(`[data-role="${role}"]`).innerText();
 export const part = (page, name) => page.locator(`qr-login [part~="${name}"]`);
 
@@ -122,16 +127,29 @@ export async function desktop({ options = {}, path = "" } = {}) {
   return { page, session: await session };
 }
 
-/** Opens the content of a code on a phone. */
+/** Opens a URL on a phone. */
 export async function phone(url) {
   const page = await visitor({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true });
   await page.goto(url);
   return page;
 }
 
+/** Chooses a person at the demo's provider. */
+export const logIn = (page, name) => page.getByRole("button", { name }).tap();
+
+/** Logs in at the demo's provider, and waits until the approve page asks for the decision. */
 export async function choose(page, name) {
-  await page.getByRole("button", { name }).tap();
+  await logIn(page, name);
   await at(page, "asking");
+}
+
+/** Returns an app token, as a site's backend signs it. It does not expire in a test, whose clock is not the machine's. */
+export function appToken(user) {
+  const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const names = { ada: "Ada Lovelace" };
+  const claims = { sub: user, name: names[user], exp: 4_102_444_800 };
+  const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode(claims)}`;
+  return `${signed}.${createHmac("sha256", process.env.APP_TOKEN_SECRET).update(signed).digest("base64url")}`;
 }
 
 /** Scans a code with a phone, and returns the decisions that the phone can make. */
@@ -144,7 +162,7 @@ export async function scans(session, name = "Ada Lovelace") {
       await at(other, "confirmed");
     },
     async rejects() {
-      await other.getByRole("button", { name: "No, reject" }).tap();
+      await other.getByRole("button", { name: "No, that was not me" }).tap();
       await at(other, "rejected");
     },
   };

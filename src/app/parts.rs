@@ -59,7 +59,7 @@ impl Parts {
         let geo = Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
         let metrics = Arc::new(Metrics::new());
         let app_auth = app_auth(&settings, &clock)?;
-        let approval = approval(&settings, &clock)?;
+        let approval = approval(&settings, &clock, demo.is_some())?;
         let (clock, store, bus) = if Postgres::is_url(settings.database_url.expose()) {
             open_shared(&settings, &metrics).await?
         } else {
@@ -79,7 +79,7 @@ impl Parts {
 pub fn check(settings: &Settings, clock: &Clock) -> Result<(), ServeError> {
     check_urls(settings)?;
     app_auth(settings, clock)?;
-    if let Some(provider) = provider_settings(settings) {
+    if let Some(provider) = provider_settings(settings, false) {
         Provider::new(provider, clock.clone()).map_err(|error| ServeError::Provider(error.to_string()))?;
         check_cookie_secrets(&settings.token.key_dir)?;
     }
@@ -182,18 +182,19 @@ pub fn app_auth(settings: &Settings, clock: &Clock) -> Result<AppAuth, ServeErro
     Ok(app_auth.with_user_claim(&settings.user_claim).with_max_age(settings.max_age_seconds))
 }
 
-/// Returns the approve page's provider and cookies, or `None` if `approve.issuer` is not set.
+/// Returns the approve page's provider and cookies, or `None` if `approve.issuer` is not set. The provider of the demo,
+/// which `is_demo` says it is, is on this machine at any address.
 ///
 /// # Errors
 /// Returns an error if the HTTP client cannot be created, or the file with the secrets of the cookies cannot be used.
-pub fn approval(settings: &Settings, clock: &Clock) -> Result<Option<Approval>, ServeError> {
-    let Some(provider) = provider_settings(settings) else { return Ok(None) };
+pub fn approval(settings: &Settings, clock: &Clock, is_demo: bool) -> Result<Option<Approval>, ServeError> {
+    let Some(provider) = provider_settings(settings, is_demo) else { return Ok(None) };
     let provider = Provider::new(provider, clock.clone()).map_err(|error| ServeError::Provider(error.to_string()))?;
     let sealer = Sealer::new(&open_cookie_secrets(&settings.token.key_dir)?);
     Ok(Some(Approval { provider, sealer }))
 }
 
-fn provider_settings(settings: &Settings) -> Option<ProviderSettings> {
+fn provider_settings(settings: &Settings, is_demo: bool) -> Option<ProviderSettings> {
     let approve = &settings.approve;
     let issuer = Url::parse(&approve.issuer).ok()?;
     Some(ProviderSettings {
@@ -203,6 +204,6 @@ fn provider_settings(settings: &Settings) -> Option<ProviderSettings> {
         redirect_url: format!("{}/q/callback", settings.public_base()),
         scopes: approve.scopes.clone(),
         max_age_seconds: settings.app_auth.max_age_seconds,
-        is_loopback: is_loopback(&issuer),
+        is_loopback: is_demo || is_loopback(&issuer),
     })
 }

@@ -18,7 +18,7 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Run the server
     Serve(ConfigFlags),
-    /// Run a demo server on loopback, with a phone page and demo users; its data is removed when it stops
+    /// Run a demo server on loopback, with a login provider and users of its own; its data is removed when it stops
     Demo {
         /// Listen on all addresses, so that a phone in the same network can scan
         #[arg(long)]

@@ -64,11 +64,11 @@ pub fn routes(state: AppState) -> Router {
     let anyone =
         Router::new().route("/.well-known/jwks.json", get(jwks::jwks)).route("/openapi.json", get(openapi::document));
 
-    let mut routes = browser.merge(phone).merge(anyone).merge(client_js::routes());
-    routes = match &state.demo {
-        Some(pages) => routes.merge(demo::routes(pages, checks)),
-        None => routes.merge(approve::routes(state.approve.clone())).merge(approve::app_link_routes(&state.approve)),
-    };
+    let approve = approve::routes(state.approve.clone()).merge(approve::app_link_routes(&state.approve));
+    let mut routes = browser.merge(phone).merge(anyone).merge(client_js::routes()).merge(approve);
+    if let Some(pages) = &state.demo {
+        routes = routes.merge(demo::routes(pages));
+    }
     let routes = routes
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)

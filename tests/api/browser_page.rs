@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::base_path::Proxy;
 use qrlogin_testing::demo::DemoServer;
-use qrlogin_testing::harness::Settings;
+use qrlogin_testing::harness::{SECRET, Settings};
 use qrlogin_testing::real_time::{within, within_seconds};
 use qrlogin_testing::services::free_port;
 use qrlogin_testing::test;
@@ -142,6 +142,7 @@ async fn run_script(script: &str, change: impl FnOnce(&mut Settings, &str)) -> S
     let mut node = Command::new("node")
         .arg(script)
         .args([server.public_url(), &server.ops(), &foreign])
+        .env("APP_TOKEN_SECRET", SECRET)
         .current_dir(&e2e)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -11,6 +11,7 @@ mod clocks;
 mod codes;
 mod crash;
 mod database_file;
+mod demo_provider;
 mod endings;
 mod event_streams;
 mod faults;

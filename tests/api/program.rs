@@ -143,9 +143,13 @@ async fn demo_answers_only_under_its_own_host_names() {
     }
     let unknown = format!("/v1/ws/qr/{}", "A".repeat(43));
     for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1", "a b"] {
-        for (path, upgrade) in
-            [("/", false), ("/q/x", false), ("/demo/users", false), ("/openapi.json", false), (&*unknown, true)]
-        {
+        for (path, upgrade) in [
+            ("/", false),
+            ("/q/x", false),
+            ("/demo/provider/authorize", false),
+            ("/openapi.json", false),
+            (&*unknown, true),
+        ] {
             let answer = asked_as(&format!("{host}:{port}"), path, upgrade).await;
             assert_eq!(answer.refusal(), "403 forbidden_host", "{host}{path}");
         }

@@ -90,7 +90,7 @@ async fn problems_have_the_form_of_rfc_9457() {
     assert_eq!(server.get("/nowhere").await.refusal(), "404 not_found");
     assert_eq!(server.get("/v1/qr-login/scan").await.refusal(), "405 method_not_allowed");
     assert_eq!(server.get("/").await.refusal(), "404 not_found", "serve has no demo page");
-    assert_eq!(server.post("/demo/token", json!({ "user": "ada" })).await.refusal(), "404 not_found");
+    assert_eq!(server.post("/demo/provider/token", json!({})).await.refusal(), "404 not_found");
     server.stop().await;
 }
 

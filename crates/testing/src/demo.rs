@@ -8,10 +8,11 @@ use qrlogin::internals::system::shutdown::Shutdown;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use crate::harness::START;
+use crate::harness::{SECRET, START};
 use crate::real_time::within;
 
-/// A demo server. Each start has the same ports, database, keys and clock.
+/// A demo server. Each start has the same ports, database, keys and clock. It also verifies app tokens signed with
+/// [`SECRET`], for tests in which a site signs them.
 pub struct DemoServer {
     settings: Settings,
     demo: Demo,
@@ -34,7 +35,8 @@ impl DemoServer {
         let listeners = Listeners::bind(&settings).unwrap();
         settings.listen = listeners.public.local_addr().unwrap();
         settings.ops_listen = listeners.ops.local_addr().unwrap();
-        let (demo, settings) = Demo::new(settings.clone(), settings.listen, dir.path(), None);
+        let (demo, mut settings) = Demo::new(settings.clone(), settings.listen, dir.path(), None);
+        settings.app_auth.hmac_secret = SECRET.into();
         let mut server = Self { settings, demo, clock, hands, running: None, _dir: dir };
         server.run(listeners).await;
         server
@@ -43,6 +45,16 @@ impl DemoServer {
     /// Returns the public URL, without a slash at its end.
     pub fn public_url(&self) -> &str {
         self.settings.public_base()
+    }
+
+    /// Returns the client id and the client secret of the approve page at the demo's provider.
+    pub fn client(&self) -> (&str, &str) {
+        (&self.settings.approve.client_id, self.settings.approve.client_secret.expose())
+    }
+
+    /// Returns the issuer of the demo's provider.
+    pub fn issuer(&self) -> &str {
+        &self.settings.approve.issuer
     }
 
     /// Returns the base URL of the operations port.

@@ -124,7 +124,7 @@ mod tests {
             ("https://host/q", "/q/q/x", "/q/x"),
             ("https://host/js", "/js/0.1.0/core.js", "/js/0.1.0/core.js"),
             ("https://host/js", "/js/js/0.1.0/core.js", "/js/0.1.0/core.js"),
-            ("https://host/demo", "/demo/users", "/demo/users"),
+            ("https://host/demo", "/demo/gallery", "/demo/gallery"),
             ("https://host/demo", "/demo/openapi.json", "/openapi.json"),
         ] {
             assert_eq!(base(public_url).within(path), within, "{public_url}, {path}");

@@ -1,5 +1,5 @@
 //! The host names under which the demo answers. A foreign page whose host name resolves to this machine (DNS rebinding)
-//! must not get a user's app token. `serve` does not check host names, because its browser routes check the page's
+//! must not log in as a user of the demo. `serve` does not check host names, because its browser routes check the page's
 //! origin.
 
 use axum::http::header::HOST;

@@ -125,7 +125,7 @@ impl Server {
             keys: KeyRing::open(&settings.token.key_dir, clock.clone()).unwrap(),
             code_secret: open_code_secret(&settings.token.key_dir).unwrap(),
             app_auth: app::app_auth(&settings, &clock).unwrap(),
-            approval: app::approval(&settings, &clock).unwrap(),
+            approval: app::approval(&settings, &clock, false).unwrap(),
             geo: Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file).unwrap(),
             settings,
             clock: clock.clone(),
