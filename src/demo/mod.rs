@@ -14,7 +14,7 @@ use crate::qr::Picture;
 use crate::system::random;
 use crate::telemetry::LineQueue;
 
-pub use provider::{AuthorizationError, AuthorizationRequest, DemoProvider, Logout, PROVIDER_PATH, TokenError};
+pub use provider::{AuthorizationError, DemoProvider, Logout, PROVIDER_PATH, TokenError};
 
 /// Client id of the approve page at the demo's provider.
 const CLIENT_ID: &str = "qrlogin-demo";
