@@ -1,7 +1,7 @@
 // Builds dist/, which the server embeds, from the sources, and writes its hashes into the READMEs: `npm run build`. With
-// --check, fails if they are not up to date. The server also embeds languages/, as it is.
+// --check, fails if they are not up to date. The server also embeds languages/, for its own pages.
 import { createHash } from "node:crypto";
-import { readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import { minify } from "terser";
@@ -20,11 +20,17 @@ const bundles = [
 
 const hash = (content) => createHash("sha384").update(content).digest("base64");
 
+/** Texts of the elements by the name of their file, without those of the server's pages. */
+const languages = readdirSync(here("languages")).map((name) => {
+  const { login, approve } = JSON.parse(readFileSync(here(`languages/${name}`)));
+  return { name, text: JSON.stringify({ login, approve }) };
+});
+
 /** Hashes of the languages other than English, which is part of the modules. */
 const languageHashes = Object.fromEntries(
-  readdirSync(here("languages"))
-    .filter((name) => name !== "en.json")
-    .map((name) => [name.replace(".json", ""), hash(readFileSync(here(`languages/${name}`)))]),
+  languages
+    .filter(({ name }) => name !== "en.json")
+    .map(({ name, text }) => [name.replace(".json", ""), hash(text)]),
 );
 
 /** Properties that only our own modules use, and that have no name in common with the wire or the DOM. */
@@ -106,3 +112,5 @@ for (const { name, source, maxGzipBytes } of bundles) {
   put(`dist/${name}`, text);
   putIntegrity(name, text);
 }
+mkdirSync(here("dist/languages"), { recursive: true });
+for (const { name, text } of languages) put(`dist/languages/${name}`, text);

@@ -1,4 +1,4 @@
-// The files of the languages: each has the texts of English.
+// The files of the languages, for elements and pages: each has the texts of English.
 import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
 import { test } from "node:test";
@@ -8,7 +8,11 @@ const read = (name) => JSON.parse(readFileSync(new URL(name, directory), "utf8")
 const names = readdirSync(directory);
 const en = read("en.json");
 /** Texts that are the same in another language. */
-const SAME = ["de.json: approve.browser", "de.json: approve.system"];
+const SAME = [
+  "de.json: approve.browser",
+  "de.json: approve.system",
+  ...["de", "es", "zh-CN"].map((tag) => `${tag}.json: page.dir`),
+];
 
 /** Returns the texts by path, as in `login.ready`. */
 const flatten = (sections) =>
@@ -19,6 +23,10 @@ const placeholders = (text) => (text.match(/\{\w+\}/g) ?? []).sort();
 
 test("the languages are English, Chinese, German and Spanish", () => {
   assert.deepEqual(names, ["de.json", "en.json", "es.json", "zh-CN.json"]);
+});
+
+test("the sections are those of the elements and of the pages", () => {
+  assert.deepEqual(Object.keys(en), ["login", "approve", "page"]);
 });
 
 for (const name of names) {

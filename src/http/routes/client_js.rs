@@ -30,24 +30,24 @@ struct Module {
     tag: LazyLock<String>,
 }
 
-/// Embeds the file at a path in `clients/js`.
+/// Embeds a file of `clients/js/dist`.
 macro_rules! module {
-    ($name:literal, $path:literal) => {{
-        const TEXT: &str = include_str!(concat!("../../../clients/js/", $path));
+    ($name:literal) => {{
+        const TEXT: &str = include_str!(concat!("../../../clients/js/dist/", $name));
         Module { name: $name, text: TEXT, tag: LazyLock::new(|| integrity(TEXT)) }
     }};
 }
 
 static MODULES: [Module; 9] = [
-    module!("qr-login.js", "dist/qr-login.js"),
-    module!("qr-approve.js", "dist/qr-approve.js"),
-    module!("core.js", "dist/core.js"),
-    module!("approve-core.js", "dist/approve-core.js"),
-    module!("keep-code.js", "dist/keep-code.js"),
-    module!("languages/en.json", "languages/en.json"),
-    module!("languages/zh-CN.json", "languages/zh-CN.json"),
-    module!("languages/de.json", "languages/de.json"),
-    module!("languages/es.json", "languages/es.json"),
+    module!("qr-login.js"),
+    module!("qr-approve.js"),
+    module!("core.js"),
+    module!("approve-core.js"),
+    module!("keep-code.js"),
+    module!("languages/en.json"),
+    module!("languages/zh-CN.json"),
+    module!("languages/de.json"),
+    module!("languages/es.json"),
 ];
 
 fn integrity(text: &str) -> String {

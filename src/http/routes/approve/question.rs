@@ -173,7 +173,7 @@ fn question(language: &Language, form: &str, user: &AppUser, scan: &ScanResponse
         p { (language.text_with("ask_lead", "{name}", name)) }
         (facts(language, scan))
         @if is_risky { p.risk role="alert" { (language.text("risk_warning")) } }
-        p.warning { (language.text("warning")) }
+        p.warning { (language.text("check")) }
         form.actions method="post" {
             (hidden(form))
             @match &scan.numbers {
@@ -184,9 +184,9 @@ fn question(language: &Language, form: &str, user: &AppUser, scan: &ScanResponse
                         @for number in numbers { button name="number" value=(number) { (number) } }
                     }
                 }
-                None => { button.yes name="action" value="confirm" { (language.text("confirm")) } }
+                None => { button.yes name="action" value="confirm" { (language.text("yes")) } }
             }
-            button.no name="action" value="reject" { (language.text("reject")) }
+            button.no name="action" value="reject" { (language.text("no")) }
         }
         form.other method="post" {
             (hidden(form))
@@ -194,13 +194,7 @@ fn question(language: &Language, form: &str, user: &AppUser, scan: &ScanResponse
         }
         form.other method="post" action=(logout) { button { (language.text("logout")) } }
     };
-    Content {
-        status: StatusCode::OK,
-        title: language.text("ask_title").to_owned(),
-        kind: "ask",
-        body,
-        goes_on_to: None,
-    }
+    Content { status: StatusCode::OK, title: language.text("asking").to_owned(), kind: "ask", body, goes_on_to: None }
 }
 
 fn hidden(form: &str) -> Markup {
@@ -225,7 +219,7 @@ fn facts(language: &Language, scan: &ScanResponse) -> Markup {
         ("network", network),
         ("address", Some(client.ip.clone())),
         ("time", time),
-        ("info", client.client_info.clone()),
+        ("says", client.client_info.clone()),
     ];
     html! {
         dl.facts {
