@@ -9,6 +9,7 @@
 //!
 //! To avoid deadlocks, a statement that locks several sessions does so in the order of their ids, or skips locked rows.
 
+mod database;
 mod rows;
 mod schema;
 mod statements;
@@ -17,12 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_postgres::{Object, Pool, PoolError};
-use tokio::time::Instant;
+use deadpool_postgres::PoolError;
 use tokio_postgres::Row as PostgresRow;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
 
+use self::database::{Database, STATEMENT_TIMEOUT, deadline, in_time};
 use self::rows::{has_session, waits};
 use self::schema::{check_encoding, migrate};
 use self::statements::{
@@ -37,10 +36,7 @@ use crate::metrics::Stopwatch;
 use crate::postgres::{Postgres, explain_failure};
 use crate::session::{CodeKey, Refusal, Session, SessionKey, Step, Timestamp};
 use crate::system::clock::Clock;
-use crate::telemetry::cause::explain;
 
-/// Time after which a statement fails with [`StoreError::Unavailable`].
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which Postgres does not attach a connection any more, in seconds. It is shorter than
 /// [`STATEMENT_TIMEOUT`], so that no caller has given up before.
 const ATTACH_SECONDS: u32 = 4;
@@ -58,7 +54,7 @@ const KEEP_UNDELIVERED_MILLIS: i64 = 2 * 3_600_000;
 
 /// A store in Postgres, for many nodes.
 pub struct PostgresStore {
-    pool: Pool,
+    database: Database,
     node: NodeName,
     clock: Clock,
     sends_notifications: bool,
@@ -75,8 +71,6 @@ pub struct PostgresSetup {
     /// Whether statements send notifications (`NOTIFY`) with their transaction. If not, another bus sends them.
     pub sends_notifications: bool,
 }
-
-type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl PostgresStore {
     /// Connects, and migrates the schema where needed.
@@ -102,44 +96,9 @@ impl PostgresStore {
             .ok_or_else(|| failed("it does not answer".to_owned()))?
             .map_err(failed)?;
         let PostgresSetup { node, clock, sends_notifications, .. } = setup;
-        let store = Self { pool, node, clock, sends_notifications };
+        let store = Self { database: Database::new(pool), node, clock, sends_notifications };
         store.ping().await.map_err(|error| failed(error.to_string()))?;
         Ok(store)
-    }
-
-    /// Runs a statement within [`STATEMENT_TIMEOUT`].
-    async fn query(&self, statement: &str, params: Params<'_>) -> Result<Vec<PostgresRow>, StoreError> {
-        self.query_within(STATEMENT_TIMEOUT, statement, params, |_| Ok(())).await
-    }
-
-    /// Runs a statement within `timeout`. Rows that `check` does not accept are an error.
-    async fn query_within(
-        &self,
-        timeout: Duration,
-        statement: &str,
-        params: Params<'_>,
-        check: impl FnOnce(&[PostgresRow]) -> Result<(), StoreError>,
-    ) -> Result<Vec<PostgresRow>, StoreError> {
-        let too_long = || StoreError::Unavailable("it takes too long".into());
-        let until = deadline(timeout);
-        let connection = in_time(until, self.pool.get()).await.ok_or_else(too_long)?;
-        let connection = connection.map_err(|error| StoreError::Unavailable(explain(&error).into()))?;
-        let answer = async {
-            let statement = connection.prepare_cached(statement).await?;
-            connection.query(&statement, params).await
-        };
-        let answer = match in_time(until, answer).await {
-            Some(Err(error)) if is_of_statement(&error) => return Err(error.into()),
-            Some(answer) => answer.map_err(StoreError::from),
-            None => Err(too_long()),
-        };
-        let answer = answer.and_then(|rows| check(&rows).map(|()| rows));
-        if answer.is_err() {
-            // Close the connection: it may still wait for an answer that never arrives, or its server may have become
-            // read-only. A new connection may reach the server that accepts writes.
-            drop(Object::take(connection));
-        }
-        answer
     }
 
     /// Writes `next` over the version before it and returns where the browser waits. Returns `None` if nothing was
@@ -147,6 +106,7 @@ impl PostgresStore {
     async fn replace(&self, next: &Session) -> Result<Option<Option<Waits>>, StoreError> {
         let columns = StateColumns::of(next)?;
         let rows = self
+            .database
             .query(
                 REPLACE,
                 &[
@@ -176,7 +136,7 @@ impl PostgresStore {
             SessionSelector::Key(key) => (&FIND_BY_KEY, &key.0[..]),
             SessionSelector::Code(code) => (&FIND_BY_CODE, &code.0[..]),
         };
-        let rows = self.query(statement, &[&id]).await?;
+        let rows = self.database.query(statement, &[&id]).await?;
         rows.first().map(|row| Ok((session(row)?, waits(row)?))).transpose()
     }
 
@@ -198,36 +158,39 @@ impl Store for PostgresStore {
     async fn insert(&self, session: &Session) -> Result<(), StoreError> {
         let state = StateColumns::of(session)?.state;
         let client = &session.client;
-        self.query(
-            INSERT,
-            &[
-                &&session.key.0[..],
-                &&session.code.0[..],
-                &i64::from(session.version),
-                &state,
-                &session.created_at.as_millis(),
-                &session.expires_at.as_millis(),
-                &client.ip,
-                &client.browser,
-                &client.os,
-                &client.origin,
-                &client.client_info,
-                &client.network(),
-            ],
-        )
-        .await?;
+        self.database
+            .query(
+                INSERT,
+                &[
+                    &&session.key.0[..],
+                    &&session.code.0[..],
+                    &i64::from(session.version),
+                    &state,
+                    &session.created_at.as_millis(),
+                    &session.expires_at.as_millis(),
+                    &client.ip,
+                    &client.browser,
+                    &client.os,
+                    &client.origin,
+                    &client.client_info,
+                    &client.network(),
+                ],
+            )
+            .await?;
         Ok(())
     }
 
     async fn read(&self, keys: &[SessionKey]) -> Result<Vec<Session>, StoreError> {
-        self.query(&READ, &[&ids(keys)]).await?.iter().map(session).collect()
+        self.database.query(&READ, &[&ids(keys)]).await?.iter().map(session).collect()
     }
 
     async fn attach(&self, keys: &[SessionKey]) -> Result<Vec<Attached>, StoreError> {
         let asked = Stopwatch::start();
         let deadline = self.clock.now().plus_seconds(ATTACH_SECONDS).as_millis();
-        let rows =
-            self.query(&ATTACH, &[&ids(keys), &self.node.as_str(), &self.sends_notifications, &deadline]).await?;
+        let rows = self
+            .database
+            .query(&ATTACH, &[&ids(keys), &self.node.as_str(), &self.sends_notifications, &deadline])
+            .await?;
         let first = rows.first().ok_or_else(|| corrupt("no time"))?;
         self.follow(asked, first)?;
         if first.integer("overdue")? > 0 {
@@ -244,12 +207,12 @@ impl Store for PostgresStore {
     }
 
     async fn find_by_code(&self, code: &CodeKey) -> Result<Option<Session>, StoreError> {
-        self.query(&FIND_BY_CODE, &[&&code.0[..]]).await?.first().map(session).transpose()
+        self.database.query(&FIND_BY_CODE, &[&&code.0[..]]).await?.first().map(session).transpose()
     }
 
     async fn read_settled(&self, keys: &[SessionKey]) -> Result<(Timestamp, Vec<Session>), StoreError> {
         let asked = Stopwatch::start();
-        let rows = self.query(&READ_SETTLED, &[&ids(keys)]).await?;
+        let rows = self.database.query(&READ_SETTLED, &[&ids(keys)]).await?;
         let first = rows.first().ok_or_else(|| corrupt("no time"))?;
         let now = self.follow(asked, first)?;
         let found = rows.iter().filter(|row| has_session(row));
@@ -296,7 +259,7 @@ impl Store for PostgresStore {
     }
 
     async fn largest_network(&self, now: Timestamp, limit: u32) -> Result<LargestNetwork, StoreError> {
-        let rows = self.query(&LARGEST_NETWORK, &[&now.as_millis(), &i64::from(limit)]).await?;
+        let rows = self.database.query(&LARGEST_NETWORK, &[&now.as_millis(), &i64::from(limit)]).await?;
         let total = rows.first().map(|row| row.integer("total_pending")).transpose()?.unwrap_or_default();
         Ok(LargestNetwork {
             total_pending: u64::try_from(total).map_err(corrupt)?,
@@ -306,7 +269,7 @@ impl Store for PostgresStore {
 
     async fn undelivered(&self) -> Result<Vec<Undelivered>, StoreError> {
         let asked = Stopwatch::start();
-        let rows = self.query(&UNDELIVERED, &[&self.node.as_str(), &MAX_UNDELIVERED]).await?;
+        let rows = self.database.query(&UNDELIVERED, &[&self.node.as_str(), &MAX_UNDELIVERED]).await?;
         let mut undelivered = Vec::new();
         for row in &rows {
             self.follow(asked, row)?;
@@ -325,16 +288,16 @@ impl Store for PostgresStore {
         let ids: Vec<_> = notifications.iter().map(|notification| &notification.key.0[..]).collect();
         let versions: Vec<_> = notifications.iter().map(|notification| i64::from(notification.version)).collect();
         let attachments: Vec<_> = notifications.iter().map(|notification| i64::from(notification.attachment)).collect();
-        self.query(DELETE_DELIVERED, &[&self.node.as_str(), &ids, &versions, &attachments]).await?;
+        self.database.query(DELETE_DELIVERED, &[&self.node.as_str(), &ids, &versions, &attachments]).await?;
         Ok(())
     }
 
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
-        let rows = self.query(&SWEEP, &[&expired_before.as_millis(), &i64::from(limit)]).await?;
+        let rows = self.database.query(&SWEEP, &[&expired_before.as_millis(), &i64::from(limit)]).await?;
         // Once per sweep, after its last batch.
         if rows.len() < limit as usize {
             let noted_before = expired_before.plus_millis(-KEEP_UNDELIVERED_MILLIS);
-            self.query(SWEEP_UNDELIVERED, &[&noted_before.as_millis(), &MAX_SWEPT_UNDELIVERED]).await?;
+            self.database.query(SWEEP_UNDELIVERED, &[&noted_before.as_millis(), &MAX_SWEPT_UNDELIVERED]).await?;
         }
         // A row that cannot be read is deleted like the others, and not counted.
         Ok(rows.iter().filter_map(|row| session(row).ok()).map(|session| Ended::of(&session)).collect())
@@ -347,25 +310,13 @@ impl Store for PostgresStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         let asked = Stopwatch::start();
-        let rows = self.query_within(PING_TIMEOUT, PING, &[], can_be_written).await?;
+        let rows = self.database.query_within(PING_TIMEOUT, PING, &[], can_be_written).await?;
         rows.first().map_or(Ok(()), |row| self.follow(asked, row).map(drop))
     }
 
     async fn close(&self) {
-        self.pool.close();
+        self.database.close();
     }
-}
-
-/// Returns whether an error is one of the statement and leaves the connection usable: data that cannot be stored (class
-/// 22), a violated constraint (23), a transaction rollback such as a deadlock (40), or a timeout of the statement or of
-/// a lock.
-fn is_of_statement(error: &tokio_postgres::Error) -> bool {
-    let of_statement = |code: &SqlState| {
-        code.code().get(..2).is_some_and(|class| ["22", "23", "40"].contains(&class))
-            || *code == SqlState::QUERY_CANCELED
-            || *code == SqlState::LOCK_NOT_AVAILABLE
-    };
-    error.code().is_some_and(of_statement)
 }
 
 /// Checks the answer to [`PING`].
@@ -379,19 +330,4 @@ fn can_be_written(rows: &[PostgresRow]) -> Result<(), StoreError> {
 /// Returns the keys as parameters of a statement.
 fn ids(keys: &[SessionKey]) -> Vec<&[u8]> {
     keys.iter().map(|key| &key.0[..]).collect()
-}
-
-impl From<tokio_postgres::Error> for StoreError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Unavailable(explain_failure(&error).into())
-    }
-}
-
-/// Returns the output of a future, or `None` at this time. It uses the clock of the machine, which tests do not move.
-async fn in_time<F: Future>(until: Instant, future: F) -> Option<F::Output> {
-    tokio::time::timeout_at(until, future).await.ok()
-}
-
-fn deadline(timeout: Duration) -> Instant {
-    Instant::now() + timeout
 }
