@@ -1,10 +1,11 @@
-//! Storage of sessions. The store is authoritative: the hub and the bus only make the delivery of changes faster.
+//! Storage of sessions, and of records of OAuth. The store is authoritative: the hub and the bus only make the delivery of changes faster.
 
 pub(crate) mod change;
 mod committed;
 pub(crate) mod jobs;
 mod postgres;
 mod reader;
+mod record;
 mod row;
 mod sqlite;
 
@@ -21,9 +22,10 @@ use crate::session::{CodeKey, Session, SessionKey, Status, Timestamp};
 pub use committed::{Announcer, Changed, SessionSelector, Stored, Transition};
 pub use postgres::{PostgresSetup, PostgresStore};
 pub use reader::{BatchingReader, PartialResult, read_isolated};
+pub use record::{Record, RecordId};
 pub use sqlite::SqliteStore;
 
-/// A store of sessions. `tests/conformance/store/` tests what every implementation must do.
+/// A store of sessions and records. `tests/conformance/store/` tests what every implementation must do.
 ///
 /// Several nodes may share a store. Then each row names the node where the browser of the session waits, and the store
 /// keeps a list of changes that each node has not delivered yet. See [`Store::attach`] and [`Store::undelivered`].
@@ -81,6 +83,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes up to `limit` sessions whose `expires_at` is before this time. Returns how they ended.
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError>;
+
+    /// Inserts a record unless one with its id exists. Returns whether it did.
+    ///
+    /// After an error of this or another write of a record, the write may be stored or not.
+    async fn insert_record(&self, record: &Record) -> Result<bool, StoreError>;
+
+    /// Returns the record with this id, also one whose end has passed but that is not swept.
+    async fn read_record(&self, id: &RecordId) -> Result<Option<Record>, StoreError>;
+
+    /// Writes a record over the version before it (`version - 1`). Returns whether that was the stored version.
+    async fn replace_record(&self, record: &Record) -> Result<bool, StoreError>;
+
+    /// Deletes a record. Returns whether there was one.
+    async fn delete_record(&self, id: &RecordId) -> Result<bool, StoreError>;
+
+    /// Deletes up to `limit` records whose end is before this time. Returns how many.
+    async fn sweep_records(&self, expired_before: Timestamp, limit: u32) -> Result<u32, StoreError>;
 
     /// Does housekeeping that must not delay decisions. Called every second.
     async fn maintain(&self) -> Result<(), StoreError>;
@@ -177,7 +196,7 @@ pub enum StoreError {
     /// The store cannot be reached, does not answer in time, or has failed.
     #[error("the store does not answer: {0}")]
     Unavailable(Box<dyn std::error::Error + Send + Sync>),
-    /// A row cannot be read as a session.
-    #[error("the store holds a session that cannot be read: {0}")]
+    /// A row cannot be read as a session or a record.
+    #[error("the store holds a row that cannot be read: {0}")]
     Corrupt(String),
 }

@@ -1,6 +1,6 @@
-//! Conversion between sessions and rows. Rows of all stores have the same columns, and are read by the names of these.
+//! Conversion between rows and sessions or records. Rows of all stores have the same columns, and are read by the names of these.
 
-use super::StoreError;
+use super::{Record, RecordId, StoreError};
 use crate::session::{Cancellation, Client, CodeKey, Confirmation, PhoneUser, Session, SessionKey, State, Timestamp};
 
 /// Columns of a session, for `SELECT` and `RETURNING`, in the order in which [`session`] reads them. The order matters
@@ -8,6 +8,8 @@ use crate::session::{Cancellation, Client, CodeKey, Confirmation, PhoneUser, Ses
 pub(super) const SESSION_COLUMNS: &str = "id, code, version, created_at, expires_at, \
     client_ip, client_browser, client_os, client_origin, client_info, \
     scanned_at, state, user_id, user_name, user_picture, decided_at, claimable_until, token_grant, reason";
+/// Columns of a record, in the order in which [`record`] reads them.
+pub(super) const RECORD_COLUMNS: &str = "id, version, expires_at, data";
 /// Value of `reason` in a session that the server cancelled because too many were pending.
 const OVERLOAD: &str = "overload";
 /// Maximum number of networks with equally many sessions that [`select_largest_network`] considers together.
@@ -102,6 +104,16 @@ fn user(row: &impl Columns) -> Result<PhoneUser, StoreError> {
         id: row.text("user_id")?.to_owned(),
         name: row.optional_string("user_name")?,
         picture: row.optional_string("user_picture")?,
+    })
+}
+
+/// Reads a record from a row that has the columns [`RECORD_COLUMNS`].
+pub(super) fn record(row: &impl Columns) -> Result<Record, StoreError> {
+    Ok(Record {
+        id: RecordId(row.hash("id")?),
+        version: row.number("version")?,
+        expires_at: row.time("expires_at")?,
+        data: row.text("data")?.to_owned(),
     })
 }
 

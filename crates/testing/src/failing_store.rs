@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use qrlogin::internals::cluster::node::Notification;
 use qrlogin::internals::store::{
-    Announcer, Attached, Changed, Ended, LargestNetwork, SessionSelector, Store, StoreError, Stored, Transition,
-    Undelivered,
+    Announcer, Attached, Changed, Ended, LargestNetwork, Record, RecordId, SessionSelector, Store, StoreError, Stored,
+    Transition, Undelivered,
 };
 use qrlogin::session::{CodeKey, Session as StoredSession, SessionKey, Timestamp};
 use tokio::sync::RwLock;
@@ -158,6 +158,21 @@ impl Store for FailingStore {
     }
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
         self.works()?.sweep(expired_before, limit).await
+    }
+    async fn insert_record(&self, record: &Record) -> Result<bool, StoreError> {
+        self.works()?.insert_record(record).await
+    }
+    async fn read_record(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        self.works()?.read_record(id).await
+    }
+    async fn replace_record(&self, record: &Record) -> Result<bool, StoreError> {
+        self.works()?.replace_record(record).await
+    }
+    async fn delete_record(&self, id: &RecordId) -> Result<bool, StoreError> {
+        self.works()?.delete_record(id).await
+    }
+    async fn sweep_records(&self, expired_before: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        self.works()?.sweep_records(expired_before, limit).await
     }
     async fn maintain(&self) -> Result<(), StoreError> {
         self.works()?.maintain().await

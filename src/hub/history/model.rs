@@ -15,8 +15,8 @@ use crate::session::{CodeKey, Session, SessionKey, Timestamp};
 use crate::store::change::{SessionTable, UncommittedChange, change};
 use crate::store::jobs::{Access, Job, JobDatabase, JobError, JobQueue, Progress};
 use crate::store::{
-    Announcer, Attached, Changed, Ended, LargestNetwork, SessionSelector, Store, StoreError, Stored, Transition,
-    Undelivered,
+    Announcer, Attached, Changed, Ended, LargestNetwork, Record, RecordId, SessionSelector, Store, StoreError, Stored,
+    Transition, Undelivered,
 };
 use crate::system::clock::Clock;
 
@@ -320,6 +320,26 @@ impl Store for ModelStore {
 
     async fn sweep(&self, _: Timestamp, _: u32) -> Result<Vec<Ended>, StoreError> {
         Ok(Vec::new())
+    }
+
+    async fn insert_record(&self, _: &Record) -> Result<bool, StoreError> {
+        unreachable!("histories have no records")
+    }
+
+    async fn read_record(&self, _: &RecordId) -> Result<Option<Record>, StoreError> {
+        Ok(None)
+    }
+
+    async fn replace_record(&self, _: &Record) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn delete_record(&self, _: &RecordId) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn sweep_records(&self, _: Timestamp, _: u32) -> Result<u32, StoreError> {
+        Ok(0)
     }
 
     async fn maintain(&self) -> Result<(), StoreError> {

@@ -1,4 +1,4 @@
-//! Sessions in Postgres, shared by many nodes.
+//! Sessions and records in Postgres, shared by many nodes.
 //!
 //! Each write is one statement, and so one transaction that begins and ends within Postgres. A node that is killed or
 //! suspended holds no lock.
@@ -10,6 +10,7 @@
 //! To avoid deadlocks, a statement that locks several sessions does so in the order of their ids, or skips locked rows.
 
 mod database;
+mod records;
 mod rows;
 mod schema;
 mod statements;
@@ -30,7 +31,7 @@ use self::statements::{
 };
 use super::committed::{Announcer, Changed, Committed, SessionSelector, Stored, Transition};
 use super::row::{Columns as _, StateColumns, corrupt, session};
-use super::{Attached, Ended, LargestNetwork, OpenError, Store, StoreError, Undelivered};
+use super::{Attached, Ended, LargestNetwork, OpenError, Record, RecordId, Store, StoreError, Undelivered};
 use crate::cluster::node::{NodeName, Notification, Waits};
 use crate::metrics::Stopwatch;
 use crate::postgres::{Postgres, explain_failure};
@@ -301,6 +302,26 @@ impl Store for PostgresStore {
         }
         // A row that cannot be read is deleted like the others, and not counted.
         Ok(rows.iter().filter_map(|row| session(row).ok()).map(|session| Ended::of(&session)).collect())
+    }
+
+    async fn insert_record(&self, record: &Record) -> Result<bool, StoreError> {
+        self.database.insert_record(record).await
+    }
+
+    async fn read_record(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        self.database.read_record(id).await
+    }
+
+    async fn replace_record(&self, record: &Record) -> Result<bool, StoreError> {
+        self.database.replace_record(record).await
+    }
+
+    async fn delete_record(&self, id: &RecordId) -> Result<bool, StoreError> {
+        self.database.delete_record(id).await
+    }
+
+    async fn sweep_records(&self, expired_before: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        self.database.sweep_records(expired_before, limit).await
     }
 
     /// Does nothing, because Postgres does its own housekeeping.

@@ -5,9 +5,10 @@ use deadpool_postgres::Object;
 use crate::postgres::explain_failure;
 
 /// Migrations of the schema, in order. A released migration never changes.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/postgres/0001_sessions.sql"),
     include_str!("../../../migrations/postgres/0002_hostile_web.sql"),
+    include_str!("../../../migrations/postgres/0003_oauth.sql"),
 ];
 /// Key of the advisory lock that a node holds while it migrates.
 const MIGRATION_LOCK: i64 = 0x7172_6c6f_6769_6e00;

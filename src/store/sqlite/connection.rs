@@ -13,9 +13,10 @@ use crate::store::row::{Columns, corrupt};
 
 /// Migrations of the schema, in order. The `user_version` of the database is the number of those that were applied. A
 /// released migration never changes.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/sqlite/0001_sessions.sql"),
     include_str!("../../../migrations/sqlite/0002_hostile_web.sql"),
+    include_str!("../../../migrations/sqlite/0003_oauth.sql"),
 ];
 /// Size of the page cache of each connection, in KiB. The operating system caches the rest.
 const CACHE_KIB: i64 = 256;

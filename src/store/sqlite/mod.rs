@@ -1,9 +1,9 @@
-//! Sessions in an SQLite file, the embedded default, for one node.
+//! Sessions and records in an SQLite file, the embedded default, for one node.
 //!
 //! The file is in WAL mode with `synchronous=NORMAL`. A process that is killed loses no commit; a power failure may
 //! undo the last commits.
 //!
-//! All sessions are read and written on one connection, by the jobs of a [`JobQueue`]. A decision reads the clock when
+//! All rows are read and written on one connection, by the jobs of a [`JobQueue`]. A decision reads the clock when
 //! its job runs, which orders it with the reads that find a session expired (see [`Store::read_settled`]). Because no
 //! other connection writes, the page cache stays valid from one job to the next.
 //!
@@ -12,6 +12,7 @@
 mod connection;
 mod database_file;
 mod housekeeping;
+mod records;
 mod sessions;
 mod url;
 
@@ -29,7 +30,7 @@ use self::url::path_of;
 use super::change::{SessionTable as _, UncommittedChange, change};
 use super::committed::{Announcer, Changed, SessionSelector, Transition};
 use super::jobs::{Access, Job, JobError, JobQueue};
-use super::{Attached, Ended, LargestNetwork, OpenError, Store, StoreError, Undelivered};
+use super::{Attached, Ended, LargestNetwork, OpenError, Record, RecordId, Store, StoreError, Undelivered};
 use crate::cluster::node::Notification;
 use crate::session::{CodeKey, Session, SessionKey, Timestamp};
 use crate::system::clock::Clock;
@@ -243,6 +244,37 @@ impl Store for SqliteStore {
     async fn sweep(&self, expired_before: Timestamp, limit: u32) -> Result<Vec<Ended>, StoreError> {
         let swept = self.write(move |connection| connection.sweep(expired_before, limit)).await?;
         if !swept.is_empty() {
+            self.housekeeper.note_write();
+        }
+        Ok(swept)
+    }
+
+    async fn insert_record(&self, record: &Record) -> Result<bool, StoreError> {
+        let record = record.clone();
+        self.housekeeper.note_write();
+        self.write(move |connection| connection.insert_record(&record)).await
+    }
+
+    async fn read_record(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
+        let id = *id;
+        self.jobs.read(move |connection| connection.read_record(&id)).await
+    }
+
+    async fn replace_record(&self, record: &Record) -> Result<bool, StoreError> {
+        let record = record.clone();
+        self.housekeeper.note_write();
+        self.write(move |connection| connection.replace_record(&record)).await
+    }
+
+    async fn delete_record(&self, id: &RecordId) -> Result<bool, StoreError> {
+        let id = *id;
+        self.housekeeper.note_write();
+        self.write(move |connection| connection.delete_record(&id)).await
+    }
+
+    async fn sweep_records(&self, expired_before: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        let swept = self.write(move |connection| connection.sweep_records(expired_before, limit)).await?;
+        if swept > 0 {
             self.housekeeper.note_write();
         }
         Ok(swept)

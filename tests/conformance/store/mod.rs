@@ -3,6 +3,7 @@
 pub mod fixture;
 mod postgres;
 mod reader;
+mod records;
 mod sqlite;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use qrlogin::session::{Cancellation, Confirmation, PhoneUser, Session, State};
 use fixture::{CODE, Replaced, ann, confirmed, grant, new_session, replace, stepped, stored};
 use qrlogin_testing::harness::START;
 use qrlogin_testing::real_time::until;
+use records::records_conform;
 
 /// The clock that the store uses. It starts at [`START`], and the test moves it.
 enum Time {
@@ -47,6 +49,7 @@ async fn conforms(store: Arc<dyn Store>, time: &Time) {
     session_is_found_by_its_code(&*store).await;
     version_is_written_once(&store).await;
     nothing_is_written_over_another_version(&*store).await;
+    records_conform(&store).await;
     store.ping().await.unwrap();
     store.maintain().await.unwrap();
     no_decision_is_written_from_the_deadline_on(&*store, time).await;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use qrlogin::internals::cluster::node::{NodeName, Notification, Waits};
 use qrlogin::internals::postgres::Postgres;
-use qrlogin::internals::store::{Attached, PostgresSetup, PostgresStore, Store as _, Undelivered};
+use qrlogin::internals::store::{Attached, PostgresSetup, PostgresStore, Record, Store as _, Undelivered};
 use qrlogin::internals::system::clock::Clock;
 use qrlogin::session::{Session, Timestamp};
 
-use super::fixture::{CODE, Replaced, ann, confirmed, new_session, replace, session_of_now, stepped};
+use super::fixture::{CODE, Replaced, ann, confirmed, new_session, replace, session_of_now, stepped, stored};
+use super::records::new_record;
 use super::{Time, conforms};
 use qrlogin_testing::harness::START;
 use qrlogin_testing::real_time::until;
@@ -139,6 +140,99 @@ async fn sweep_deletes_old_undelivered_changes_and_waits_for_no_lock() {
     holder.commit().await.unwrap();
     store.sweep(now, 10).await.unwrap();
     assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, String>(0), "3");
+}
+
+#[test(needs(Postgres))]
+async fn sweep_of_records_waits_for_no_lock_and_keeps_a_record_that_is_being_prolonged() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let (_, store) = node(&url).await;
+    let mut client = services::connect(&url).await.unwrap();
+    let [ended, prolonged] = [new_record(), new_record()];
+    for record in [&ended, &prolonged] {
+        assert!(store.insert_record(record).await.unwrap());
+    }
+    let holder = client.transaction().await.unwrap();
+    let prolong = "UPDATE qrlogin.records SET version = version + 1, expires_at = expires_at + 60000 WHERE id = $1";
+    holder.execute(prolong, &[&&prolonged.id.0[..]]).await.unwrap();
+    let after_the_end = ended.expires_at.plus_millis(1);
+    assert_eq!(store.sweep_records(after_the_end, 10).await.unwrap(), 1);
+    holder.commit().await.unwrap();
+    assert_eq!(store.read_record(&ended.id).await.unwrap(), None);
+    assert_eq!(store.sweep_records(after_the_end, 10).await.unwrap(), 0);
+    assert_eq!(store.read_record(&prolonged.id).await.unwrap().map(|record| record.version), Some(2));
+    store.close().await;
+}
+
+#[test(needs(Postgres))]
+async fn concurrent_replacements_of_two_nodes_write_each_version_once() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let ((_, ours), (_, theirs)) = (node(&url).await, node(&url).await);
+    let record = new_record();
+    assert!(ours.insert_record(&record).await.unwrap());
+    for version in 2..=100 {
+        let next = |data: &str| Record { version, data: data.to_owned(), ..record.clone() };
+        let (our_next, their_next) = (next("ours"), next("theirs"));
+        let (our_end, their_end) = tokio::join!(ours.replace_record(&our_next), theirs.replace_record(&their_next));
+        let written = if our_end.unwrap() { our_next } else { their_next.clone() };
+        assert_eq!(their_end.unwrap(), written == their_next);
+        assert_eq!(ours.read_record(&record.id).await.unwrap(), Some(written));
+    }
+}
+
+#[test(needs(Postgres))]
+async fn postgres_database_of_the_previous_release_is_migrated_and_keeps_its_sessions() {
+    let service = services::Postgres::shared().await;
+    let url = service.database().await;
+    let client = services::connect(&url).await.unwrap();
+    let schema = "CREATE SCHEMA qrlogin;
+        CREATE TABLE qrlogin.migrations (number integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
+        INSERT INTO qrlogin.migrations (number) VALUES (1), (2)";
+    let migrations = [
+        include_str!("../../../migrations/postgres/0001_sessions.sql"),
+        include_str!("../../../migrations/postgres/0002_hostile_web.sql"),
+    ];
+    for statements in [schema, migrations[0], migrations[1]] {
+        client.batch_execute(statements).await.unwrap();
+    }
+    let (before, after) = (new_session(), new_session());
+    insert_as_the_previous_release(&client, &before).await;
+    let (_, store) = node(&url).await;
+    // The previous release also inserts into the new schema.
+    insert_as_the_previous_release(&client, &after).await;
+    for session in [before, after] {
+        assert_eq!(stored(&store, session.key).await, Some(session));
+    }
+    assert!(store.insert_record(&new_record()).await.unwrap());
+    store.close().await;
+}
+
+/// Inserts a pending session with the statement of the release before the table `records`.
+async fn insert_as_the_previous_release(connection: &tokio_postgres::Client, session: &Session) {
+    let client = &session.client;
+    let insert = "INSERT INTO qrlogin.sessions (id, code, version, state, created_at, expires_at,
+             client_ip, client_browser, client_os, client_origin, client_info, client_network)
+         VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11)";
+    let inserted = connection
+        .execute(
+            insert,
+            &[
+                &&session.key.0[..],
+                &&session.code.0[..],
+                &i64::from(session.version),
+                &session.created_at.as_millis(),
+                &session.expires_at.as_millis(),
+                &client.ip,
+                &client.browser,
+                &client.os,
+                &client.origin,
+                &client.client_info,
+                &client.network(),
+            ],
+        )
+        .await;
+    assert_eq!(inserted.unwrap(), 1);
 }
 
 #[test(needs(Postgres))]

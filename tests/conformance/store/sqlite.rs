@@ -5,8 +5,10 @@ use std::sync::Arc;
 use futures_util::future::{join, join_all};
 use qrlogin::internals::store::{SqliteStore, Store as _};
 use qrlogin::internals::system::clock::Clock;
+use qrlogin::session::Session;
 
 use super::fixture::{new_session, stored};
+use super::records::new_record;
 use super::{Time, conforms};
 use qrlogin_testing::harness::START;
 use qrlogin_testing::test;
@@ -40,6 +42,54 @@ async fn sqlite_keeps_sessions_in_a_private_file() {
         use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
+}
+
+#[test]
+async fn sqlite_database_of_the_previous_release_is_migrated_and_keeps_its_sessions() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("old.db");
+    let session = new_session();
+    {
+        let old = rusqlite::Connection::open(&path).unwrap();
+        old.execute_batch(include_str!("../../../migrations/sqlite/0001_sessions.sql")).unwrap();
+        old.execute_batch(include_str!("../../../migrations/sqlite/0002_hostile_web.sql")).unwrap();
+        old.pragma_update(None, "user_version", 2).unwrap();
+        insert_as_the_previous_release(&old, &session);
+    }
+    let store = SqliteStore::open(&format!("sqlite://{}", path.display()), Clock::manual(START).0).unwrap();
+    assert_eq!(stored(&store, session.key).await, Some(session));
+    assert!(store.insert_record(&new_record()).await.unwrap());
+    store.close().await;
+    // The previous release also inserts into the new schema.
+    let of_old = new_session();
+    let migrated = rusqlite::Connection::open(&path).unwrap();
+    insert_as_the_previous_release(&migrated, &of_old);
+    drop(migrated);
+    let store = SqliteStore::open(&format!("sqlite://{}", path.display()), Clock::manual(START).0).unwrap();
+    assert_eq!(stored(&store, of_old.key).await, Some(of_old));
+    store.close().await;
+}
+
+/// Inserts a pending session with the statement of the release before the table `records`.
+fn insert_as_the_previous_release(connection: &rusqlite::Connection, session: &Session) {
+    let client = &session.client;
+    let insert = "INSERT INTO sessions (id, code, version, state, created_at, expires_at,
+             client_ip, client_browser, client_os, client_origin, client_info, client_network)
+         VALUES (?1, ?2, ?3, 'pending', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    let params = rusqlite::params![
+        session.key.0,
+        session.code.0,
+        session.version,
+        session.created_at.as_millis(),
+        session.expires_at.as_millis(),
+        client.ip,
+        client.browser,
+        client.os,
+        client.origin,
+        client.client_info,
+        client.network(),
+    ];
+    assert_eq!(connection.execute(insert, params).unwrap(), 1);
 }
 
 #[test]
