@@ -18,7 +18,7 @@ use crate::system::shutdown::Shutdown;
 use crate::telemetry::warnings::Warnings;
 use crate::token::{AppAuth, Minter, PUBLISH_TIME};
 
-/// Time between two sweeps of ended sessions, in seconds.
+/// Time between two sweeps of ended sessions and records, in seconds.
 const SWEEP_SECONDS: u32 = 10;
 /// Time between two checks of the store, and of the memory, in seconds.
 const TIDY_SECONDS: u32 = 1;
@@ -57,7 +57,7 @@ pub(crate) fn spawn(parts: TaskParts, reload: Reload, shutdown: &Shutdown) -> Ve
     ]
 }
 
-/// Deletes the rows of ended sessions every [`SWEEP_SECONDS`].
+/// Deletes the rows of ended sessions and records every [`SWEEP_SECONDS`].
 async fn sweep(logins: Arc<Logins>, clock: Clock) {
     let failures = Warnings::default();
     loop {
@@ -65,7 +65,7 @@ async fn sweep(logins: Arc<Logins>, clock: Clock) {
         if let Err(error) = logins.sweep().await
             && let Some(count) = failures.count(clock.steady())
         {
-            warn!(event = "sweep failed", %error, count, "the rows of ended sessions are kept until a sweep succeeds");
+            warn!(event = "sweep failed", %error, count, "the rows of ended sessions and records are kept until a sweep succeeds");
         }
     }
 }

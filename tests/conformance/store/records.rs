@@ -1,12 +1,13 @@
-//! Records: their part of the conformance suite.
+//! Records: the part of the conformance suite, and their sweep by the server.
 
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 use qrlogin::internals::store::{Record, RecordId, Store};
 use qrlogin::internals::system::random;
-use qrlogin_testing::harness::START;
+use qrlogin_testing::harness::{START, Server};
 use qrlogin_testing::real_time::until;
+use qrlogin_testing::test;
 
 /// Number of concurrent writes of a race.
 const WRITERS: u32 = 50;
@@ -168,4 +169,28 @@ async fn ended_records_are_swept_in_batches(store: &dyn Store) {
     for kept in [living, prolonged] {
         assert_eq!(store.read_record(&kept.id).await.unwrap(), Some(kept));
     }
+}
+
+#[test]
+async fn server_sweeps_records_at_their_end() {
+    let server = Server::start().await;
+    let now = server.clock.now();
+    let with_end = |seconds| Record { expires_at: now.plus_seconds(seconds), ..new_record() };
+    // More records than one batch has.
+    let mut ended = Vec::new();
+    for _ in 0..501 {
+        let record = with_end(60);
+        assert!(server.store.insert_record(&record).await.unwrap());
+        ended.push(record);
+    }
+    let living = with_end(100);
+    assert!(server.store.insert_record(&living).await.unwrap());
+    server.hands.advance_seconds(50);
+    assert!(server.store.read_record(&ended[0].id).await.unwrap().is_some());
+    server.hands.advance_seconds(21);
+    for record in &ended {
+        until("the record is swept", async || server.store.read_record(&record.id).await.unwrap().is_none()).await;
+    }
+    assert_eq!(server.store.read_record(&living.id).await.unwrap(), Some(living));
+    server.stop().await;
 }
