@@ -36,6 +36,9 @@ use crate::telemetry::cause::explain;
 const METADATA_SECONDS: u32 = 3600;
 /// Minimum time between two fetches of the metadata because a token did not verify, in seconds.
 const REFETCH_SECONDS: u32 = 10;
+/// Time for which a failure to fetch the metadata is remembered, in seconds. Visitors who wait for the same fetch share
+/// its failure, in place of waiting for one request each.
+const FAILURE_SECONDS: u32 = 2;
 
 /// The settings of the provider.
 pub struct ProviderSettings {
@@ -60,13 +63,22 @@ pub struct Provider {
     settings: ProviderSettings,
     http: HttpClient,
     clock: Clock,
-    /// The latest metadata. The lock is held while they are fetched, so that concurrent logins fetch them once.
-    discovered: Mutex<Option<(Arc<Discovered>, Duration)>>,
+    /// The lock is held while the metadata are fetched, so that concurrent logins fetch them once.
+    latest: Mutex<Latest>,
+}
+
+/// The latest metadata, and the latest failure to fetch them, each with its time.
+#[derive(Default)]
+struct Latest {
+    discovered: Option<(Arc<Discovered>, Duration)>,
+    failure: Option<(ProviderError, Duration)>,
 }
 
 struct Discovered {
     client: OidcClient,
     end_session: Option<Url>,
+    /// Whether each authorization response has the parameter `iss` (RFC 9207 §3).
+    sends_issuer: bool,
 }
 
 /// What this server must remember of a login until the provider sends the user back.
@@ -97,7 +109,7 @@ pub struct Finished {
 }
 
 /// The reason for which a login at the provider failed. The text is for the operator.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum ProviderError {
     /// The provider does not answer, or its answer cannot be used.
     #[error("the provider does not answer: {0}")]
@@ -118,7 +130,7 @@ impl Provider {
     /// cannot be used.
     pub fn new(settings: ProviderSettings, clock: Clock) -> Result<Self, reqwest::Error> {
         let http = HttpClient::new(settings.is_loopback)?;
-        Ok(Self { settings, http, clock, discovered: Mutex::new(None) })
+        Ok(Self { settings, http, clock, latest: Mutex::default() })
     }
 
     /// Begins a login. With `asks_again`, the provider asks the user to log in even if it knows the user.
@@ -150,16 +162,26 @@ impl Provider {
         Ok(Begun { url, flow })
     }
 
-    /// Exchanges the code of an authorization response for an ID token, verifies the token, and returns its claims.
-    /// `issuer` is the parameter `iss` of the response, if there was one (RFC 9207).
+    /// Checks the parameter `iss` of an authorization response, which prevents a mix-up of two providers (RFC 9207
+    /// §2.4).
+    ///
+    /// # Errors
+    /// Returns an error if the parameter names another issuer, or if it is missing and the provider always sends it.
+    pub async fn check_issuer(&self, issuer: Option<&str>) -> Result<(), ProviderError> {
+        let is_own = match issuer {
+            Some(issuer) => issuer == self.settings.issuer,
+            None => !self.discovered(METADATA_SECONDS).await?.sends_issuer,
+        };
+        if is_own { Ok(()) } else { Err(ProviderError::Refused("the response does not name the issuer".to_owned())) }
+    }
+
+    /// Exchanges the code of an authorization response for an ID token, verifies the token, and returns its claims. Check
+    /// the issuer of the response first.
     ///
     /// # Errors
     /// Returns an error if the provider refuses the code, if the ID token is not valid, or if the provider does not
     /// answer.
-    pub async fn finish(&self, code: String, issuer: Option<&str>, flow: LoginFlow) -> Result<Finished, ProviderError> {
-        if issuer.is_some_and(|issuer| issuer != self.settings.issuer) {
-            return Err(ProviderError::Refused("the response is from another issuer".to_owned()));
-        }
+    pub async fn finish(&self, code: String, flow: LoginFlow) -> Result<Finished, ProviderError> {
         let discovered = self.discovered(METADATA_SECONDS).await?;
         let response = discovered
             .client
@@ -214,28 +236,30 @@ impl Provider {
         Some(url)
     }
 
-    /// Returns the provider's metadata and keys, which it fetches if they are older than this.
+    /// Returns the provider's metadata and keys, which it fetches if they are older than this. If that fails, older ones
+    /// are used until the provider answers again.
     async fn discovered(&self, oldest_seconds: u32) -> Result<Arc<Discovered>, ProviderError> {
-        let mut discovered = self.discovered.lock().await;
+        let mut latest = self.latest.lock().await;
         let now = self.clock.steady();
-        let known = discovered
-            .as_ref()
-            .map(|(known, at)| (known.clone(), now < *at + Duration::from_secs(oldest_seconds.into())));
-        match known {
-            Some((known, true)) => Ok(known),
-            known => match self.discover().await {
+        let is_within = |at: &Duration, seconds: u32| now < *at + Duration::from_secs(seconds.into());
+        let known = latest.discovered.clone();
+        let failure = match (&known, &latest.failure) {
+            (Some((discovered, at)), _) if is_within(at, oldest_seconds) => return Ok(discovered.clone()),
+            (_, Some((failure, at))) if is_within(at, FAILURE_SECONDS) => failure.clone(),
+            _ => match self.discover().await {
                 Ok(fresh) => {
                     let fresh = Arc::new(fresh);
-                    *discovered = Some((fresh.clone(), now));
-                    Ok(fresh)
+                    *latest = Latest { discovered: Some((fresh.clone(), now)), failure: None };
+                    return Ok(fresh);
                 }
-                Err(error) => match known {
-                    // Old keys verify tokens until the provider answers again.
-                    Some((known, _)) => Ok(known),
-                    None => Err(error),
-                },
+                Err(failure) => {
+                    latest.failure = Some((failure.clone(), self.clock.steady()));
+                    failure
+                }
             },
-        }
+        };
+        drop(latest);
+        known.map_or(Err(failure), |(discovered, _)| Ok(discovered))
     }
 
     async fn discover(&self) -> Result<Discovered, ProviderError> {
@@ -254,7 +278,9 @@ impl Provider {
             methods.contains(&CoreClientAuthMethod::ClientSecretPost)
                 && !methods.contains(&CoreClientAuthMethod::ClientSecretBasic)
         });
-        let end_session = metadata.additional_metadata().end_session_endpoint.clone();
+        let OtherMetadata { end_session_endpoint: end_session, authorization_response_iss_parameter_supported } =
+            metadata.additional_metadata().clone();
+        let sends_issuer = authorization_response_iss_parameter_supported.unwrap_or_default();
         let mut client =
             OidcClient::from_provider_metadata(metadata, ClientId::new(settings.client_id.clone()), secret)
                 .set_redirect_uri(redirect);
@@ -262,7 +288,7 @@ impl Provider {
             client = client.set_auth_type(AuthType::RequestBody);
         }
         info!(event = "provider found", issuer = settings.issuer);
-        Ok(Discovered { client, end_session })
+        Ok(Discovered { client, end_session, sends_issuer })
     }
 }
 
@@ -286,6 +312,8 @@ impl AdditionalClaims for OtherClaims {}
 struct OtherMetadata {
     /// OpenID Connect RP-Initiated Logout 1.0 §2.1.
     end_session_endpoint: Option<Url>,
+    /// RFC 9207 §3.
+    authorization_response_iss_parameter_supported: Option<bool>,
 }
 
 impl AdditionalProviderMetadata for OtherMetadata {}

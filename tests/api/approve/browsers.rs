@@ -25,5 +25,5 @@ async fn users_of_a_provider_approve_in_chromium_and_firefox() {
     let (output, errors) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
     print!("{output}");
     assert!(ended.status.success(), "{output}\n{errors}");
-    assert_eq!(output.matches("passed: ").count(), 12, "{output}");
+    assert_eq!(output.matches("passed: ").count(), 14, "{output}");
 }

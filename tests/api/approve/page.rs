@@ -1,10 +1,11 @@
 //! Logins on the approve page.
 
+use futures_util::future::join_all;
 use qrlogin_testing::harness::{Server, claims_of, token_in};
 use qrlogin_testing::services::Postgres;
 use qrlogin_testing::test;
 
-use super::{TestProvider, Visitor, back, opened, server, with_provider};
+use super::{PUBLIC_URL, TestProvider, Visitor, back, opened, server, with_provider};
 
 #[test]
 async fn user_logs_in_once_and_approves_twice() {
@@ -116,6 +117,26 @@ async fn session_that_expires_during_the_login_gets_a_page() {
 }
 
 #[test]
+async fn session_that_the_browser_cancelled_gets_a_page_in_the_visitors_language() {
+    let provider = TestProvider::start().await;
+    let server = server(&provider, |_| {}).await;
+    let mut phone = Visitor::new();
+    for (language, title) in [
+        ("en", "Login cancelled"),
+        ("de", "Anmeldung abgebrochen"),
+        ("es", "Inicio de sesión cancelado"),
+        ("zh-CN", "登录已取消"),
+    ] {
+        let session = server.generate().await;
+        server.cancel(&session).await;
+        phone.language = language;
+        let shown = opened(&server, &provider, &mut phone, &session.code).await;
+        assert_eq!((shown.status.as_u16(), shown.title()), (410, title));
+    }
+    server.stop().await;
+}
+
+#[test]
 async fn provider_that_fails_or_rotates_its_keys_loses_no_login() {
     let provider = TestProvider::start().await;
     let server = server(&provider, |_| {}).await;
@@ -127,6 +148,8 @@ async fn provider_that_fails_or_rotates_its_keys_loses_no_login() {
     assert_eq!((shown.status.as_u16(), shown.title()), (503, "The login page does not answer"));
     assert!(shown.text.contains(&format!(r#"href="{path}""#)), "{}", shown.text);
     provider.set_down(false);
+    // The failure is remembered for two seconds.
+    server.hands.advance_seconds(2);
     let authorize = phone.open(&server, &path).await.elsewhere.unwrap();
     let answer = provider.log_in(&authorize);
     provider.set_down(true);
@@ -142,6 +165,86 @@ async fn provider_that_fails_or_rotates_its_keys_loses_no_login() {
     let shown = phone.press(&server, &shown, &session.code, ("action", "confirm")).await;
     assert_eq!(shown.title(), "You are logged in");
     server.stop().await;
+}
+
+#[test]
+async fn visitors_of_a_provider_that_does_not_answer_share_one_wait() {
+    let provider = TestProvider::start().await;
+    let server = server(&provider, |_| {}).await;
+    let session = server.generate().await;
+    let path = format!("/q/{}", session.code);
+    provider.set_silent(true);
+    let visits = (0..4).map(|_| async { Visitor::new().open(&server, &path).await });
+    for shown in join_all(visits).await {
+        assert_eq!((shown.status.as_u16(), shown.title()), (503, "The login page does not answer"));
+        assert!(shown.text.contains(&format!(r#"href="{path}""#)), "{}", shown.text);
+    }
+    assert_eq!(provider.requests(), ["configuration"]);
+    assert_eq!(server.status(&session).await.body["status"], "pending");
+    provider.set_silent(false);
+    server.hands.advance_seconds(2);
+    let mut phone = Visitor::new();
+    let authorize = phone.open(&server, &path).await.elsewhere.unwrap();
+    let answer = provider.log_in(&authorize);
+    // It stops answering between the login and the exchange of its code.
+    provider.set_silent(true);
+    let shown = back(&server, &mut phone, &answer).await;
+    assert_eq!((shown.status.as_u16(), shown.title()), (503, "The login page does not answer"));
+    provider.set_silent(false);
+    let shown = opened(&server, &provider, &mut phone, &session.code).await;
+    let shown = phone.press(&server, &shown, &session.code, ("action", "confirm")).await;
+    assert_eq!(shown.title(), "You are logged in");
+    server.stop().await;
+}
+
+#[test]
+async fn visitors_go_on_with_old_metadata_while_the_provider_does_not_answer() {
+    let provider = TestProvider::start().await;
+    let server = server(&provider, |settings| settings.session.ttl_seconds = 3600).await;
+    let known = server.generate().await;
+    opened(&server, &provider, &mut Visitor::new(), &known.code).await;
+    server.hands.advance_seconds(3601);
+    let fetches = || provider.requests().iter().filter(|request| *request == "configuration").count();
+    assert_eq!(fetches(), 1);
+    provider.set_silent(true);
+    let session = server.generate().await;
+    let path = format!("/q/{}", session.code);
+    let visits = (0..4).map(|_| async { Visitor::new().open(&server, &path).await });
+    assert!(join_all(visits).await.iter().all(|shown| shown.elsewhere.is_some()));
+    assert_eq!(fetches(), 2);
+    server.stop().await;
+}
+
+#[test]
+async fn visitor_at_another_host_is_redirected_to_the_public_url_at_most_once() {
+    let provider = TestProvider::start().await;
+    let direct = server(&provider, |_| {}).await;
+    let proxied = server(&provider, |settings| settings.trusted_proxies = vec!["127.0.0.1".to_owned()]).await;
+    for (server, host, is_redirected) in [
+        (&direct, "login.example", false),
+        (&direct, "LOGIN.Example:8443", false),
+        (&direct, "127.0.0.1:8080", true),
+        (&direct, "evil.example", true),
+        (&proxied, "upstream", false),
+    ] {
+        let session = server.generate().await;
+        let mut phone = Visitor::new();
+        phone.host = host;
+        // The host stays the same after the redirect, as behind a proxy that replaces it and is not trusted.
+        let shown = phone.open(server, &format!("/q/{}", session.code)).await;
+        let authorize = shown.elsewhere.unwrap();
+        assert!(authorize.starts_with(&provider.issuer), "{host}: {authorize}");
+        let mut expected = vec![authorize.clone()];
+        if is_redirected {
+            expected.insert(0, format!("{PUBLIC_URL}/q/{}?redirected", session.code));
+        }
+        assert_eq!(shown.redirects, expected, "{host}");
+        // With the cookies of a login, nothing is redirected.
+        assert_eq!(back(server, &mut phone, &provider.log_in(&authorize)).await.title(), "Log in?", "{host}");
+        assert!(phone.open(server, &format!("/q/{}", session.code)).await.redirects.is_empty(), "{host}");
+    }
+    direct.stop().await;
+    proxied.stop().await;
 }
 
 #[test]
@@ -176,7 +279,7 @@ async fn user_who_switches_or_logs_out_is_forgotten() {
     let shown = phone.open(&server, &format!("/q/{}", session.code)).await;
     back(&server, &mut phone, &provider.log_in(&shown.elsewhere.unwrap())).await;
 
-    let shown = phone.post(&server, "/q/logout", String::new(), super::PUBLIC_URL).await;
+    let shown = phone.post(&server, "/q/logout", String::new(), PUBLIC_URL).await;
     assert!(shown.text.contains(&format!("{}/logout?id_token_hint=", provider.issuer)), "{}", shown.text);
     assert!(phone.open(&server, &format!("/q/{}", session.code)).await.elsewhere.is_some());
     assert_eq!(phone.open(&server, "/q/logged-out").await.title(), "You are logged out");

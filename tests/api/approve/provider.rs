@@ -44,6 +44,10 @@ struct ProviderState {
     is_unsigned: bool,
     /// Whether every request is answered with 503.
     is_down: bool,
+    /// Whether requests get no response.
+    is_silent: bool,
+    /// Whether the metadata say that each response to the browser has `iss` (RFC 9207).
+    promises_issuer: bool,
     requests: Vec<String>,
 }
 
@@ -63,6 +67,8 @@ impl TestProvider {
             change: |_| {},
             is_unsigned: false,
             is_down: false,
+            is_silent: false,
+            promises_issuer: false,
             requests: Vec::new(),
         };
         let provider = Self { issuer, state: Arc::new(Mutex::new(state)) };
@@ -106,6 +112,16 @@ impl TestProvider {
         self.state.lock().unwrap().is_down = is_down;
     }
 
+    /// Sets whether requests get no response.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.state.lock().unwrap().is_silent = is_silent;
+    }
+
+    /// Makes the metadata say that each response to the browser has `iss`.
+    pub fn promise_issuer(&self) {
+        self.state.lock().unwrap().promises_issuer = true;
+    }
+
     /// Replaces the signing key.
     pub fn rotate_keys(&self) {
         let mut state = self.state.lock().unwrap();
@@ -143,16 +159,18 @@ async fn configuration(State(provider): State<TestProvider>) -> Response {
             "response_types_supported": ["code"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["RS256", "EdDSA", "none"],
+            "authorization_response_iss_parameter_supported": state.promises_issuer,
         })
     })
+    .await
 }
 
 async fn jwks(State(provider): State<TestProvider>) -> Response {
-    answer(&provider, "jwks", |state| json!({ "keys": [state.key.public_jwk] }))
+    answer(&provider, "jwks", |state| json!({ "keys": [state.key.public_jwk] })).await
 }
 
 async fn user_info(State(provider): State<TestProvider>) -> Response {
-    answer(&provider, "userinfo", |_| json!({ "sub": "ann", "name": "Ann Example" }))
+    answer(&provider, "userinfo", |_| json!({ "sub": "ann", "name": "Ann Example" })).await
 }
 
 async fn token(State(provider): State<TestProvider>, headers: axum::http::HeaderMap, body: String) -> Response {
@@ -177,6 +195,7 @@ async fn token(State(provider): State<TestProvider>, headers: axum::http::Header
         (state.change)(&mut claims);
         json!({ "access_token": "opaque", "token_type": "Bearer", "id_token": id_token(state, &claims) })
     })
+    .await
 }
 
 fn id_token(state: &ProviderState, claims: &Value) -> String {
@@ -190,9 +209,16 @@ fn id_token(state: &ProviderState, claims: &Value) -> String {
     encode(&header, claims, &EncodingKey::from_ed_pem(&pem).unwrap()).unwrap()
 }
 
-fn answer(provider: &TestProvider, name: &str, body: impl FnOnce(&ProviderState) -> Value) -> Response {
-    let mut state = provider.state.lock().unwrap();
-    state.requests.push(name.to_owned());
+async fn answer(provider: &TestProvider, name: &str, body: impl FnOnce(&ProviderState) -> Value) -> Response {
+    let is_silent = {
+        let mut state = provider.state.lock().unwrap();
+        state.requests.push(name.to_owned());
+        state.is_silent
+    };
+    if is_silent {
+        std::future::pending::<()>().await;
+    }
+    let state = provider.state.lock().unwrap();
     if state.is_down {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }

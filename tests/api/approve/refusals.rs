@@ -108,6 +108,27 @@ async fn response_of_another_provider_is_refused() {
 }
 
 #[test]
+async fn response_without_the_issuer_is_refused_if_the_provider_always_sends_it() {
+    let provider = TestProvider::start().await;
+    provider.promise_issuer();
+    let server = server(&provider, |_| {}).await;
+    let mut phone = Visitor::new();
+    for is_refusal in [false, true] {
+        let (_, authorize) = begun(&server, &mut phone).await;
+        let state = super::provider::parameters(&authorize)["state"].clone();
+        let granted = provider.log_in(&authorize);
+        let code = super::provider::parameters(&format!("?{granted}"))["code"].clone();
+        let answer = if is_refusal { ("error", "access_denied") } else { ("code", code.as_str()) };
+        let shown = back(&server, &mut phone, &query(&[answer, ("state", &state)])).await;
+        assert_eq!((shown.status.as_u16(), shown.title()), (400, "This login is no longer valid"));
+        assert!(!has_visit(&phone) && !provider.requests().contains(&"token".to_owned()));
+    }
+    let (_, authorize) = begun(&server, &mut phone).await;
+    assert_eq!(back(&server, &mut phone, &provider.log_in(&authorize)).await.title(), "Log in?");
+    server.stop().await;
+}
+
+#[test]
 async fn provider_that_refuses_the_user_has_a_page_with_a_way_back() {
     let provider = TestProvider::start().await;
     let server = server(&provider, |_| {}).await;

@@ -21,6 +21,8 @@ pub struct Visitor {
     pub site: Option<&'static str>,
     /// Value of `Accept-Language`.
     pub language: &'static str,
+    /// Value of `Host`, also after redirects, as behind a proxy that replaces it.
+    pub host: &'static str,
 }
 
 /// A page that the browser shows.
@@ -30,6 +32,8 @@ pub struct Shown {
     pub status: StatusCode,
     /// The header fields.
     pub headers: HeaderMap,
+    /// URLs to which the browser was redirected on its way.
+    pub redirects: Vec<String>,
     /// URL of another host, to which the browser was sent.
     pub elsewhere: Option<String>,
     /// The text.
@@ -40,7 +44,7 @@ impl Visitor {
     /// Returns a browser that opens URLs by itself, as a camera makes it.
     pub fn new() -> Self {
         let http = reqwest::Client::builder().no_proxy().redirect(redirect::Policy::none()).build().unwrap();
-        Self { http, cookies: BTreeMap::new(), site: Some("none"), language: "en" }
+        Self { http, cookies: BTreeMap::new(), site: Some("none"), language: "en", host: "login.example" }
     }
 
     /// Opens a path of the server.
@@ -68,11 +72,14 @@ impl Visitor {
         body: Option<String>,
         fields: &[(&str, &str)],
     ) -> Shown {
-        let (mut method, mut path, mut body) = (method, path.to_owned(), body);
+        let (mut method, mut path, mut body, mut redirects) = (method, path.to_owned(), body, Vec::new());
         for _ in 0..5 {
             let mut request = self.http.request(method, format!("{}{path}", server.base));
             let cookies = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
-            request = request.header(COOKIE, cookies.join("; ")).header("accept-language", self.language);
+            request = request
+                .header(COOKIE, cookies.join("; "))
+                .header("accept-language", self.language)
+                .header("host", self.host);
             if let Some(site) = self.site {
                 request = request.header("sec-fetch-site", site);
             }
@@ -86,9 +93,12 @@ impl Visitor {
             self.keep(response.headers());
             let location = response.headers().get(LOCATION).map(|to| to.to_str().unwrap().to_owned());
             let (status, headers) = (response.status(), response.headers().clone());
+            redirects.extend(location.clone());
             match location.map(|to| to.strip_prefix(PUBLIC_URL).map_or(to.clone(), ToOwned::to_owned)) {
                 Some(to) if to.starts_with('/') => (method, path) = (Method::GET, to),
-                elsewhere => return Shown { status, headers, elsewhere, text: response.text().await.unwrap() },
+                elsewhere => {
+                    return Shown { status, headers, redirects, elsewhere, text: response.text().await.unwrap() };
+                }
             }
         }
         panic!("more than five redirects")

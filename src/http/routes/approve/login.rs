@@ -76,14 +76,14 @@ pub(super) async fn finish(pages: &ApprovePages, approver: &Approver, headers: &
     let code = flow.code.clone();
     // The secrets of a login are used once.
     let used = approver.cookies.forget::<Flow>(&name);
+    if let Err(error) = approver.provider.check_issuer(parameter("iss").as_deref()).await {
+        return with_cookies(unavailable(pages, language, &code, &error), [used]);
+    }
     let response = match (parameter("code"), parameter("error")) {
-        (Some(answer), None) => {
-            let issuer = parameter("iss");
-            match approver.provider.finish(answer, issuer.as_deref(), flow.login).await {
-                Ok(finished) => signed_in(pages, approver, language, &code, finished.claims, finished.id_token),
-                Err(error) => unavailable(pages, language, &code, &error),
-            }
-        }
+        (Some(answer), None) => match approver.provider.finish(answer, flow.login).await {
+            Ok(finished) => signed_in(pages, approver, language, &code, finished.claims, finished.id_token),
+            Err(error) => unavailable(pages, language, &code, &error),
+        },
         (_, Some(error)) if error == "access_denied" => denied(pages, language, &code),
         (_, error) => {
             let reason = error.unwrap_or_else(|| "a response without a code".to_owned());

@@ -15,13 +15,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use maud::{Markup, html};
-use url::form_urlencoded;
+use url::{Host, Url, form_urlencoded};
 
 use crate::approve::{Approval, Provider};
 use crate::config::{AppLink, ApproveSettings, Settings};
 use crate::http::layers::RequestChecks;
 use crate::http::layers::base::BasePath;
 use crate::http::layers::client::ClientAddress;
+use crate::http::layers::host::OpenedHost;
 use crate::http::pages::{Language, Page, STYLE_PATH, stylesheet};
 use crate::http::problem::ApiError;
 use crate::http::routes::phone::Phones;
@@ -34,6 +35,10 @@ use crate::wire::types::ProblemCode;
 use cookies::Cookies;
 
 pub(crate) use app_links::routes as app_link_routes;
+
+/// Query of the URL to which a visitor under another host name is redirected. It marks the URL, so that this happens
+/// once, even if a proxy replaces the host name.
+const REDIRECTED: &str = "redirected";
 
 /// State of the pages at `/q/`.
 pub(crate) struct ApprovePages {
@@ -62,6 +67,8 @@ pub(crate) struct Approver {
     rules: ClaimRules,
     /// Origin of `public_url`.
     origin: String,
+    /// Host of `public_url`.
+    host: Option<Host>,
     /// `public_url` without slashes at its end.
     public_base: String,
 }
@@ -88,12 +95,21 @@ impl ApprovePages {
                     passed_on: settings.token.claims.clone(),
                 },
                 origin: settings.public_origin().unwrap_or_default(),
+                host: Url::parse(&settings.public_url).ok().and_then(|url| url.host().map(|host| host.to_owned())),
                 public_base: settings.public_base().to_owned(),
             })),
             (None, None) => Way::App { name: app_name.clone(), stores: app_stores.clone() },
         };
         let app_links = settings.approve.app_links.iter().filter_map(|text| AppLink::parse(text).ok()).collect();
         Self { way, base, clock, phones, app_links }
+    }
+}
+
+impl Approver {
+    /// Returns whether the visitor is new and at another host than that of `public_url`. The provider sends the visitor
+    /// back to the latter, which would not receive the cookies of a login that began here.
+    fn is_lost(&self, host: Option<&Host>, headers: &HeaderMap) -> bool {
+        host.is_some_and(|host| self.host.as_ref() != Some(host)) && !self.cookies.are_sent(headers)
     }
 }
 
@@ -117,7 +133,9 @@ type Pages = Extension<Arc<ApprovePages>>;
 async fn show(
     Extension(pages): Pages,
     ClientAddress(address): ClientAddress,
+    OpenedHost(host): OpenedHost,
     Path(code): Path<String>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
     let language = Language::of(&headers);
@@ -127,6 +145,11 @@ async fn show(
     match &pages.way {
         Way::Elsewhere(url) => redirect(StatusCode::FOUND, &url.with(&code)),
         Way::App { name, stores } => pages.page(language, app::page(language, name, stores)),
+        Way::Provider(approver)
+            if query.as_deref() != Some(REDIRECTED) && approver.is_lost(host.as_ref(), &headers) =>
+        {
+            redirect(StatusCode::FOUND, &format!("{}/q/{code}?{REDIRECTED}", approver.public_base))
+        }
         Way::Provider(approver) => match pages.phones.limits.admit(Call::Scan, address) {
             Ok(()) => question::show(&pages, approver, address, &code, &headers).await,
             Err(exceeded) => pages.refusal(language, &code, &exceeded.into()),
@@ -215,7 +238,8 @@ impl ApprovePages {
         let kind = error.code();
         let (key, can_retry) = match kind {
             ProblemCode::NotFound => ("unknown", false),
-            ProblemCode::Expired | ProblemCode::Cancelled => ("expired", false),
+            ProblemCode::Expired => ("expired", false),
+            ProblemCode::Cancelled => ("cancelled", false),
             ProblemCode::AlreadyScanned | ProblemCode::AlreadyDecided | ProblemCode::WrongUser => ("taken", false),
             ProblemCode::NumberMismatch => ("number", false),
             ProblemCode::Risk => ("risk", false),
