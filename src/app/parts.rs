@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tracing::info;
+use tracing::{info, warn};
 use url::Url;
 
 use super::ServeError;
 use crate::approve::{Approval, Provider, ProviderSettings, Sealer};
 use crate::cluster::bus::{Bus, LocalBus, PostgresBus, RedisBus};
 use crate::cluster::node::NodeName;
-use crate::config::{Settings, is_loopback};
+use crate::config::{RiskPolicy, RiskSignal, Settings, is_loopback};
 use crate::demo::Demo;
 use crate::geo::Geo;
 use crate::metrics::Metrics;
@@ -54,6 +54,7 @@ impl Parts {
     /// Returns an error for the first part that cannot be opened.
     pub async fn open(settings: Settings, clock: Clock, demo: Option<Demo>) -> Result<Self, ServeError> {
         check_urls(&settings)?;
+        warn_of(&settings);
         let keys = KeyRing::open(&settings.token.key_dir, clock.clone())?;
         let code_secret = open_code_secret(&settings.token.key_dir)?;
         let geo = Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
@@ -78,6 +79,7 @@ impl Parts {
 /// Returns an error for the first setting that cannot be used.
 pub fn check(settings: &Settings, clock: &Clock) -> Result<(), ServeError> {
     check_urls(settings)?;
+    warn_of(settings);
     app_auth(settings, clock)?;
     if let Some(provider) = provider_settings(settings, false) {
         Provider::new(provider, clock.clone()).map_err(|error| ServeError::Provider(error.to_string()))?;
@@ -87,6 +89,26 @@ pub fn check(settings: &Settings, clock: &Clock) -> Result<(), ServeError> {
     read_code_secret(&settings.token.key_dir)?;
     Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
     Ok(())
+}
+
+/// Warns of settings that can be used, and have no effect because of others.
+fn warn_of(settings: &Settings) {
+    let is_allowed = |origin: &String| settings.origins().iter().any(|allowed| allowed.matches(origin.as_bytes()));
+    if let Some(origin) = settings.code_origin().filter(|origin| !is_allowed(origin)) {
+        let advice = "the server refuses the requests of <qr-approve> on this page; add its origin to allowed_origins";
+        warn!(event = "page not allowed", setting = "approve.url", origin, "{advice}");
+    }
+    if settings.risk.policy == RiskPolicy::Deny {
+        for signal in &settings.risk.signals {
+            let (signal, needs, file) = match signal {
+                RiskSignal::Country => ("country", "geoip.city_file", &settings.geoip.city_file),
+                RiskSignal::Network => ("network", "geoip.asn_file", &settings.geoip.asn_file),
+            };
+            if file == Path::new("") {
+                warn!(event = "risk not detected", setting = "risk.policy", signal, needs, "no login is refused by it");
+            }
+        }
+    }
 }
 
 /// Checks that no setting holds the text that `print-config` shows for a secret, and that `database_url` and `bus_url`

@@ -106,10 +106,43 @@ fn approve_url(template: &str) -> Result<(), String> {
     let form = CodeUrl::parse(template).ok_or_else(|| {
         format!("needs {CODE_PLACEHOLDER} once, at the place of the code: https://www.example.com/approve#{CODE_PLACEHOLDER}")
     })?;
+    let behind = template.split_once(CODE_PLACEHOLDER).map_or("", |(_, behind)| behind);
+    if behind.starts_with(|letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_')) {
+        return Err(format!("has a letter, digit, - or _ behind {CODE_PLACEHOLDER}, where the code would not end"));
+    }
     // A letter stands for the code, which consists of letters that need no encoding.
     let (url, other) = (web_url(&form.with("c"))?, web_url(&form.with("d"))?);
     if url.authority() != other.authority() || url.scheme() != other.scheme() {
         return Err(format!("has {CODE_PLACEHOLDER} in the host; put it in the path, the query or the fragment"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn approve_url_has_the_code_once_and_whole_behind_the_host() {
+        for template in [
+            "https://www.example.com/approve#{code}",
+            "https://www.example.com/approve?code={code}&from=qr",
+            "https://www.example.com/approve/{code}/now",
+            "http://localhost:3000/{code}",
+        ] {
+            assert_eq!(approve_url(template), Ok(()), "{template}");
+        }
+        for (template, reason) in [
+            ("https://www.example.com/approve", "needs {code} once"),
+            ("https://www.example.com/{code}#{code}", "needs {code} once"),
+            ("https://{code}.example.com/", "in the host"),
+            ("https://www.example.com{code}", "in the host"),
+            ("https://www.example.com/{code}now", "behind {code}"),
+            ("https://www.example.com/#{code}-", "behind {code}"),
+            ("http://www.example.com/{code}", "plain http"),
+        ] {
+            let refusal = approve_url(template).unwrap_err();
+            assert!(refusal.contains(reason), "{template}: {refusal}");
+        }
+    }
 }

@@ -303,6 +303,13 @@ impl Settings {
         CodeUrl::parse(&self.approve.url).unwrap_or_else(|| CodeUrl::under(self.public_base()))
     }
 
+    /// Returns the origin of the page at the URL in a QR code (RFC 6454 §4).
+    #[must_use]
+    pub fn code_origin(&self) -> Option<String> {
+        // A letter stands for the code.
+        origin_of(&self.code_url().with("c"))
+    }
+
     /// Returns the origins whose pages may use the browser routes: `allowed_origins` and the origin of `public_url`.
     #[must_use]
     pub fn origins(&self) -> Vec<AllowedOrigin> {

@@ -222,6 +222,61 @@ fn check_config_prints_warnings_and_strict_refuses_them() {
     );
 }
 
+/// Variables and their values.
+type Environment = &'static [(&'static str, &'static str)];
+
+/// Settings that have no effect because of others, each with the words of its warning.
+const USELESS: [(Environment, &[&str]); 2] = [
+    (
+        &[("QRLOGIN_APPROVE__URL", "https://www.example.com/approve#{code}")],
+        &["approve.url", "https://www.example.com", "allowed_origins"],
+    ),
+    (
+        &[("QRLOGIN_RISK__POLICY", "deny"), ("QRLOGIN_RISK__SIGNALS", "network")],
+        &["risk.policy", "network", "geoip.asn_file"],
+    ),
+];
+
+#[test]
+fn check_config_warns_of_a_page_that_is_not_allowed_and_of_risks_that_are_not_detected() {
+    let dir = tempfile::tempdir().unwrap();
+    let warned = |environment: Environment| {
+        let (status, _, stderr) = run(qrlogin(dir.path(), &["check-config"]).envs(environment.iter().copied()));
+        assert!(status.success(), "{stderr}");
+        stderr
+    };
+    for (environment, words) in USELESS {
+        let warning = warned(environment);
+        assert!(warning.lines().count() == 1 && words.iter().all(|word| warning.contains(word)), "{warning}");
+    }
+    assert_eq!(warned(&[("QRLOGIN_RISK__POLICY", "deny")]).lines().count(), 2, "one for each signal");
+    for fine in [
+        &[
+            ("QRLOGIN_APPROVE__URL", "https://www.example.com/approve#{code}"),
+            ("QRLOGIN_ALLOWED_ORIGINS", "https://*.example.com"),
+        ][..],
+        &[
+            ("QRLOGIN_APPROVE__URL", "https://login.example.com/approve#{code}"),
+            ("QRLOGIN_PUBLIC_URL", "https://login.example.com"),
+        ],
+        &[("QRLOGIN_RISK__POLICY", "report")],
+    ] {
+        assert_eq!(warned(fine), "", "{fine:?}");
+    }
+}
+
+#[test]
+async fn serve_warns_of_a_page_that_is_not_allowed_and_of_risks_that_are_not_detected() {
+    let dir = tempfile::tempdir().unwrap();
+    let environment = USELESS.map(|(environment, _)| environment).concat();
+    let program = Program::serve_with(&dir, "info", &environment);
+    let (_, log) = program.terminate();
+    for (_, words) in USELESS {
+        let is_warning = |line: &&str| line.contains("\"WARN\"") && words.iter().all(|word| line.contains(word));
+        assert_eq!(log.lines().filter(is_warning).count(), 1, "{log}");
+    }
+}
+
 #[test]
 async fn serve_warns_of_a_cleaned_value_and_uses_the_clean_one() {
     let dir = tempfile::tempdir().unwrap();
