@@ -1,6 +1,13 @@
 //! The codes of sessions: each has one spelling, and a scanner's output has at most one code.
 
-use qrlogin::session::{Code, CodeSecret, SessionId};
+use qrlogin::session::{Code, CodeSecret, CodeUrl, SessionId};
+
+/// Forms of the URL in a QR code: the code in the fragment, in the query and in the path.
+const FORMS: [&str; 3] = [
+    "https://www.example.com/approve#{code}",
+    "https://www.example.com/approve?code={code}&from=qr",
+    "https://www.example.com/approve/{code}/now",
+];
 
 /// Checks the properties for an input: the text that a phone sends, which also makes a session and its period.
 pub fn run(data: &[u8]) {
@@ -38,7 +45,25 @@ fn check_code_of(data: &[u8], text: &str) {
     ] {
         assert!(Code::from_scan(&scanned).as_ref() == Some(&code), "{scanned:?}");
     }
+    FORMS.into_iter().filter_map(CodeUrl::parse).for_each(|form| check_form(&form, &code, text));
     // Anything may follow the path of a URL.
     assert!(Code::from_scan(&format!("https://login.example/q/{code}?{text}")).as_ref() == Some(&code));
     assert!(Code::from_scan(&format!("https://login.example/q/{code}#{text}")).as_ref() == Some(&code));
+}
+
+/// Checks that the code is found in the URL of a QR code of this form, at any host and with any parameters behind it.
+fn check_form(form: &CodeUrl, code: &Code, text: &str) {
+    if let Some(found) = form.code_in(text) {
+        assert!(text.contains(&found.to_string()), "a code is a part of what was scanned");
+    }
+    let url = form.with(&code.to_string());
+    let separator = if url.contains(['?', '#']) { '&' } else { '?' };
+    for scanned in [
+        format!("\u{feff} {url}\r\n"),
+        url.replacen("www.example.com", &text.replace(['/', '?', '#'], ""), 1),
+        format!("{url}{separator}{text}"),
+        url,
+    ] {
+        assert!(form.code_in(&scanned).as_ref() == Some(code), "{scanned:?}");
+    }
 }
