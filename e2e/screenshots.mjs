@@ -59,15 +59,23 @@ for (const theme of ["light", "dark"]) {
   await page.screenshot({ path: join(readme, `states-${theme}.png`), fullPage: true });
   await page.context().close();
 }
-const desktop = await (await browser.newContext({ viewport: { width: 560, height: 680 } })).newPage();
-const generated = desktop.waitForResponse(/\/generate$/);
-await desktop.goto(base);
-const { qr_url } = await (await generated).json();
-await desktop.locator("qr-login .frame.ready").waitFor();
-await desktop.screenshot({ path: join(readme, "demo-ready-light.png") });
-const phone = await (await browser.newContext({ ...sizes.phone, viewport: { width: 390, height: 744 } })).newPage();
-await phone.goto(qr_url);
-await phone.getByRole("button", { name: "Ada" }).tap();
-await phone.locator(".ask .facts").waitFor();
-await phone.screenshot({ path: join(readme, "demo-asking-light.png") });
+for (const theme of ["light", "dark"]) {
+  const options = { viewport: { width: 560, height: 680 }, colorScheme: theme };
+  const desktop = await (await browser.newContext(options)).newPage();
+  const generated = desktop.waitForResponse(/\/generate$/);
+  await desktop.goto(base);
+  const { qr_url } = await (await generated).json();
+  await desktop.locator("qr-login .frame.ready").waitFor();
+  if (theme === "light") await desktop.screenshot({ path: join(readme, "demo-ready-light.png") });
+  const size = { viewport: { width: 390, height: 744 } };
+  const phone = await (await browser.newContext({ ...sizes.phone, ...size, colorScheme: theme })).newPage();
+  await phone.goto(qr_url);
+  await phone.getByRole("button", { name: "Ada" }).tap();
+  await phone.locator(".ask .facts").waitFor();
+  await phone.screenshot({ path: join(readme, `demo-asking-${theme}.png`) });
+  await phone.getByRole("button", { name: "Yes, log me in" }).tap();
+  await phone.locator(".good").waitFor();
+  await phone.setViewportSize({ width: 390, height: 240 });
+  await phone.screenshot({ path: join(readme, `demo-confirmed-${theme}.png`) });
+}
 await browser.close();
