@@ -32,6 +32,7 @@ pub fn pending(key: SessionKey, created_at: Timestamp) -> Session {
             origin: Some("https://site.example".to_owned()),
             client_info: None,
         },
+        request: None,
         scanned_at: None,
         state: State::Pending,
     }

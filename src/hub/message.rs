@@ -29,7 +29,9 @@ impl AfterDelivery {
         match frame {
             Frame::Pending { .. } | Frame::Scanned { .. } | Frame::Rotated(_) => Self::Waits,
             Frame::Confirmed(Confirmed::Token { .. }) => Self::AwaitsAck,
-            Frame::Confirmed(Confirmed::Claimed { .. }) | Frame::Rejected { .. } => Self::Closes(CloseReason::Decided),
+            Frame::Confirmed(Confirmed::Collect { .. } | Confirmed::Claimed { .. }) | Frame::Rejected { .. } => {
+                Self::Closes(CloseReason::Decided)
+            }
             Frame::Cancelled { .. } => Self::Closes(CloseReason::Cancelled),
             Frame::Expired { .. } => Self::Closes(CloseReason::Expired),
         }

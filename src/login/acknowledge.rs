@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{LoginError, Logins};
-use crate::session::SessionKey;
+use crate::session::{Session, SessionKey};
 use crate::store::SessionSelector;
 
 impl Logins {
@@ -11,5 +11,14 @@ impl Logins {
     /// See [`LoginError`].
     pub async fn acknowledge(self: &Arc<Self>, key: SessionKey) -> Result<(), LoginError> {
         self.change(SessionSelector::Key(key), |session, now| session.acknowledge(now)).await.map(drop)
+    }
+
+    /// Stores that the OAuth client has collected its tokens, which is possible once.
+    ///
+    /// # Errors
+    /// [`Refusal::AlreadyDecided`](crate::session::Refusal::AlreadyDecided) if they were collected before, otherwise see
+    /// [`LoginError`].
+    pub async fn collect(self: &Arc<Self>, key: SessionKey) -> Result<Arc<Session>, LoginError> {
+        self.change(SessionSelector::Key(key), |session, now| session.collect(now)).await
     }
 }

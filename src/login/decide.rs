@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{LoginError, Logins, ScannedCode};
-use crate::session::{Client, Decision, Refusal, State};
+use crate::session::{Client, Decision, Grant, Presented, Refusal, Rotation, Session, SessionKey, State};
 use crate::store::SessionSelector;
 use crate::token::AppUser;
 
@@ -36,7 +36,7 @@ impl Logins {
         let decided = self.change(selector, move |session, now| {
             let decision = match &verdict {
                 Verdict::Confirm(picked) => Decision::Confirm {
-                    grant: logins.minter.grant(&by, logins.clock.wall()),
+                    grant: logins.grant(session, &by),
                     claimable_until: now.plus_seconds(logins.policy.claim_seconds),
                     number_matches: logins.codes.number(&session.key).map(|number| picked.as_ref() == Some(&number)),
                 },
@@ -50,6 +50,37 @@ impl Logins {
         match decided.await?.state {
             State::Rejected(_) if is_confirmed => Err(Refusal::WrongNumber.into()),
             _ => Ok(()),
+        }
+    }
+
+    /// Confirms a session for a user who has logged in with this browser before (single sign-on). `auth_time` is the time
+    /// of that login, in seconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// See [`LoginError`].
+    pub async fn confirm_known(
+        self: &Arc<Self>,
+        key: SessionKey,
+        by: AppUser,
+        auth_time: i64,
+    ) -> Result<Arc<Session>, LoginError> {
+        let logins = self.clone();
+        let confirmed = self.change(SessionSelector::Key(key), move |session, now| {
+            let decision = Decision::Confirm {
+                grant: Grant { iat: auth_time, ..logins.grant(session, &by) },
+                claimable_until: now.plus_seconds(logins.policy.claim_seconds),
+                number_matches: None,
+            };
+            session.decide(&by.user, Presented { period: 0, rotation: Rotation::NONE }, decision, now)
+        });
+        confirmed.await
+    }
+
+    fn grant(&self, session: &Session, by: &AppUser) -> Grant {
+        let date = self.clock.wall();
+        match &session.request {
+            Some(request) => self.minter.client_grant(by, date, &request.client_id),
+            None => self.minter.grant(by, date),
         }
     }
 }

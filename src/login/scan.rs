@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{LoginError, Logins, ScannedCode};
-use crate::session::{Client, PhoneUser, Refusal, Step, Timestamp};
+use crate::session::{Client, OAuthRequest, PhoneUser, Refusal, Step, Timestamp};
 use crate::store::SessionSelector;
 
 /// The response to a scan, for the phone user.
@@ -9,6 +9,8 @@ use crate::store::SessionSelector;
 pub struct Scan {
     /// Browser that generated the session.
     pub client: Client,
+    /// Request of the OAuth client that collects the result.
+    pub request: Option<Box<OAuthRequest>>,
     /// Time at which the session was generated.
     pub created_at: Timestamp,
     /// Time until the session expires, in seconds.
@@ -43,6 +45,7 @@ impl Logins {
             numbers: self.codes.numbers(&session.key),
             created_at: session.created_at,
             client: session.client.clone(),
+            request: session.request.clone(),
         })
     }
 }

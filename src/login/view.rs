@@ -16,6 +16,9 @@ impl Logins {
             (Status::Scanned, State::Scanned(user)) => {
                 Frame::Scanned { version, user: UserView::of(user.clone()), number: self.codes.number(&session.key) }
             }
+            (Status::Confirmed, State::Confirmed(confirmation)) if session.request.is_some() => {
+                Frame::Confirmed(Confirmed::Collect { collect: true, user: UserView::of(confirmation.by.clone()) })
+            }
             (Status::Confirmed, State::Confirmed(confirmation)) => {
                 let grant = &confirmation.grant;
                 let lifetime_seconds = u64::try_from(grant.exp - grant.iat).unwrap_or(0);

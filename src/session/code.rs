@@ -174,6 +174,13 @@ impl CodeSecret {
         Numbers { number, choice }
     }
 
+    /// Returns the hash under which the user code of a device is stored (RFC 8628 §6.1). A user code is short, so without
+    /// the secret, a plain hash could be inverted.
+    #[must_use]
+    pub fn user_code_hash(&self, user_code: &str) -> [u8; 32] {
+        self.mac(b"user code", user_code.as_bytes())
+    }
+
     fn mac(&self, purpose: &[u8], message: &[u8]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
         // Domain separation: the purposes are constants, and none is a prefix of another.

@@ -30,6 +30,7 @@
 //!     created_at: start,
 //!     expires_at: start.plus_seconds(300),
 //!     client: Client { ip: "192.0.2.7".to_owned(), ..Client::default() },
+//!     request: None,
 //!     scanned_at: None,
 //!     state: State::Pending,
 //! };
@@ -65,6 +66,7 @@
 
 mod code;
 mod code_url;
+mod oauth_request;
 mod printable;
 mod secrets;
 mod timestamp;
@@ -79,6 +81,7 @@ use serde_json::{Map, Value};
 
 pub use code::{Code, CodeSecret, Numbers, Rotation};
 pub use code_url::{CODE_PATH, CODE_PLACEHOLDER, CodeUrl};
+pub use oauth_request::{OAuthRequest, Redirect, ResponseMode};
 pub use printable::printable;
 pub use secrets::{CodeKey, SessionId, SessionKey};
 pub use timestamp::Timestamp;
@@ -100,6 +103,8 @@ pub struct Session {
     pub expires_at: Timestamp,
     /// The browser, as the server saw it.
     pub client: Client,
+    /// Request of the OAuth client that collects the result. `None` if the browser receives a `web_token`.
+    pub request: Option<Box<OAuthRequest>>,
     /// Time of the first scan or decision, from which the codes do not rotate.
     pub scanned_at: Option<Timestamp>,
     /// State of the session, without regard to the time.
@@ -208,7 +213,8 @@ pub struct Confirmation {
     pub claimable_until: Timestamp,
     /// Claims of the token.
     pub grant: Grant,
-    /// Whether the browser has acknowledged its token. After that the token is not delivered again.
+    /// Whether the browser has acknowledged its token, or the OAuth client has collected its tokens. After that the
+    /// token is not delivered again.
     pub claimed: bool,
 }
 

@@ -82,7 +82,8 @@ impl Session {
         }
     }
 
-    /// Returns the session with its token acknowledged. After that the token is not delivered again.
+    /// Returns the session with its token acknowledged. After that the token is not delivered again. The browser of an
+    /// OAuth client has received no token, so its acknowledgement changes nothing.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -90,9 +91,28 @@ impl Session {
         self.refuse_ended(now)?;
         match &self.state {
             State::Pending | State::Scanned(_) => Err(Refusal::NotDecided),
+            State::Confirmed(_) if self.request.is_some() => Ok(Step::Repeated),
             State::Confirmed(confirmation) if confirmation.claimed => Ok(Step::Repeated),
             State::Confirmed(confirmation) if now >= confirmation.claimable_until => Err(Refusal::Expired),
             State::Confirmed(confirmation) => {
+                Ok(self.step(State::Confirmed(Confirmation { claimed: true, ..confirmation.clone() })))
+            }
+            _ => Err(Refusal::AlreadyDecided),
+        }
+    }
+
+    /// Returns the session with its result collected by the OAuth client. It can be collected once.
+    ///
+    /// # Errors
+    /// [`Refusal::AlreadyDecided`] if it was collected before, otherwise see [`Refusal`].
+    pub fn collect(&self, now: Timestamp) -> Result<Step, Refusal> {
+        self.refuse_ended(now)?;
+        match &self.state {
+            State::Pending | State::Scanned(_) => Err(Refusal::NotDecided),
+            State::Confirmed(confirmation) if self.request.is_some() && !confirmation.claimed => {
+                if now >= confirmation.claimable_until {
+                    return Err(Refusal::Expired);
+                }
                 Ok(self.step(State::Confirmed(Confirmation { claimed: true, ..confirmation.clone() })))
             }
             _ => Err(Refusal::AlreadyDecided),

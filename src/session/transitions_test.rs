@@ -52,6 +52,7 @@ fn session(state: State) -> Session {
         created_at: CREATED,
         expires_at: EXPIRES,
         client: Client::default(),
+        request: None,
         scanned_at: None,
         state,
     }

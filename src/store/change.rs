@@ -113,6 +113,7 @@ mod tests {
             created_at: Timestamp::from_millis(0),
             expires_at: EXPIRES_AT,
             client: Client::default(),
+            request: None,
             scanned_at: None,
             state,
         }

@@ -7,7 +7,8 @@ use crate::session::{Cancellation, Client, CodeKey, Confirmation, PhoneUser, Ses
 /// for speed only.
 pub(super) const SESSION_COLUMNS: &str = "id, code, version, created_at, expires_at, \
     client_ip, client_browser, client_os, client_origin, client_info, \
-    scanned_at, state, user_id, user_name, user_picture, decided_at, claimable_until, token_grant, reason";
+    scanned_at, state, user_id, user_name, user_picture, decided_at, claimable_until, token_grant, reason, \
+    oauth_request";
 /// Columns of a record, in the order in which [`record`] reads them.
 pub(super) const RECORD_COLUMNS: &str = "id, version, expires_at, data";
 /// Value of `reason` in a session that the server cancelled because too many were pending.
@@ -76,6 +77,7 @@ pub(super) fn session(row: &impl Columns) -> Result<Session, StoreError> {
             origin: row.optional_string("client_origin")?,
             client_info: row.optional_string("client_info")?,
         },
+        request: row.optional_text("oauth_request")?.map(serde_json::from_str).transpose().map_err(corrupt)?,
         scanned_at: row.optional_time("scanned_at")?,
         state: state(row)?,
     })

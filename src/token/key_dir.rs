@@ -5,19 +5,17 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use aws_lc_rs::signature::Ed25519KeyPair;
 use thiserror::Error;
 use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::key_file::{mode_of, pem_blocks};
+use super::signing_key::{KeyKind, KeyPair};
 use crate::secret::shown_path;
 use crate::system::random;
 
 /// Key of the setting that names the directory.
 pub(super) const SETTING: &str = "token.key_dir";
-/// Name of the file with the first key, which the first start creates.
-pub(super) const FIRST_KEY: &str = "web-token.pem";
 /// Mode bits with which the group or others may read a file.
 const OTHERS_READ: u32 = 0o044;
 /// Mode bits with which the group or others may write a file.
@@ -34,15 +32,17 @@ pub enum KeyError {
         /// Error of the operating system.
         source: io::Error,
     },
-    /// A `.pem` file does not hold a signing key.
-    #[error("token.key_dir: {}: not an Ed25519 private key in PKCS#8 PEM form", shown_path(.path))]
+    /// A key file does not hold a signing key of its kind.
+    #[error("token.key_dir: {}: not {} in PKCS#8 PEM form", shown_path(.path), .kind.description())]
     NotAKey {
         /// Path of the file.
         path: PathBuf,
+        /// Kind of the key that the file should hold.
+        kind: KeyKind,
     },
-    /// A PEM block of a `.pem` file is cut off or damaged.
+    /// A PEM block of a key file is cut off or damaged.
     #[error(
-        "token.key_dir: {path}: block {number} is not a complete PEM block; write one whole Ed25519 private key (PKCS#8)"
+        "token.key_dir: {path}: block {number} is not a complete PEM block; write one whole private key (PKCS#8)"
     )]
     Broken {
         /// Path of the file.
@@ -50,7 +50,7 @@ pub enum KeyError {
         /// Number of the PEM block in the file, from 1.
         number: usize,
     },
-    /// A `.pem` file holds more than one PEM block.
+    /// A key file holds more than one PEM block.
     #[error(
         "token.key_dir: {}: holds {blocks} PEM blocks; write each signing key into a file of its own",
         shown_path(.path)
@@ -93,9 +93,17 @@ pub enum KeyError {
     Generate,
 }
 
-/// Returns the `.pem` files of the directory with the times of their last modification, oldest first. A missing
-/// directory has none.
-pub(super) fn key_files(dir: &Path) -> Result<Vec<(SystemTime, PathBuf)>, KeyError> {
+/// A file of the directory that holds a signing key.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct KeyFile {
+    /// Time of the last modification.
+    pub(super) modified: SystemTime,
+    pub(super) path: PathBuf,
+    pub(super) kind: KeyKind,
+}
+
+/// Returns the key files of the directory, oldest first. A missing directory has none.
+pub(super) fn key_files(dir: &Path) -> Result<Vec<KeyFile>, KeyError> {
     let failed = |source| KeyError::Io { path: dir.into(), source };
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -104,9 +112,10 @@ pub(super) fn key_files(dir: &Path) -> Result<Vec<(SystemTime, PathBuf)>, KeyErr
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "pem") {
+        let kind = path.extension().and_then(|extension| KeyKind::of_extension(extension.to_str()?));
+        if let Some(kind) = kind {
             match fs::metadata(&path).and_then(|file| file.modified()) {
-                Ok(modified) => files.push((modified, path)),
+                Ok(modified) => files.push(KeyFile { modified, path, kind }),
                 // For example a symbolic link that leads nowhere.
                 Err(source) => return Err(KeyError::Io { path, source }),
             }
@@ -117,16 +126,15 @@ pub(super) fn key_files(dir: &Path) -> Result<Vec<(SystemTime, PathBuf)>, KeyErr
 }
 
 /// Returns the key in a file, and whether the group or others may read the file.
-pub(super) fn read_key(path: &Path) -> Result<(Ed25519KeyPair, bool), KeyError> {
+pub(super) fn read_key(path: &Path, kind: KeyKind) -> Result<(KeyPair, bool), KeyError> {
     let (text, is_exposed) = read_private(path)?;
-    let not_a_key = || KeyError::NotAKey { path: path.into() };
+    let not_a_key = || KeyError::NotAKey { path: path.into(), kind };
     let blocks = pem_blocks(&text).map_err(|number| KeyError::Broken { path: path.into(), number })?;
     let [block] = blocks.as_slice() else {
         let blocks = blocks.len();
         return Err(if blocks == 0 { not_a_key() } else { KeyError::SeveralKeys { path: path.into(), blocks } });
     };
-    // "Maybe unchecked" because OpenSSL writes PKCS#8 v1 (RFC 5208), which lacks the public key to check against.
-    let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(block.contents()).map_err(|_| not_a_key())?;
+    let pair = KeyPair::from_pkcs8(kind, block.contents()).ok_or_else(not_a_key)?;
     Ok((pair, is_exposed))
 }
 
@@ -159,11 +167,11 @@ pub(super) fn may_others_add_files(dir: &Path) -> bool {
     fs::metadata(dir).is_ok_and(|metadata| mode_of(&metadata) & 0o002 != 0)
 }
 
-/// Creates the first key, unless another node has created it meanwhile.
-pub(super) fn create_first_key(dir: &Path) -> Result<(), KeyError> {
-    let document = Ed25519KeyPair::generate().and_then(|key| key.to_pkcs8v1()).map_err(|_| KeyError::Generate)?;
-    let text = Zeroizing::new(pem::encode(&pem::Pem::new("PRIVATE KEY", document.as_ref())));
-    create_file(dir, FIRST_KEY, text.as_bytes())
+/// Creates the first key of a kind, unless another node has created it meanwhile.
+pub(super) fn create_first_key(dir: &Path, kind: KeyKind) -> Result<(), KeyError> {
+    let document = KeyPair::generate_pkcs8(kind).ok_or(KeyError::Generate)?;
+    let text = Zeroizing::new(pem::encode(&pem::Pem::new("PRIVATE KEY", document.as_slice())));
+    create_file(dir, kind.first_file(), text.as_bytes())
 }
 
 /// Creates a file with this content, unless a file of that name exists.

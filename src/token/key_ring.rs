@@ -1,19 +1,18 @@
-//! The keys that sign `web_token`, from the files of one directory. A signing key is an Ed25519 key in a PKCS#8 PEM
-//! file.
+//! The keys that sign tokens, from the files of one directory. A signing key is in a PKCS#8 PEM file: an Ed25519 key in
+//! a file `*.pem`, and an RSA key, for clients of OpenID Connect, in a file `*.rsa`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use aws_lc_rs::digest;
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::key_dir::{KeyError, SETTING, create_first_key, key_files, may_others_add_files, read_key, warn_of_exposed};
+use super::key_dir::{
+    KeyError, KeyFile, SETTING, create_first_key, key_files, may_others_add_files, read_key, warn_of_exposed,
+};
+use super::signing_key::{KeyKind, KeyPair};
 use crate::secret::shown_path;
 use crate::system::clock::Clock;
 use crate::telemetry::warnings::Warnings;
@@ -24,7 +23,8 @@ const ON_DEMAND: Duration = Duration::from_secs(1);
 /// nodes publish the key by then.
 pub const PUBLISH_TIME: Duration = Duration::from_secs(10);
 
-/// All signing keys of the directory. The newest signs new grants, and the others sign the grants that name them.
+/// All signing keys of the directory. Of each kind, the newest signs new tokens, and the others sign the grants that name
+/// them.
 #[derive(Debug)]
 pub struct KeyRing {
     dir: PathBuf,
@@ -41,13 +41,15 @@ pub struct KeyRing {
 #[derive(Debug, Default)]
 struct KeySelection {
     by_id: BTreeMap<String, SigningKey>,
-    /// Id of the key that signs new grants.
+    /// Id of the Ed25519 key that signs new grants.
     signing: String,
+    /// Id of the RSA key that signs new tokens. Empty if there is none.
+    signing_rsa: String,
 }
 
 #[derive(Debug)]
 struct SigningKey {
-    pair: Ed25519KeyPair,
+    pair: KeyPair,
     /// Path of the file, if the group or others may read it.
     exposed: Option<PathBuf>,
     /// Position among the keys of the directory, from the oldest file to the newest.
@@ -57,19 +59,19 @@ struct SigningKey {
 }
 
 impl KeyRing {
-    /// Reads all `.pem` files of `dir`. If there is none, creates the directory and a first key.
+    /// Reads all key files of `dir`. If there is no Ed25519 key, creates the directory and a first one.
     ///
     /// The newest key is the one whose file was modified last, or of equals the one whose path sorts last. To rotate
     /// the keys, add a file. `clock` measures for how long an added key has been published. The keys that are found
     /// here may sign at once.
     ///
     /// # Errors
-    /// Returns an error if the directory or a file cannot be read or created, if a `.pem` file does not hold exactly
+    /// Returns an error if the directory or a file cannot be read or created, if a key file does not hold exactly
     /// one signing key, or if the group or others may write it.
     pub fn open(dir: &Path, clock: Clock) -> Result<Self, KeyError> {
         let mut files = key_files(dir)?;
-        if files.is_empty() {
-            create_first_key(dir)?;
+        if !has_kind(&files, KeyKind::Ed25519) {
+            create_first_key(dir, KeyKind::Ed25519)?;
             files = key_files(dir)?;
         }
         let now = clock.steady();
@@ -96,7 +98,18 @@ impl KeyRing {
     /// # Errors
     /// Returns the errors of [`KeyRing::open`].
     pub fn check(dir: &Path, clock: Clock) -> Result<(), KeyError> {
-        if key_files(dir)?.is_empty() { Ok(()) } else { Self::open(dir, clock).map(drop) }
+        if has_kind(&key_files(dir)?, KeyKind::Ed25519) { Self::open(dir, clock).map(drop) } else { Ok(()) }
+    }
+
+    /// Creates a first RSA key if there is none. It may sign at once, because no token was signed with RSA before.
+    ///
+    /// # Errors
+    /// Returns an error if the directory or a file cannot be read or created.
+    pub fn ensure_rsa(&self) -> Result<(), KeyError> {
+        if !has_kind(&key_files(&self.dir)?, KeyKind::Rsa) {
+            create_first_key(&self.dir, KeyKind::Rsa)?;
+        }
+        self.refresh()
     }
 
     /// Reads the directory again, which blocks on file I/O. An added key is published from now on. It signs from the
@@ -109,7 +122,7 @@ impl KeyRing {
     pub fn refresh(&self) -> Result<(), KeyError> {
         let now = self.clock.steady();
         let mut by_id = read_keys(key_files(&self.dir)?, now + PUBLISH_TIME)?;
-        if by_id.is_empty() {
+        if !by_id.values().any(|key| key.pair.kind() == KeyKind::Ed25519) {
             return Err(KeyError::Empty { path: self.dir.clone() });
         }
         let mut keys = self.keys.write();
@@ -140,6 +153,13 @@ impl KeyRing {
     #[must_use]
     pub fn signing(&self) -> String {
         self.keys.read().signing.clone()
+    }
+
+    /// Returns the id of the RSA key that signs new tokens, or `None` if there is none.
+    #[must_use]
+    pub fn signing_rsa(&self) -> Option<String> {
+        let keys = self.keys.read();
+        (!keys.signing_rsa.is_empty()).then(|| keys.signing_rsa.clone())
     }
 
     /// Signs `message` with the key of this id. Returns `None` if the directory does not hold it.
@@ -179,44 +199,38 @@ impl KeyRing {
     /// Returns the public keys as a JWK Set (RFC 7517 §5, RFC 8037 §2).
     #[must_use]
     pub fn jwks(&self) -> Value {
-        let key = |(kid, key): (&String, &SigningKey)| json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": public_part(&key.pair) });
+        let key = |(kid, key): (&String, &SigningKey)| key.pair.jwk(kid);
         json!({ "keys": self.keys.read().by_id.iter().map(key).collect::<Vec<_>>() })
     }
 }
 
 impl KeySelection {
     fn sign(&self, kid: &str, message: &[u8]) -> Option<Vec<u8>> {
-        Some(self.by_id.get(kid)?.pair.sign(message).as_ref().to_vec())
+        self.by_id.get(kid)?.pair.sign(message)
     }
 
-    /// Chooses the newest key that may sign at `now`. If there is none, because all older keys were removed, chooses
-    /// the newest of all.
+    /// Chooses the newest key of each kind that may sign at `now`. If there is none, because all older keys were removed,
+    /// chooses the newest of all.
     fn choose_signing(&mut self, now: Duration) {
-        let newest = self.by_id.iter().max_by_key(|(_, key)| (key.signs_from <= now, key.age_rank));
-        self.signing = newest.map(|(kid, _)| kid.clone()).unwrap_or_default();
+        let newest = |kind| {
+            let of_kind = self.by_id.iter().filter(|(_, key)| key.pair.kind() == kind);
+            let newest = of_kind.max_by_key(|(_, key)| (key.signs_from <= now, key.age_rank));
+            newest.map(|(kid, _)| kid.clone()).unwrap_or_default()
+        };
+        (self.signing, self.signing_rsa) = (newest(KeyKind::Ed25519), newest(KeyKind::Rsa));
     }
 }
 
-fn read_keys(
-    files: Vec<(SystemTime, PathBuf)>,
-    signs_from: Duration,
-) -> Result<BTreeMap<String, SigningKey>, KeyError> {
+fn has_kind(files: &[KeyFile], kind: KeyKind) -> bool {
+    files.iter().any(|file| file.kind == kind)
+}
+
+fn read_keys(files: Vec<KeyFile>, signs_from: Duration) -> Result<BTreeMap<String, SigningKey>, KeyError> {
     let mut by_id = BTreeMap::new();
-    for (age_rank, (_, path)) in files.into_iter().enumerate() {
-        let (pair, is_exposed) = read_key(&path)?;
+    for (age_rank, KeyFile { path, kind, .. }) in files.into_iter().enumerate() {
+        let (pair, is_exposed) = read_key(&path, kind)?;
         let exposed = is_exposed.then_some(path);
-        by_id.insert(thumbprint(&pair), SigningKey { pair, exposed, age_rank, signs_from });
+        by_id.insert(pair.thumbprint(), SigningKey { pair, exposed, age_rank, signs_from });
     }
     Ok(by_id)
-}
-
-fn public_part(key: &Ed25519KeyPair) -> String {
-    URL_SAFE_NO_PAD.encode(key.public_key().as_ref())
-}
-
-/// Returns the JWK thumbprint of a key (RFC 7638 §3, RFC 8037 §2), which is its id. It does not depend on the name of
-/// the key's file.
-pub(super) fn thumbprint(key: &Ed25519KeyPair) -> String {
-    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, public_part(key));
-    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, canonical.as_bytes()))
 }

@@ -8,10 +8,13 @@ use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::key_dir::{FIRST_KEY, create_first_key, key_files};
-use super::key_ring::{KeyRing, thumbprint};
+use super::key_dir::{create_first_key, key_files};
+use super::key_ring::KeyRing;
 use super::secret_files::{CODE_SECRET, open_code_secret, read_code_secret};
+use super::signing_key::{KeyKind, KeyPair};
 use crate::system::clock::Clock;
+
+const FIRST_KEY: &str = KeyKind::Ed25519.first_file();
 
 #[test]
 fn check_creates_no_key_and_reads_those_that_are_there() {
@@ -44,9 +47,9 @@ fn first_start_creates_one_private_key_and_the_next_reads_it() {
 #[test]
 fn first_key_is_not_replaced_by_a_concurrent_first_start() {
     let dir = tempfile::tempdir().unwrap();
-    create_first_key(dir.path()).unwrap();
+    create_first_key(dir.path(), KeyKind::Ed25519).unwrap();
     let kid = KeyRing::open(dir.path(), Clock::system()).unwrap().signing().to_owned();
-    create_first_key(dir.path()).unwrap();
+    create_first_key(dir.path(), KeyKind::Ed25519).unwrap();
     assert_eq!(KeyRing::open(dir.path(), Clock::system()).unwrap().signing(), kid);
 }
 
@@ -72,7 +75,7 @@ fn newest_key_signs_and_all_keys_are_published() {
 fn add_key(dir: &Path, name: &str) -> String {
     let other = tempfile::tempdir().unwrap();
     let kid = KeyRing::open(other.path(), Clock::system()).unwrap().signing();
-    let newest = key_files(dir).unwrap().last().unwrap().0;
+    let newest = key_files(dir).unwrap().last().unwrap().modified;
     fs::copy(other.path().join(FIRST_KEY), dir.join(name)).unwrap();
     let added = fs::File::options().append(true).open(dir.join(name)).unwrap();
     added.set_modified(newest + Duration::from_secs(1)).unwrap();
@@ -217,5 +220,27 @@ fn pem_file_with_a_second_key_is_refused_and_a_byte_order_mark_is_skipped() {
 fn thumbprint_matches_rfc_8037_appendix_a_3() {
     let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
     let key = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
-    assert_eq!(thumbprint(&key), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    assert_eq!(KeyPair::Ed25519(key).thumbprint(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+}
+
+#[test]
+fn rsa_key_is_created_on_need_and_signs_beside_the_ed25519_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let ring = KeyRing::open(dir.path(), Clock::system()).unwrap();
+    let kid = ring.signing();
+    assert_eq!(ring.signing_rsa(), None);
+    ring.ensure_rsa().unwrap();
+    let rsa = ring.signing_rsa().unwrap();
+    ring.ensure_rsa().unwrap();
+    assert_eq!((ring.signing(), ring.signing_rsa()), (kid, Some(rsa.clone())));
+    assert_eq!(ring.sign(&rsa, b"message").unwrap().len(), 256);
+    let keys = ring.jwks()["keys"].as_array().unwrap().clone();
+    let algorithms: std::collections::BTreeSet<_> = keys.iter().map(|key| key["alg"].as_str().unwrap()).collect();
+    assert_eq!(algorithms, ["EdDSA", "RS256"].into());
+
+    let reopened = KeyRing::open(dir.path(), Clock::system()).unwrap();
+    assert_eq!(reopened.signing_rsa(), Some(rsa));
+    fs::write(dir.path().join("other.rsa"), fs::read(dir.path().join(FIRST_KEY)).unwrap()).unwrap();
+    let error = KeyRing::open(dir.path(), Clock::system()).unwrap_err().to_string();
+    assert!(error.contains("other.rsa: not an RSA private key"), "{error}");
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{AppUser, KeyRing, WEB_TOKEN_TYPE};
+use super::{AppUser, KeyRing, WEB_TOKEN_TYPE, identity_claims};
 use crate::session::{Grant, Timestamp};
 use crate::system::random;
 
@@ -81,6 +81,19 @@ impl Minter {
             exp: date.as_seconds() + i64::from(self.ttl_seconds),
             claims: self.passed_on.iter().filter_map(pass_on).collect(),
         }
+    }
+
+    /// Returns the grant of a confirmation for an OAuth client: with the client as audience, and with all claims of the
+    /// user that a scope of OpenID Connect can ask for. The scopes select among them when tokens are issued.
+    #[must_use]
+    pub fn client_grant(&self, by: &AppUser, date: Timestamp, client_id: &str) -> Grant {
+        let mut grant = Grant { aud: client_id.to_owned(), ..self.grant(by, date) };
+        for name in identity_claims() {
+            if let Some(value) = by.claims.get(name) {
+                grant.claims.insert(name.to_owned(), value.clone());
+            }
+        }
+        grant
     }
 
     /// Returns the token of a grant: a JWT (RFC 7519) that is signed with EdDSA (RFC 8037). Ed25519 is deterministic,

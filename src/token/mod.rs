@@ -7,7 +7,9 @@ mod key_ring;
 #[cfg(test)]
 mod key_ring_test;
 mod mint;
+mod scopes;
 mod secret_files;
+mod signing_key;
 
 pub use app_auth::{
     AppAuth, AppAuthError, AppUser, AuthError, ClaimRules, InvalidToken, MIN_HMAC_SECRET_BYTES, sign_app_token,
@@ -15,6 +17,7 @@ pub use app_auth::{
 pub use key_dir::KeyError;
 pub use key_ring::{KeyRing, PUBLISH_TIME};
 pub use mint::{MintError, Minter, RESERVED_CLAIMS};
+pub use scopes::{SCOPES, identity_claims, scope_claims};
 pub use secret_files::{SecretBytes, check_cookie_secrets, open_code_secret, open_cookie_secrets, read_code_secret};
 
 /// The `typ` of a `web_token` (explicit typing, RFC 8725 §3.11). A token of this type is never accepted as an app

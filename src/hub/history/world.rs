@@ -113,6 +113,7 @@ impl<'a> History<'a> {
                 created_at: START,
                 expires_at: START.plus_seconds(TTL_SECONDS),
                 client: Client::default(),
+                request: None,
                 scanned_at: None,
                 state: State::Pending,
             });

@@ -30,7 +30,7 @@ use self::statements::{
     SWEEP, SWEEP_UNDELIVERED, UNDELIVERED,
 };
 use super::committed::{Announcer, Changed, Committed, SessionSelector, Stored, Transition};
-use super::row::{Columns as _, StateColumns, corrupt, session};
+use super::row::{Columns as _, StateColumns, corrupt, oauth_request, session};
 use super::{Attached, Ended, LargestNetwork, OpenError, Record, RecordId, Store, StoreError, Undelivered};
 use crate::cluster::node::{NodeName, Notification, Waits};
 use crate::metrics::Stopwatch;
@@ -175,6 +175,7 @@ impl Store for PostgresStore {
                     &client.origin,
                     &client.client_info,
                     &client.network(),
+                    &oauth_request(session)?,
                 ],
             )
             .await?;

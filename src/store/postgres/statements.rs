@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use crate::store::row::{SESSION_COLUMNS, select_largest_network};
 
 pub(super) const INSERT: &str = "INSERT INTO qrlogin.sessions (id, code, version, state, created_at, expires_at,
-         client_ip, client_browser, client_os, client_origin, client_info, client_network)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+         client_ip, client_browser, client_os, client_origin, client_info, client_network, oauth_request)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
 pub(super) static READ: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {SESSION_COLUMNS} FROM qrlogin.sessions WHERE id = ANY($1::bytea[])"));

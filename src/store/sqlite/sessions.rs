@@ -9,12 +9,12 @@ use crate::cluster::node::Notification;
 use crate::session::{Session, SessionKey, Timestamp};
 use crate::store::change::SessionTable;
 use crate::store::jobs::JobError;
-use crate::store::row::{Columns as _, SESSION_COLUMNS, StateColumns, select_largest_network, session};
+use crate::store::row::{Columns as _, SESSION_COLUMNS, StateColumns, oauth_request, select_largest_network, session};
 use crate::store::{Ended, LargestNetwork, SessionSelector, StoreError};
 
 const INSERT: &str = "INSERT INTO sessions (id, code, version, state, created_at, expires_at,
-         client_ip, client_browser, client_os, client_origin, client_info, client_network)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+         client_ip, client_browser, client_os, client_origin, client_info, client_network, oauth_request)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 static READ: LazyLock<String> = LazyLock::new(|| format!("SELECT {SESSION_COLUMNS} FROM sessions WHERE id = ?1"));
 static FIND_BY_KEY: LazyLock<String> =
     LazyLock::new(|| format!("SELECT rowid AS row_id, {SESSION_COLUMNS} FROM sessions WHERE id = ?1"));
@@ -68,6 +68,7 @@ impl SqliteConnection {
             client.origin,
             client.client_info,
             client.network(),
+            oauth_request(session)?,
         ])?;
         Ok(())
     }

@@ -93,7 +93,7 @@ impl Frame {
     }
 }
 
-/// The rest of a `confirmed` frame: the token, or that it was acknowledged before.
+/// The rest of a `confirmed` frame: the token, or who has it.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Confirmed {
@@ -106,6 +106,14 @@ pub enum Confirmed {
         token_type: &'static str,
         /// Time until the token expires, in seconds.
         expires_in: u64,
+        /// The user who confirmed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<UserView>,
+    },
+    /// An OAuth client collects the result: its tokens are at the token endpoint, or behind the redirect.
+    Collect {
+        /// Always the constant `true`.
+        collect: bool,
         /// The user who confirmed.
         #[serde(skip_serializing_if = "Option::is_none")]
         user: Option<UserView>,

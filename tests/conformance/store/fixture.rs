@@ -45,6 +45,7 @@ pub fn new_session() -> Session {
         version: 1,
         created_at: START,
         expires_at: START.plus_seconds(300),
+        request: None,
         scanned_at: None,
         client: Client {
             ip: "192.0.2.1".into(),

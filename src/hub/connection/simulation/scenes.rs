@@ -238,6 +238,7 @@ fn latest_change_during_the_handshake_is_kept_in_any_order() {
             created_at: Timestamp::from_millis(0),
             expires_at: Timestamp::from_millis(300_000),
             client: Client::default(),
+            request: None,
             scanned_at: None,
             state: State::Pending,
         })
