@@ -27,6 +27,8 @@ mod http;
 mod hub;
 #[forbid(unsafe_code)]
 mod login;
+#[forbid(unsafe_code)]
+mod oauth;
 
 // Services that the use cases and the pages depend on.
 #[forbid(unsafe_code)]
@@ -74,5 +76,5 @@ pub mod internals {
     macro_rules! export {
         ($($name:ident)*) => { $(pub mod $name { pub use crate::$name::*; })* };
     }
-    export!(app approve cluster config demo geo http hub limits login metrics postgres qr secret session store system telemetry token wire);
+    export!(app approve cluster config demo geo http hub limits login metrics oauth postgres qr secret session store system telemetry token wire);
 }

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::cluster::bus::BusUrlError;
 use crate::geo::GeoError;
+use crate::oauth::ClientsError;
 use crate::store::OpenError;
 use crate::token::{AppAuthError, KeyError};
 
@@ -18,7 +19,7 @@ pub use crate::system::reload::Reload;
 pub use listeners::Listeners;
 pub use parts::{Parts, check};
 #[cfg(feature = "internals")]
-pub use parts::{app_auth, approval};
+pub use parts::{app_auth, approval, clients, sealer};
 pub use run::{MAX_STOP_SECONDS, run};
 
 /// An error that keeps the server from starting, or that has stopped it. Texts name the setting that is the cause, if
@@ -35,6 +36,9 @@ pub enum ServeError {
     /// The configured way to verify app tokens cannot be used.
     #[error(transparent)]
     AppAuth(#[from] AppAuthError),
+    /// A client of OAuth cannot be used.
+    #[error(transparent)]
+    Clients(#[from] ClientsError),
     /// The HTTP client for the provider cannot be created.
     #[error("approve.issuer: {0}")]
     Provider(String),

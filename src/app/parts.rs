@@ -7,18 +7,21 @@ use tracing::{info, warn};
 use url::Url;
 
 use super::ServeError;
-use crate::approve::{Approval, Provider, ProviderSettings, Sealer};
+use crate::approve::{Approval, Provider, ProviderSettings};
 use crate::cluster::bus::{Bus, LocalBus, PostgresBus, RedisBus};
 use crate::cluster::node::NodeName;
 use crate::config::{RiskPolicy, RiskSignal, Settings, is_loopback};
 use crate::demo::Demo;
 use crate::geo::Geo;
 use crate::metrics::Metrics;
+use crate::oauth::Clients;
 use crate::postgres::{self, Postgres};
 use crate::session::CodeSecret;
 use crate::store::{OpenError, PostgresSetup, PostgresStore, SqliteStore, Store};
 use crate::system::clock::Clock;
-use crate::token::{AppAuth, KeyRing, check_cookie_secrets, open_code_secret, open_cookie_secrets, read_code_secret};
+use crate::token::{
+    AppAuth, KeyKind, KeyRing, Sealer, check_cookie_secrets, open_code_secret, open_cookie_secrets, read_code_secret,
+};
 
 /// The opened parts of a server, from which [`run`](super::run()) assembles it.
 pub struct Parts {
@@ -38,6 +41,10 @@ pub struct Parts {
     pub code_secret: CodeSecret,
     /// Verifier of app tokens.
     pub app_auth: AppAuth,
+    /// Registered clients of OAuth.
+    pub clients: Arc<Clients>,
+    /// Sealer of cookies and of the tokens that clients keep. `None` if there is neither an approve page nor a client.
+    pub sealer: Option<Arc<Sealer>>,
     /// Provider and cookies of the approve page. `None` if `approve.issuer` is not set.
     pub approval: Option<Approval>,
     /// Locations and networks of client addresses.
@@ -60,7 +67,9 @@ impl Parts {
         let geo = Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
         let metrics = Arc::new(Metrics::new());
         let app_auth = app_auth(&settings, &clock)?;
-        let approval = approval(&settings, &clock, demo.is_some())?;
+        let clients = clients(&settings, &keys)?;
+        let sealer = sealer(&settings)?;
+        let approval = approval(&settings, &clock, sealer.as_ref(), demo.is_some())?;
         let (clock, store, bus) = if Postgres::is_url(settings.database_url.expose()) {
             open_shared(&settings, &metrics).await?
         } else {
@@ -68,7 +77,21 @@ impl Parts {
             let bus: Arc<dyn Bus> = Arc::new(LocalBus::default());
             (clock, store, bus)
         };
-        Ok(Self { settings, clock, metrics, store, bus, keys, code_secret, app_auth, approval, geo, demo })
+        Ok(Self {
+            settings,
+            clock,
+            metrics,
+            store,
+            bus,
+            keys,
+            code_secret,
+            app_auth,
+            clients,
+            sealer,
+            approval,
+            geo,
+            demo,
+        })
     }
 }
 
@@ -83,8 +106,9 @@ pub fn check(settings: &Settings, clock: &Clock) -> Result<(), ServeError> {
     app_auth(settings, clock)?;
     if let Some(provider) = provider_settings(settings, false) {
         Provider::new(provider, clock.clone()).map_err(|error| ServeError::Provider(error.to_string()))?;
-        check_cookie_secrets(&settings.token.key_dir)?;
     }
+    Clients::open(&settings.oauth)?;
+    check_cookie_secrets(&settings.token.key_dir)?;
     KeyRing::check(&settings.token.key_dir, clock.clone())?;
     read_code_secret(&settings.token.key_dir)?;
     Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file)?;
@@ -208,12 +232,39 @@ pub fn app_auth(settings: &Settings, clock: &Clock) -> Result<AppAuth, ServeErro
 /// which `is_demo` says it is, is on this machine at any address.
 ///
 /// # Errors
-/// Returns an error if the HTTP client cannot be created, or the file with the secrets of the cookies cannot be used.
-pub fn approval(settings: &Settings, clock: &Clock, is_demo: bool) -> Result<Option<Approval>, ServeError> {
-    let Some(provider) = provider_settings(settings, is_demo) else { return Ok(None) };
+/// Returns an error if the HTTP client cannot be created.
+pub fn approval(
+    settings: &Settings,
+    clock: &Clock,
+    sealer: Option<&Arc<Sealer>>,
+    is_demo: bool,
+) -> Result<Option<Approval>, ServeError> {
+    let (Some(provider), Some(sealer)) = (provider_settings(settings, is_demo), sealer) else { return Ok(None) };
     let provider = Provider::new(provider, clock.clone()).map_err(|error| ServeError::Provider(error.to_string()))?;
-    let sealer = Sealer::new(&open_cookie_secrets(&settings.token.key_dir)?);
-    Ok(Some(Approval { provider, sealer }))
+    Ok(Some(Approval { provider, sealer: sealer.clone() }))
+}
+
+/// Returns the registered clients, and creates the signing keys that they need.
+///
+/// # Errors
+/// Returns an error if a secret or a key cannot be read, or a signing key cannot be created.
+pub fn clients(settings: &Settings, keys: &KeyRing) -> Result<Arc<Clients>, ServeError> {
+    let clients = Clients::open(&settings.oauth)?;
+    if clients.all().any(|client| client.signing_kind() == KeyKind::Rsa) {
+        keys.ensure_rsa()?;
+    }
+    Ok(Arc::new(clients))
+}
+
+/// Returns the sealer of cookies and tokens, or `None` if no page and no client needs it.
+///
+/// # Errors
+/// Returns an error if the file with the secrets cannot be read or created.
+pub fn sealer(settings: &Settings) -> Result<Option<Arc<Sealer>>, ServeError> {
+    if settings.approve.issuer.is_empty() && settings.oauth.clients.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(Sealer::new(&open_cookie_secrets(&settings.token.key_dir)?))))
 }
 
 fn provider_settings(settings: &Settings, is_demo: bool) -> Option<ProviderSettings> {

@@ -14,6 +14,7 @@ use crate::http::{self, AppParts, AppState, ClientLimits, OpsState};
 use crate::hub::{Hub, HubParts};
 use crate::limits::{ConnectionQuota, Limits, PerMinute};
 use crate::login::{Codes, LoginParts, Logins, PendingCount, Policy};
+use crate::oauth::{OAuth, OAuthParts};
 use crate::session::Rotation;
 use crate::store::{BatchingReader, Store};
 use crate::system::clock::Clock;
@@ -104,7 +105,21 @@ impl Server {
 
 /// Assembles the server from its parts, and spawns its background tasks.
 fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server, AppState), ServeError> {
-    let Parts { settings, clock, metrics, store, bus, keys, code_secret, app_auth, approval, geo, demo } = parts;
+    let Parts {
+        settings,
+        clock,
+        metrics,
+        store,
+        bus,
+        keys,
+        code_secret,
+        app_auth,
+        clients,
+        sealer,
+        approval,
+        geo,
+        demo,
+    } = parts;
     let minter = Arc::new(minter(keys, &settings));
     let codes = Arc::new(Codes {
         secret: code_secret,
@@ -123,7 +138,7 @@ fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server
         pending: pending(&settings),
         metrics: metrics.clone(),
     }));
-    let app_auth = Arc::new(app_auth.with_passed_on(settings.token.claims.clone()));
+    let app_auth = Arc::new(app_auth.with_passed_on(settings.passed_on_claims()));
     let limits = client_limits(&settings.limits, &clock);
     let hub_parts = HubParts {
         logins: logins.clone(),
@@ -137,6 +152,18 @@ fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server
     let hub = Hub::start(hub_parts, shutdown.vital("poller")).map_err(ServeError::Threads)?;
     let listener: Weak<dyn Listener> = Arc::<Hub>::downgrade(&hub);
     bus.listen(listener);
+    let oauth = sealer.filter(|_| !clients.is_empty()).map(|sealer| {
+        let parts = OAuthParts {
+            clients: clients.clone(),
+            logins: logins.clone(),
+            codes: codes.clone(),
+            store: store.clone(),
+            minter: minter.clone(),
+            sealer: sealer.clone(),
+            clock: clock.clone(),
+        };
+        (OAuth::new(&settings, parts), sealer)
+    });
     let (geo, upgrades) = (Arc::new(geo), TaskTracker::new());
     let state = AppState::new(
         &settings,
@@ -147,6 +174,8 @@ fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server
             minter: minter.clone(),
             app_auth: app_auth.clone(),
             approval,
+            oauth,
+            clients,
             limits,
             geo: geo.clone(),
             clock: clock.clone(),

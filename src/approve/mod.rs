@@ -3,17 +3,19 @@
 
 mod http_client;
 mod provider;
-mod seal;
 mod visit;
 
 pub use provider::{LoginFlow, Provider, ProviderError, ProviderSettings};
-pub use seal::Sealer;
-pub use visit::{Flow, Kept, Opened, Visit};
+pub use visit::{Flow, Opened, Visit};
+
+use std::sync::Arc;
+
+use crate::token::Sealer;
 
 /// What the approve page needs from outside.
 pub struct Approval {
     /// Provider at which users log in.
     pub provider: Provider,
     /// Sealer of the cookies.
-    pub sealer: Sealer,
+    pub sealer: Arc<Sealer>,
 }

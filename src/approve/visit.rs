@@ -1,18 +1,10 @@
 //! What the approve page remembers in the phone's browser, as sealed values.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::LoginFlow;
-
-/// A value that is kept in a cookie.
-pub trait Kept: Serialize + DeserializeOwned {
-    /// Purpose for which the value is sealed, which is a part of the cookie's name.
-    const PURPOSE: &'static str;
-    /// Time for which the value is accepted, in seconds.
-    const SECONDS: u32;
-}
+use crate::token::Kept;
 
 /// A user who has logged in at the provider.
 #[derive(Clone, Serialize, Deserialize)]

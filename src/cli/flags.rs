@@ -53,6 +53,10 @@ pub(super) enum Command {
         #[command(flatten)]
         config: ConfigFlags,
     },
+    /// Print the hash of an OAuth client's secret, which is read from standard input
+    ///
+    /// The hash is an item of secret_hashes in a table [[oauth.clients]].
+    HashSecret,
     /// Measure a running server, with waiting browsers and logins at a constant rate
     #[cfg(feature = "load")]
     Load(super::load::LoadFlags),

@@ -6,15 +6,17 @@ mod flags;
 mod load;
 mod serve;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use crate::app;
 use crate::config::{AppAuthSettings, ConfigError, Loaded, Origins, Settings};
+use crate::oauth;
 use crate::system::clock::Clock;
 use crate::system::memory;
 use crate::telemetry::{LogFormat, WriterThread, with_warnings};
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::GenToken { user, name, picture, ttl_seconds, config } => {
             gen_token(&config, &user, name, picture, ttl_seconds).map(succeeded)
         }
+        Command::HashSecret => hash_secret().map(succeeded),
         #[cfg(feature = "load")]
         Command::Load(flags) => load::load(flags).map(succeeded),
     };
@@ -135,6 +138,14 @@ fn app_token(
     claims.insert("iat".to_owned(), now.into());
     claims.insert("exp".to_owned(), (now + i64::from(ttl_seconds)).into());
     Ok(sign_app_token(settings.hmac_secret.expose().as_bytes(), &claims).ok_or("the token could not be signed")?)
+}
+
+/// Prints the hash of the client secret on standard input, for `secret_hashes`.
+fn hash_secret() -> Result<(), CliError> {
+    let mut secret = Zeroizing::new(String::new());
+    std::io::stdin().read_to_string(&mut secret)?;
+    println!("{}", oauth::hash_secret(&secret).ok_or("a client secret has 22 characters or more")?);
+    Ok(())
 }
 
 /// Runs a future on a new runtime. Afterwards, waits at most [`RUNTIME_STOP_TIME`] for threads that are still busy.

@@ -52,6 +52,8 @@ impl Settings {
         }
         self.app_auth.check()?;
         self.approve.check()?;
+        self.oauth.check()?;
+        in_range("sso.ttl_seconds", self.sso.ttl_seconds, 0..=30 * 86_400)?;
         log_level(&self.log.level).map_err(|reason| invalid("log.level", reason))?;
         Ok(())
     }
@@ -199,7 +201,11 @@ fn log_level(text: &str) -> Result<(), String> {
     read.map(drop).map_err(|_| "is not in RUST_LOG syntax, as info or info,qrlogin::http=debug".to_owned())
 }
 
-fn in_range<T: PartialOrd + Display>(key: &'static str, value: T, range: RangeInclusive<T>) -> Result<(), ConfigError> {
+pub(super) fn in_range<T: PartialOrd + Display>(
+    key: &'static str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<(), ConfigError> {
     if range.contains(&value) {
         return Ok(());
     }

@@ -158,12 +158,21 @@ impl Layers {
     fn settings(&self) -> Result<Settings, ConfigError> {
         serde_path_to_error::deserialize(self.table.clone()).map_err(|error| {
             let path = error.path().to_string();
-            // The path of an item of a list ends in its index.
-            let key = path.split('[').next().unwrap_or_default();
-            let reason = format!("cannot be used: {}", expected(error.inner()));
+            // The path of an item of a list ends in its index, and that of a table in a list in a key of the table.
+            let (key, inner) = path.split_once('[').unwrap_or((&path, ""));
+            let place = item(inner).map(|(item, name)| format!("item {item}{name}: ")).unwrap_or_default();
+            let reason = format!("cannot be used: {place}{}", expected(error.inner()));
             ConfigError::value(self.origins.of(key).unwrap_or("default"), key, reason)
         })
     }
+}
+
+/// Returns the number of the table, from 1, and its key, of a path such as `0].name` within a list of tables. Returns
+/// `None` for a list of texts, whose numbers count from the last separator.
+fn item(path: &str) -> Option<(usize, String)> {
+    let (index, key) = path.split_once(']')?;
+    let name = key.strip_prefix('.').map(|name| format!(", {}", name.split('[').next().unwrap_or_default()));
+    Some((index.parse::<usize>().ok()? + 1, name.unwrap_or_default()))
 }
 
 /// Returns the part of serde's message that describes the expected value. The rest of the message may quote the value.

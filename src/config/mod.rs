@@ -10,6 +10,7 @@ mod keys;
 mod layers;
 #[cfg(test)]
 mod layers_test;
+mod oauth;
 mod origin;
 mod value;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::session::CodeUrl;
 use crate::telemetry::LogFormat;
+use crate::token::identity_claims;
 use origin::origin_of;
 
 pub use crate::secret::Secret;
@@ -28,6 +30,10 @@ pub use approve::ApproveSettings;
 pub use check::{is_loopback, network};
 pub use error::ConfigError;
 pub use layers::{DEFAULT_FILE, ENV_PREFIX, Layers, Loaded, Origins, Warning};
+pub use oauth::{
+    AuthMethod, DEVICE_CODE_GRANT, GrantType, OAuthClientSettings, OAuthSettings, OFFLINE_ACCESS, SigningAlgorithm,
+    SsoSettings,
+};
 pub use origin::AllowedOrigin;
 
 /// All settings. An empty string or list means "not set".
@@ -64,6 +70,10 @@ pub struct Settings {
     pub approve: ApproveSettings,
     /// Content and signing keys of `web_token`.
     pub token: TokenSettings,
+    /// Clients of OpenID Connect and OAuth.
+    pub oauth: OAuthSettings,
+    /// Single sign-on of these clients.
+    pub sso: SsoSettings,
     /// Databases of locations and networks.
     pub geoip: GeoipSettings,
     /// Action when phone and browser are in different locations or networks.
@@ -269,6 +279,8 @@ impl Default for Settings {
                 claims: Vec::new(),
                 key_dir: PathBuf::from("keys/"),
             },
+            oauth: OAuthSettings::default(),
+            sso: SsoSettings { ttl_seconds: 0 },
             geoip: GeoipSettings { city_file: PathBuf::new(), asn_file: PathBuf::new() },
             risk: RiskSettings { policy: RiskPolicy::Report, signals: vec![RiskSignal::Country, RiskSignal::Network] },
             limits: LimitSettings {
@@ -315,6 +327,17 @@ impl Settings {
     pub fn origins(&self) -> Vec<AllowedOrigin> {
         let listed = self.allowed_origins.iter().filter_map(|text| AllowedOrigin::parse(text).ok());
         listed.chain(self.public_origin().map(AllowedOrigin::Exact)).collect()
+    }
+
+    /// Returns the names of the claims about a user that are kept: `token.claims`, and with clients of OAuth those that
+    /// their scopes can ask for.
+    #[must_use]
+    pub fn passed_on_claims(&self) -> Vec<String> {
+        let mut claims = self.token.claims.clone();
+        if !self.oauth.clients.is_empty() {
+            claims.extend(identity_claims().map(str::to_owned).filter(|name| !self.token.claims.contains(name)));
+        }
+        claims
     }
 
     /// Returns the origin of `public_url` (RFC 6454 §4), or `None` if it is not a URL with an origin.

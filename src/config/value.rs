@@ -6,6 +6,9 @@ use toml::Value;
 
 use super::clean::{Clean, boolean, clean, trim};
 
+/// The setting that is a list of tables.
+const LIST_OF_TABLES: &str = "oauth.clients";
+
 /// A value, with a warning about it for the operator: the predicate of a sentence about the key.
 pub(super) type Cleaned = (Value, Option<&'static str>);
 
@@ -13,6 +16,9 @@ pub(super) type Cleaned = (Value, Option<&'static str>);
 pub(super) fn from_text(key: &str, text: &str, default: &Value) -> Result<Cleaned, String> {
     if let Value::Table(_) = default {
         return Err("must be set key by key, being a table".to_owned());
+    }
+    if key == LIST_OF_TABLES {
+        return Err("is a list of tables, which only a file can hold".to_owned());
     }
     if let Value::Array(_) = default {
         let (trimmed, warning) = trim(text);

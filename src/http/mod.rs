@@ -2,6 +2,7 @@
 
 mod acceptor;
 mod arrive;
+mod cookies;
 #[cfg(feature = "internals")]
 pub mod fuzz;
 mod grace;
@@ -30,7 +31,7 @@ use tower::ServiceBuilder;
 use layers::observe::observe;
 use layers::{base, limit, origin};
 use problem::ApiError;
-use routes::{approve, browser, client_js, demo, event_stream, jwks, openapi, phone, websocket};
+use routes::{approve, browser, client_js, demo, event_stream, jwks, oauth, openapi, phone, websocket};
 
 pub use acceptor::serve_public;
 pub use layers::limit::ClientLimits;
@@ -66,6 +67,9 @@ pub fn routes(state: AppState) -> Router {
 
     let approve = approve::routes(state.approve.clone()).merge(approve::app_link_routes(&state.approve));
     let mut routes = browser.merge(phone).merge(anyone).merge(client_js::routes()).merge(approve);
+    if let Some(pages) = &state.oauth {
+        routes = routes.merge(oauth::routes(pages.clone()));
+    }
     if let Some(pages) = &state.demo {
         routes = routes.merge(demo::routes(pages));
     }

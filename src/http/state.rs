@@ -6,6 +6,7 @@ use axum::extract::FromRef;
 use tokio_util::task::TaskTracker;
 
 use super::arrive::Arrivals;
+use super::cookies::Cookies;
 use super::layers::RequestChecks;
 use super::layers::base::BasePath;
 use super::layers::body::BodyLimits;
@@ -18,6 +19,7 @@ use super::layers::risk::Risks;
 use super::routes::approve::ApprovePages;
 use super::routes::browser::Browsers;
 use super::routes::demo::DemoPages;
+use super::routes::oauth::OAuthPages;
 use super::routes::openapi::ApiDescription;
 use super::routes::phone::Phones;
 use crate::approve::Approval;
@@ -27,9 +29,10 @@ use crate::geo::Geo;
 use crate::hub::Hub;
 use crate::login::{Codes, Logins};
 use crate::metrics::Metrics;
+use crate::oauth::{Clients, OAuth};
 use crate::system::clock::Clock;
 use crate::system::shutdown::Shutdown;
-use crate::token::{AppAuth, Minter};
+use crate::token::{AppAuth, Minter, Sealer};
 
 /// State of the routes of the public port.
 #[derive(Clone, FromRef)]
@@ -42,6 +45,8 @@ pub struct AppState {
     pub(super) minter: Arc<Minter>,
     pub(super) description: Arc<ApiDescription>,
     pub(super) approve: Arc<ApprovePages>,
+    /// Endpoints of OAuth. `None` without clients.
+    pub(super) oauth: Option<Arc<OAuthPages>>,
     /// Pages of the demo. `None` in `serve`.
     pub(super) demo: Option<Arc<DemoPages>>,
 }
@@ -60,6 +65,10 @@ pub struct AppParts {
     pub app_auth: Arc<AppAuth>,
     /// Provider and cookies of the approve page. `None` if `approve.issuer` is not set.
     pub approval: Option<Approval>,
+    /// Use cases of OAuth, and the sealer of its cookies. `None` without clients.
+    pub oauth: Option<(OAuth, Arc<Sealer>)>,
+    /// Registered clients of OAuth.
+    pub clients: Arc<Clients>,
     /// Limits on the calls and connections of clients.
     pub limits: ClientLimits,
     /// Locations and networks of addresses.
@@ -87,6 +96,8 @@ impl AppState {
             minter,
             app_auth,
             approval,
+            oauth,
+            clients,
             limits,
             geo,
             clock,
@@ -108,6 +119,7 @@ impl AppState {
             logins: logins.clone(),
             app_auth,
             limits: limits.clone(),
+            clients,
             risks: Risks::new(settings.risk.clone(), geo),
             code_url: settings.code_url(),
             compares_numbers: settings.session.number_matching,
@@ -116,6 +128,17 @@ impl AppState {
         });
         let approve = ApprovePages::new(settings, approval, base.clone(), clock.clone(), phones.clone());
         let heartbeat_seconds = settings.session.heartbeat_seconds;
+        let oauth = oauth.map(|(oauth, sealer)| OAuthPages {
+            oauth,
+            logins: logins.clone(),
+            codes: codes.clone(),
+            cookies: Cookies::of(settings, sealer),
+            base: base.clone(),
+            clock: clock.clone(),
+            limits: limits.clone(),
+            heartbeat_seconds,
+            origin: settings.public_origin().unwrap_or_default(),
+        });
         Self {
             browsers: Arc::new(Browsers {
                 logins: logins.clone(),
@@ -127,6 +150,7 @@ impl AppState {
             }),
             phones,
             approve: Arc::new(approve),
+            oauth: oauth.map(Arc::new),
             arrivals: Arc::new(Arrivals { hub, logins: logins.clone(), limits, upgrades }),
             checks: Arc::new(checks),
             observer: Arc::new(Observer::new(metrics, logins, clock.clone())),

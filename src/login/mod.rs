@@ -34,6 +34,7 @@ use crate::token::{MintError, Minter};
 pub use codes::{Codes, ScannedCode};
 pub use decide::Verdict;
 pub use faults::Faults;
+pub use generate::NewSession;
 pub use overload::PendingCount;
 
 /// Version of a session after its first change. From this version on the session is not pending.

@@ -23,7 +23,8 @@ impl UserCode {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let is_separator = |letter: &char| letter.is_whitespace() || "-_.–—".contains(*letter);
-        let code: String = text.chars().filter(|letter| !is_separator(letter)).map(|it| it.to_ascii_uppercase()).collect();
+        let code: String =
+            text.chars().filter(|letter| !is_separator(letter)).map(|it| it.to_ascii_uppercase()).collect();
         let is_code = code.len() == LENGTH && code.bytes().all(|byte| LETTERS.contains(&byte));
         is_code.then_some(Self(code))
     }
@@ -51,7 +52,9 @@ mod tests {
         let code = UserCode::random();
         let shown = code.to_string();
         assert_eq!((shown.len(), shown.as_bytes()[4]), (9, b'-'));
-        for typed in [shown.clone(), shown.to_lowercase(), shown.replace('-', ""), format!(" {} ", shown.replace('-', " "))] {
+        for typed in
+            [shown.clone(), shown.to_lowercase(), shown.replace('-', ""), format!(" {} ", shown.replace('-', " "))]
+        {
             assert_eq!(UserCode::parse(&typed), Some(code.clone()), "{typed}");
         }
         for bad in ["", "BCDF", "BCDF-GHJA", "BCDF-GHJKL", "BCDFGHJ\u{212A}"] {

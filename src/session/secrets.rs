@@ -3,11 +3,14 @@
 //! The session id is not stored. The keys in the store are hashes, so a copy of the database gives access to no
 //! session.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Length of a [`SessionId`], in bytes.
@@ -77,6 +80,19 @@ impl fmt::Display for SessionKey {
             *place = DIGITS[usize::from(digit)];
         }
         f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+impl Serialize for SessionKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <Cow<'de, str>>::deserialize(deserializer)?;
+        decode(&text).map(Self).ok_or_else(|| D::Error::custom("not a session key"))
     }
 }
 

@@ -119,6 +119,11 @@ pub(super) fn record(row: &impl Columns) -> Result<Record, StoreError> {
     })
 }
 
+/// Returns the value of the column `oauth_request`.
+pub(super) fn oauth_request(session: &Session) -> Result<Option<String>, StoreError> {
+    session.request.as_ref().map(serde_json::to_string).transpose().map_err(corrupt)
+}
+
 /// Values of the columns that a transition changes, except `version`.
 #[derive(Default)]
 pub(super) struct StateColumns {

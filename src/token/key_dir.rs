@@ -41,9 +41,7 @@ pub enum KeyError {
         kind: KeyKind,
     },
     /// A PEM block of a key file is cut off or damaged.
-    #[error(
-        "token.key_dir: {path}: block {number} is not a complete PEM block; write one whole private key (PKCS#8)"
-    )]
+    #[error("token.key_dir: {path}: block {number} is not a complete PEM block; write one whole private key (PKCS#8)")]
     Broken {
         /// Path of the file.
         path: PathBuf,

@@ -155,11 +155,15 @@ impl KeyRing {
         self.keys.read().signing.clone()
     }
 
-    /// Returns the id of the RSA key that signs new tokens, or `None` if there is none.
+    /// Returns the id of the key of this kind that signs new tokens, or `None` if there is none.
     #[must_use]
-    pub fn signing_rsa(&self) -> Option<String> {
+    pub fn signing_of(&self, kind: KeyKind) -> Option<String> {
         let keys = self.keys.read();
-        (!keys.signing_rsa.is_empty()).then(|| keys.signing_rsa.clone())
+        let kid = match kind {
+            KeyKind::Ed25519 => &keys.signing,
+            KeyKind::Rsa => &keys.signing_rsa,
+        };
+        (!kid.is_empty()).then(|| kid.clone())
     }
 
     /// Signs `message` with the key of this id. Returns `None` if the directory does not hold it.
@@ -174,6 +178,14 @@ impl KeyRing {
         // Another node may have started with an added key, and decided the session.
         self.refresh_or_warn();
         self.keys.read().sign(kid, message)
+    }
+
+    /// Returns whether the key of this id and kind has signed `message`.
+    #[must_use]
+    pub fn has_signed(&self, kid: &str, kind: KeyKind, message: &[u8], signature: &[u8]) -> bool {
+        let keys = self.keys.read();
+        let key = keys.by_id.get(kid).filter(|key| key.pair.kind() == kind);
+        key.is_some_and(|key| key.pair.has_signed(message, signature))
     }
 
     /// Reads the directory again as [`KeyRing::refresh`] does, and logs an error instead of returning it.

@@ -228,18 +228,21 @@ fn rsa_key_is_created_on_need_and_signs_beside_the_ed25519_key() {
     let dir = tempfile::tempdir().unwrap();
     let ring = KeyRing::open(dir.path(), Clock::system()).unwrap();
     let kid = ring.signing();
-    assert_eq!(ring.signing_rsa(), None);
+    assert_eq!(ring.signing_of(KeyKind::Rsa), None);
     ring.ensure_rsa().unwrap();
-    let rsa = ring.signing_rsa().unwrap();
+    let rsa = ring.signing_of(KeyKind::Rsa).unwrap();
     ring.ensure_rsa().unwrap();
-    assert_eq!((ring.signing(), ring.signing_rsa()), (kid, Some(rsa.clone())));
-    assert_eq!(ring.sign(&rsa, b"message").unwrap().len(), 256);
+    assert_eq!((ring.signing(), ring.signing_of(KeyKind::Rsa)), (kid, Some(rsa.clone())));
+    let signature = ring.sign(&rsa, b"message").unwrap();
+    assert!(ring.has_signed(&rsa, KeyKind::Rsa, b"message", &signature));
+    assert!(!ring.has_signed(&rsa, KeyKind::Rsa, b"another", &signature));
+    assert!(!ring.has_signed(&rsa, KeyKind::Ed25519, b"message", &signature));
     let keys = ring.jwks()["keys"].as_array().unwrap().clone();
     let algorithms: std::collections::BTreeSet<_> = keys.iter().map(|key| key["alg"].as_str().unwrap()).collect();
     assert_eq!(algorithms, ["EdDSA", "RS256"].into());
 
     let reopened = KeyRing::open(dir.path(), Clock::system()).unwrap();
-    assert_eq!(reopened.signing_rsa(), Some(rsa));
+    assert_eq!(reopened.signing_of(KeyKind::Rsa), Some(rsa));
     fs::write(dir.path().join("other.rsa"), fs::read(dir.path().join(FIRST_KEY)).unwrap()).unwrap();
     let error = KeyRing::open(dir.path(), Clock::system()).unwrap_err().to_string();
     assert!(error.contains("other.rsa: not an RSA private key"), "{error}");

@@ -2,11 +2,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{AppUser, KeyRing, WEB_TOKEN_TYPE, identity_claims};
+use super::{AppUser, KeyKind, KeyRing, WEB_TOKEN_TYPE, identity_claims};
 use crate::session::{Grant, Timestamp};
 use crate::system::random;
 
@@ -14,7 +14,7 @@ use crate::system::random;
 pub const RESERVED_CLAIMS: [&str; 9] = ["iss", "sub", "aud", "iat", "nbf", "exp", "jti", "auth_time", "amr"];
 
 /// Authentication methods of the token's `amr` claim (RFC 8176 §2): `mca`, more than one channel, and `qr`, a QR code.
-const AMR: [&str; 2] = ["mca", "qr"];
+pub const AMR: [&str; 2] = ["mca", "qr"];
 
 /// Makes the grant of a decision, and mints the `web_token` of a grant.
 #[derive(Debug)]
@@ -42,6 +42,15 @@ struct Header<'a> {
     alg: &'a str,
     typ: &'a str,
     kid: &'a str,
+}
+
+/// The header of a token that is presented to the server.
+#[derive(Deserialize)]
+struct OwnedHeader {
+    alg: String,
+    #[serde(default)]
+    typ: String,
+    kid: String,
 }
 
 #[derive(Serialize)]
@@ -115,14 +124,41 @@ impl Minter {
             amr: AMR,
             passed_on: &grant.claims,
         };
-        let mut token = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header)?);
+        self.signed(&header, &claims)
+    }
+
+    /// Returns a JWT with these claims, signed with the newest key of this kind. `typ` is its type (RFC 8725 §3.11).
+    ///
+    /// # Errors
+    /// Returns the errors of [`Minter::mint`].
+    pub fn sign(&self, kind: KeyKind, typ: &str, claims: &impl Serialize) -> Result<String, MintError> {
+        let kid = self.keys.signing_of(kind).ok_or_else(|| MintError::KeyGone(kind.algorithm().to_owned()))?;
+        self.signed(&Header { alg: kind.algorithm(), typ, kid: &kid }, claims)
+    }
+
+    fn signed(&self, header: &Header<'_>, claims: &impl Serialize) -> Result<String, MintError> {
+        let mut token = URL_SAFE_NO_PAD.encode(serde_json::to_vec(header)?);
         token.push('.');
-        URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(&claims)?, &mut token);
+        URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(claims)?, &mut token);
         let signature =
-            self.keys.sign(&grant.kid, token.as_bytes()).ok_or_else(|| MintError::KeyGone(grant.kid.clone()))?;
+            self.keys.sign(header.kid, token.as_bytes()).ok_or_else(|| MintError::KeyGone(header.kid.to_owned()))?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Ok(token)
+    }
+
+    /// Returns the claims of a JWT of type `typ` that a key of this server has signed. Checks no claim. Returns `None` for
+    /// every other text.
+    #[must_use]
+    pub fn claims_of(&self, token: &str, typ: &str) -> Option<Map<String, Value>> {
+        let (message, signature) = token.rsplit_once('.')?;
+        let (header, claims) = message.split_once('.')?;
+        let read = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
+        let header: OwnedHeader = serde_json::from_slice(&read(header)?).ok()?;
+        let kind = [KeyKind::Ed25519, KeyKind::Rsa].into_iter().find(|kind| kind.algorithm() == header.alg)?;
+        let is_ours = header.typ.eq_ignore_ascii_case(typ)
+            && self.keys.has_signed(&header.kid, kind, message.as_bytes(), &read(signature)?);
+        if is_ours { serde_json::from_slice(&read(claims)?).ok() } else { None }
     }
 
     /// Reads the directory of signing keys again, see [`KeyRing::refresh_or_warn`].

@@ -8,6 +8,7 @@ mod key_ring;
 mod key_ring_test;
 mod mint;
 mod scopes;
+mod seal;
 mod secret_files;
 mod signing_key;
 
@@ -16,9 +17,11 @@ pub use app_auth::{
 };
 pub use key_dir::KeyError;
 pub use key_ring::{KeyRing, PUBLISH_TIME};
-pub use mint::{MintError, Minter, RESERVED_CLAIMS};
+pub use mint::{AMR, MintError, Minter, RESERVED_CLAIMS};
 pub use scopes::{SCOPES, identity_claims, scope_claims};
+pub use seal::{Kept, Sealer};
 pub use secret_files::{SecretBytes, check_cookie_secrets, open_code_secret, open_cookie_secrets, read_code_secret};
+pub use signing_key::KeyKind;
 
 /// The `typ` of a `web_token` (explicit typing, RFC 8725 §3.11). A token of this type is never accepted as an app
 /// token.

@@ -4,7 +4,10 @@ use aws_lc_rs::digest;
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
+use aws_lc_rs::signature::{
+    ED25519, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
+    VerificationAlgorithm,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -108,6 +111,15 @@ impl KeyPair {
         }
     }
 
+    /// Returns whether this key has signed `message`.
+    pub(super) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        let (algorithm, key): (&'static dyn VerificationAlgorithm, &[u8]) = match self {
+            Self::Ed25519(pair) => (&ED25519, pair.public_key().as_ref()),
+            Self::Rsa(pair) => (&RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref()),
+        };
+        UnparsedPublicKey::new(algorithm, key).verify(message, signature).is_ok()
+    }
+
     /// Returns the public key as a JWK (RFC 7517, RFC 7518 §6.3, RFC 8037 §2).
     pub(super) fn jwk(&self, kid: &str) -> Value {
         match self {
@@ -142,8 +154,5 @@ impl KeyPair {
 fn rsa_members(pair: &RsaKeyPair) -> (String, String) {
     let key = pair.public_key();
     let encode = |number: &[u8]| URL_SAFE_NO_PAD.encode(number);
-    (
-        encode(key.modulus().big_endian_without_leading_zero()),
-        encode(key.exponent().big_endian_without_leading_zero()),
-    )
+    (encode(key.modulus().big_endian_without_leading_zero()), encode(key.exponent().big_endian_without_leading_zero()))
 }

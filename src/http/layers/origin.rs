@@ -67,12 +67,20 @@ pub(crate) async fn check(
     Ok(next.run(request).await)
 }
 
+/// Returns whether pages of every origin may call this path: the endpoints of OAuth that use no cookies.
+fn is_for_every_origin(path: &str) -> bool {
+    const PATHS: [&str; 4] = ["/oauth/token", "/oauth/userinfo", "/oauth/revoke", "/oauth/device_authorization"];
+    PATHS.contains(&path) || path.starts_with("/.well-known/")
+}
+
 /// Returns the layer that answers preflight requests, and adds the CORS header fields to responses for allowed origins
 /// (Fetch Standard, CORS protocol).
 pub(crate) fn cors(checks: &Arc<RequestChecks>) -> CorsLayer {
     let checks = checks.clone();
     CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(move |origin, _| checks.origins.allows(origin.as_bytes())))
+        .allow_origin(AllowOrigin::predicate(move |origin, request| {
+            checks.origins.allows(origin.as_bytes()) || is_for_every_origin(request.uri.path())
+        }))
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([AUTHORIZATION, CONTENT_TYPE, LAST_EVENT_ID, HeaderName::from_static(SESSION_HEADER)])
         .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])

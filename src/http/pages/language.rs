@@ -49,11 +49,19 @@ impl Language {
         let mut ranges: Vec<_> = header.split(',').take(MAX_RANGES).filter_map(weighted).collect();
         // The sort is stable: of equal weights, the first comes first.
         ranges.sort_by(|one, other| other.1.total_cmp(&one.1));
-        let find = |range: &str| {
-            let primary = |tag: &str| tag.split('-').next().unwrap_or_default().to_ascii_lowercase();
-            LANGUAGES.iter().find(|language| primary(language.tag) == primary(range))
-        };
-        ranges.iter().find_map(|(range, _)| find(range)).unwrap_or(&LANGUAGES[0])
+        ranges.iter().find_map(|(range, _)| Self::find(range)).unwrap_or(&LANGUAGES[0])
+    }
+
+    /// Returns the first language of `ui_locales` that exists (OpenID Connect Core §3.1.2.1), or else that of
+    /// [`Language::of`].
+    pub(crate) fn preferred(ui_locales: Option<&str>, headers: &HeaderMap) -> &'static Self {
+        let mut ranges = ui_locales.unwrap_or_default().split(' ').take(MAX_RANGES);
+        ranges.find_map(Self::find).unwrap_or_else(|| Self::of(headers))
+    }
+
+    fn find(range: &str) -> Option<&'static Self> {
+        let primary = |tag: &str| tag.split('-').next().unwrap_or_default().to_ascii_lowercase();
+        LANGUAGES.iter().find(|language| primary(language.tag) == primary(range))
     }
 
     /// Returns the text of this key in the section `page`, or else in `approve`.

@@ -21,6 +21,9 @@ const FOR_EVER: &str = "public, max-age=31536000, immutable";
 /// `Cache-Control` of the path without a version, whose content changes with the server.
 const ASK_AGAIN: &str = "no-cache";
 
+/// Path of the modules of this version.
+pub(crate) const MODULES_PATH: &str = concat!("/js/", env!("CARGO_PKG_VERSION"));
+
 /// A file of the client.
 struct Module {
     name: &'static str,

@@ -6,6 +6,7 @@ pub(super) mod client_js;
 pub(super) mod demo;
 pub(super) mod event_stream;
 pub(super) mod jwks;
+pub(super) mod oauth;
 pub(super) mod openapi;
 pub(super) mod ops;
 pub(super) mod phone;

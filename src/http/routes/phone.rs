@@ -20,16 +20,19 @@ use crate::http::problem::ApiError;
 use crate::limits::Call;
 use crate::login::{LoginError, Logins, ScannedCode, Verdict};
 use crate::metrics::Metrics;
-use crate::session::{Client, CodeUrl, PhoneUser, Timestamp};
+use crate::oauth::Clients;
+use crate::session::{Client, CodeUrl, OAuthRequest, PhoneUser, Timestamp};
 use crate::system::clock::Clock;
 use crate::token::{AppAuth, AppUser, InvalidToken};
-use crate::wire::types::{ClientView, CodeRequest, ConfirmRequest, ScanResponse, StatusResponse};
+use crate::wire::types::{ApplicationView, ClientView, CodeRequest, ConfirmRequest, ScanResponse, StatusResponse};
 
 /// State of the calls of phones.
 pub(crate) struct Phones {
     pub(crate) logins: Arc<Logins>,
     pub(crate) app_auth: Arc<AppAuth>,
     pub(crate) limits: Arc<ClientLimits>,
+    /// Registered clients of OAuth, which a session can be for.
+    pub(crate) clients: Arc<Clients>,
     pub(crate) risks: Risks,
     /// Form of the URL in a QR code.
     pub(crate) code_url: CodeUrl,
@@ -73,7 +76,7 @@ where
 }
 
 /// Returns the token in the header field `Authorization` (RFC 6750 §2.1).
-fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
 }
@@ -140,6 +143,7 @@ impl Phones {
         let is_safe = self.safety(address);
         let scan = async |code| self.logins.scan(code, user, is_safe).await;
         let scan = self.with_code(address, &id, scanned, scan).await?;
+        let application = scan.request.map(|request| self.application(*request));
         let client = scan.client;
         let risk = self.risks.geo().is_set().then(|| self.risks.of(&client, address));
         let place = client.ip.parse().ok();
@@ -154,7 +158,17 @@ impl Phones {
             network: place.and_then(|address| self.risks.geo().network(address)),
         };
         let expires_in = scan.expires_in_seconds;
-        Ok(ScanResponse { status: "scanned", client: view, expires_in, numbers: scan.numbers, risk })
+        Ok(ScanResponse { status: "scanned", client: view, application, expires_in, numbers: scan.numbers, risk })
+    }
+
+    /// Describes the OAuth client that a session is for. Of a client that is no longer registered, the id is shown.
+    fn application(&self, request: OAuthRequest) -> ApplicationView {
+        let known = self.clients.find(&request.client_id).map(|client| &client.settings);
+        ApplicationView {
+            name: known.map_or(request.client_id, |client| client.name.clone()),
+            logo: known.map(|client| client.logo.clone()).filter(|logo| !logo.is_empty()),
+            scopes: request.scopes,
+        }
     }
 
     /// Stores the decision of a user whose phone is at `address`.

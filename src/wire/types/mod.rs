@@ -13,7 +13,9 @@ use utoipa::ToSchema;
 
 pub use browser::{GenerateRequest, GenerateResponse, SessionRequest, SessionView};
 pub use frame::{CloseView, CodeView, Confirmed, Frame, UserView};
-pub use phone::{ClientView, CodeRequest, ConfirmRequest, LocationView, NetworkView, ScanResponse, StatusResponse};
+pub use phone::{
+    ApplicationView, ClientView, CodeRequest, ConfirmRequest, LocationView, NetworkView, ScanResponse, StatusResponse,
+};
 pub use problem::{Problem, ProblemCode};
 
 /// Path of the WebSocket, up to the session id.

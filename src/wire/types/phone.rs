@@ -26,6 +26,9 @@ pub struct ScanResponse {
     pub status: &'static str,
     /// The browser that generated the session.
     pub client: ClientView,
+    /// The OAuth client that the user logs in to, if the browser logs in to one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub application: Option<ApplicationView>,
     /// Time until the session expires, in seconds.
     pub expires_in: u64,
     /// With number matching, three numbers. The user picks the one that the browser shows.
@@ -34,6 +37,18 @@ pub struct ScanResponse {
     /// With a geolocation database, the signals in which the phone and the browser differ: `country`, `network`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub risk: Option<Vec<&'static str>>,
+}
+
+/// The OAuth client that a session is for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ApplicationView {
+    /// Name of the client.
+    pub name: String,
+    /// URL of a logo of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logo: Option<String>,
+    /// Scopes that the client asks for.
+    pub scopes: Vec<String>,
 }
 
 /// The browser that generated a session. Fields that the server does not know are `null`.

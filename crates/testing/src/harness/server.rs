@@ -121,11 +121,15 @@ impl Server {
         let address = listeners.public.local_addr().unwrap();
         let ops = format!("http://{}", listeners.ops.local_addr().unwrap());
         let store = Arc::new(FailingStore::new(store));
+        let keys = KeyRing::open(&settings.token.key_dir, clock.clone()).unwrap();
+        let sealer = app::sealer(&settings).unwrap();
         let parts = Parts {
-            keys: KeyRing::open(&settings.token.key_dir, clock.clone()).unwrap(),
             code_secret: open_code_secret(&settings.token.key_dir).unwrap(),
             app_auth: app::app_auth(&settings, &clock).unwrap(),
-            approval: app::approval(&settings, &clock, false).unwrap(),
+            clients: app::clients(&settings, &keys).unwrap(),
+            approval: app::approval(&settings, &clock, sealer.as_ref(), false).unwrap(),
+            keys,
+            sealer,
             geo: Geo::open(&settings.geoip.city_file, &settings.geoip.asn_file).unwrap(),
             settings,
             clock: clock.clone(),

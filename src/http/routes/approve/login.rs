@@ -6,8 +6,9 @@ use axum::response::Response;
 use serde_json::{Map, Value};
 use tracing::warn;
 
-use super::{ApprovePages, Approver, Content, form_value, redirect, with_cookies};
+use super::{ApprovePages, Approver, Content, form_value, redirect};
 use crate::approve::{Flow, Opened, ProviderError, Visit};
+use crate::http::cookies::with_cookies;
 use crate::http::layers::origin::is_same_origin;
 use crate::http::pages::Language;
 use crate::http::problem::ApiError;

@@ -2,7 +2,6 @@
 
 mod app;
 mod app_links;
-mod cookies;
 mod login;
 mod question;
 
@@ -10,7 +9,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, FromRef, Path, RawQuery};
-use axum::http::header::{LOCATION, RETRY_AFTER, SET_COOKIE};
+use axum::http::header::{LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -19,6 +18,7 @@ use url::{Host, Url, form_urlencoded};
 
 use crate::approve::{Approval, Provider};
 use crate::config::{AppLink, ApproveSettings, Settings};
+use crate::http::cookies::Cookies;
 use crate::http::layers::RequestChecks;
 use crate::http::layers::base::BasePath;
 use crate::http::layers::client::ClientAddress;
@@ -32,7 +32,6 @@ use crate::session::{Code, CodeUrl};
 use crate::system::clock::Clock;
 use crate::token::ClaimRules;
 use crate::wire::types::ProblemCode;
-use cookies::Cookies;
 
 pub(crate) use app_links::routes as app_link_routes;
 
@@ -86,13 +85,13 @@ impl ApprovePages {
             (Some(url), _) => Way::Elsewhere(url),
             (None, Some(Approval { provider, sealer })) => Way::Provider(Box::new(Approver {
                 provider,
-                cookies: Cookies { sealer, is_secure: settings.public_url.to_ascii_lowercase().starts_with("https:") },
+                cookies: Cookies::of(settings, sealer),
                 rules: ClaimRules {
                     issuer: None,
                     audience: None,
                     user_claim: settings.app_auth.user_claim.clone(),
                     max_age_seconds: settings.app_auth.max_age_seconds,
-                    passed_on: settings.token.claims.clone(),
+                    passed_on: settings.passed_on_claims(),
                 },
                 origin: settings.public_origin().unwrap_or_default(),
                 host: Url::parse(&settings.public_url).ok().and_then(|url| url.host().map(|host| host.to_owned())),
@@ -224,8 +223,8 @@ impl Content {
 impl ApprovePages {
     fn page(&self, language: &Language, content: Content) -> Response {
         let Content { status, title, kind, body, goes_on_to } = content;
-        let (base, goes_on_to) = (self.base.path(), goes_on_to.as_deref());
-        Page { status, language, title, kind, body, base, goes_on_to }.into_response()
+        let page = Page::new(status, language, title, kind, body, self.base.path());
+        Page { goes_on_to: goes_on_to.as_deref(), ..page }.into_response()
     }
 
     /// Returns the path of a code's page, as browsers request it.
@@ -273,12 +272,4 @@ fn redirect(status: StatusCode, to: &str) -> Response {
         Ok(to) => (status, [(LOCATION, to)]).into_response(),
         Err(_) => ApiError::NotFound.into_response(),
     }
-}
-
-/// Adds cookies to a response.
-fn with_cookies(mut response: Response, cookies: impl IntoIterator<Item = Option<HeaderValue>>) -> Response {
-    for cookie in cookies.into_iter().flatten() {
-        response.headers_mut().append(SET_COOKIE, cookie);
-    }
-    response
 }

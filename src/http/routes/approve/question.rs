@@ -12,16 +12,17 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 
-use super::{ApprovePages, Approver, Content, form_value, login, redirect, with_cookies};
-use crate::approve::{Kept, Opened, Visit};
+use super::{ApprovePages, Approver, Content, form_value, login, redirect};
+use crate::approve::{Opened, Visit};
+use crate::http::cookies::with_cookies;
 use crate::http::layers::origin::is_same_origin;
 use crate::http::pages::Language;
 use crate::http::problem::ApiError;
 use crate::http::routes::phone::Scanned;
 use crate::login::Verdict;
 use crate::session::Timestamp;
-use crate::token::{AppUser, AuthError};
-use crate::wire::types::ScanResponse;
+use crate::token::{AppUser, AuthError, Kept};
+use crate::wire::types::{ApplicationView, ScanResponse};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
@@ -93,7 +94,7 @@ pub(super) async fn act(
         // The session has ended while the page was open. The page of the code asks the user to log in again.
         return redirect(StatusCode::SEE_OTHER, &pages.path_of(code));
     };
-    let form = field("form").and_then(|form| approver.cookies.sealer.open(FormToken::PURPOSE, &form, now));
+    let form = field("form").and_then(|form| approver.cookies.sealer.kept(&form, now));
     if !form.is_some_and(|form: FormToken| form.user == user.user.id && form.code == code) {
         return forbidden();
     }
@@ -139,8 +140,7 @@ fn user_of(pages: &ApprovePages, approver: &Approver, headers: &HeaderMap) -> Re
 
 fn form_token(pages: &ApprovePages, approver: &Approver, user: &AppUser, code: &str) -> String {
     let token = FormToken { user: user.user.id.clone(), code: code.to_owned() };
-    let ends_at = pages.clock.now().plus_seconds(FormToken::SECONDS);
-    approver.cookies.sealer.seal(FormToken::PURPOSE, &token, ends_at).unwrap_or_default()
+    approver.cookies.sealer.keep(&token, pages.clock.now()).unwrap_or_default()
 }
 
 /// Returns the user's name, or the id of a user without a name.
@@ -171,6 +171,7 @@ fn question(language: &Language, form: &str, user: &AppUser, scan: &ScanResponse
             p.who { img src=(picture) alt="" referrerpolicy="no-referrer"; }
         }
         p { (language.text_with("ask_lead", "{name}", name)) }
+        @if let Some(application) = &scan.application { (asks(language, application)) }
         (facts(language, scan))
         @if is_risky { p.risk role="alert" { (language.text("risk_warning")) } }
         p.warning { (language.text("check")) }
@@ -199,6 +200,20 @@ fn question(language: &Language, form: &str, user: &AppUser, scan: &ScanResponse
 
 fn hidden(form: &str) -> Markup {
     html! { input type="hidden" name="form" value=(form); }
+}
+
+/// Returns the name and logo of an OAuth client, and what it asks for.
+fn asks(language: &Language, application: &ApplicationView) -> Markup {
+    let scope = |scope: &String| {
+        let text = language.text(&format!("scope_{scope}"));
+        if text.is_empty() { scope.clone() } else { text.to_owned() }
+    };
+    let scopes = application.scopes.iter().map(scope).collect::<Vec<_>>().join("; ");
+    let asks = language.text("asks").replace("{scopes}", &scopes).replace("{name}", &application.name);
+    html! {
+        @if let Some(logo) = &application.logo { p.who { img.logo src=(logo) alt="" referrerpolicy="no-referrer"; } }
+        p { (asks) }
+    }
 }
 
 /// Returns what is known of the browser that shows the code.

@@ -131,6 +131,6 @@ impl DemoPages {
     fn provider_page(&self, status: StatusCode, language: &Language, title: &str, body: Markup) -> Response {
         let kind = if status.is_success() { "ask" } else { "bad" };
         let (title, base) = (language.text(title).to_owned(), self.base.path());
-        Page { status, language, title, kind, body, base, goes_on_to: None }.into_response()
+        Page::new(status, language, title, kind, body, base).into_response()
     }
 }

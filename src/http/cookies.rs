@@ -1,29 +1,37 @@
-//! The cookies of the approve page. Each holds one sealed value.
+//! The cookies of the server's pages. Each holds one sealed value.
+
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use axum::http::header::{COOKIE, HeaderValue};
+use axum::http::header::{COOKIE, HeaderValue, SET_COOKIE};
+use axum::response::Response;
 
-use crate::approve::{Kept, Sealer};
+use crate::config::Settings;
 use crate::session::Timestamp;
+use crate::token::{Kept, Sealer};
 
 /// Maximum length of `Set-Cookie`, in bytes. Browsers keep cookies of 4,096 bytes (RFC 6265bis §5.6).
 const MAX_FIELD_BYTES: usize = 4000;
 
 /// The cookies, and the key that seals them.
 pub(crate) struct Cookies {
-    pub(crate) sealer: Sealer,
+    pub(crate) sealer: Arc<Sealer>,
     /// Whether browsers reach the server by https.
     pub(crate) is_secure: bool,
 }
 
 impl Cookies {
+    pub(crate) fn of(settings: &Settings, sealer: Arc<Sealer>) -> Self {
+        Self { sealer, is_secure: settings.public_url.to_ascii_lowercase().starts_with("https:") }
+    }
+
     /// Returns the value of the cookie for `T`. `part` distinguishes several cookies of one kind.
     pub(crate) fn read<T: Kept>(&self, headers: &HeaderMap, part: &str, now: Timestamp) -> Option<T> {
         let name = self.name::<T>(part);
         let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = pairs.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
         let value = pairs.find_map(|(key, value)| (key == name).then_some(value))?;
-        self.sealer.open(T::PURPOSE, value, now)
+        self.sealer.kept(value, now)
     }
 
     /// Returns whether the browser has sent any cookie of these pages.
@@ -34,7 +42,7 @@ impl Cookies {
 
     /// Returns `Set-Cookie` with this value, or `None` if it is too long for a cookie.
     pub(crate) fn keep<T: Kept>(&self, value: &T, part: &str, now: Timestamp) -> Option<HeaderValue> {
-        let sealed = self.sealer.seal(T::PURPOSE, value, now.plus_seconds(T::SECONDS))?;
+        let sealed = self.sealer.keep(value, now)?;
         let field = self.field::<T>(part, &sealed, T::SECONDS);
         if field.len() > MAX_FIELD_BYTES { None } else { HeaderValue::try_from(field).ok() }
     }
@@ -60,6 +68,14 @@ impl Cookies {
     }
 }
 
+/// Adds cookies to a response.
+pub(crate) fn with_cookies(mut response: Response, cookies: impl IntoIterator<Item = Option<HeaderValue>>) -> Response {
+    for cookie in cookies.into_iter().flatten() {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use zeroize::Zeroizing;
@@ -68,7 +84,7 @@ mod tests {
     use crate::approve::Opened;
 
     fn cookies(is_secure: bool) -> Cookies {
-        Cookies { sealer: Sealer::new(&[Zeroizing::new([1; 32])]), is_secure }
+        Cookies { sealer: Arc::new(Sealer::new(&[Zeroizing::new([1; 32])])), is_secure }
     }
 
     fn opened() -> Opened {

@@ -1,5 +1,5 @@
-//! Encrypted and authenticated values in cookies (AES-256-GCM). A value has a purpose, so that it is not accepted in
-//! place of another, and an end.
+//! Encrypted and authenticated values that a client keeps, in cookies and as opaque tokens (AES-256-GCM). A value has a
+//! purpose, so that it is not accepted in place of another, and an end.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::Engine as _;
@@ -7,8 +7,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::SecretBytes;
 use crate::session::Timestamp;
-use crate::token::SecretBytes;
+
+/// A value that is sealed for one purpose.
+pub trait Kept: Serialize + DeserializeOwned {
+    /// Purpose for which the value is sealed. For a cookie, it is a part of the name.
+    const PURPOSE: &'static str;
+    /// Time for which the value is accepted, in seconds.
+    const SECONDS: u32;
+}
 
 /// Seals values, and opens those that a node with one of the same secrets has sealed.
 pub struct Sealer {
@@ -30,6 +38,19 @@ impl Sealer {
         // A key of 32 bytes is always accepted.
         let key = |secret: &SecretBytes| RandomizedNonceKey::new(&AES_256_GCM, secret.as_slice()).ok();
         Self { keys: secrets.iter().filter_map(key).collect() }
+    }
+
+    /// Returns the value as text of base64url, which is accepted for [`Kept::SECONDS`]. Returns `None` if it cannot be
+    /// encrypted.
+    #[must_use]
+    pub fn keep<T: Kept>(&self, value: &T, now: Timestamp) -> Option<String> {
+        self.seal(T::PURPOSE, value, now.plus_seconds(T::SECONDS))
+    }
+
+    /// Returns the value that [`Sealer::keep`] sealed, see [`Sealer::open`].
+    #[must_use]
+    pub fn kept<T: Kept>(&self, text: &str, now: Timestamp) -> Option<T> {
+        self.open(T::PURPOSE, text, now)
     }
 
     /// Returns the value as text of base64url. Returns `None` if it cannot be encrypted.

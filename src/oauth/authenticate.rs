@@ -1,0 +1,151 @@
+//! Authentication of clients at the endpoints (RFC 6749 §2.3, RFC 7523 §2.2).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::clients::sha256;
+use super::{OAuth, OAuthClient, OAuthError, Parameters};
+use crate::config::AuthMethod;
+use crate::store::{Record, RecordId};
+
+/// Value of `client_assertion_type` (RFC 7523 §2.2).
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+/// Time by which the clocks of client and server may differ, in seconds.
+const LEEWAY_SECONDS: i64 = 60;
+/// Maximum time from now to the end of an assertion, in seconds. Its id is stored for as long.
+const MAX_ASSERTION_SECONDS: i64 = 3600;
+
+/// The claims of an assertion (RFC 7523 §3).
+#[derive(Deserialize)]
+struct Assertion {
+    sub: String,
+    exp: i64,
+    jti: String,
+}
+
+impl OAuth {
+    /// Returns the client that sent a request. A public client names itself by `client_id`. `authorization` is the header
+    /// field.
+    ///
+    /// # Errors
+    /// [`OAuthError::InvalidClient`] if the client is unknown or did not authenticate in its way, and
+    /// [`OAuthError::InvalidRequest`] if it authenticated in more than one.
+    pub async fn authenticate(
+        &self,
+        authorization: Option<&str>,
+        parameters: &Parameters,
+    ) -> Result<&OAuthClient, OAuthError> {
+        let basic = authorization.map(basic_credentials).transpose()?;
+        let secret = parameters.get("client_secret");
+        let assertion = parameters.get("client_assertion");
+        if [basic.is_some(), secret.is_some(), assertion.is_some()].into_iter().filter(|is_used| *is_used).count() > 1 {
+            return Err(OAuthError::InvalidRequest("the client authenticates in more than one way".to_owned()));
+        }
+        let named = parameters.get("client_id");
+        let client = match (&basic, assertion) {
+            (Some((id, secret)), _) => self.with_secret(id, secret)?,
+            (_, Some(assertion)) => self.with_assertion(assertion, parameters).await?,
+            _ => {
+                let id = named.ok_or(OAuthError::InvalidClient("the client does not authenticate"))?;
+                match secret {
+                    Some(secret) => self.with_secret(id, secret)?,
+                    None => self.public_client(id)?,
+                }
+            }
+        };
+        if named.is_some_and(|id| id != client.settings.id) {
+            return Err(OAuthError::InvalidRequest("client_id is not the client that authenticates".to_owned()));
+        }
+        Ok(client)
+    }
+
+    fn public_client(&self, id: &str) -> Result<&OAuthClient, OAuthError> {
+        let client = self.clients.find(id).ok_or(UNKNOWN)?;
+        if client.is_public() { Ok(client) } else { Err(OAuthError::InvalidClient("the client must authenticate")) }
+    }
+
+    /// A secret is accepted in the header field and in the body, whichever of the two the client has registered, because
+    /// libraries disagree in their default and both are equally safe.
+    fn with_secret(&self, id: &str, secret: &str) -> Result<&OAuthClient, OAuthError> {
+        let client = self.clients.find(id).ok_or(UNKNOWN)?;
+        match client.settings.auth_method {
+            // Some libraries send an empty secret for a public client.
+            AuthMethod::None if secret.is_empty() => Ok(client),
+            AuthMethod::ClientSecretBasic | AuthMethod::ClientSecretPost if client.has_secret(secret) => Ok(client),
+            _ => Err(UNKNOWN),
+        }
+    }
+
+    async fn with_assertion(&self, assertion: &str, parameters: &Parameters) -> Result<&OAuthClient, OAuthError> {
+        if parameters.get("client_assertion_type") != Some(JWT_BEARER) {
+            return Err(OAuthError::InvalidRequest(format!("client_assertion_type must be {JWT_BEARER}")));
+        }
+        let invalid = OAuthError::InvalidClient("the assertion of the client is not valid");
+        let Some((client, claims)) = self.verify_assertion(assertion) else { return Err(invalid) };
+        let left_seconds = claims.exp - self.clock.wall().as_seconds();
+        if !(-LEEWAY_SECONDS..=MAX_ASSERTION_SECONDS).contains(&left_seconds) {
+            return Err(OAuthError::InvalidClient("the assertion has expired, or is valid for more than an hour"));
+        }
+        let id = RecordId(sha256(format!("assertion {} {}", client.settings.id, claims.jti).as_bytes()));
+        let seconds = u32::try_from(left_seconds + LEEWAY_SECONDS).unwrap_or_default();
+        let used =
+            Record { id, version: 1, expires_at: self.clock.now().plus_seconds(seconds + 1), data: String::new() };
+        if self.store.insert_record(&used).await? {
+            Ok(client)
+        } else {
+            Err(OAuthError::InvalidClient("the assertion was used before"))
+        }
+    }
+
+    /// Returns the client whose key has signed an assertion for this server, and the claims.
+    fn verify_assertion(&self, assertion: &str) -> Option<(&OAuthClient, Assertion)> {
+        let header = decode_header(assertion).ok()?;
+        if matches!(header.alg, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) {
+            return None;
+        }
+        // The claims name the client whose keys verify the signature.
+        let unverified: Assertion = jsonwebtoken::dangerous::insecure_decode(assertion).ok()?.claims;
+        let client = self.clients.find(&unverified.sub)?;
+        let mut validation = Validation::new(header.alg);
+        validation.set_required_spec_claims(&["exp", "iss", "sub", "aud"]);
+        validation.set_issuer(&[&client.settings.id]);
+        validation.set_audience(&[self.issuer.as_str(), &format!("{}/oauth/token", self.issuer)]);
+        // The caller checks it against the server's clock.
+        validation.validate_exp = false;
+        let keys = client.keys.as_ref()?.keys.iter();
+        let named = keys.filter(|key| header.kid.is_none() || key.common.key_id == header.kid);
+        let verified = named.filter_map(|key| {
+            let key = DecodingKey::from_jwk(key).ok()?;
+            decode::<Assertion>(assertion, &key, &validation).ok()
+        });
+        verified.map(|verified| (client, verified.claims)).next()
+    }
+}
+
+const UNKNOWN: OAuthError = OAuthError::InvalidClient("the client is unknown, or its credentials are wrong");
+
+/// Returns the id and the secret of HTTP Basic authentication. Both are form-encoded (RFC 6749 §2.3.1).
+fn basic_credentials(field: &str) -> Result<(String, Zeroizing<String>), OAuthError> {
+    let malformed = || OAuthError::InvalidClient("the field Authorization is not HTTP Basic authentication");
+    let (scheme, encoded) = field.split_once(' ').ok_or_else(malformed)?;
+    if !scheme.eq_ignore_ascii_case("Basic") {
+        return Err(malformed());
+    }
+    let bytes = Zeroizing::new(STANDARD.decode(encoded.trim()).map_err(|_| malformed())?);
+    let text = std::str::from_utf8(&bytes).map_err(|_| malformed())?;
+    let (id, secret) = text.split_once(':').ok_or_else(malformed)?;
+    Ok((form_decoded(id), Zeroizing::new(form_decoded(secret))))
+}
+
+/// Decodes a text of `application/x-www-form-urlencoded`. Many clients do not encode, and a secret in base64 can have a
+/// plus sign, so only a text with a percent sign is decoded.
+fn form_decoded(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
+    let name = url::form_urlencoded::parse(text.as_bytes()).next();
+    name.map_or_else(String::new, |(name, _)| name.into_owned())
+}

@@ -1,0 +1,198 @@
+//! OpenID Connect and OAuth 2.0 for clients whose users log in by QR code: authorization codes (RFC 6749 §4.1 with PKCE,
+//! RFC 7636), the device grant (RFC 8628), refresh tokens, and what belongs to them.
+//!
+//! A login of a client is a session like any other, with an [`OAuthRequest`](crate::session::OAuthRequest). Its tokens
+//! are collected once, by the transition that acknowledges a `web_token` otherwise. An authorization code is the sealed
+//! key of its session, and a device code is the session id, so neither is stored. What outlives the session is a record:
+//!
+//! - an [`Authorization`]: what a user has granted a client, which its tokens name as `sid`, and whose version counts the
+//!   refresh tokens of the family
+//! - a single sign-on session
+//! - a user code, until its session expires
+//! - the id of a used assertion
+
+mod access;
+mod authenticate;
+mod authorization;
+mod authorize;
+mod browser;
+mod clients;
+mod code;
+mod device;
+mod error;
+mod metadata;
+mod pace;
+mod parameters;
+mod refresh;
+mod sso;
+mod tokens;
+mod user_code;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+
+use crate::config::Settings;
+use crate::login::{Codes, LoginError, Logins};
+use crate::session::{Refusal, Session, SessionKey, Status, Timestamp};
+use crate::store::{RecordId, Store};
+use crate::system::clock::Clock;
+use crate::token::{Minter, Sealer};
+
+pub use access::{Access, Introspection};
+pub use authorization::Authorization;
+pub use authorize::{Authorize, AuthorizeError, ErrorRedirect, PageError, Prompt};
+pub use browser::BrowserCookie;
+pub use clients::{Clients, ClientsError, OAuthClient, hash_secret};
+pub use device::DeviceAuthorization;
+pub use error::OAuthError;
+pub use metadata::{AUTHORIZATION_SERVER_METADATA, Metadata, OPENID_CONFIGURATION};
+pub use parameters::Parameters;
+pub use sso::{Sso, SsoCookie};
+pub use tokens::TokenResponse;
+pub use user_code::UserCode;
+
+use pace::Pace;
+
+/// Maximum number of devices whose pace is remembered. Of more devices, the pace of those that have not polled for the
+/// longest time is forgotten, so they may poll once too early.
+const MAX_DEVICES: usize = 100_000;
+/// Maximum number of failed calls that are remembered until they are repeated.
+const MAX_UNSETTLED: usize = 10_000;
+
+/// The use cases of OpenID Connect and OAuth.
+pub struct OAuth {
+    /// Registered clients.
+    pub clients: Arc<Clients>,
+    /// Issuer of all tokens: `public_url` without slashes at its end.
+    pub issuer: String,
+    logins: Arc<Logins>,
+    codes: Arc<Codes>,
+    store: Arc<dyn Store>,
+    minter: Arc<Minter>,
+    sealer: Arc<Sealer>,
+    clock: Clock,
+    lifetimes: Lifetimes,
+    /// Paces of devices that poll.
+    paces: Cache<SessionKey, Arc<Mutex<Pace>>>,
+    /// Calls that have failed because of the store, so that they may have been carried out. The client has been told to
+    /// repeat them, and a repeated one must not count as a replay.
+    unsettled: Cache<Unsettled, ()>,
+}
+
+/// A call that changes a row, and that may have been carried out although it has failed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Unsettled {
+    /// The collection of a session's tokens.
+    Collection(SessionKey),
+    /// The use of the refresh token of this generation.
+    Refresh(RecordId, u32),
+}
+
+/// Lifetimes of tokens and records, in seconds.
+#[derive(Debug, Clone, Copy)]
+struct Lifetimes {
+    access_seconds: u32,
+    refresh_seconds: u32,
+    id_token_seconds: u32,
+    sso_seconds: u32,
+    poll_interval_seconds: u32,
+}
+
+/// The parts from which [`OAuth`] is assembled.
+pub struct OAuthParts {
+    /// Registered clients.
+    pub clients: Arc<Clients>,
+    /// Use cases of a login.
+    pub logins: Arc<Logins>,
+    /// Codes of sessions.
+    pub codes: Arc<Codes>,
+    /// Store of sessions and records.
+    pub store: Arc<dyn Store>,
+    /// Minter that signs the tokens.
+    pub minter: Arc<Minter>,
+    /// Sealer of codes and refresh tokens.
+    pub sealer: Arc<Sealer>,
+    /// Source of time.
+    pub clock: Clock,
+}
+
+impl OAuth {
+    /// Assembles the use cases.
+    #[must_use]
+    pub fn new(settings: &Settings, parts: OAuthParts) -> Self {
+        let OAuthParts { clients, logins, codes, store, minter, sealer, clock } = parts;
+        let lifetimes = Lifetimes {
+            access_seconds: settings.oauth.access_ttl_seconds,
+            refresh_seconds: settings.oauth.refresh_ttl_seconds,
+            id_token_seconds: settings.token.ttl_seconds,
+            sso_seconds: settings.sso.ttl_seconds,
+            poll_interval_seconds: settings.oauth.poll_interval_seconds,
+        };
+        Self {
+            clients,
+            issuer: settings.public_base().to_owned(),
+            logins,
+            codes,
+            store,
+            minter,
+            sealer,
+            clock,
+            lifetimes,
+            paces: Cache::new(MAX_DEVICES),
+            unsettled: Cache::new(MAX_UNSETTLED),
+        }
+    }
+
+    /// Returns whether single sign-on is on.
+    #[must_use]
+    pub const fn has_sso(&self) -> bool {
+        self.lifetimes.sso_seconds > 0
+    }
+
+    /// Returns a session of an OAuth client and the time of the read.
+    ///
+    /// # Errors
+    /// [`OAuthError::InvalidGrant`] if there is no such session, [`OAuthError::Unavailable`] if the store failed.
+    pub async fn session(&self, key: SessionKey) -> Result<(Session, Timestamp), OAuthError> {
+        let (session, now) = self.logins.current(key).await?;
+        if session.request.is_some() { Ok((session, now)) } else { Err(LoginError::NotFound.into()) }
+    }
+
+    /// Collects the result of a confirmed session, and stores what the user has granted. Each session is collected once.
+    /// Returns `None` if it was collected before.
+    ///
+    /// The record is inserted first: a second collection that finds the first one then finds the record too.
+    async fn collect(
+        &self,
+        session: &Session,
+        now: Timestamp,
+    ) -> Result<Option<(RecordId, Authorization)>, OAuthError> {
+        let Some(authorization) = Authorization::of(session) else {
+            return Err(OAuthError::InvalidGrant("the login is not confirmed"));
+        };
+        let id = Authorization::id(session.key);
+        let unsettled = Unsettled::Collection(session.key);
+        if session.status(now) == Status::Claimed {
+            let is_repeated = self.unsettled.remove(&unsettled).is_some();
+            return Ok(is_repeated.then_some((id, authorization)));
+        }
+        self.store.insert_record(&self.record(id, 1, &authorization)).await?;
+        match self.logins.collect(session.key).await {
+            Ok(_) => {
+                self.unsettled.remove(&unsettled);
+                Ok(Some((id, authorization)))
+            }
+            Err(LoginError::Refused(Refusal::AlreadyDecided)) => {
+                let is_repeated = self.unsettled.remove(&unsettled).is_some();
+                Ok(is_repeated.then_some((id, authorization)))
+            }
+            Err(LoginError::Refused(_)) => Err(OAuthError::InvalidGrant("the login has expired")),
+            Err(error) => {
+                self.unsettled.insert(unsettled, ());
+                Err(error.into())
+            }
+        }
+    }
+}
