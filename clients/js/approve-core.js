@@ -21,6 +21,12 @@ export { keepCode };
  * @property {{ city?: string, region?: string, country?: string, country_code?: string }} [location]
  * @property {{ asn?: number, organization?: string }} [network]
  *
+ * The OAuth client for which the browser requested the session.
+ * @typedef {object} Application
+ * @property {string} name
+ * @property {string | null} [logo] URL of an image
+ * @property {string[]} scopes
+ *
  * The state that a page may show. `name` is one of: idle, loading, asking, deciding, confirmed, rejected, expired,
  * cancelled (by the browser, or by the server because of overload), unknown, taken (scanned by another user, or decided
  * before), wrong_number, logged_out, refused (the phone and the browser are in different locations), no_code, blocked
@@ -28,6 +34,7 @@ export { keepCode };
  * @typedef {object} State
  * @property {string} name
  * @property {Client} [client] of asking and deciding
+ * @property {Application} [application] of asking and deciding, if the session is that of an OAuth client
  * @property {string[]} [numbers] numbers of which the user must pick that of the browser, if numbers are compared
  * @property {string[]} [risk] properties in which the locations of the phone and the browser differ
  * @property {number} [ends_at] end of the session, in milliseconds of performance.now()
@@ -144,12 +151,13 @@ class QrApprove extends EventTarget {
   async #scan(signal) {
     const answer = await this.#send("scan", "scanned", signal);
     if (!answer) return;
-    const { client, numbers, risk, expires_in } = answer;
+    const { client, application, numbers, risk, expires_in } = answer;
     const lasts_ms = expires_in * 1000;
     // The code is kept for as long as its session lasts.
     if (!this.#givenCode) storeCode(`${this.#code}`, lasts_ms, this.#storage);
     this.#expiry = setTimeout(() => this.#end("expired"), lasts_ms);
-    this.#setState({ name: "asking", client, numbers, risk, ends_at: performance.now() + lasts_ms, lasts_ms });
+    const ends_at = performance.now() + lasts_ms;
+    this.#setState({ name: "asking", client, application, numbers, risk, ends_at, lasts_ms });
   }
 
   /** @param {"confirm" | "reject"} call @param {object} [more] further members of the request */
@@ -297,12 +305,9 @@ function isFramedByAnother() {
  * @param {string | null | undefined} tokenUrl @param {AbortSignal} signal @returns {Promise<Token>}
  */
 async function fetchToken(tokenUrl, signal) {
-  const page = globalThis.origin;
   const url = tokenUrl && URL.canParse(tokenUrl, globalThis.location?.href) && new URL(tokenUrl, location.href);
-  if (!url) throw refused(400, "no_token_url", "a token or the URL of one is required");
-  if (url.origin !== page) {
-    throw refused(400, "foreign_token_url", `the token URL must have the page's origin, ${page}, not ${url.origin}`);
-  }
+  if (!url) throw refused(400, "no_token_url");
+  if (url.origin !== globalThis.origin) throw refused(400, "foreign_token_url");
   const response = await fetch(url, {
     method: "POST",
     // A form of another site cannot send this header, and a script of another site only with the permission of CORS.
@@ -317,7 +322,7 @@ async function fetchToken(tokenUrl, signal) {
   if (type === "opaqueredirect" || /401|403|3../.test(`${status}`)) return;
   if (!ok) {
     const retryAfterMs = Number(headers.get("retry-after")) * 1000;
-    throw refused(status, `token_url_${status}`, `the token URL responded with status ${status}`, retryAfterMs);
+    throw refused(status, `token_url_${status}`, undefined, retryAfterMs);
   }
   const body = await response.json().catch((error) => {
     // A body that broke off, or that the page no longer waits for, is an error of the network.

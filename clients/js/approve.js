@@ -4,7 +4,7 @@ import { createQrApprove, keepCode } from "./approve-core.js";
 import style from "./approve.css";
 import { approve as en } from "./languages/en.json";
 import { Countdown } from "./shared/countdown.js";
-import { attach, make, makeButton, setText } from "./shared/dom.js";
+import { attach, make, makeButton, makeIcon, setChildren, setText } from "./shared/dom.js";
 import { Languages } from "./shared/languages.js";
 
 export { keepCode };
@@ -12,6 +12,7 @@ export { keepCode };
 /**
  * @typedef {import("./approve-core.js").State} State
  * @typedef {import("./approve-core.js").Client} Client
+ * @typedef {import("./approve-core.js").Application} Application
  * @typedef {Record<keyof typeof en, string>} Language
  */
 
@@ -26,15 +27,15 @@ const EVENTS = [
   "asking", "confirmed", "rejected", "expired", "cancelled", "unknown", "taken", "wrong-number", "logged-out",
   "refused", "no-code", "error",
 ];
-const EXCLAMATION = "M12 5v9M12 18.5v.5";
+const EXCLAMATION = "M12 5v9m0 4.5v.5";
 /** Path of the icon of each state that has another one than an exclamation mark. @type {Record<string, string>} */
 const icons = {
   confirmed: "M5 13l4 4L19 7",
-  rejected: "M6 6l12 12M18 6L6 18",
+  rejected: "M6 6l12 12m0-12L6 18",
   cancelled: "M6 12h12",
   expired: "M12 7v5l3 2M12 3a9 9 0 1 0 .1 0",
   logged_out: "M12 4a4 4 0 1 0 .1 0M4 20a8 7 0 0 1 16 0",
-  no_code: "M4 4h6v6H4zM14 4h6v6h-6zM4 14h6v6H4zM14 14h2M18 18h2v2M14 20v-2",
+  no_code: "M4 4h6v6H4zm10 0h6v6h-6zM4 14h6v6H4zm10 0h2m2 4h2v2m-6 0v-2",
 };
 
 /**
@@ -59,7 +60,7 @@ export class QrApproveElement extends HTMLElement {
   /** Creates the decision that the element shows. @type {typeof createQrApprove} */
   static create = createQrApprove;
 
-  #approve = createQrApprove({ storage: null });
+  #approve = createQrApprove();
   /** @type {import("./approve-core.js").Options["token"]} */
   #token;
   /** Code in the URL of the page, or kept, when the element started. @type {string | undefined} */
@@ -71,10 +72,11 @@ export class QrApproveElement extends HTMLElement {
 
   #spinner = make("div.spin");
   #path = make("path");
-  #sign = make("div.sign", { "aria-hidden": "true" }, make("svg", { viewBox: "0 0 24 24" }, this.#path));
-  #stage = make("div.stage", {}, this.#spinner, this.#sign);
+  #sign = make("div.sign", {}, makeIcon(this.#path));
+  #stage = make("div.stage");
   #message = make("p.message");
   #hint = make("p.hint");
+  #asks = make("p.asks");
   #facts = make("dl.facts");
   #risk = make("p.risk", { id: "risk" });
   #check = make("p.check", { id: "check" });
@@ -91,7 +93,7 @@ export class QrApproveElement extends HTMLElement {
     { tabindex: "-1" },
     make("slot", { name: "header" }),
     this.#stage,
-    make("div", { role: "status" }, this.#message, this.#hint),
+    make("div", { role: "status" }, this.#message, this.#hint, this.#asks),
     this.#facts,
     this.#risk,
     this.#check,
@@ -126,10 +128,9 @@ export class QrApproveElement extends HTMLElement {
 
   connectedCallback() {
     // The page may have set the property before this class was defined.
-    if (Object.hasOwn(this, "token")) {
-      this.#token = Object.getOwnPropertyDescriptor(this, "token")?.value;
-      delete (/** @type {any} */ (this).token);
-    }
+    const { token } = this;
+    delete (/** @type {any} */ (this).token);
+    this.#token = token;
     this.#connected = new AbortController();
     const { signal } = this.#connected;
     const [endpoint, token_url, code] = ["endpoint", "token-url", "code"].map((name) => this.getAttribute(name));
@@ -204,15 +205,14 @@ export class QrApproveElement extends HTMLElement {
     const isQuestion = /asking|deciding/.test(name);
     const hadFocus = this.#root.activeElement;
     this.#frame.lang = tag;
-    const classes = [name, !is_connected && "away", isLoading && "waits"];
-    this.#frame.className = `frame ${classes.filter(Boolean).join(" ")}`;
+    this.#frame.className = `frame ${name}${is_connected ? "" : " away"}${isLoading ? " waits" : ""}`;
     this.#stage.hidden = isQuestion;
-    this.#spinner.hidden = name !== "loading";
-    this.#sign.hidden = name === "loading";
+    this.#stage.replaceChildren(name === "loading" ? this.#spinner : this.#sign);
     this.#path.setAttribute("d", icons[name] ?? EXCLAMATION);
     this.#showTexts(name, texts);
     setText(this.#notice, is_connected ? "" : is_busy ? texts.busy : texts.offline);
     for (const part of [this.#facts, this.#risk, this.#check, this.#decisions]) part.hidden = !isQuestion;
+    this.#asks.hidden = !this.state.application?.scopes.length;
     if (isQuestion) this.#showQuestion(name === "deciding", tag, texts);
     this.#showActions(name, texts);
     this.#countdown.show(this.state, texts.left, this.#connected && name === "asking");
@@ -236,30 +236,38 @@ export class QrApproveElement extends HTMLElement {
 
   /** @param {boolean} isDeciding @param {string} tag @param {Language} texts */
   #showQuestion(isDeciding, tag, texts) {
-    const { client, numbers = [], risk = [] } = this.state;
-    const rows = client ? describe(client, tag, texts) : [];
-    // An element that does not change keeps the place of a screen reader.
-    if (this.#facts.dataset.of !== JSON.stringify(rows)) {
-      this.#facts.dataset.of = JSON.stringify(rows);
-      const items = rows.map(([label, text]) => {
-        const description = make("dd", {}, make("bdi", {}, text));
-        return make("div", {}, make("dt", {}, label), description);
-      });
-      this.#facts.replaceChildren(...items);
-    }
+    const { client, application, numbers = [], risk = [] } = this.state;
+    const rows = client ? describe(client, application, tag, texts) : [];
+    if (application) this.#showApplication(application, texts);
+    setChildren(this.#facts, rows, () =>
+      rows.map(([label, text]) => make("div", {}, make("dt", {}, label), make("dd", {}, make("bdi", {}, text)))),
+    );
     this.#risk.hidden = !risk.length;
     setText(this.#risk, risk.includes("country") ? texts.risk_country : texts.risk_network);
     setText(this.#check, numbers.length ? texts.pick : texts.check);
-    if (this.#numbers.dataset.of !== numbers.join()) {
-      this.#numbers.dataset.of = numbers.join();
-      this.#numbers.replaceChildren(...numbers.map((number) => this.#numberButton(number)));
-    }
+    setChildren(this.#numbers, numbers, () => numbers.map((number) => this.#numberButton(number)));
     this.#numbers.hidden = !numbers.length;
     this.#yes.hidden = !!numbers.length;
     setText(this.#yes, texts.yes);
     setText(this.#no, texts.no);
     // A disabled button would lose the focus.
     for (const button of this.#decisions.querySelectorAll("button")) button.ariaDisabled = `${isDeciding}`;
+  }
+
+  /** @param {Application} application @param {Language} texts */
+  #showApplication({ name, logo, scopes }, texts) {
+    const words = scopes.map((scope) => texts[/** @type {keyof Language} */ (`scope_${scope}`)] ?? scope).join("; ");
+    const src = /^https:/.test(`${logo}`) ? `${logo}` : "";
+    // The text has the placeholders {name} and {scopes}, in this order.
+    const [before, between, after] = texts.asks.split(/\{\w+\}/);
+    setChildren(this.#asks, [src, name, words, texts.asks], () => [
+      src && make("img", { alt: "", referrerpolicy: "no-referrer", src }),
+      before,
+      make("bdi", {}, name),
+      between,
+      words,
+      after,
+    ]);
   }
 
   /** @param {string} number */
@@ -288,11 +296,12 @@ export class QrApproveElement extends HTMLElement {
 
 /**
  * Returns what is known of a browser, as labels and texts.
- * @param {Client} client @param {string} tag @param {Language} texts @returns {string[][]}
+ * @param {Client} client @param {Application | undefined} application @param {string} tag @param {Language} texts
+ * @returns {string[][]}
  */
-function describe({ ip, browser, os, origin, client_info, time, location, network }, tag, texts) {
+function describe({ ip, browser, os, origin, client_info, time, location, network }, application, tag, texts) {
   const { city, country, country_code = "" } = location ?? {};
-  const site = origin && attempt(() => new URL(origin).host, origin);
+  const site = application?.name ?? (origin && attempt(() => new URL(origin).host, origin));
   const region = attempt(() => new Intl.DisplayNames(tag, { type: "region" }).of(country_code), country);
   const clock = attempt(() => new Intl.DateTimeFormat(tag, { timeStyle: "short" }).format(new Date(time)), "");
   const rows = [
@@ -305,7 +314,7 @@ function describe({ ip, browser, os, origin, client_info, time, location, networ
     [texts.time, clock],
     [texts.says, client_info],
   ];
-  return rows.filter(([, text]) => text).map(([label, text]) => [`${label}`, `${text}`]);
+  return /** @type {string[][]} */ (rows.filter(([, text]) => text));
 }
 
 if (!customElements.get("qr-approve")) customElements.define("qr-approve", QrApproveElement);

@@ -28,6 +28,8 @@ import { transports } from "./core/transports.js";
  * @property {string | null} [endpoint] URL of the server; default: the root of the page's host
  * @property {string | null} [client_info] description of the page, which the phone shows
  * @property {Storage | null} [storage] storage of the session id, for reloads; default: sessionStorage
+ * @property {Record<string, any> | null} [session] response of `generate` to the page's server, which has begun the
+ *   session. No other session is begun or continued then
  */
 
 /** Time in which a transport must deliver something, and the server must respond to a cancel. */
@@ -46,14 +48,15 @@ const TOKEN_FAILED = 1011;
 const SUPERSEDED = 4409;
 const FINAL_STATES = ["confirmed", "rejected", "cancelled", "expired", "replaced", "blocked"];
 
-/** Index of the best transport that has worked, by endpoint, for the life of the page. @type {Map<string, number>} */
-const workingTransports = new Map();
+/** Index of the best transport that worked, by endpoint, for the life of the page. @type {Record<string, number>} */
+const workingTransports = {};
 /** Storage keys of the running logins of this page. @type {Set<string>} */
 const usedKeys = new Set();
 
 /**
  * A login by QR code. Events: change, and on entering a state ready, scanned, number, confirmed, rejected, cancelled,
- * expired, replaced, error. Only the detail of confirmed contains the token.
+ * expired, replaced, error. Only the detail of confirmed contains the token. The event refresh asks for another page
+ * with a session that the server has begun; by default, the page is reloaded.
  */
 class QrLogin extends EventTarget {
   /** @type {State} */
@@ -63,6 +66,7 @@ class QrLogin extends EventTarget {
   #base;
   #clientInfo;
   #storage;
+  #givenSession;
   #key = "";
   /** @type {string | undefined} */
   #sessionId;
@@ -74,18 +78,19 @@ class QrLogin extends EventTarget {
   #probe;
 
   /** @param {Options} options */
-  constructor({ endpoint, client_info, storage } = {}) {
+  constructor({ endpoint, client_info, storage, session } = {}) {
     super();
     this.#clientInfo = client_info;
+    this.#givenSession = session;
     this.#base = resolveEndpoint(endpoint);
     try {
-      this.#storage = storage === undefined ? globalThis.sessionStorage : storage;
+      this.#storage = session ? null : storage === undefined ? globalThis.sessionStorage : storage;
     } catch {
       // A page in a sandbox has no storage.
     }
   }
 
-  /** Continues the session of this tab, or requests a code. */
+  /** Continues the given session or that of this tab, or requests a code. */
   start() {
     this.#sessionId = undefined;
     this.#begin({ name: "loading" });
@@ -96,8 +101,12 @@ class QrLogin extends EventTarget {
     if (/ready|scanned/.test(this.state.name)) {
       post(this.#base, "cancel", { session_id: this.#sessionId }).catch(() => {});
     }
-    this.#forget();
-    this.#begin({ name: "loading" });
+    if (this.#givenSession) {
+      if (this.#dispatch("refresh")) globalThis.location?.reload();
+    } else {
+      this.#forget();
+      this.#begin({ name: "loading" });
+    }
   }
 
   /** Cancels the login. The phone is informed if the server can be reached. */
@@ -107,7 +116,7 @@ class QrLogin extends EventTarget {
       if (session_id) await post(this.#base, "cancel", { session_id }, AbortSignal.timeout(FIRST_MESSAGE_MS));
     } catch (/** @type {any} */ error) {
       // The session was decided before; the connection delivers the decision.
-      if ([409, 410].includes(error.status)) return;
+      if (/409|410/.test(error.status)) return;
       this.#dispatch("error", { code: (error.status && error.code) ?? "network", message: `${error}` });
     }
     // The connection may have delivered the cancellation first, and a new code may have been requested since.
@@ -173,7 +182,7 @@ class QrLogin extends EventTarget {
 
   /** Checks a connection that may be dead without having been closed. */
   #check() {
-    if (!this.#isOver() && !globalThis.document?.hidden) this.#probe?.();
+    if (!globalThis.document?.hidden) this.#probe?.();
   }
 
   /** Attempts to wait for the session until the login is over. @param {AbortSignal} signal */
@@ -192,17 +201,23 @@ class QrLogin extends EventTarget {
   }
 
   /**
-   * Gets a session if there is none, and waits on a connection until it ends.
+   * Gets a session if there is none, and waits on a connection until it ends. `isDiagnosed`: a diagnosis has found that
+   * the server does not allow the origin of the page.
    * @param {AbortSignal} signal @param {number} attempt @param {boolean} wasSilent @returns {Promise<End>}
    */
-  async #attempt(signal, attempt, wasSilent) {
+  async #attempt(signal, attempt, wasSilent, isDiagnosed = false) {
     try {
       if (!this.#base) throw refused(400, "no_endpoint", "endpoint must be an absolute URL");
       if (!this.#sessionId) await this.#findSession(signal);
       if (signal.aborted || this.#isOver()) return {};
       return await this.#wait(signal, attempt, wasSilent);
     } catch (/** @type {any} */ error) {
-      return { refusal: error.status ? error : attempt ? await diagnose(this.#base, signal) : undefined };
+      if (error.status) return { refusal: error };
+      // A browser reports a response that the page must not read as a TypeError.
+      if (!attempt || error.name !== "TypeError") return {};
+      const refusal = await diagnose(this.#base, signal);
+      // The network may have returned between the request and the diagnosis, so that a second one is needed.
+      return refusal && !isDiagnosed ? this.#attempt(signal, attempt, wasSilent, true) : { refusal };
     }
   }
 
@@ -242,9 +257,10 @@ class QrLogin extends EventTarget {
       }
       this.#forget();
     }
-    const answer = await post(this.#base, "generate", { client_info: this.#clientInfo }, signal);
+    const given = this.#givenSession;
+    const answer = given ?? (await post(this.#base, "generate", { client_info: this.#clientInfo }, signal));
     // A proxy or captive portal may have responded instead of the server.
-    if (!answer.session_id) throw Error();
+    if (!answer?.session_id) throw given ? refused(400, "invalid_session") : Error();
     this.#sessionId = answer.session_id;
     this.#store("setItem", answer.session_id);
     this.#show({ ...answer, status: "pending" });
@@ -256,7 +272,7 @@ class QrLogin extends EventTarget {
    * @param {AbortSignal} signal @param {number} attempt @param {boolean} wasSilent @returns {Promise<End>}
    */
   async #wait(signal, attempt, wasSilent) {
-    const best = workingTransports.get(this.#base) ?? 0;
+    const best = workingTransports[this.#base] ?? 0;
     const firstMessageMs = FIRST_MESSAGE_MS * Math.min(attempt + 1, 4);
     const tries = [[0, firstMessageMs], [1, firstMessageMs], [2, Infinity]].slice(best);
     if (wasSilent) tries.unshift([best, FIRST_MESSAGE_AFTER_SILENCE_MS]);
@@ -296,7 +312,7 @@ class QrLogin extends EventTarget {
         giveUpAt = performance.now() + PROBE_MS;
       } : giveUp;
       worked = true;
-      workingTransports.set(this.#base, index);
+      workingTransports[this.#base] = index;
       this.#setConnected(true);
     };
     /** @type {End} */
@@ -305,8 +321,7 @@ class QrLogin extends EventTarget {
       const anySignal = AbortSignal.any([signal, givenUp.signal]);
       const receive = (/** @type {any} */ frame, /** @type {(() => boolean) | undefined} */ sendAck = undefined) =>
         this.#receive(frame, sessionId, sendAck);
-      const isOver = () => this.#isOver();
-      end = await transports[index](this.#base, sessionId, anySignal, onAlive, receive, this.#heartbeatMs, isOver);
+      end = await transports[index](this.#base, sessionId, anySignal, onAlive, receive, this.#heartbeatMs);
     } catch (/** @type {any} */ error) {
       // A refusal without a code is that of a proxy.
       if (error.status && error.code) end.refusal = error;
@@ -320,13 +335,16 @@ class QrLogin extends EventTarget {
   }
 
   /**
-   * Handles a message of the server, and acknowledges its token unless the page prevents it.
+   * Handles a message of the server, and acknowledges its token unless the page prevents it. Resolves to whether the
+   * login is over.
    * @param {any} frame @param {string} [sessionId] @param {() => boolean} [sendAck]
    */
   async #receive(frame, sessionId, sendAck) {
-    if (!this.#show(frame)) return;
-    if (sendAck?.()) this.#forget(sessionId);
-    else await this.acknowledge(sessionId);
+    if (this.#show(frame)) {
+      if (sendAck?.()) this.#forget(sessionId);
+      else await this.acknowledge(sessionId);
+    }
+    return this.#isOver();
   }
 
   /** Shows the state in a message, and returns whether to acknowledge its token. @param {any} frame */
@@ -344,8 +362,10 @@ class QrLogin extends EventTarget {
     else if (status === "scanned") this.#setState({ ...state, name: "scanned", user, number });
     else if (frame.claimed) this.#end("expired", "claimed");
     else if (status === "confirmed") {
-      const { web_token, token_type } = frame;
-      return this.#setState({ ...state, name: "confirmed", user }, { web_token, token_type, expires_in, user });
+      const { web_token, token_type, collect } = frame;
+      const detail = collect ? { collect, user } : { web_token, token_type, expires_in, user };
+      // An OAuth client collects the login at the server, and there is no token to acknowledge.
+      return this.#setState({ ...state, name: "confirmed", user }, detail) && !collect;
     } else if (FINAL_STATES.includes(status)) this.#end(status, frame.reason);
     return false;
   }

@@ -4,7 +4,7 @@ import { createQrLogin } from "./core.js";
 import style from "./element.css";
 import { login as en } from "./languages/en.json";
 import { Countdown } from "./shared/countdown.js";
-import { attach, make, makeButton, setText } from "./shared/dom.js";
+import { attach, make, makeButton, makeIcon, setText } from "./shared/dom.js";
 import { Languages } from "./shared/languages.js";
 
 /**
@@ -23,26 +23,30 @@ const PHONE = "M8 3h8v18H8zM11.5 18h1";
 const icons = {
   scanned: PHONE,
   confirmed: "M5 13l4 4L19 7",
-  rejected: "M6 6l12 12M18 6L6 18",
+  rejected: "M6 6l12 12m0-12L6 18",
   cancelled: "M6 12h12",
   replaced: "M9 9h10v10H9zM15 9V5H5v10h4",
-  blocked: "M12 5v9M12 18.5v.5",
+  blocked: "M12 5v9m0 4.5v.5",
 };
+
+const EVENTS = [
+  "ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "refresh", "error",
+];
 
 /** Returns the initials of a name: "AL" for "Ada Lovelace". @param {string} name */
 const initials = (name) => (name.match(/(?<!\S)\S/gu) ?? []).slice(0, 2).join("").toUpperCase();
 
 /**
- * Attributes: endpoint, lang, theme (light, dark, auto; default: that of the page), once, auto-refresh, client-info.
- * Events, which bubble: qr-login:ready, :scanned, :number, :confirmed, :rejected, :cancelled, :expired, :replaced,
- * :error, :not-you. Only the detail of :confirmed contains the token.
+ * Attributes: endpoint, lang, theme (light, dark, auto; default: that of the page), once, auto-refresh, client-info,
+ * session. Events, which bubble: qr-login:ready, :scanned, :number, :confirmed, :rejected, :cancelled, :expired,
+ * :replaced, :refresh, :error, :not-you. Only the detail of :confirmed contains the token.
  */
 export class QrLoginElement extends HTMLElement {
-  static observedAttributes = ["endpoint", "client-info", "lang"];
+  static observedAttributes = ["endpoint", "client-info", "session", "lang"];
   /** Creates the login that the element shows. @type {typeof createQrLogin} */
   static create = createQrLogin;
 
-  #login = createQrLogin({ storage: null });
+  #login = createQrLogin();
   /** Aborted when the element is removed from the page. @type {AbortController | undefined} */
   #connected;
   #isCopied = false;
@@ -51,11 +55,11 @@ export class QrLoginElement extends HTMLElement {
   #spinner = make("div.spin");
   #renew = makeButton("main refresh", () => this.refresh());
   #code = make("div.code", {}, this.#spinner, this.#picture, this.#renew);
-  #open = /** @type {HTMLAnchorElement} */ (make("a.main", { target: "_blank", rel: "noopener" }));
+  #open = /** @type {HTMLAnchorElement} */ (make("a.main", { target: "_blank" }));
   #number = make("bdi.number");
-  #avatar = make("div.avatar", { "aria-hidden": "true" });
+  #avatar = make("div.avatar", { class: "sign avatar", "aria-hidden": "true" });
   #path = make("path");
-  #sign = make("div.sign", { "aria-hidden": "true" }, make("svg", { viewBox: "0 0 24 24" }, this.#path));
+  #sign = make("div.sign", {}, makeIcon(this.#path));
   #name = make("p.name");
   #stage = make("div.stage");
   #message = make("p.message", { role: "status" });
@@ -93,6 +97,21 @@ export class QrLoginElement extends HTMLElement {
     return this.#login.state;
   }
 
+  /** Session that the server has begun: a response of `generate`. Its attribute has it as JSON. */
+  get session() {
+    try {
+      // Without the attribute, this parses "null".
+      return JSON.parse(`${this.getAttribute("session")}`);
+    } catch {
+      // The core reports a session without an id.
+      return {};
+    }
+  }
+
+  set session(session) {
+    this.setAttribute("session", JSON.stringify(session));
+  }
+
   /** Continues the session of this tab, or begins one. Called automatically when the element is added to a page. */
   start() {
     this.#login.start();
@@ -114,14 +133,17 @@ export class QrLoginElement extends HTMLElement {
   }
 
   connectedCallback() {
+    // The page may have set the property before this class was defined.
+    const { session } = this;
+    delete (/** @type {any} */ (this).session);
+    if (session) this.session = session;
     this.#connected = new AbortController();
     const { signal } = this.#connected;
     const endpoint = this.getAttribute("endpoint");
     const client_info = this.getAttribute("client-info");
-    this.#login = /** @type {typeof QrLoginElement} */ (this.constructor).create({ endpoint, client_info });
+    this.#login = /** @type {typeof QrLoginElement} */ (this.constructor).create({ endpoint, client_info, session });
     this.#login.addEventListener("change", () => this.#show(), { signal });
-    const types = ["ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "error"];
-    for (const type of types) {
+    for (const type of EVENTS) {
       const forward = (/** @type {any} */ event) => {
         if (!this.#dispatch(type, event.detail)) event.preventDefault();
       };
@@ -134,11 +156,13 @@ export class QrLoginElement extends HTMLElement {
     document.addEventListener("visibilitychange", renew, { signal });
     // A page that is restored from the back/forward cache after a login requests a new code.
     const restart = (/** @type {PageTransitionEvent} */ { persisted }) => {
-      if (persisted && this.state.name === "confirmed" && !this.hasAttribute("once")) this.start();
+      if (!persisted || this.state.name !== "confirmed" || this.hasAttribute("once")) return;
+      if (session) this.refresh();
+      else this.start();
     };
     addEventListener("pageshow", restart, { signal });
-    this.#show();
     this.start();
+    this.#show();
   }
 
   disconnectedCallback() {
@@ -184,18 +208,18 @@ export class QrLoginElement extends HTMLElement {
   }
 
   #show() {
-    const { name } = this.state;
-    const state = name === "idle" ? "loading" : name;
+    const { name: state } = this.state;
     const { tag, texts, isLoading } = known.find(this, () => this.#show());
+    // The page of a session that the server has begun need not be one with an app.
+    const words = this.session ? { ...texts, on_phone: texts.open_here, open: texts.open_here } : texts;
     const hadFocus = this.#root.activeElement;
     // A user who is on the phone cannot scan its screen.
     const isOnPhone = state === "ready" && matchMedia("(pointer: coarse) and (max-width: 40rem)").matches;
-    const classes = [state, !this.#login.is_connected && "away", isLoading && "waits"];
     this.#frame.lang = tag;
-    this.#frame.className = `frame ${classes.filter(Boolean).join(" ")}`;
+    this.#frame.className = `frame ${state}${this.#login.is_connected ? "" : " away"}${isLoading ? " waits" : ""}`;
     this.#showStage(state, isOnPhone);
-    this.#showTexts(state, isOnPhone, texts);
-    this.#showButtons(state, texts);
+    this.#showTexts(state, isOnPhone, words);
+    this.#showButtons(state, words);
     this.#countdown.show(this.state, texts.left, this.#connected && /ready|scanned/.test(state));
     // The focus stays in the element if the focused button disappears.
     if (hadFocus && !this.#root.activeElement) {
@@ -216,7 +240,7 @@ export class QrLoginElement extends HTMLElement {
     if (!content.length) content.push(/loading|ready|expired/.test(state) ? this.#code : this.#sign);
     this.#stage.replaceChildren(...content);
     if (this.#picture.src !== qr_image) this.#picture.src = qr_image;
-    this.#picture.hidden = !qr_image || state === "loading";
+    this.#picture.hidden = !qr_image;
     this.#spinner.hidden = state !== "loading";
     this.#open.href = qr_url;
     setText(this.#number, number);

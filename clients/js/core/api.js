@@ -12,7 +12,7 @@
  * @returns {Refusal}
  */
 export const refused = (status, code, detail, retryAfterMs) =>
-  Object.assign(new Error(detail ?? `status ${status}`), { status, code, retryAfterMs });
+  Object.assign(new Error(detail ?? code ?? `status ${status}`), { status, code, retryAfterMs });
 
 /**
  * Returns the URL of the server without a slash at its end, or an empty text if the endpoint cannot be resolved.
@@ -67,7 +67,7 @@ export const open = (base, path, sessionId, signal) =>
  */
 export async function getStatus(base, query, sessionId, signal) {
   const response = await open(base, `/v1/qr-login/status${query}`, sessionId, signal);
-  return response.json();
+  return (await response.json()) ?? {};
 }
 
 /**

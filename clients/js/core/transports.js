@@ -7,13 +7,13 @@ import { pause } from "./pause.js";
  * A transport waits on one connection of a session until the connection ends, or `signal` closes it. It calls `onAlive`
  * for all that arrives, with a function that makes the server respond, if the transport has one. It calls `receive` for
  * each message, which acknowledges a token: on the connection if `sendAck` returns true, or else by a request.
- * `heartbeatMs` is the time between two heartbeats of the server, 0 if it is unknown. `isOver` returns whether the
- * login has ended.
+ * `receive` resolves to whether the login is over. `heartbeatMs` is the time between two heartbeats of the server, 0 if
+ * it is unknown.
  * @typedef {(
  *   base: string, sessionId: any, signal: AbortSignal, onAlive: (probe?: () => void) => void, receive: Receive,
- *   heartbeatMs: number, isOver: () => boolean,
+ *   heartbeatMs: number,
  * ) => Promise<End>} Transport
- * @typedef {(frame: any, sendAck?: () => boolean) => Promise<unknown>} Receive
+ * @typedef {(frame: any, sendAck?: () => boolean) => Promise<boolean>} Receive
  *
  * How a connection ended: with a close code and its reason, or with a refusal. `worked`: something has arrived on it.
  * `silent`: it was given up because nothing more arrived.
@@ -27,7 +27,6 @@ import { pause } from "./pause.js";
 
 /** Maximum duration of a long poll. It is below the usual timeouts of proxies. */
 const POLL_SECONDS = 15;
-const CONNECTING = 0;
 const OPEN = 1;
 
 /** Waits on a WebSocket. @type {Transport} */
@@ -40,8 +39,8 @@ const waitOnWebSocket = (base, sessionId, signal, onAlive, receive) =>
     signal.addEventListener("abort", () => {
       // Closing a socket before it is open would log an error. An open one is closed in a microtask: a listener of
       // confirmed may have stopped the login, and the acknowledgement is sent after it returns.
-      if (socket.readyState === CONNECTING) socket.onopen = close;
-      else queueMicrotask(close);
+      if (socket.readyState) queueMicrotask(close);
+      else socket.onopen = close;
       resolve({});
     });
     const sendAck = () => {
@@ -69,15 +68,14 @@ const waitOnWebSocket = (base, sessionId, signal, onAlive, receive) =>
 const waitOnEvents = async (base, sessionId, signal, onAlive, receive) => {
   const { body, headers } = await open(base, "/v1/sse/qr", sessionId, signal);
   // A proxy may have responded with a page of its own.
-  if (!body || !headers.get("content-type")?.startsWith("text/event-stream")) return {};
-  const reader = body.getReader();
-  const decoder = new TextDecoder();
+  if (!body || !/^text\/event-stream/.test(`${headers.get("content-type")}`)) return {};
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   while (true) {
     const { done, value } = await reader.read();
     if (done) return {};
     onAlive();
-    const events = (text + decoder.decode(value, { stream: true })).split("\n\n");
+    const events = (text + value).split("\n\n");
     text = events.pop() ?? "";
     for (const event of events) {
       const data = JSON.parse(/^data: (.*)/m.exec(event)?.[1] ?? "null");
@@ -88,20 +86,19 @@ const waitOnEvents = async (base, sessionId, signal, onAlive, receive) => {
 };
 
 /** Waits on long polls. @type {Transport} */
-const waitOnPolls = async (base, sessionId, signal, onAlive, receive, heartbeatMs, isOver) => {
+const waitOnPolls = async (base, sessionId, signal, onAlive, receive, heartbeatMs) => {
   const seconds = Math.min(POLL_SECONDS, heartbeatMs / 1000 || POLL_SECONDS);
   let version = 0;
-  while (!isOver()) {
+  while (true) {
     const startedAt = performance.now();
     const view = await getStatus(base, `?wait=${seconds}&version=${version}`, sessionId, signal);
     onAlive();
-    await receive(view);
+    if (await receive(view)) return {};
     const { version: newVersion = version } = view;
     // A proxy may have responded at once instead of the server.
     if (newVersion === version && performance.now() - startedAt < 1000) await pause(1000, signal);
     version = newVersion;
   }
-  return {};
 };
 
 /** The transports, the best one first. */

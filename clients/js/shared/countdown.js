@@ -1,12 +1,10 @@
 // @ts-check
-import { make, setText } from "./dom.js";
-
-const circle = { cx: "10", cy: "10", r: "8" };
+import { make, makeIcon, setText } from "./dom.js";
 
 /** The time that a session has left, as a ring and as text. */
 export class Countdown {
-  #ring = make("circle", { ...circle, pathLength: "1" });
-  #icon = make("svg", { viewBox: "0 0 20 20", "aria-hidden": "true" }, make("circle", circle), this.#ring);
+  #ring = make("circle", { pathLength: "1" });
+  #icon = makeIcon(make("circle"), this.#ring);
   #label = make("span.sr");
   #time = make("bdi");
   element = make("div.left", { role: "timer" }, this.#icon, this.#label, this.#time);
@@ -37,6 +35,6 @@ export class Countdown {
     const leftMs = Math.max(0, ends_at - performance.now());
     const seconds = Math.ceil(leftMs / 1000);
     setText(this.#time, `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`);
-    this.#ring.setAttribute("stroke-dashoffset", `${1 - Math.min(1, leftMs / lasts_ms)}`);
+    this.#ring.style.strokeDashoffset = `${1 - Math.min(1, leftMs / lasts_ms)}`;
   }
 }

@@ -13,8 +13,8 @@ export class Languages {
   loaded;
   #en;
   #section;
-  /** Files that are being loaded, and undefined for those that were. @type {Map<string, Promise<void> | undefined>} */
-  #loading = new Map();
+  /** Files that are being loaded, and null for those that were. @type {Record<string, Promise<void> | null>} */
+  #loading = {};
 
   /** @param {string} section section of the files that has the texts of this element @param {Texts} en */
   constructor(section, en) {
@@ -30,21 +30,22 @@ export class Languages {
    */
   find(element, onLoad) {
     const wanted = /** @type {HTMLElement | null} */ (element.closest("[lang]"))?.lang || navigator.language;
-    const normalize = (/** @type {string} */ tag, parts = 9) => tag.toLowerCase().split("-", parts).join();
+    const normalize = (/** @type {string} */ tag, /** @type {number} */ parts) =>
+      tag.toLowerCase().split("-", parts).join();
     const match = (/** @type {number} */ parts) =>
       Object.keys({ ...this.loaded, ...hashes }).find((tag) => normalize(tag, parts) === normalize(wanted, parts));
     const tag = match(9) ?? match(1) ?? "en";
     const texts = this.loaded[tag];
     if (texts) return { tag, texts: { ...this.#en, ...texts } };
-    if (!this.#loading.has(tag)) this.#loading.set(tag, this.#load(tag));
-    const isLoading = this.#loading.get(tag)?.then(onLoad);
+    if (this.#loading[tag] === undefined) this.#loading[tag] = this.#load(tag);
+    const isLoading = this.#loading[tag]?.then(onLoad);
     return { tag: "en", texts: this.#en, isLoading };
   }
 
   /** @param {string} tag */
   async #load(tag) {
     // The hash makes a file of another version, or one that was altered, an error.
-    const init = /** @type {const} */ ({ integrity: `sha384-${hashes[tag]}`, credentials: "omit" });
+    const init = /** @type {const} */ ({ integrity: `sha256-${hashes[tag]}`, credentials: "omit" });
     for (const pauseMs of PAUSES_MS) {
       try {
         await pause(pauseMs);
@@ -55,6 +56,6 @@ export class Languages {
         // The texts stay English.
       }
     }
-    this.#loading.set(tag, undefined);
+    this.#loading[tag] = null;
   }
 }

@@ -109,6 +109,22 @@ test("differences in location are in the state", { timeout }, async (t) => {
   assert.deepEqual(approve.state.risk, ["country"]);
 });
 
+test("the application of the session is in the state until the decision", { timeout }, async (t) => {
+  const page = await open(t);
+  const application = { name: "Grafana", logo: "https://grafana.example/logo.png", scopes: ["openid", "email"] };
+  page.server.application = application;
+  const approve = await page.ask();
+  assert.deepEqual(approve.state.application, application);
+  page.server.instead.confirm = disconnect;
+  const decided = approve.confirm();
+  await page.clock.paused(500);
+  assert.deepEqual(approve.state.application, application);
+  delete page.server.instead.confirm;
+  await page.clock.advance(500);
+  await decided;
+  assert.deepEqual(approve.state, { name: "confirmed" });
+});
+
 /** Each refusal of the routes of phones (PROTOCOL.md), and its state. */
 const refusals = [
   [404, "not_found", "unknown"],

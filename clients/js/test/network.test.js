@@ -395,6 +395,45 @@ test("a server that does not allow this origin is named after the second failure
   assert.match(page.errors[0], /allowed_origins/);
 });
 
+test("a network that returns during the diagnosis does not block the page", { timeout }, async (t) => {
+  const page = await Page.open(t);
+  page.globals(t, { origin: "https://shop.example.com" });
+  page.server.instead.generate = disconnect;
+  page.server.instead["jwks.json"] = (...request) => {
+    delete page.server.instead.generate;
+    respond("{}", "application/json")(...request);
+  };
+  const login = page.create();
+  login.start();
+  await page.clock.paused(FIRST_PAUSE_MS);
+  await page.clock.advance(FIRST_PAUSE_MS);
+  await state(login, "ready");
+  await page.connected(login);
+  assert.equal(page.server.count("jwks.json"), 1);
+  assert.deepEqual(login.events, ["ready"]);
+  assert.deepEqual(page.errors, []);
+});
+
+for (const [name, handler] of [
+  ["HTML", respond("<p>Log in to this network</p>")],
+  ["null", respond("null", "application/json")],
+]) {
+  test(`a captive portal that sends ${name} does not block a page of another origin`, { timeout }, async (t) => {
+    const page = await Page.open(t);
+    page.globals(t, { origin: "https://shop.example.com" });
+    for (const route of ["generate", "status"]) page.server.instead[route] = handler;
+    page.server.instead["jwks.json"] = handler;
+    const login = page.create();
+    login.start();
+    for (const ms of [500, 1000, 2000]) {
+      await page.clock.paused(ms);
+      await page.clock.advance(ms);
+    }
+    assert.equal(login.state.name, "loading");
+    assert.equal(page.server.count("jwks.json"), 0);
+  });
+}
+
 test("a silent first connection is waited for longer at each attempt", { timeout }, async (t) => {
   const page = await Page.open(t);
   const login = page.create();

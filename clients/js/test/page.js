@@ -6,7 +6,9 @@ import { Server, disconnect } from "./server.js";
 
 /** Maximum real time until a condition holds. */
 const PATIENCE_MS = 3000;
-const EVENTS = ["ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "error"];
+const EVENTS = [
+  "ready", "scanned", "number", "confirmed", "rejected", "cancelled", "expired", "replaced", "refresh", "error",
+];
 const APPROVE_EVENTS = [
   "asking", "deciding", "confirmed", "rejected", "expired", "cancelled", "unknown", "taken", "wrong-number",
   "logged-out", "refused", "no-code", "error",
@@ -193,8 +195,14 @@ export class Page {
 
   /** Requests a session, as a browser does, and returns it. */
   async generate() {
-    await fetch(`${this.server.url}/v1/qr-login/generate`, { method: "POST" });
+    await this.begin();
     return this.server.session;
+  }
+
+  /** Requests a session, as the server of a page does, and returns the response. */
+  async begin() {
+    const response = await fetch(`${this.server.url}/v1/qr-login/generate`, { method: "POST" });
+    return response.json();
   }
 
   /** Shows an address in the page. It is of the origin of the server, which takes the place of the site too. */

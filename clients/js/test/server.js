@@ -42,6 +42,8 @@ class Session {
   status = "pending";
   period = 0;
   isClaimed = false;
+  /** Whether an OAuth client collects the login, so that the browser receives no token. */
+  isCollected = false;
   /** The newest connection. @type {Connection | undefined} */
   connection;
 
@@ -64,6 +66,7 @@ class Session {
     if (status === "expired") return { status, message: "QR code expired" };
     if (status === "cancelled") return { status, reason };
     if (this.isClaimed) return { status, claimed: true };
+    if (this.isCollected) return { status, collect: true, user };
     return { status, web_token: this.token, token_type: "Bearer", expires_in: 3600, user };
   }
 
@@ -265,6 +268,8 @@ export class Server {
   /** Numbers that the phone compares; the browser shows the first one. @type {string[] | undefined} */
   numbers;
   risk;
+  /** The OAuth client of the sessions, as in the response of `scan`. */
+  application;
   /** Ids of the sessions that the browser has cancelled. */
   cancelled = [];
   /** Open connections on which a browser waits. */
@@ -355,7 +360,9 @@ export class Server {
       if (status === "pending") session.scan({ user: { name }, number: this.numbers?.[0] });
       const numbers = this.numbers && { numbers: this.numbers.toSorted() };
       const risk = this.risk && { risk: this.risk };
-      return answer(response, 200, { status: "scanned", client, expires_in: TTL_SECONDS, ...numbers, ...risk });
+      const { application } = this;
+      const view = { status: "scanned", client, application, expires_in: TTL_SECONDS, ...numbers, ...risk };
+      return answer(response, 200, view);
     }
     const asked = route === "confirm" ? "confirmed" : "rejected";
     if (["confirmed", "rejected"].includes(status)) {
