@@ -13,7 +13,7 @@ const tag = query.get("element") === "qr-approve" ? "qr-approve" : "qr-login";
 const user = { name: "Ada Lovelace" };
 const userWithLongName = { name: "Bartholomew Featherstonehaugh-Cholmondeley the Third" };
 const loginPoses = {
-  loading: {},
+  loading: { qr_image: "" },
   ready: {},
   scanned: { user },
   number: { name: "scanned", user, number: "42" },
@@ -53,6 +53,7 @@ const clientWithLongTexts = {
   client_info: "the till in hall 3, beside the entrance of the large exhibition ".repeat(4).trim(),
 };
 const clientUnknown = { ip: "203.0.113.7", browser: null, os: null, origin: null, client_info: null, time: client.time };
+const application = { name: "Grafana", scopes: ["openid", "profile", "email", "offline_access"] };
 const numbers = ["05", "17", "42"];
 const approvePoses = {
   loading: {},
@@ -63,6 +64,7 @@ const approvePoses = {
   "numbers, another country": { name: "asking", client: clientAbroad, numbers, risk: ["country"] },
   "asking, long texts": { name: "asking", client: clientWithLongTexts },
   "asking, unknown": { name: "asking", client: clientUnknown },
+  "asking, an application": { name: "asking", client, application },
   deciding: { client },
   "deciding, no connection": { name: "deciding", client, is_connected: false },
   "loading, busy": { name: "loading", is_connected: false, is_busy: true },
