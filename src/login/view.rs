@@ -16,7 +16,7 @@ impl Logins {
             (Status::Scanned, State::Scanned(user)) => {
                 Frame::Scanned { version, user: UserView::of(user.clone()), number: self.codes.number(&session.key) }
             }
-            (Status::Confirmed, State::Confirmed(confirmation)) if session.request.is_some() => {
+            (Status::Confirmed | Status::Claimed, State::Confirmed(confirmation)) if session.request.is_some() => {
                 Frame::Confirmed(Confirmed::Collect { collect: true, user: UserView::of(confirmation.by.clone()) })
             }
             (Status::Confirmed, State::Confirmed(confirmation)) => {

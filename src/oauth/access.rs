@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::authorization::parse_sid;
+use super::issue::Stored;
 use super::tokens::{ACCESS_TOKEN_TYPE, ID_TOKEN_TYPE, RefreshToken};
 use super::{Authorization, OAuth, OAuthClient, OAuthError};
 use crate::store::RecordId;
@@ -41,7 +42,8 @@ impl OAuth {
             return Err(OAuthError::InvalidToken);
         }
         let id = text("sid").and_then(parse_sid).ok_or(OAuthError::InvalidToken)?;
-        let (authorization, _) = self.authorization(&id).await?.ok_or(OAuthError::InvalidToken)?;
+        let (stored, _) = self.stored(&id).await?.ok_or(OAuthError::InvalidToken)?;
+        let authorization = stored.authorization;
         let scopes = text("scope").unwrap_or_default().split(' ').map(str::to_owned).collect();
         Ok(Access { claims, id, authorization, scopes })
     }
@@ -67,11 +69,11 @@ impl OAuth {
     pub async fn introspect(&self, client: &OAuthClient, token: &str) -> Result<Introspection, OAuthError> {
         let inactive = Introspection { active: false, claims: Map::new() };
         if let Some((id, generation)) = self.refresh_token(token) {
-            let found = self.authorization(&id).await?;
-            let is_active = |(authorization, current): &(Authorization, u32)| {
-                authorization.client_id == client.settings.id && *current == generation
+            let found = self.stored(&id).await?.map(|(stored, _)| stored);
+            let is_active = |stored: &Stored| {
+                stored.authorization.client_id == client.settings.id && stored.generation == generation
             };
-            return Ok(found.filter(is_active).map_or(inactive, |(authorization, _)| {
+            return Ok(found.filter(is_active).map_or(inactive, |Stored { authorization, .. }| {
                 let mut claims = Map::new();
                 claims.insert("iss".to_owned(), self.issuer.clone().into());
                 claims.insert("sub".to_owned(), authorization.sub.into());
@@ -100,7 +102,7 @@ impl OAuth {
     /// failed.
     pub async fn revoke(&self, client: &OAuthClient, token: &str) -> Result<(), OAuthError> {
         let found = match self.refresh_token(token) {
-            Some((id, _)) => self.authorization(&id).await?.map(|(authorization, _)| (id, authorization)),
+            Some((id, _)) => self.stored(&id).await?.map(|(stored, _)| (id, stored.authorization)),
             None => match self.access(token).await {
                 Ok(access) => Some((access.id, access.authorization)),
                 Err(OAuthError::Unavailable) => return Err(OAuthError::Unavailable),

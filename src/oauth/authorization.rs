@@ -1,14 +1,14 @@
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::clients::sha256;
-use super::{OAuth, OAuthError};
 use crate::config::OFFLINE_ACCESS;
 use crate::session::{Session, SessionKey, State};
-use crate::store::{Record, RecordId};
-use crate::token::scope_claims;
+use crate::store::RecordId;
+use crate::token::{identity_claims, scope_claims};
 
 /// What a user has granted a client. The tokens of the client are valid as long as its record exists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ impl Authorization {
     #[must_use]
     pub fn claims_for(&self, scopes: &[String]) -> Map<String, Value> {
         let is_asked = |name: &str| scopes.iter().any(|scope| scope_claims(scope).contains(&name));
-        let is_standard = |name: &str| crate::token::identity_claims().any(|known| known == name);
+        let is_standard = |name: &str| identity_claims().any(|known| known == name);
         let claims = self.claims.iter().filter(|(name, _)| is_asked(name) || !is_standard(name));
         claims.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
@@ -75,29 +75,4 @@ pub(super) fn sid(id: &RecordId) -> String {
 
 pub(super) fn parse_sid(text: &str) -> Option<RecordId> {
     Some(RecordId(URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?))
-}
-
-impl OAuth {
-    /// Returns the record of an authorization, with its end. `generation` counts its refresh tokens.
-    pub(super) fn record(&self, id: RecordId, generation: u32, authorization: &Authorization) -> Record {
-        let access_seconds = self.lifetimes.access_seconds;
-        let seconds = if authorization.is_offline() {
-            self.lifetimes.refresh_seconds.max(access_seconds)
-        } else {
-            access_seconds
-        };
-        Record {
-            id,
-            version: generation,
-            expires_at: self.clock.now().plus_seconds(seconds),
-            data: serde_json::to_string(authorization).unwrap_or_default(),
-        }
-    }
-
-    /// Returns an authorization that has not ended or been revoked, and the generation of its last refresh token.
-    pub(super) async fn authorization(&self, id: &RecordId) -> Result<Option<(Authorization, u32)>, OAuthError> {
-        let now = self.clock.now();
-        let record = self.store.read_record(id).await?.filter(|record| now < record.expires_at);
-        Ok(record.and_then(|record| Some((serde_json::from_str(&record.data).ok()?, record.version))))
-    }
 }

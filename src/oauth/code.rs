@@ -4,9 +4,10 @@ use aws_lc_rs::constant_time;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::clients::sha256;
-use super::{Authorization, OAuth, OAuthClient, OAuthError, Parameters, TokenResponse};
+use super::{Authorization, OAuth, OAuthClient, OAuthError, Parameters, Tokens};
 use crate::config::GrantType;
 use crate::session::{Redirect, Session, SessionKey};
 use crate::token::Kept;
@@ -40,11 +41,7 @@ impl OAuth {
     ///
     /// # Errors
     /// See [`OAuthError`].
-    pub async fn redeem_code(
-        &self,
-        client: &OAuthClient,
-        parameters: &Parameters,
-    ) -> Result<TokenResponse, OAuthError> {
+    pub async fn redeem_code(&self, client: &OAuthClient, parameters: &Parameters) -> Result<Tokens, OAuthError> {
         if !client.settings.may_use(GrantType::AuthorizationCode) {
             return Err(OAuthError::UnauthorizedClient);
         }
@@ -54,11 +51,13 @@ impl OAuth {
         let request = session.request.as_deref().filter(|request| request.client_id == client.settings.id);
         let redirect = request.and_then(|request| request.redirect.as_ref()).ok_or(UNKNOWN)?;
         check_binding(redirect, parameters)?;
-        let Some((id, authorization)) = self.collect(&session, now).await? else {
+        let Some(issue) = self.collect(&session, now).await? else {
+            warn!(event = "code used twice", session = %session.key, client = client.settings.id, "its tokens are revoked");
             self.store.delete_record(&Authorization::id(session.key)).await?;
             return Err(UNKNOWN);
         };
-        self.issue(client, (id, &authorization), &authorization.scopes, redirect.nonce.as_deref(), 1)
+        let scopes = issue.stored.authorization.scopes.clone();
+        self.tokens(client, issue, &scopes, redirect.nonce.as_deref())
     }
 }
 

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{OAuth, OAuthClient, OAuthError, Pace, Parameters, TokenResponse, UserCode};
+use super::{OAuth, OAuthClient, OAuthError, Pace, Parameters, Tokens, UserCode};
 use crate::config::{GrantType, OFFLINE_ACCESS};
 use crate::login::LoginError;
 use crate::session::{Cancellation, Client, OAuthRequest, Session, SessionId, SessionKey, State, Status, Timestamp};
@@ -121,18 +121,14 @@ impl OAuth {
     ///
     /// # Errors
     /// See [`OAuthError`].
-    pub async fn poll_device(
-        &self,
-        client: &OAuthClient,
-        parameters: &Parameters,
-    ) -> Result<TokenResponse, OAuthError> {
+    pub async fn poll_device(&self, client: &OAuthClient, parameters: &Parameters) -> Result<Tokens, OAuthError> {
         if !client.settings.may_use(GrantType::DeviceCode) {
             return Err(OAuthError::UnauthorizedClient);
         }
         let unknown = OAuthError::InvalidGrant("the device code is unknown, used or expired");
         let Some(id) = SessionId::parse(parameters.need("device_code")?) else { return Err(unknown) };
         match self.collect_for_device(client, id.key()).await {
-            Ok(Some(response)) => Ok(response),
+            Ok(Some(tokens)) => Ok(tokens),
             Ok(None) => Err(unknown),
             // The device polls again, and then finds what is stored. Most clients would give up after another error.
             Err(OAuthError::Unavailable) => Err(OAuthError::AuthorizationPending),
@@ -140,11 +136,7 @@ impl OAuth {
         }
     }
 
-    async fn collect_for_device(
-        &self,
-        client: &OAuthClient,
-        key: SessionKey,
-    ) -> Result<Option<TokenResponse>, OAuthError> {
+    async fn collect_for_device(&self, client: &OAuthClient, key: SessionKey) -> Result<Option<Tokens>, OAuthError> {
         let (session, now) = self.session(key).await?;
         let is_of_client =
             |request: &OAuthRequest| request.client_id == client.settings.id && request.redirect.is_none();
@@ -152,8 +144,9 @@ impl OAuth {
             return Ok(None);
         }
         self.refuse_undecided(&session, now)?;
-        let Some((id, authorization)) = self.collect(&session, now).await? else { return Ok(None) };
-        self.issue(client, (id, &authorization), &authorization.scopes, None, 1).map(Some)
+        let Some(issue) = self.collect(&session, now).await? else { return Ok(None) };
+        let scopes = issue.stored.authorization.scopes.clone();
+        self.tokens(client, issue, &scopes, None).map(Some)
     }
 
     fn refuse_undecided(&self, session: &Session, now: Timestamp) -> Result<(), OAuthError> {

@@ -5,8 +5,8 @@
 //! are collected once, by the transition that acknowledges a `web_token` otherwise. An authorization code is the sealed
 //! key of its session, and a device code is the session id, so neither is stored. What outlives the session is a record:
 //!
-//! - an [`Authorization`]: what a user has granted a client, which its tokens name as `sid`, and whose version counts the
-//!   refresh tokens of the family
+//! - an [`Authorization`]: what a user has granted a client, which its tokens name as `sid`, with the number of its last
+//!   refresh token, and whether that has been delivered
 //! - a single sign-on session
 //! - a user code, until its session expires
 //! - the id of a used assertion
@@ -20,6 +20,7 @@ mod clients;
 mod code;
 mod device;
 mod error;
+mod issue;
 mod metadata;
 mod pace;
 mod parameters;
@@ -30,14 +31,17 @@ mod user_code;
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
 use crate::config::Settings;
 use crate::login::{Codes, LoginError, Logins};
-use crate::session::{Refusal, Session, SessionKey, Status, Timestamp};
-use crate::store::{RecordId, Store};
+use crate::session::{Session, SessionKey, Timestamp};
+use crate::store::Store;
 use crate::system::clock::Clock;
+use crate::system::random;
 use crate::token::{Minter, Sealer};
 
 pub use access::{Access, Introspection};
@@ -47,19 +51,19 @@ pub use browser::BrowserCookie;
 pub use clients::{Clients, ClientsError, OAuthClient, hash_secret};
 pub use device::DeviceAuthorization;
 pub use error::OAuthError;
+pub use issue::Issue;
 pub use metadata::{AUTHORIZATION_SERVER_METADATA, Metadata, OPENID_CONFIGURATION};
 pub use parameters::Parameters;
 pub use sso::{Sso, SsoCookie};
-pub use tokens::TokenResponse;
+pub use tokens::{TokenResponse, Tokens};
 pub use user_code::UserCode;
 
+use issue::InFlight;
 use pace::Pace;
 
 /// Maximum number of devices whose pace is remembered. Of more devices, the pace of those that have not polled for the
 /// longest time is forgotten, so they may poll once too early.
 const MAX_DEVICES: usize = 100_000;
-/// Maximum number of failed calls that are remembered until they are repeated.
-const MAX_UNSETTLED: usize = 10_000;
 
 /// The use cases of OpenID Connect and OAuth.
 pub struct OAuth {
@@ -76,18 +80,10 @@ pub struct OAuth {
     lifetimes: Lifetimes,
     /// Paces of devices that poll.
     paces: Cache<SessionKey, Arc<Mutex<Pace>>>,
-    /// Calls that have failed because of the store, so that they may have been carried out. The client has been told to
-    /// repeat them, and a repeated one must not count as a replay.
-    unsettled: Cache<Unsettled, ()>,
-}
-
-/// A call that changes a row, and that may have been carried out although it has failed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Unsettled {
-    /// The collection of a session's tokens.
-    Collection(SessionKey),
-    /// The use of the refresh token of this generation.
-    Refresh(RecordId, u32),
+    /// Name of this node, which is another one after a restart.
+    node: String,
+    /// Issues that this node is answering.
+    in_flight: Arc<InFlight>,
 }
 
 /// Lifetimes of tokens and records, in seconds.
@@ -141,7 +137,8 @@ impl OAuth {
             clock,
             lifetimes,
             paces: Cache::new(MAX_DEVICES),
-            unsettled: Cache::new(MAX_UNSETTLED),
+            node: URL_SAFE_NO_PAD.encode(random::bytes::<16>()),
+            in_flight: Arc::default(),
         }
     }
 
@@ -158,41 +155,5 @@ impl OAuth {
     pub async fn session(&self, key: SessionKey) -> Result<(Session, Timestamp), OAuthError> {
         let (session, now) = self.logins.current(key).await?;
         if session.request.is_some() { Ok((session, now)) } else { Err(LoginError::NotFound.into()) }
-    }
-
-    /// Collects the result of a confirmed session, and stores what the user has granted. Each session is collected once.
-    /// Returns `None` if it was collected before.
-    ///
-    /// The record is inserted first: a second collection that finds the first one then finds the record too.
-    async fn collect(
-        &self,
-        session: &Session,
-        now: Timestamp,
-    ) -> Result<Option<(RecordId, Authorization)>, OAuthError> {
-        let Some(authorization) = Authorization::of(session) else {
-            return Err(OAuthError::InvalidGrant("the login is not confirmed"));
-        };
-        let id = Authorization::id(session.key);
-        let unsettled = Unsettled::Collection(session.key);
-        if session.status(now) == Status::Claimed {
-            let is_repeated = self.unsettled.remove(&unsettled).is_some();
-            return Ok(is_repeated.then_some((id, authorization)));
-        }
-        self.store.insert_record(&self.record(id, 1, &authorization)).await?;
-        match self.logins.collect(session.key).await {
-            Ok(_) => {
-                self.unsettled.remove(&unsettled);
-                Ok(Some((id, authorization)))
-            }
-            Err(LoginError::Refused(Refusal::AlreadyDecided)) => {
-                let is_repeated = self.unsettled.remove(&unsettled).is_some();
-                Ok(is_repeated.then_some((id, authorization)))
-            }
-            Err(LoginError::Refused(_)) => Err(OAuthError::InvalidGrant("the login has expired")),
-            Err(error) => {
-                self.unsettled.insert(unsettled, ());
-                Err(error.into())
-            }
-        }
     }
 }

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::authorization::sid;
-use super::{Authorization, OAuth, OAuthClient, OAuthError};
-use crate::store::RecordId;
+use super::issue::Stored;
+use super::{Issue, OAuth, OAuthClient, OAuthError};
 use crate::system::random;
 use crate::token::{AMR, Kept, KeyKind};
 
@@ -29,6 +29,14 @@ pub struct TokenResponse {
     id_token: Option<Zeroizing<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token: Option<Zeroizing<String>>,
+}
+
+/// A response, and the issue that it delivers.
+pub struct Tokens {
+    /// Response to the client.
+    pub response: TokenResponse,
+    /// Issue, which is to be marked as delivered when the response has been sent.
+    pub issue: Issue,
 }
 
 /// What a refresh token seals.
@@ -83,17 +91,16 @@ struct AccessClaims<'a> {
 }
 
 impl OAuth {
-    /// Issues the tokens of an authorization with these scopes. `nonce` is that of the authorization request, and
-    /// `generation` the number of the refresh token.
-    pub(super) fn issue(
+    /// Makes the tokens of an issue with these scopes. `nonce` is that of the authorization request.
+    pub(super) fn tokens(
         &self,
         client: &OAuthClient,
-        (id, authorization): (RecordId, &Authorization),
+        issue: Issue,
         scopes: &[String],
         nonce: Option<&str>,
-        generation: u32,
-    ) -> Result<TokenResponse, OAuthError> {
-        let (kind, sid) = (client.signing_kind(), sid(&id));
+    ) -> Result<Tokens, OAuthError> {
+        let Stored { authorization, generation, .. } = &issue.stored;
+        let (kind, sid) = (client.signing_kind(), sid(&issue.id));
         let (now, scope) = (self.clock.wall().as_seconds(), scopes.join(" "));
         let access_seconds = self.lifetimes.access_seconds;
         let access = AccessClaims {
@@ -127,16 +134,17 @@ impl OAuth {
             user: authorization.claims_for(scopes),
         };
         let id_token = is_openid.then(|| self.minter.sign(kind, ID_TOKEN_TYPE, &id_claims())).transpose()?;
-        let refresh = RefreshToken { sid: sid.clone(), generation };
+        let refresh = RefreshToken { sid: sid.clone(), generation: *generation };
         let refresh_token = authorization.is_offline().then(|| self.sealer.keep(&refresh, self.clock.now()));
-        Ok(TokenResponse {
+        let response = TokenResponse {
             access_token,
             token_type: "Bearer",
             expires_in: access_seconds,
             scope,
             id_token: id_token.map(Zeroizing::new),
             refresh_token: refresh_token.flatten().map(Zeroizing::new),
-        })
+        };
+        Ok(Tokens { response, issue })
     }
 }
 

@@ -27,6 +27,7 @@ mod login;
 mod logs;
 mod long_polls;
 mod many_nodes;
+mod oauth;
 mod origins;
 mod outage;
 mod poolers;

@@ -11,7 +11,7 @@ use qrlogin_testing::harness::Server;
 use qrlogin_testing::test;
 
 /// Layer of each module, as in ARCHITECTURE.md. A module may import from itself and from modules of lower layers.
-const LAYERS: [(&str, u8); 23] = [
+const LAYERS: [(&str, u8); 24] = [
     ("main", 11),
     ("cli", 10),
     ("app", 9),
@@ -19,6 +19,7 @@ const LAYERS: [(&str, u8); 23] = [
     ("http", 8),
     ("demo", 7),
     ("hub", 7),
+    ("oauth", 7),
     ("approve", 6),
     ("login", 6),
     ("config", 6),

@@ -2,9 +2,9 @@
 
 mod browsers;
 mod page;
-mod provider;
+pub mod provider;
 mod refusals;
-mod visitor;
+pub mod visitor;
 mod without_provider;
 
 use qrlogin_testing::harness::{Secret, Server, Settings};

@@ -8,7 +8,8 @@ mod server;
 use std::time::Duration;
 
 /// Settings that a test changes before it starts a server.
-pub use qrlogin::internals::config::{ProxyHeader, RiskPolicy, RiskSignal, Secret, Settings};
+pub use qrlogin::internals::config::{OAuthClientSettings, ProxyHeader, RiskPolicy, RiskSignal, Secret, Settings};
+pub use qrlogin::internals::oauth::hash_secret;
 use qrlogin::session::Timestamp;
 use reqwest::StatusCode;
 use serde_json::{Map, Value};

@@ -1,6 +1,5 @@
 //! The authorization endpoint (RFC 6749 §3.1): its page shows the QR code.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Extension, RawQuery};
@@ -11,7 +10,7 @@ use maud::html;
 use serde_json::json;
 use url::Url;
 
-use super::{OAuthPages, Pages, form_of};
+use super::{OAuthPages, Pages, form_of, logo_of};
 use crate::http::cookies::with_cookies;
 use crate::http::layers::client::{ClientAddress, describe};
 use crate::http::pages::{Language, Page};
@@ -170,7 +169,7 @@ impl Request<'_> {
             "heartbeat_seconds": pages.heartbeat_seconds,
         });
         let body = html! {
-            (client_head(logo))
+            (logo_of(logo))
             qr-login #login lang=(language.tag) endpoint={ (base) "/" } session=(view.to_string()) data-next=(next) {}
         };
         let title = language.text_with("authorize_title", "{app}", name);
@@ -178,17 +177,5 @@ impl Request<'_> {
         let element = format!("{MODULES_PATH}/qr-login.js");
         let scripts = [SCRIPT_PATH, element.as_str()];
         Ok(Page { scripts: &scripts, without_scripts: Some(&next), ..page }.into_response())
-    }
-}
-
-/// Returns the logo of a client.
-pub(super) fn client_head(logo: &str) -> maud::Markup {
-    html! { @if !logo.is_empty() { p.who { img.logo src=(logo) alt="" referrerpolicy="no-referrer"; } } }
-}
-
-impl OAuthPages {
-    /// Counts a request for a page.
-    pub(super) fn admit_page(&self, address: IpAddr) -> Result<(), OAuthError> {
-        self.admit(Call::Status, address)
     }
 }

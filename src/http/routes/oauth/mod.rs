@@ -18,7 +18,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue, PRAGMA, RETRY_AFTER, WWW_AUT
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use maud::html;
+use maud::{Markup, html};
 
 use crate::http::JsonResponse;
 use crate::http::cookies::Cookies;
@@ -99,6 +99,11 @@ impl OAuthPages {
         set_retry_after(&mut response, error);
         response
     }
+}
+
+/// Returns the logo of a client.
+fn logo_of(logo: &str) -> Markup {
+    html! { @if !logo.is_empty() { p.who { img.logo src=(logo) alt="" referrerpolicy="no-referrer"; } } }
 }
 
 /// Returns the response of an endpoint for an error (RFC 6749 §5.2, RFC 6750 §3).

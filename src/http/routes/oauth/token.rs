@@ -1,11 +1,15 @@
 //! The token endpoint (RFC 6749 §3.2) and the device authorization endpoint (RFC 8628 §3.1).
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Extension;
 use axum::http::header::{AUTHORIZATION, HeaderValue, PRAGMA};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 
 use super::{OAuthPages, Pages, error_response, form_of};
@@ -13,7 +17,7 @@ use crate::config::DEVICE_CODE_GRANT;
 use crate::http::JsonResponse;
 use crate::http::layers::client::{ClientAddress, describe};
 use crate::limits::Call;
-use crate::oauth::{OAuthClient, OAuthError, Parameters, TokenResponse};
+use crate::oauth::{Issue, OAuthClient, OAuthError, Parameters, Tokens};
 
 /// Time for which a request is repeated while the store does not answer. Most clients give up after 10 seconds or more.
 const REPEAT: Duration = Duration::from_secs(8);
@@ -40,7 +44,52 @@ pub(super) async fn token(
             }
         }
     };
-    respond(answer.await)
+    match answer.await {
+        Ok(Tokens { response, issue }) => delivering(respond(Ok(response)), issue),
+        Err(error) => error_response(&error),
+    }
+}
+
+/// Returns a response that marks the issue as delivered when it has been sent.
+fn delivering(response: Response, issue: Issue) -> Response {
+    let (parts, body) = response.into_parts();
+    Response::from_parts(parts, Body::new(Delivering { body, issue: Some(issue) }))
+}
+
+/// A body that marks an issue as delivered when the server has read it to its end, and so has sent it.
+struct Delivering {
+    body: Body,
+    issue: Option<Issue>,
+}
+
+impl HttpBody for Delivering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Delivering {
+    fn drop(&mut self) {
+        if let Some(issue) = self.issue.take()
+            && self.body.is_end_stream()
+        {
+            tokio::spawn(issue.delivered());
+        }
+    }
 }
 
 /// Begins a login of a device.
@@ -88,7 +137,7 @@ impl OAuthPages {
         authenticated
     }
 
-    async fn exchange(&self, client: &OAuthClient, parameters: &Parameters) -> Result<TokenResponse, OAuthError> {
+    async fn exchange(&self, client: &OAuthClient, parameters: &Parameters) -> Result<Tokens, OAuthError> {
         match parameters.need("grant_type")? {
             "authorization_code" => self.oauth.redeem_code(client, parameters).await,
             "refresh_token" => self.oauth.refresh(client, parameters).await,

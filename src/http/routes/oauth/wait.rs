@@ -9,11 +9,11 @@ use axum::response::{IntoResponse as _, Response};
 use maud::html;
 use serde::{Deserialize, Serialize};
 
-use super::authorize::client_head;
-use super::{OAuthPages, Pages};
+use super::{OAuthPages, Pages, logo_of};
 use crate::http::cookies::with_cookies;
 use crate::http::layers::client::ClientAddress;
 use crate::http::pages::{Language, Page};
+use crate::limits::Call;
 use crate::oauth::{BrowserCookie, ErrorRedirect, OAuthError};
 use crate::session::{Redirect, Session, SessionKey, Status, Timestamp};
 use crate::token::Kept;
@@ -54,7 +54,7 @@ pub(super) async fn show(
 ) -> Response {
     let language = Language::of(&headers);
     let stale = || pages.text_page(language, StatusCode::BAD_REQUEST, "bad", "stale");
-    if let Err(error) = pages.admit_page(address) {
+    if let Err(error) = pages.admit(Call::Status, address) {
         return pages.error_page(language, &error);
     }
     let Some(key) = Ticket::open(&pages, &ticket) else { return stale() };
@@ -121,7 +121,7 @@ fn waiting(
     };
     let is_scanned = session.status(now) == Status::Scanned;
     let body = html! {
-        (client_head(logo))
+        (logo_of(logo))
         @if is_scanned {
             p role="status" { (language.text("wait_scanned")) }
             @if let Some(number) = number { p.number { bdi { (number) } } }

@@ -1,0 +1,203 @@
+//! Issues of tokens, each of which reaches the client once.
+//!
+//! An issue is begun in the store before the response is sent, and marked as delivered afterwards. While a node answers,
+//! a second request for the same issue is a replay. If the answer was lost, because the store failed, the client hung up
+//! or the node died, the issue is not marked, and the client's next request gets it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::{Authorization, OAuth, OAuthError};
+use crate::login::LoginError;
+use crate::session::{Refusal, Session, Status, Timestamp};
+use crate::store::{Record, RecordId, Store};
+
+/// Time after which an issue that another node has begun, and not marked as delivered, is taken over, in seconds. That
+/// node has died, or its client has hung up.
+const TAKE_OVER_SECONDS: u32 = 5;
+
+/// The content of an authorization's record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Stored {
+    pub(super) authorization: Authorization,
+    /// Number of the last issue, and of its refresh token, from 1.
+    pub(super) generation: u32,
+    delivery: Delivery,
+}
+
+/// The state of the last issue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Delivery {
+    /// A node answers the client.
+    Begun {
+        /// Name of the node, which is another one after a restart.
+        node: String,
+        /// Time at which it began, in milliseconds of [`Timestamp`].
+        at_millis: i64,
+    },
+    /// The client has been answered.
+    Done,
+}
+
+/// The issues that this node is answering.
+#[derive(Default)]
+pub(super) struct InFlight(Mutex<HashSet<RecordId>>);
+
+/// An issue that this node answers. It must be kept until the response has been sent. If it is dropped before that, the
+/// client can get the same issue again.
+pub struct Issue {
+    pub(super) id: RecordId,
+    pub(super) stored: Stored,
+    version: u32,
+    expires_at: Timestamp,
+    store: Arc<dyn Store>,
+    in_flight: Arc<InFlight>,
+}
+
+/// What becomes of a request for an issue that was begun before.
+enum Repeated {
+    /// The issue has been delivered, or is being delivered. The request is a replay.
+    Replayed,
+    /// The issue is answered by this request.
+    TakenOver(Issue),
+}
+
+impl Issue {
+    /// Marks the issue as delivered. Call this when the response has been sent.
+    pub async fn delivered(self) {
+        let stored = Stored { delivery: Delivery::Done, ..self.stored.clone() };
+        let record = record(self.id, self.version + 1, self.expires_at, &stored);
+        // Nothing is replaced if the authorization was revoked meanwhile.
+        if let Err(error) = self.store.replace_record(&record).await {
+            warn!(event = "delivery not stored", %error, "the same tokens can be requested again");
+        }
+    }
+}
+
+impl Drop for Issue {
+    fn drop(&mut self) {
+        self.in_flight.0.lock().remove(&self.id);
+    }
+}
+
+fn record(id: RecordId, version: u32, expires_at: Timestamp, stored: &Stored) -> Record {
+    Record { id, version, expires_at, data: serde_json::to_string(stored).unwrap_or_default() }
+}
+
+impl OAuth {
+    /// Begins the issue of a confirmed session's tokens. Returns `None` for a replay.
+    pub(super) async fn collect(&self, session: &Session, now: Timestamp) -> Result<Option<Issue>, OAuthError> {
+        let Some(authorization) = Authorization::of(session) else {
+            return Err(OAuthError::InvalidGrant("the login is not confirmed"));
+        };
+        let id = Authorization::id(session.key);
+        let stored = Stored { authorization, generation: 1, delivery: self.begun() };
+        if session.status(now) != Status::Claimed
+            && let Some(issue) = self.first(id, stored).await?
+        {
+            return match self.logins.collect(session.key).await {
+                Ok(_) => Ok(Some(issue)),
+                Err(LoginError::Refused(Refusal::AlreadyDecided)) => {
+                    // It was collected before, and the record was deleted since: the tokens have been revoked.
+                    self.store.delete_record(&id).await?;
+                    Ok(None)
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
+        let Some((stored, version)) = self.stored(&id).await? else { return Ok(None) };
+        if stored.generation > 1 {
+            return Ok(None);
+        }
+        match self.repeated(id, stored, version).await? {
+            Repeated::TakenOver(issue) => match self.logins.collect(session.key).await {
+                Ok(_) | Err(LoginError::Refused(Refusal::AlreadyDecided)) => Ok(Some(issue)),
+                Err(error) => Err(error.into()),
+            },
+            Repeated::Replayed => Ok(None),
+        }
+    }
+
+    /// Begins the issue that a refresh token asks for. `generation` is that of the token. Returns `None` for a replay.
+    pub(super) async fn next(
+        &self,
+        id: RecordId,
+        stored: Stored,
+        version: u32,
+        generation: u32,
+    ) -> Result<Option<Issue>, OAuthError> {
+        if stored.generation == generation + 1 {
+            return Ok(match self.repeated(id, stored, version).await? {
+                Repeated::TakenOver(issue) => Some(issue),
+                Repeated::Replayed => None,
+            });
+        }
+        if stored.generation != generation {
+            return Ok(None);
+        }
+        let next = Stored { generation: generation + 1, delivery: self.begun(), ..stored };
+        self.begin(id, next, version).await
+    }
+
+    /// Inserts the record of a first issue. Returns `None` if there is one.
+    async fn first(&self, id: RecordId, stored: Stored) -> Result<Option<Issue>, OAuthError> {
+        let issue = self.issue_of(id, stored, 1);
+        let Some(issue) = issue else { return Ok(None) };
+        let record = record(id, 1, issue.expires_at, &issue.stored);
+        Ok(if self.store.insert_record(&record).await? { Some(issue) } else { None })
+    }
+
+    /// Writes an issue over the version before it. Returns `None` if another request was faster.
+    async fn begin(&self, id: RecordId, stored: Stored, version: u32) -> Result<Option<Issue>, OAuthError> {
+        let Some(issue) = self.issue_of(id, stored, version + 1) else { return Ok(None) };
+        let record = record(id, version + 1, issue.expires_at, &issue.stored);
+        Ok(if self.store.replace_record(&record).await? { Some(issue) } else { None })
+    }
+
+    /// Returns an issue that this node begins, or `None` if it answers the same already.
+    fn issue_of(&self, id: RecordId, stored: Stored, version: u32) -> Option<Issue> {
+        if !self.in_flight.0.lock().insert(id) {
+            return None;
+        }
+        let access_seconds = self.lifetimes.access_seconds;
+        let seconds = match stored.authorization.is_offline() {
+            true => self.lifetimes.refresh_seconds.max(access_seconds),
+            false => access_seconds,
+        };
+        let expires_at = self.clock.now().plus_seconds(seconds);
+        let (store, in_flight) = (self.store.clone(), self.in_flight.clone());
+        Some(Issue { id, stored, version, expires_at, store, in_flight })
+    }
+
+    /// Decides on a request for an issue that was begun before.
+    ///
+    /// # Errors
+    /// [`OAuthError::Unavailable`] if another node may be answering it.
+    async fn repeated(&self, id: RecordId, stored: Stored, version: u32) -> Result<Repeated, OAuthError> {
+        let Delivery::Begun { node, at_millis } = &stored.delivery else { return Ok(Repeated::Replayed) };
+        if *node != self.node {
+            let taken_over_at = Timestamp::from_millis(*at_millis).plus_seconds(TAKE_OVER_SECONDS);
+            if self.clock.now() < taken_over_at {
+                return Err(OAuthError::Unavailable);
+            }
+        }
+        let stored = Stored { delivery: self.begun(), ..stored };
+        Ok(self.begin(id, stored, version).await?.map_or(Repeated::Replayed, Repeated::TakenOver))
+    }
+
+    fn begun(&self) -> Delivery {
+        Delivery::Begun { node: self.node.clone(), at_millis: self.clock.now().as_millis() }
+    }
+
+    /// Returns the record of an authorization that has not ended or been revoked, and its version.
+    pub(super) async fn stored(&self, id: &RecordId) -> Result<Option<(Stored, u32)>, OAuthError> {
+        let now = self.clock.now();
+        let record = self.store.read_record(id).await?.filter(|record| now < record.expires_at);
+        Ok(record.and_then(|record| Some((serde_json::from_str(&record.data).ok()?, record.version))))
+    }
+}

@@ -1,0 +1,87 @@
+//! Discovery, and what pages of other origins may read.
+
+use qrlogin_testing::harness::Server;
+use qrlogin_testing::test;
+use serde_json::json;
+
+use super::{server, with_clients};
+use crate::approve::visitor::PUBLIC_URL;
+
+#[test]
+async fn metadata_name_the_endpoints_and_claim_nothing_that_is_not_there() {
+    let server = server(|_| {}).await;
+    let openid = server.get("/.well-known/openid-configuration").await;
+    let oauth = server.get("/.well-known/oauth-authorization-server").await;
+    assert_eq!(openid.body, oauth.body);
+    let metadata = openid.body;
+    assert_eq!(metadata["issuer"], PUBLIC_URL);
+    for (name, path) in [
+        ("authorization_endpoint", "/oauth/authorize"),
+        ("token_endpoint", "/oauth/token"),
+        ("userinfo_endpoint", "/oauth/userinfo"),
+        ("device_authorization_endpoint", "/oauth/device_authorization"),
+        ("introspection_endpoint", "/oauth/introspect"),
+        ("revocation_endpoint", "/oauth/revoke"),
+        ("end_session_endpoint", "/oauth/logout"),
+        ("jwks_uri", "/.well-known/jwks.json"),
+    ] {
+        assert_eq!(metadata[name], format!("{PUBLIC_URL}{path}"));
+        assert_ne!(server.get(path).await.status, 404, "{path}");
+    }
+    assert_eq!(metadata["response_types_supported"], json!(["code"]));
+    assert_eq!(metadata["authorization_response_iss_parameter_supported"], true);
+    for absent in
+        ["registration_endpoint", "pushed_authorization_request_endpoint", "dpop_signing_alg_values_supported"]
+    {
+        assert_eq!(metadata[absent], json!(null));
+    }
+    for (name, value) in [("request_parameter_supported", false), ("claims_parameter_supported", false)] {
+        assert_eq!(metadata[name], value);
+    }
+    server.stop().await;
+}
+
+#[test]
+async fn endpoints_without_cookies_are_open_to_pages_of_every_origin() {
+    let server = server(|_| {}).await;
+    for (path, is_open) in [
+        ("/oauth/token", true),
+        ("/oauth/userinfo", true),
+        ("/.well-known/openid-configuration", true),
+        ("/.well-known/jwks.json", true),
+        ("/oauth/authorize", false),
+        ("/oauth/introspect", false),
+        ("/v1/qr-login/generate", false),
+    ] {
+        let request = server.http.request(reqwest::Method::OPTIONS, format!("{}{path}", server.base));
+        let request = request.header("origin", "https://spa.example").header("access-control-request-method", "POST");
+        let answer = request.send().await.unwrap();
+        let allowed = answer.headers().get("access-control-allow-origin").map(|origin| origin.to_str().unwrap());
+        assert_eq!(allowed, is_open.then_some("https://spa.example"), "{path}");
+        assert_eq!(answer.headers().get("access-control-allow-credentials"), None);
+    }
+    server.stop().await;
+}
+
+#[test]
+async fn server_without_clients_has_no_endpoints() {
+    let server = Server::start().await;
+    for path in ["/.well-known/openid-configuration", "/oauth/authorize", "/oauth/token", "/device"] {
+        assert_eq!(server.get(path).await.status, 404, "{path}");
+    }
+    server.stop().await;
+}
+
+#[test]
+async fn issuer_with_a_path_has_its_metadata_at_both_places() {
+    let server = Server::start_with(|settings| {
+        with_clients(settings);
+        settings.public_url = "https://login.example/sign/in".to_owned();
+    })
+    .await;
+    for path in ["/sign/in/.well-known/openid-configuration", "/.well-known/oauth-authorization-server/sign/in"] {
+        let answer = server.get(path).await;
+        assert_eq!(answer.body["issuer"], "https://login.example/sign/in", "{path}");
+    }
+    server.stop().await;
+}
