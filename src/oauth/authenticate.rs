@@ -46,7 +46,7 @@ impl OAuth {
         }
         let named = parameters.get("client_id");
         let client = match (&basic, assertion) {
-            (Some((id, secret)), _) => self.with_secret(id, secret)?,
+            (Some(raw), _) => self.with_basic(raw)?,
             (_, Some(assertion)) => self.with_assertion(assertion, parameters).await?,
             _ => {
                 let id = named.ok_or(OAuthError::InvalidClient("the client does not authenticate"))?;
@@ -60,6 +60,14 @@ impl OAuth {
             return Err(OAuthError::InvalidRequest("client_id is not the client that authenticates".to_owned()));
         }
         Ok(client)
+    }
+
+    /// Both parts of HTTP Basic authentication are form-encoded (RFC 6749 §2.3.1), but many clients send them as they are.
+    fn with_basic(&self, (id, secret): &(String, Zeroizing<String>)) -> Result<&OAuthClient, OAuthError> {
+        self.with_secret(id, secret).or_else(|error| {
+            let decoded = (form_decoded(id), Zeroizing::new(form_decoded(secret)));
+            if (&decoded.0, &decoded.1) == (id, secret) { Err(error) } else { self.with_secret(&decoded.0, &decoded.1) }
+        })
     }
 
     fn public_client(&self, id: &str) -> Result<&OAuthClient, OAuthError> {
@@ -112,7 +120,9 @@ impl OAuth {
         let mut validation = Validation::new(header.alg);
         validation.set_required_spec_claims(&["exp", "iss", "sub", "aud"]);
         validation.set_issuer(&[&client.settings.id]);
-        validation.set_audience(&[self.issuer.as_str(), &format!("{}/oauth/token", self.issuer)]);
+        let endpoints = ["token", "introspect", "revoke", "device_authorization"];
+        let endpoints = endpoints.map(|endpoint| format!("{}/oauth/{endpoint}", self.issuer));
+        validation.set_audience(&[&[self.issuer.clone()], endpoints.as_slice()].concat());
         // The caller checks it against the server's clock.
         validation.validate_exp = false;
         let keys = client.keys.as_ref()?.keys.iter();
@@ -127,7 +137,7 @@ impl OAuth {
 
 const UNKNOWN: OAuthError = OAuthError::InvalidClient("the client is unknown, or its credentials are wrong");
 
-/// Returns the id and the secret of HTTP Basic authentication. Both are form-encoded (RFC 6749 §2.3.1).
+/// Returns the id and the secret of HTTP Basic authentication, as they were sent.
 fn basic_credentials(field: &str) -> Result<(String, Zeroizing<String>), OAuthError> {
     let malformed = || OAuthError::InvalidClient("the field Authorization is not HTTP Basic authentication");
     let (scheme, encoded) = field.split_once(' ').ok_or_else(malformed)?;
@@ -137,15 +147,11 @@ fn basic_credentials(field: &str) -> Result<(String, Zeroizing<String>), OAuthEr
     let bytes = Zeroizing::new(STANDARD.decode(encoded.trim()).map_err(|_| malformed())?);
     let text = std::str::from_utf8(&bytes).map_err(|_| malformed())?;
     let (id, secret) = text.split_once(':').ok_or_else(malformed)?;
-    Ok((form_decoded(id), Zeroizing::new(form_decoded(secret))))
+    Ok((id.to_owned(), Zeroizing::new(secret.to_owned())))
 }
 
-/// Decodes a text of `application/x-www-form-urlencoded`. Many clients do not encode, and a secret in base64 can have a
-/// plus sign, so only a text with a percent sign is decoded.
+/// Decodes a text of `application/x-www-form-urlencoded`.
 fn form_decoded(text: &str) -> String {
-    if !text.contains('%') {
-        return text.to_owned();
-    }
     let name = url::form_urlencoded::parse(text.as_bytes()).next();
     name.map_or_else(String::new, |(name, _)| name.into_owned())
 }

@@ -20,6 +20,9 @@ use crate::store::{Record, RecordId, Store};
 /// node has died, or its client has hung up.
 const TAKE_OVER_SECONDS: u32 = 5;
 
+/// Maximum number of attempts to begin an issue while other requests change the same record.
+const MAX_ATTEMPTS: usize = 4;
+
 /// The content of an authorization's record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Stored {
@@ -44,9 +47,9 @@ enum Delivery {
     Done,
 }
 
-/// The issues that this node is answering.
+/// The issues that this node is answering, by authorization and generation.
 #[derive(Default)]
-pub(super) struct InFlight(Mutex<HashSet<RecordId>>);
+pub(super) struct InFlight(Mutex<HashSet<(RecordId, u32)>>);
 
 /// An issue that this node answers. It must be kept until the response has been sent. If it is dropped before that, the
 /// client can get the same issue again.
@@ -72,7 +75,7 @@ impl Issue {
     pub async fn delivered(self) {
         let stored = Stored { delivery: Delivery::Done, ..self.stored.clone() };
         let record = record(self.id, self.version + 1, self.expires_at, &stored);
-        // Nothing is replaced if the authorization was revoked meanwhile.
+        // Nothing is replaced if the authorization was revoked, or the client has used its next refresh token already.
         if let Err(error) = self.store.replace_record(&record).await {
             warn!(event = "delivery not stored", %error, "the same tokens can be requested again");
         }
@@ -81,7 +84,7 @@ impl Issue {
 
 impl Drop for Issue {
     fn drop(&mut self) {
-        self.in_flight.0.lock().remove(&self.id);
+        self.in_flight.0.lock().remove(&(self.id, self.stored.generation));
     }
 }
 
@@ -123,25 +126,33 @@ impl OAuth {
         }
     }
 
-    /// Begins the issue that a refresh token asks for. `generation` is that of the token. Returns `None` for a replay.
+    /// Begins the issue that a refresh token asks for. `generation` is that of the token, and `stored` is the record of its
+    /// authorization, as it was read with its version. Returns `None` for a replay.
     pub(super) async fn next(
         &self,
         id: RecordId,
-        stored: Stored,
-        version: u32,
+        (mut stored, mut version): (Stored, u32),
         generation: u32,
     ) -> Result<Option<Issue>, OAuthError> {
-        if stored.generation == generation + 1 {
-            return Ok(match self.repeated(id, stored, version).await? {
-                Repeated::TakenOver(issue) => Some(issue),
-                Repeated::Replayed => None,
-            });
+        for _ in 0..MAX_ATTEMPTS {
+            if stored.generation == generation + 1 {
+                return Ok(match self.repeated(id, stored, version).await? {
+                    Repeated::TakenOver(issue) => Some(issue),
+                    Repeated::Replayed => None,
+                });
+            }
+            if stored.generation != generation {
+                return Ok(None);
+            }
+            let next = Stored { generation: generation + 1, delivery: self.begun(), ..stored };
+            if let Some(issue) = self.begin(id, next, version).await? {
+                return Ok(Some(issue));
+            }
+            // The token was used by another request, or the note that it was delivered came first.
+            let Some(found) = self.stored(&id).await? else { return Ok(None) };
+            (stored, version) = found;
         }
-        if stored.generation != generation {
-            return Ok(None);
-        }
-        let next = Stored { generation: generation + 1, delivery: self.begun(), ..stored };
-        self.begin(id, next, version).await
+        Err(OAuthError::Unavailable)
     }
 
     /// Inserts the record of a first issue. Returns `None` if there is one.
@@ -161,7 +172,7 @@ impl OAuth {
 
     /// Returns an issue that this node begins, or `None` if it answers the same already.
     fn issue_of(&self, id: RecordId, stored: Stored, version: u32) -> Option<Issue> {
-        if !self.in_flight.0.lock().insert(id) {
+        if !self.in_flight.0.lock().insert((id, stored.generation)) {
             return None;
         }
         let access_seconds = self.lifetimes.access_seconds;

@@ -44,18 +44,16 @@ use crate::system::clock::Clock;
 use crate::system::random;
 use crate::token::{Minter, Sealer};
 
-pub use access::{Access, Introspection};
 pub use authorization::Authorization;
 pub use authorize::{Authorize, AuthorizeError, ErrorRedirect, PageError, Prompt};
 pub use browser::BrowserCookie;
 pub use clients::{Clients, ClientsError, OAuthClient, hash_secret};
-pub use device::DeviceAuthorization;
 pub use error::OAuthError;
 pub use issue::Issue;
-pub use metadata::{AUTHORIZATION_SERVER_METADATA, Metadata, OPENID_CONFIGURATION};
+pub use metadata::{AUTHORIZATION_SERVER_METADATA, OPENID_CONFIGURATION};
 pub use parameters::Parameters;
 pub use sso::{Sso, SsoCookie};
-pub use tokens::{TokenResponse, Tokens};
+pub use tokens::Tokens;
 pub use user_code::UserCode;
 
 use issue::InFlight;

@@ -31,7 +31,7 @@ impl OAuth {
             None => granted.clone(),
             Some(requested) => narrowed(granted, requested)?,
         };
-        let Some(issue) = self.next(id, stored, version, token.generation).await? else {
+        let Some(issue) = self.next(id, (stored, version), token.generation).await? else {
             warn!(
                 event = "refresh token used twice",
                 client = client.settings.id,

@@ -34,6 +34,8 @@ pub struct FailingStore {
     pub change_gate: RwLock<()>,
     /// Whether writes are done but not announced, and answered with an error: as if the node had died in between.
     loses_answers: AtomicBool,
+    /// Number of writes whose answer was lost.
+    lost_answers: AtomicUsize,
     /// Time by which the clock of `read_settled` is behind, in milliseconds.
     lag_millis: AtomicI64,
 }
@@ -54,6 +56,7 @@ impl FailingStore {
             attach_gate: RwLock::default(),
             change_gate: RwLock::default(),
             loses_answers: AtomicBool::new(false),
+            lost_answers: AtomicUsize::new(0),
             lag_millis: AtomicI64::new(0),
         }
     }
@@ -71,6 +74,20 @@ impl FailingStore {
     /// Makes writes succeed unannounced and be answered with an error, or work again.
     pub fn lose_answers(&self, loses: bool) {
         self.loses_answers.store(loses, Ordering::SeqCst);
+    }
+
+    /// Returns the number of writes whose answer was lost.
+    pub fn lost_answers(&self) -> usize {
+        self.lost_answers.load(Ordering::SeqCst)
+    }
+
+    /// Returns the answer of a write, unless answers are lost.
+    fn answered<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        if !self.loses_answers.load(Ordering::SeqCst) {
+            return answer;
+        }
+        self.lost_answers.fetch_add(1, Ordering::SeqCst);
+        Err(StoreError::Unavailable("its answer was lost".into()))
     }
 
     /// Sets the time by which the clock of `read_settled` is behind.
@@ -160,13 +177,13 @@ impl Store for FailingStore {
         self.works()?.sweep(expired_before, limit).await
     }
     async fn insert_record(&self, record: &Record) -> Result<bool, StoreError> {
-        self.works()?.insert_record(record).await
+        self.answered(self.works()?.insert_record(record).await)
     }
     async fn read_record(&self, id: &RecordId) -> Result<Option<Record>, StoreError> {
         self.works()?.read_record(id).await
     }
     async fn replace_record(&self, record: &Record) -> Result<bool, StoreError> {
-        self.works()?.replace_record(record).await
+        self.answered(self.works()?.replace_record(record).await)
     }
     async fn delete_record(&self, id: &RecordId) -> Result<bool, StoreError> {
         self.works()?.delete_record(id).await

@@ -1,6 +1,6 @@
 //! The authorization code flow (OpenID Connect Core §3.1).
 
-use qrlogin_testing::harness::claims_of;
+use qrlogin_testing::harness::{claims_of, hash_secret};
 use qrlogin_testing::services::Postgres;
 use qrlogin_testing::test;
 use serde_json::json;
@@ -300,4 +300,21 @@ async fn login_begun_at_one_node_is_collected_at_another() {
     assert_eq!(user_info(&there, &tokens.body["access_token"]).await.status, 200);
     assert_eq!(error(&redeemed(&there, value(&response, "code")).await), (400, "invalid_grant"));
     assert_eq!(user_info(&here, &tokens.body["access_token"]).await.status, 401);
+}
+
+#[test]
+async fn secret_is_accepted_in_the_header_encoded_or_not_and_in_the_body() {
+    let secret = "a%41 secret+with/letters=that:are encoded";
+    let server = server(|settings| settings.oauth.clients[0].secret_hashes = vec![hash_secret(secret).unwrap()]).await;
+    let encoded: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let code = [("grant_type", "authorization_code"), ("code", "x")];
+    for credentials in [(WEB, secret), (WEB, encoded.as_str())] {
+        let answer = send(&server, "/oauth/token", Some(credentials), &code).await;
+        assert_eq!(error(&answer), (400, "invalid_grant"));
+    }
+    let in_body = [&code[..], &[("client_id", WEB), ("client_secret", secret)]].concat();
+    assert_eq!(error(&send(&server, "/oauth/token", None, &in_body).await), (400, "invalid_grant"));
+    let in_both = send(&server, "/oauth/token", Some((WEB, secret)), &in_body).await;
+    assert_eq!(error(&in_both), (400, "invalid_request"));
+    server.stop().await;
 }

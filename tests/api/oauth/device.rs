@@ -8,20 +8,20 @@ use super::{DEVICE_CODE, error, phone, post, send, server, user_info};
 use crate::approve::provider::query;
 use crate::approve::visitor::{PUBLIC_URL, Visitor};
 
-async fn begun(server: &Server) -> Value {
+pub async fn begun(server: &Server) -> Value {
     let answer =
         send(server, "/oauth/device_authorization", None, &[("client_id", "tv"), ("scope", "openid profile")]).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.body
 }
 
-async fn polled(server: &Server, device: &Value) -> Answer {
+pub async fn polled(server: &Server, device: &Value) -> Answer {
     let code = device["device_code"].as_str().unwrap();
     let parameters = [("client_id", "tv"), ("grant_type", DEVICE_CODE), ("device_code", code)];
     send(server, "/oauth/token", None, &parameters).await
 }
 
-fn session(device: &Value) -> Session {
+pub fn session(device: &Value) -> Session {
     let text = |name: &str| device[name].as_str().unwrap().to_owned();
     let ws_path = text("ws_uri").strip_prefix("wss://login.example").unwrap().to_owned();
     Session { id: text("device_code"), code: text("verification_uri_complete"), ws_path }

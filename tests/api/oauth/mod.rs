@@ -3,6 +3,7 @@
 mod authorization_code;
 mod device;
 mod metadata;
+mod races;
 mod refresh_tokens;
 mod single_sign_on;
 

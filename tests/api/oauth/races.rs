@@ -1,0 +1,218 @@
+//! Tokens are given once, whoever asks for them at the same time, and also when an answer is lost.
+
+use std::process::Command;
+
+use futures_util::future::join_all;
+use qrlogin_testing::harness::{Answer, Browser, Server, hash_secret};
+use qrlogin_testing::keys;
+use qrlogin_testing::program::Program;
+use qrlogin_testing::real_time::{sleep_millis, until, within_seconds};
+use qrlogin_testing::test;
+use serde_json::{Value, json};
+
+use super::device::{begun, polled, session};
+use super::{
+    DEVICE_CODE, PUBLIC_URL, REDIRECT_URI, WEB, WEB_SECRET, code, error, phone, redeemed, request, server, user_info,
+};
+use crate::approve::provider::query;
+use crate::approve::visitor::Visitor;
+
+/// Number of logins of a race.
+const LOGINS: usize = 500;
+/// Number of logins that are in progress at a time.
+const CONCURRENT: usize = 10;
+/// Number of logins during which a server is killed.
+const LOGINS_OF_A_KILL: usize = 120;
+
+/// Polls until the device gets an answer other than that it must wait. `pushed` ends when the device is told to collect.
+async fn collected(server: &Server, device: &Value, pushed: impl Future<Output = ()>) -> Answer {
+    pushed.await;
+    loop {
+        let answer = polled(server, device).await;
+        let error = answer.body["error"].as_str().unwrap_or_default();
+        if error != "authorization_pending" && error != "slow_down" {
+            return answer;
+        }
+    }
+}
+
+#[test]
+async fn device_code_is_exchanged_once_by_polls_and_push_that_race() {
+    let server = server(|_| {}).await;
+    let login = async |number: usize| {
+        let device = begun(&server).await;
+        let session = session(&device);
+        let mut socket = Browser::open(&server, &session.ws_path, None).await.unwrap();
+        socket.frame("pending").await;
+        let pushed = async move {
+            socket.frame("scanned").await;
+            socket.frame("confirmed").await;
+        };
+        let decided = async {
+            // The user opens the URL of the QR code, or types the code.
+            if number.is_multiple_of(2) {
+                let form = query(&[("user_code", device["user_code"].as_str().unwrap())]);
+                let shown = Visitor::new().post(&server, "/device", form, PUBLIC_URL).await;
+                assert!(shown.text.contains(session.code.as_str()), "{shown:?}");
+            }
+            phone(&server).scan(&session).await;
+            assert_eq!(phone(&server).confirm(&session).await.status, 200);
+        };
+        let (by_push, by_poll, by_another, ()) = tokio::join!(
+            collected(&server, &device, pushed),
+            collected(&server, &device, async {}),
+            collected(&server, &device, async {}),
+            decided,
+        );
+        let answers = [by_push, by_poll, by_another];
+        let given = answers.iter().filter(|answer| answer.status == 200).count();
+        assert_eq!(given, 1, "{answers:?}");
+        let refused =
+            answers.iter().filter(|answer| answer.status != 200).all(|answer| error(answer) == (400, "invalid_grant"));
+        assert!(refused, "{answers:?}");
+        let tokens = answers.iter().find(|answer| answer.status == 200).unwrap();
+        assert_eq!(user_info(&server, &tokens.body["access_token"]).await.status, 200);
+    };
+    let numbers: Vec<_> = (0..LOGINS).collect();
+    for some in numbers.chunks(CONCURRENT) {
+        join_all(some.iter().map(|number| login(*number))).await;
+    }
+    server.until_active(0).await;
+    server.stop().await;
+}
+
+#[test]
+async fn code_is_exchanged_at_most_once_by_requests_that_race() {
+    let server = server(|_| {}).await;
+    for _ in 0..50 {
+        let code = code(&server, &request(&[])).await;
+        let answers = join_all((0..6).map(|_| redeemed(&server, &code))).await;
+        let given: Vec<_> = answers.iter().filter(|answer| answer.status == 200).collect();
+        assert_eq!(given.len(), 1, "{answers:?}");
+        // Each other request was a replay.
+        assert_eq!(user_info(&server, &given[0].body["access_token"]).await.status, 401);
+    }
+    server.stop().await;
+}
+
+#[test]
+async fn lost_answer_of_the_store_loses_no_login() {
+    let server = server(|_| {}).await;
+    let device = begun(&server).await;
+    phone(&server).confirm(&session(&device)).await;
+    server.store.lose_answers(true);
+    assert_eq!(error(&polled(&server, &device).await), (400, "authorization_pending"));
+    server.store.lose_answers(false);
+    let tokens = polled(&server, &device).await;
+    assert_eq!(tokens.status, 200, "{tokens:?}");
+    assert_eq!(error(&polled(&server, &device).await), (400, "invalid_grant"));
+
+    // A code is exchanged again by the server itself.
+    let code = code(&server, &request(&[("scope", "openid offline_access")])).await;
+    server.store.lose_answers(true);
+    let lost = server.store.lost_answers();
+    let answers_again = async {
+        until("the first attempt has failed", async || server.store.lost_answers() > lost).await;
+        server.store.lose_answers(false);
+        server.hands.advance_seconds(1);
+    };
+    let (tokens, ()) = tokio::join!(redeemed(&server, &code), answers_again);
+    assert_eq!(tokens.status, 200, "{tokens:?}");
+
+    // So is a refresh token.
+    let refresh = async |tokens: &Answer| {
+        let token = tokens.body["refresh_token"].as_str().unwrap().to_owned();
+        super::post(&server, "/oauth/token", &[("grant_type", "refresh_token"), ("refresh_token", &token)]).await
+    };
+    let lost = server.store.lost_answers();
+    server.store.lose_answers(true);
+    let answers_again = async {
+        until("the first attempt has failed", async || server.store.lost_answers() > lost).await;
+        server.store.lose_answers(false);
+        server.hands.advance_seconds(1);
+    };
+    let (next, ()) = tokio::join!(refresh(&tokens), answers_again);
+    assert_eq!(next.status, 200, "{next:?}");
+    assert_eq!(refresh(&next).await.status, 200);
+    server.stop().await;
+}
+
+/// A login whose client was answered before the server was killed, or not.
+struct Begun {
+    device: Value,
+    given: bool,
+}
+
+#[test]
+async fn login_whose_answer_was_lost_with_the_server_is_given_after_the_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = format!(
+        "[[oauth.clients]]\nid = 'tv'\nname = 'TV'\nauth_method = 'none'\ngrant_types = ['device_code']\n\
+         [[oauth.clients]]\nid = '{WEB}'\nname = 'Web'\nredirect_uris = ['{REDIRECT_URI}']\nsecret_hashes = ['{}']\n",
+        hash_secret(WEB_SECRET).unwrap()
+    );
+    std::fs::write(dir.path().join("qrlogin.toml"), settings).unwrap();
+    let mut program = Program::serve_with(&dir, "warn,qrlogin::app=info", &[("QRLOGIN_LIMITS__ENABLED", "false")]);
+    let form = async |program: &Program, path: &str, parameters: &[(&str, &str)]| {
+        let request = program.http.post(format!("{}{path}", program.base)).body(query(parameters));
+        let sent = request.header("content-type", "application/x-www-form-urlencoded").send().await;
+        match sent {
+            Ok(response) => Some(Answer::of(response).await),
+            Err(_) => None,
+        }
+    };
+    let poll = async |program: &Program, device: &Value| {
+        let code = device["device_code"].as_str().unwrap();
+        form(program, "/oauth/token", &[("client_id", "tv"), ("grant_type", DEVICE_CODE), ("device_code", code)]).await
+    };
+    let mut devices = Vec::new();
+    for user in 0..LOGINS_OF_A_KILL {
+        let device = form(&program, "/oauth/device_authorization", &[("client_id", "tv")]).await.unwrap().body;
+        let token = keys::app_token(json!({ "sub": format!("user {user}") }));
+        let code = json!({ "code": device["verification_uri_complete"] });
+        assert_eq!(program.post("/v1/qr-login/confirm", Some(&token), code).await.unwrap().status, 200);
+        devices.push(device);
+    }
+    let given = std::sync::atomic::AtomicUsize::new(0);
+    let logins = {
+        let program = &program;
+        let collect = async |device: Value| {
+            let answer = poll(program, &device).await;
+            let is_given = answer.is_some_and(|answer| answer.status == 200);
+            if is_given {
+                given.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+            Begun { device, given: is_given }
+        };
+        let killed = async {
+            until("thirty devices have their tokens", async || given.load(std::sync::atomic::Ordering::SeqCst) >= 30)
+                .await;
+            assert!(Command::new("kill").args(["-KILL", &program.id().to_string()]).status().unwrap().success());
+        };
+        tokio::join!(join_all(devices.into_iter().map(collect)), killed).0
+    };
+    program.kill();
+    let program = Program::serve_with(&dir, "warn,qrlogin::app=info", &[("QRLOGIN_LIMITS__ENABLED", "false")]);
+    let mut late = 0;
+    for Begun { device, given } in &logins {
+        if *given {
+            continue;
+        }
+        late += 1;
+        // A device polls on. What another node has begun is taken over after some seconds.
+        let tokens = within_seconds(30, "the device gets its tokens", async {
+            loop {
+                let answer = poll(&program, device).await.unwrap();
+                if answer.body["error"] != "authorization_pending" {
+                    return answer;
+                }
+                sleep_millis(200).await;
+            }
+        })
+        .await;
+        assert_eq!(tokens.status, 200, "{tokens:?}");
+        assert_eq!(poll(&program, device).await.unwrap().status, 400);
+    }
+    assert!(late > 0, "all devices had their tokens before the server was killed");
+    assert_eq!(program.terminate().0.code(), Some(0));
+}
