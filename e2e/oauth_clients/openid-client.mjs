@@ -1,0 +1,36 @@
+import assert from "node:assert/strict";
+import { ada } from "./stage.mjs";
+
+export default async function story(stage) {
+  const page = await stage.visitor("/login");
+  const code = await stage.scan(page);
+  await stage.phone("scan", code);
+  const since = performance.now();
+  await stage.phone("confirm", code);
+  await page.locator("#user").waitFor();
+  const milliseconds = Math.round(performance.now() - since);
+  assert.equal(page.url(), `${stage.url}/`);
+  assert.equal(await page.locator("p").innerText(), `You are ${ada.name}, ${ada.email}.`);
+
+  for (let count = 0; count < 2; count++) {
+    await Promise.all([page.waitForNavigation(), page.getByRole("button", { name: "Refresh" }).click()]);
+    assert.equal(await page.locator("#user").innerText(), ada.name);
+  }
+
+  await page.getByRole("button", { name: "Log out" }).click();
+  await page.getByRole("link", { name: "Log in" }).waitFor();
+  assert.equal(page.url(), `${stage.url}/`);
+
+  // Without single sign-on, the next login needs a phone again. This phone rejects it.
+  await page.getByRole("link", { name: "Log in" }).click();
+  const other = await stage.scan(page);
+  assert.notEqual(other, code);
+  await stage.phone("scan", other);
+  await stage.phone("reject", other);
+  await page.locator("#error").waitFor();
+  assert.equal(await page.locator("#error").innerText(), "access_denied");
+
+  const [user] = await stage.runProgram("device.mjs");
+  assert.equal(user.email, ada.email);
+  return `logged in ${milliseconds} ms after the phone confirmed; refreshed, logged out, rejected; device grant`;
+}

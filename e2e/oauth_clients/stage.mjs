@@ -1,0 +1,225 @@
+// A client of examples/oauth with a private server: both run on free ports, with a temporary directory for what they
+// write. The stories open the client in a browser, and act as the phone by the API.
+import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { createHmac, randomBytes, randomInt } from "node:crypto";
+import { once } from "node:events";
+import { chmodSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const examples = fileURLToPath(new URL("../../examples/oauth", import.meta.url));
+const START_SECONDS = 120;
+/** zbarimg complains about a missing D-Bus. */
+const QUIET = { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] };
+/** The port of the client in its qrlogin.toml, in place of which it has a free one here. */
+const EXAMPLE_PORT = "127.0.0.1:3000";
+/** The user of the phone: claims of the app token. */
+export const ada = {
+  sub: "ada", name: "Ada Lovelace", email: "ada@example.org", email_verified: true, preferred_username: "ada",
+};
+
+/** Ports that were returned, so that no other stage has them. */
+const ports = new Set();
+
+/** Returns a port that was free a moment ago, below those that the system gives to outgoing connections. */
+async function freePort() {
+  for (;;) {
+    const port = randomInt(20_000, 30_000);
+    if (ports.has(port)) continue;
+    ports.add(port);
+    const server = createServer();
+    const isFree = new Promise((found) => server.once("listening", () => found(true)).once("error", () => found(false)));
+    server.listen(port, "127.0.0.1");
+    if (!(await isFree)) continue;
+    server.close();
+    await once(server, "close");
+    return port;
+  }
+}
+
+const pause = (milliseconds) => new Promise((next) => setTimeout(next, milliseconds));
+
+/** Runs an action, and fails if it takes longer. */
+export async function within(seconds, act) {
+  let timer;
+  const end = new Promise((_, fail) => {
+    timer = setTimeout(() => fail(new Error(`not done within ${seconds} s`)), seconds * 1000);
+  });
+  return Promise.race([act(), end]).finally(() => clearTimeout(timer));
+}
+
+export class Stage {
+  #children = [];
+  #faults = [];
+  #contexts = [];
+
+  constructor(name, program, browser) {
+    [this.name, this.program, this.browser] = [name, program, browser];
+    this.scratch = mkdtempSync(join(tmpdir(), `qrlogin-${name}-`));
+    // Servers that give up the rights of root must reach their directory.
+    chmodSync(this.scratch, 0o711);
+    this.data = join(this.scratch, "data");
+    mkdirSync(this.data);
+    this.secret = randomBytes(32).toString("hex");
+    this.appSecret = randomBytes(32).toString("hex");
+    // Settings of the caller's own shell would change the server.
+    this.inherited = Object.fromEntries(Object.entries(process.env).filter(([key]) => !key.startsWith("QRLOGIN_")));
+  }
+
+  /** Starts the server and the client, and waits until both respond. */
+  async start() {
+    const since = performance.now();
+    const [port, opsPort, clientPort] = [await freePort(), await freePort(), await freePort()];
+    this.issuer = `http://localhost:${port}`;
+    this.url = `http://127.0.0.1:${clientPort}`;
+    this.environment = {
+      ...this.inherited, ISSUER: this.issuer, PORT: String(clientPort), CLIENT_SECRET: this.secret, DATA_DIR: this.data,
+    };
+    const settings = readFileSync(join(examples, this.name, "qrlogin.toml"), "utf8");
+    const config = join(this.scratch, "qrlogin.toml");
+    writeFileSync(config, settings.replaceAll(EXAMPLE_PORT, `127.0.0.1:${clientPort}`));
+    this.#spawn(this.program, ["serve", "--config", config], {
+      ...this.inherited,
+      CLIENT_SECRET: this.secret,
+      QRLOGIN_LISTEN: `127.0.0.1:${port}`,
+      QRLOGIN_OPS_LISTEN: `127.0.0.1:${opsPort}`,
+      QRLOGIN_PUBLIC_URL: this.issuer,
+      QRLOGIN_APP_AUTH__HMAC_SECRET: this.appSecret,
+      QRLOGIN_LOG__LEVEL: "info",
+    }, "server.log");
+    const client = this.#spawn(join(examples, this.name, "run"), [], this.environment, "client.log");
+    await this.#responds(`http://127.0.0.1:${opsPort}/readyz`, this.#children[0]);
+    await this.#responds(this.url, client);
+    this.setupSeconds = ((performance.now() - since) / 1000).toFixed(1);
+  }
+
+  #spawn(command, args, env, log, stdout) {
+    const file = openSync(join(this.scratch, log), "a");
+    // A process group of its own, so that the processes of a client end with it.
+    const stdio = ["ignore", stdout ?? file, file];
+    const child = spawn(command, args, { cwd: this.scratch, env, stdio, detached: true });
+    child.once("error", (error) => writeFileSync(file, `${command}: ${error.message}\n`));
+    this.#children.push(child);
+    return child;
+  }
+
+  async #responds(url, child) {
+    for (const until = Date.now() + START_SECONDS * 1000; Date.now() < until; await pause(50)) {
+      assert(child.exitCode === null && child.signalCode === null, `${child.spawnfile} has ended`);
+      const response = await fetch(url, { redirect: "manual" }).catch(() => undefined);
+      if (response && response.status < 500) return;
+    }
+    throw new Error(`no response from ${url}`);
+  }
+
+  /** Opens a page of the client in a new browser profile. */
+  async visitor(path = "/") {
+    const context = await this.browser.newContext({ viewport: { width: 1000, height: 900 } });
+    context.setDefaultTimeout(15_000);
+    this.#contexts.push(context);
+    const page = await context.newPage();
+    page.on("pageerror", (error) => this.#faults.push(`${page.url()}: ${error.message}`));
+    page.on("console", (message) => {
+      if (/Content.Security.Policy|Trusted/i.test(message.text())) this.#faults.push(message.text());
+    });
+    await page.goto(this.url + path);
+    return page;
+  }
+
+  /** Reads the QR code of the server's page from a picture of it, as a phone's camera does. */
+  async scan(page) {
+    await page.waitForURL(`${this.issuer}/**`);
+    await page.locator("qr-login .frame.ready").waitFor();
+    const picture = join(this.scratch, "page.png");
+    await page.screenshot({ path: picture });
+    const code = execFileSync("zbarimg", ["-q", "--raw", picture], QUIET).trim();
+    assert(code.startsWith(`${this.issuer}/q/`), code);
+    return code;
+  }
+
+  /** Sends a phone's request. Returns the response's body. */
+  async phone(action, code, user = ada) {
+    const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+    const claims = { ...user, exp: Math.floor(Date.now() / 1000) + 600 };
+    const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode(claims)}`;
+    const token = `${signed}.${createHmac("sha256", this.appSecret).update(signed).digest("base64url")}`;
+    const headers = { authorization: `Bearer ${token}`, "content-type": "application/json" };
+    const url = `${this.issuer}/v1/qr-login/${action}`;
+    const response = await fetch(url, { method: "POST", headers, body: JSON.stringify({ code }) });
+    const body = await response.text();
+    assert(response.ok, `${action}: ${response.status} ${body}`);
+    return body && JSON.parse(body);
+  }
+
+  /** Scans the code and confirms. Returns what the phone is told about the login. */
+  async approve(code) {
+    const asked = await this.phone("scan", code);
+    await this.phone("confirm", code);
+    return asked;
+  }
+
+  /** Scans the code that a page shows and confirms. */
+  async approvePage(page) {
+    return this.approve(await this.scan(page));
+  }
+
+  /** Runs a program of the client, approves the login at the URL that it prints, and returns the lines after that. */
+  async runProgram(...args) {
+    const child = this.#spawn(join(examples, this.name, "run"), args, this.environment, "program.log", "pipe");
+    let output = "";
+    child.stdout.setEncoding("utf8").on("data", (text) => {
+      output += text;
+    });
+    const ended = once(child, "exit");
+    const code = async () => {
+      for (;;) {
+        const found = output.includes("\n") && output.match(/scan (\S+)/);
+        if (found) return found[1];
+        assert(child.exitCode === null, `the program has ended: ${output}`);
+        await pause(20);
+      }
+    };
+    await this.approve(await code());
+    const [status] = await ended;
+    assert.equal(status, 0, output);
+    return output.trim().split("\n").slice(1).map((line) => JSON.parse(line));
+  }
+
+  /** Fails if a page had an error, or if the policy of a page refused something. */
+  checkFaults() {
+    assert.deepEqual(this.#faults, []);
+  }
+
+  /** Returns the ends of the logs. */
+  logs() {
+    const files = [this.scratch, this.data].flatMap((directory) =>
+      readdirSync(directory).filter((name) => name.endsWith(".log")).map((name) => join(directory, name)));
+    const end = (file) => readFileSync(file, "utf8").split("\n").slice(-60).join("\n");
+    return files.map((file) => `--- ${file}\n${end(file)}`).join("\n");
+  }
+
+  /** Ends the processes by their ids, and removes what they wrote. */
+  async end() {
+    await Promise.all(this.#contexts.map((context) => context.close().catch(() => {})));
+    await Promise.all(this.#children.map(async (child) => {
+      if (child.pid === undefined) return;
+      const signal = (name) => {
+        try {
+          process.kill(-child.pid, name);
+          return true;
+        } catch {
+          return false;
+        }
+      };
+      const isRunning = child.exitCode === null && child.signalCode === null;
+      const exit = isRunning ? once(child, "exit") : undefined;
+      signal("SIGTERM");
+      await Promise.race([exit, pause(10_000)]);
+      signal("SIGKILL");
+    }));
+    rmSync(this.scratch, { recursive: true, force: true });
+  }
+}
