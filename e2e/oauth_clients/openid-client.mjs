@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
 import { ada } from "./stage.mjs";
 
+/** The server reads the public key of the service when it starts. */
+export const prepare = (stage) => stage.runFile("keys.mjs");
+
 export default async function story(stage) {
   const page = await stage.visitor("/login");
   const code = await stage.scan(page);
@@ -32,5 +35,12 @@ export default async function story(stage) {
 
   const [user] = await stage.runProgram("device.mjs");
   assert.equal(user.email, ada.email);
-  return `logged in ${milliseconds} ms after the phone confirmed; refreshed, logged out, rejected; device grant`;
+
+  const [access, refresh, revoked] = await stage.runProgram("service.mjs");
+  assert.equal(access.active, true);
+  assert.equal(access.sub, ada.sub);
+  assert.equal(access.client_id, "service");
+  assert.equal(refresh.active, true);
+  assert.deepEqual(revoked, { active: false });
+  return `logged in ${milliseconds} ms after the phone confirmed; refreshed, logged out, rejected; device grants, introspection, revocation`;
 }

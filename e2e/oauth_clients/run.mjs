@@ -32,9 +32,9 @@ async function run(name) {
   const stage = new Stage(name, program, browser);
   stages.add(stage);
   try {
-    const { default: story, maxSeconds = 60 } = await import(`./${name}.mjs`);
+    const { default: story, prepare, maxSeconds = 60 } = await import(`./${name}.mjs`);
     const shown = await within(maxSeconds, async () => {
-      await stage.start();
+      await stage.start(prepare);
       return story(stage);
     });
     stage.checkFaults();

@@ -69,8 +69,8 @@ export class Stage {
     this.inherited = Object.fromEntries(Object.entries(process.env).filter(([key]) => !key.startsWith("QRLOGIN_")));
   }
 
-  /** Starts the server and the client, and waits until both respond. */
-  async start() {
+  /** Starts the server and the client, and waits until both respond. The client can do something before. */
+  async start(prepare) {
     const since = performance.now();
     const [port, opsPort, clientPort] = [await freePort(), await freePort(), await freePort()];
     this.issuer = `http://localhost:${port}`;
@@ -78,10 +78,11 @@ export class Stage {
     this.environment = {
       ...this.inherited, ISSUER: this.issuer, PORT: String(clientPort), CLIENT_SECRET: this.secret, DATA_DIR: this.data,
     };
+    await prepare?.(this);
     const settings = readFileSync(join(examples, this.name, "qrlogin.toml"), "utf8");
     const config = join(this.scratch, "qrlogin.toml");
     writeFileSync(config, settings.replaceAll(EXAMPLE_PORT, `127.0.0.1:${clientPort}`));
-    this.#spawn(this.program, ["serve", "--config", config], {
+    const server = this.#spawn(this.program, ["serve", "--config", config], {
       ...this.inherited,
       CLIENT_SECRET: this.secret,
       QRLOGIN_LISTEN: `127.0.0.1:${port}`,
@@ -91,7 +92,7 @@ export class Stage {
       QRLOGIN_LOG__LEVEL: "info",
     }, "server.log");
     const client = this.#spawn(join(examples, this.name, "run"), [], this.environment, "client.log");
-    await this.#responds(`http://127.0.0.1:${opsPort}/readyz`, this.#children[0]);
+    await this.#responds(`http://127.0.0.1:${opsPort}/readyz`, server);
     await this.#responds(this.url, client);
     this.setupSeconds = ((performance.now() - since) / 1000).toFixed(1);
   }
@@ -164,6 +165,12 @@ export class Stage {
   /** Scans the code that a page shows and confirms. */
   async approvePage(page) {
     return this.approve(await this.scan(page));
+  }
+
+  /** Runs a file of the client to its end. */
+  async runFile(name) {
+    const [status] = await once(this.#spawn(join(examples, this.name, "run"), [name], this.environment, "program.log"), "exit");
+    assert.equal(status, 0, name);
   }
 
   /** Runs a program of the client, approves the login at the URL that it prints, and returns the lines after that. */
