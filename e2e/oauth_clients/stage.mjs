@@ -11,7 +11,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 export const examples = fileURLToPath(new URL("../../examples/oauth", import.meta.url));
-const START_SECONDS = 120;
+/** The longest time for which a client installs packages. The time for a whole story is maxSeconds of its file. */
+const START_SECONDS = 600;
 /** zbarimg complains about a missing D-Bus. */
 const QUIET = { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] };
 /** The port of the client in its qrlogin.toml, in place of which it has a free one here. */
@@ -91,8 +92,9 @@ export class Stage {
       QRLOGIN_APP_AUTH__HMAC_SECRET: this.appSecret,
       QRLOGIN_LOG__LEVEL: "info",
     }, "server.log");
-    const client = this.#spawn(join(examples, this.name, "run"), [], this.environment, "client.log");
+    // Some clients read the server's metadata when they start.
     await this.#responds(`http://127.0.0.1:${opsPort}/readyz`, server);
+    const client = this.#spawn(join(examples, this.name, "run"), [], this.environment, "client.log");
     await this.#responds(this.url, client);
     this.setupSeconds = ((performance.now() - since) / 1000).toFixed(1);
   }
@@ -111,7 +113,8 @@ export class Stage {
     for (const until = Date.now() + START_SECONDS * 1000; Date.now() < until; await pause(50)) {
       assert(child.exitCode === null && child.signalCode === null, `${child.spawnfile} has ended`);
       const response = await fetch(url, { redirect: "manual" }).catch(() => undefined);
-      if (response && response.status < 500) return;
+      // A proxy before a client that is not ready responds with 404 or 5xx.
+      if (response && response.status < 400) return;
     }
     throw new Error(`no response from ${url}`);
   }
@@ -171,6 +174,13 @@ export class Stage {
   async runFile(name) {
     const [status] = await once(this.#spawn(join(examples, this.name, "run"), [name], this.environment, "program.log"), "exit");
     assert.equal(status, 0, name);
+  }
+
+  /** Scans the code that a page shows and rejects. */
+  async rejectPage(page) {
+    const code = await this.scan(page);
+    await this.phone("scan", code);
+    await this.phone("reject", code);
   }
 
   /** Runs a program of the client, approves the login at the URL that it prints, and returns the lines after that. */
