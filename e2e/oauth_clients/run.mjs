@@ -41,7 +41,7 @@ async function run(name) {
     console.log(`${name}: ${shown}; ${seconds(since)} s, of which ${stage.setupSeconds} s to install and start`);
   } catch (error) {
     failed.push(name);
-    console.error(`${name}: failed after ${seconds(since)} s: ${error.stack}\n${stage.logs()}`);
+    console.error(`${name}: failed after ${seconds(since)} s: ${error.stack}\n${await stage.pages()}\n${stage.logs()}`);
   } finally {
     await stage.end();
     stages.delete(stage);

@@ -210,6 +210,13 @@ export class Stage {
     assert.deepEqual(this.#faults, []);
   }
 
+  /** Returns the URLs and the texts of the open pages. */
+  async pages() {
+    const describe = async (page) => `--- ${page.url()}\n${await page.locator("body").innerText().catch(() => "")}`;
+    const pages = this.#contexts.flatMap((context) => context.pages());
+    return (await Promise.all(pages.map(describe))).map((text) => text.slice(0, 2000)).join("\n");
+  }
+
   /** Returns the ends of the logs. */
   logs() {
     const files = [this.scratch, this.data].flatMap((directory) =>
