@@ -33,6 +33,10 @@ export default async function story(stage) {
   await page.locator("#error").waitFor();
   assert.equal(await page.locator("#error").innerText(), "access_denied");
 
+  const withoutScripts = await stage.visitor("/login", { javaScriptEnabled: false });
+  await stage.approvePage(withoutScripts);
+  await withoutScripts.locator("#user").waitFor();
+
   const [user] = await stage.runProgram("device.mjs");
   assert.equal(user.email, ada.email);
 
@@ -42,5 +46,5 @@ export default async function story(stage) {
   assert.equal(access.client_id, "service");
   assert.equal(refresh.active, true);
   assert.deepEqual(revoked, { active: false });
-  return `logged in ${milliseconds} ms after the phone confirmed; refreshed, logged out, rejected; device grants, introspection, revocation`;
+  return `logged in ${milliseconds} ms after the phone confirmed; refreshed, logged out, rejected; logged in without scripts; device grants, introspection, revocation`;
 }

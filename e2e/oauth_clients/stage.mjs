@@ -56,6 +56,8 @@ export class Stage {
   #children = [];
   #faults = [];
   #contexts = [];
+  /** Environment variables with further settings of the server, which a story sets before the start. */
+  settings = {};
 
   constructor(name, program, browser) {
     [this.name, this.program, this.browser] = [name, program, browser];
@@ -91,6 +93,7 @@ export class Stage {
       QRLOGIN_PUBLIC_URL: this.issuer,
       QRLOGIN_APP_AUTH__HMAC_SECRET: this.appSecret,
       QRLOGIN_LOG__LEVEL: "info",
+      ...this.settings,
     }, "server.log");
     // Some clients read the server's metadata when they start.
     await this.#responds(`http://127.0.0.1:${opsPort}/readyz`, server);
@@ -120,8 +123,8 @@ export class Stage {
   }
 
   /** Opens a page of the client in a new browser profile. */
-  async visitor(path = "/") {
-    const context = await this.browser.newContext({ viewport: { width: 1000, height: 900 } });
+  async visitor(path = "/", options = {}) {
+    const context = await this.browser.newContext({ viewport: { width: 1000, height: 900 }, ...options });
     context.setDefaultTimeout(15_000);
     this.#contexts.push(context);
     const page = await context.newPage();
@@ -136,7 +139,8 @@ export class Stage {
   /** Reads the QR code of the server's page from a picture of it, as a phone's camera does. */
   async scan(page) {
     await page.waitForURL(`${this.issuer}/**`);
-    await page.locator("qr-login .frame.ready").waitFor();
+    // Without scripts, the page has a picture.
+    await page.locator("qr-login .frame.ready, img.code").waitFor();
     const picture = join(this.scratch, "page.png");
     await page.screenshot({ path: picture });
     const code = execFileSync("zbarimg", ["-q", "--raw", picture], QUIET).trim();
