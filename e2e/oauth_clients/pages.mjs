@@ -7,11 +7,14 @@ import { examples } from "./stage.mjs";
 
 const directory = fileURLToPath(new URL("../../docs/clients", import.meta.url));
 
+const CLIENT_URL = "http$<colon>$<slashes>127.0.0.1$<colon>3000";
+
 /** Replaces the hosts of a page by those of the examples. */
 const withExampleHosts = (text) =>
   text
     .replaceAll("https://login.example.com", "http://localhost:8080")
-    .replace(/https(:|%3A)(\/\/|%2F%2F)[\w-]+\.example\.com/g, (_, colon, slashes) => `http${colon}${slashes}127.0.0.1${colon}3000`)
+    // A URL in the query of another one is percent-encoded.
+    .replaceAll(/https(?<colon>:|%3A)(?<slashes>\/\/|%2F%2F)[\w-]+\.example\.com/g, CLIENT_URL)
     .replace(/[\w-]+\.example\.com/g, "127.0.0.1:3000");
 
 /**
@@ -23,7 +26,8 @@ export function checkPages() {
     const text = readFileSync(join(directory, page), "utf8");
     const example = /\(\.\.\/\.\.\/examples\/oauth\/([\w-]+)\/README\.md\)/.exec(text)?.[1];
     if (!example) {
-      assert(text.includes("not been run"), `docs/clients/${page} names no example, and does not say that it has not been run`);
+      const isHonest = text.includes("not been run");
+      assert(isHonest, `docs/clients/${page} names no example, and does not say that it has not been run`);
       continue;
     }
     const files = readdirSync(join(examples, example), { withFileTypes: true }).filter((entry) => entry.isFile());

@@ -1,5 +1,5 @@
-// Runs the stories of clients in examples/oauth, two at a time: node run.mjs QRLOGIN NAME…. The story of a client is the
-// default export of NAME.mjs in this directory. scripts/oauth-clients installs what this needs, and starts it.
+// Runs the stories of clients in examples/oauth, two at a time: node run.mjs QRLOGIN NAME…. The story of a client is
+// the default export of NAME.mjs in this directory. scripts/oauth-clients installs what this needs, and starts it.
 import { chromium } from "playwright-core";
 import { checkPages } from "./pages.mjs";
 import { Stage, within } from "./stage.mjs";

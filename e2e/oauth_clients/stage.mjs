@@ -32,7 +32,9 @@ async function freePort() {
     if (ports.has(port)) continue;
     ports.add(port);
     const server = createServer();
-    const isFree = new Promise((found) => server.once("listening", () => found(true)).once("error", () => found(false)));
+    const isFree = new Promise((found) => {
+      server.once("listening", () => found(true)).once("error", () => found(false));
+    });
     server.listen(port, "127.0.0.1");
     if (!(await isFree)) continue;
     server.close();
@@ -162,7 +164,7 @@ export class Stage {
     return body && JSON.parse(body);
   }
 
-  /** Scans the code and confirms. Returns what the phone is told about the login. */
+  /** Scans the code and confirms. Returns the response to the scan. */
   async approve(code) {
     const asked = await this.phone("scan", code);
     await this.phone("confirm", code);
@@ -176,7 +178,8 @@ export class Stage {
 
   /** Runs a file of the client to its end. */
   async runFile(name) {
-    const [status] = await once(this.#spawn(join(examples, this.name, "run"), [name], this.environment, "program.log"), "exit");
+    const child = this.#spawn(join(examples, this.name, "run"), [name], this.environment, "program.log");
+    const [status] = await once(child, "exit");
     assert.equal(status, 0, name);
   }
 

@@ -6,7 +6,7 @@ import { join } from "node:path";
 const { DATA_DIR = "data" } = process.env;
 const { privateKey, publicKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
 const kid = randomUUID();
-const write = (name, content, mode) => writeFileSync(join(DATA_DIR, name), JSON.stringify(content, undefined, 2), { mode });
+const write = (name, content, mode) => writeFileSync(join(DATA_DIR, name), JSON.stringify(content), { mode });
 mkdirSync(DATA_DIR, { recursive: true });
 write("service-key.json", { ...privateKey.export({ format: "jwk" }), kid, alg: "ES256", use: "sig" }, 0o600);
 const published = { ...publicKey.export({ format: "jwk" }), kid, alg: "ES256", use: "sig" };

@@ -7,9 +7,11 @@ import * as client from "openid-client";
 const { CLIENT_SECRET, ISSUER = "http://localhost:8080", PORT = "3000" } = process.env;
 const url = new URL(process.env.URL ?? `http://127.0.0.1:${PORT}/`);
 
-// openid-client refuses http unless it is told otherwise.
-const options = new URL(ISSUER).protocol === "http:" ? { execute: [client.allowInsecureRequests] } : {};
-const provider = await client.discovery(new URL(ISSUER), "site", CLIENT_SECRET, undefined, options);
+// By default, openid-client verifies no signature of an ID token that it received from the token endpoint.
+const execute = [client.enableNonRepudiationChecks];
+// By default, it refuses http.
+if (new URL(ISSUER).protocol === "http:") execute.push(client.allowInsecureRequests);
+const provider = await client.discovery(new URL(ISSUER), "site", CLIENT_SECRET, undefined, { execute });
 
 const site = express();
 site.use(session({
