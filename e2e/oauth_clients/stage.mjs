@@ -68,7 +68,8 @@ export class Stage {
     chmodSync(this.scratch, 0o711);
     this.data = join(this.scratch, "data");
     mkdirSync(this.data);
-    this.secret = randomBytes(32).toString("hex");
+    // Clients encode these signs in HTTP Basic in different ways.
+    this.secret = `${randomBytes(24).toString("base64")}+/=`;
     this.appSecret = randomBytes(32).toString("hex");
     // Settings of the caller's own shell would change the server.
     this.inherited = Object.fromEntries(Object.entries(process.env).filter(([key]) => !key.startsWith("QRLOGIN_")));
