@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
 
-use crate::system::http_client::{HttpError, http_client, read_body};
+use crate::system::http_client::{HttpError, http_client, send};
 
 /// Time limit of a request to the provider. The user waits for its response.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
@@ -25,13 +25,6 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
     type Future = BoxFuture<'c, Result<HttpResponse, HttpError>>;
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
-        Box::pin(async move {
-            let received = self.0.execute(request.try_into()?).await?;
-            let mut response = http::Response::new(Vec::new());
-            *response.status_mut() = received.status();
-            response.headers_mut().clone_from(received.headers());
-            *response.body_mut() = read_body(received).await?;
-            Ok(response)
-        })
+        Box::pin(send(&self.0, request))
     }
 }

@@ -41,6 +41,19 @@ pub fn http_client(timeout: Duration, is_loopback: bool) -> Result<Client, reqwe
     if is_loopback { builder.no_proxy().build() } else { builder.https_only(true).build() }
 }
 
+/// Sends a request, and returns the response with its whole body.
+///
+/// # Errors
+/// Returns an error if the request cannot be sent, or if the response cannot be read (see [`read_body`]).
+pub async fn send(client: &Client, request: http::Request<Vec<u8>>) -> Result<http::Response<Vec<u8>>, HttpError> {
+    let received = client.execute(request.try_into()?).await?;
+    let mut response = http::Response::new(Vec::new());
+    *response.status_mut() = received.status();
+    response.headers_mut().clone_from(received.headers());
+    *response.body_mut() = read_body(received).await?;
+    Ok(response)
+}
+
 /// Reads the body of a response.
 ///
 /// # Errors
