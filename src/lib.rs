@@ -16,6 +16,8 @@ pub mod cli;
 #[forbid(unsafe_code)]
 mod demo;
 #[forbid(unsafe_code)]
+mod device_client;
+#[forbid(unsafe_code)]
 mod tasks;
 
 // The public HTTP interface.

@@ -57,6 +57,8 @@ pub(super) enum Command {
     ///
     /// The hash is an item of secret_hashes in a table [[oauth.clients]].
     HashSecret,
+    /// Log in at an OAuth server (RFC 8628) with a QR code in the terminal, and print the tokens as JSON
+    Login(super::login::LoginFlags),
     /// Measure a running server, with waiting browsers and logins at a constant rate
     #[cfg(feature = "load")]
     Load(super::load::LoadFlags),

@@ -4,6 +4,7 @@ mod config_flags;
 mod flags;
 #[cfg(feature = "load")]
 mod load;
+mod login;
 mod serve;
 
 use std::io::{Read as _, Write as _};
@@ -44,6 +45,7 @@ pub fn main() -> ExitCode {
             gen_token(&config, &user, name, picture, ttl_seconds).map(succeeded)
         }
         Command::HashSecret => hash_secret().map(succeeded),
+        Command::Login(flags) => login::login(flags),
         #[cfg(feature = "load")]
         Command::Load(flags) => load::load(flags).map(succeeded),
     };

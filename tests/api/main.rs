@@ -24,6 +24,7 @@ mod limits;
 #[cfg(feature = "load")]
 mod load;
 mod login;
+mod login_command;
 mod logs;
 mod long_polls;
 mod many_nodes;

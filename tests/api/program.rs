@@ -63,7 +63,7 @@ fn version_and_commands_are_printed() {
     let (_, version, _) = run(&mut qrlogin(dir.path(), &["--version"]));
     assert_eq!(version.trim(), format!("qrlogin {}", env!("CARGO_PKG_VERSION")));
     let (_, help, _) = run(&mut qrlogin(dir.path(), &["--help"]));
-    for command in ["serve", "demo", "check-config", "print-config", "gen-token"] {
+    for command in ["serve", "demo", "check-config", "print-config", "gen-token", "login"] {
         assert!(help.contains(command), "{help}");
     }
 }

@@ -18,6 +18,7 @@ const LAYERS: [(&str, u8); 24] = [
     ("tasks", 8),
     ("http", 8),
     ("demo", 7),
+    ("device_client", 7),
     ("hub", 7),
     ("oauth", 7),
     ("approve", 6),
