@@ -120,9 +120,8 @@ impl OAuth {
         let mut validation = Validation::new(header.alg);
         validation.set_required_spec_claims(&["exp", "iss", "sub", "aud"]);
         validation.set_issuer(&[&client.settings.id]);
-        let endpoints = ["token", "introspect", "revoke", "device_authorization"];
-        let endpoints = endpoints.map(|endpoint| format!("{}/oauth/{endpoint}", self.issuer));
-        validation.set_audience(&[&[self.issuer.clone()], endpoints.as_slice()].concat());
+        let endpoints = ["", "/oauth/token", "/oauth/introspect", "/oauth/revoke", "/oauth/device_authorization"];
+        validation.set_audience(&endpoints.map(|endpoint| format!("{}{endpoint}", self.issuer)));
         // The caller checks it against the server's clock.
         validation.validate_exp = false;
         let keys = client.keys.as_ref()?.keys.iter();

@@ -62,14 +62,6 @@ pub struct Issue {
     in_flight: Arc<InFlight>,
 }
 
-/// What becomes of a request for an issue that was begun before.
-enum Repeated {
-    /// The issue has been delivered, or is being delivered. The request is a replay.
-    Replayed,
-    /// The issue is answered by this request.
-    TakenOver(Issue),
-}
-
 impl Issue {
     /// Marks the issue as delivered. Call this when the response has been sent.
     pub async fn delivered(self) {
@@ -117,12 +109,10 @@ impl OAuth {
         if stored.generation > 1 {
             return Ok(None);
         }
-        match self.repeated(id, stored, version).await? {
-            Repeated::TakenOver(issue) => match self.logins.collect(session.key).await {
-                Ok(_) | Err(LoginError::Refused(Refusal::AlreadyDecided)) => Ok(Some(issue)),
-                Err(error) => Err(error.into()),
-            },
-            Repeated::Replayed => Ok(None),
+        let Some(issue) = self.taken_over(id, stored, version).await? else { return Ok(None) };
+        match self.logins.collect(session.key).await {
+            Ok(_) | Err(LoginError::Refused(Refusal::AlreadyDecided)) => Ok(Some(issue)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -136,10 +126,7 @@ impl OAuth {
     ) -> Result<Option<Issue>, OAuthError> {
         for _ in 0..MAX_ATTEMPTS {
             if stored.generation == generation + 1 {
-                return Ok(match self.repeated(id, stored, version).await? {
-                    Repeated::TakenOver(issue) => Some(issue),
-                    Repeated::Replayed => None,
-                });
+                return self.taken_over(id, stored, version).await;
             }
             if stored.generation != generation {
                 return Ok(None);
@@ -185,12 +172,13 @@ impl OAuth {
         Some(Issue { id, stored, version, expires_at, store, in_flight })
     }
 
-    /// Decides on a request for an issue that was begun before.
+    /// Begins an issue again that was begun before and whose answer was lost. Returns `None` if it has been delivered, or
+    /// this node is answering it: the request is a replay.
     ///
     /// # Errors
     /// [`OAuthError::Unavailable`] if another node may be answering it.
-    async fn repeated(&self, id: RecordId, stored: Stored, version: u32) -> Result<Repeated, OAuthError> {
-        let Delivery::Begun { node, at_millis } = &stored.delivery else { return Ok(Repeated::Replayed) };
+    async fn taken_over(&self, id: RecordId, stored: Stored, version: u32) -> Result<Option<Issue>, OAuthError> {
+        let Delivery::Begun { node, at_millis } = &stored.delivery else { return Ok(None) };
         if *node != self.node {
             let taken_over_at = Timestamp::from_millis(*at_millis).plus_seconds(TAKE_OVER_SECONDS);
             if self.clock.now() < taken_over_at {
@@ -198,7 +186,7 @@ impl OAuth {
             }
         }
         let stored = Stored { delivery: self.begun(), ..stored };
-        Ok(self.begin(id, stored, version).await?.map_or(Repeated::Replayed, Repeated::TakenOver))
+        self.begin(id, stored, version).await
     }
 
     fn begun(&self) -> Delivery {

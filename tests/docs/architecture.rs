@@ -11,7 +11,7 @@ use qrlogin_testing::harness::Server;
 use qrlogin_testing::test;
 
 /// Layer of each module, as in ARCHITECTURE.md. A module may import from itself and from modules of lower layers.
-const LAYERS: [(&str, u8); 24] = [
+const LAYERS: [(&str, u8); 25] = [
     ("main", 11),
     ("cli", 10),
     ("app", 9),
