@@ -126,7 +126,7 @@ impl Known {
 }
 
 /// Returns whether a text consists of lower-case words, as keys do.
-fn is_plain(key: &str) -> bool {
+pub(super) fn is_plain(key: &str) -> bool {
     key.len() <= MAX_SHOWN_BYTES && key.bytes().all(|byte| byte.is_ascii_lowercase() || b"_-.".contains(&byte))
 }
 

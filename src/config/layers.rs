@@ -11,7 +11,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::clean::is_blank;
-use super::keys::Known;
+use super::keys::{Known, is_plain};
 use super::value::{self, Cleaned};
 use super::{ConfigError, Settings, file};
 
@@ -167,11 +167,12 @@ impl Layers {
     }
 }
 
-/// Returns the number of the table, from 1, and its key, of a path such as `0].name` within a list of tables. Returns
-/// `None` for a list of texts, whose numbers count from the last separator.
+/// Returns the number of the item, from 1, and its key if it is a table, of a path such as `0].name` within a list. A key
+/// that may hold a value is left out.
 fn item(path: &str) -> Option<(usize, String)> {
     let (index, key) = path.split_once(']')?;
-    let name = key.strip_prefix('.').map(|name| format!(", {}", name.split('[').next().unwrap_or_default()));
+    let name = key.strip_prefix('.').map(|name| name.split('[').next().unwrap_or_default());
+    let name = name.filter(|name| is_plain(name)).map(|name| format!(", {name}"));
     Some((index.parse::<usize>().ok()? + 1, name.unwrap_or_default()))
 }
 

@@ -117,9 +117,29 @@ fn value_of_the_wrong_type_is_refused_even_if_another_source_replaces_it() {
     assert!(error.ends_with("qrlogin.toml:1:5: log.format cannot be used: expected `text` or `json`"), "{error}");
     let error = layered("\n[risk]\nsignals = ['country', 'hunter2']", &[]).unwrap_err();
     assert!(
-        error.ends_with("qrlogin.toml:3:1: risk.signals cannot be used: expected `country` or `network`"),
+        error.ends_with("qrlogin.toml:3:1: risk.signals cannot be used: item 2: expected `country` or `network`"),
         "{error}"
     );
+}
+
+#[test]
+fn error_in_a_table_of_a_list_names_the_table_and_its_key_and_quotes_no_value() {
+    let client = "[[oauth.clients]]\nid = 'a'\nname = 'A'\nauth_method = 'none'\ngrant_types = ['device_code']\n";
+    assert!(layered(client, &[]).is_ok());
+    for (line, part) in [
+        ("scopes = 'hunter2'", "item 1, scopes: expected a sequence"),
+        ("naem = 'hunter2'", "item 1, naem: expected one of `id`, `name`"),
+        ("hunter2 = 1", "item 1: expected one of `id`, `name`"),
+        ("require_pkce = 'hunter2'", "item 1, require_pkce: expected a boolean"),
+        ("redirect_uris = ['http://a.example/hunter2']", "item 1 (a): redirect_uris: an item is plain http"),
+        ("secret_env = ['A']", "item 1 (a): auth_method none goes without secrets"),
+    ] {
+        let error = layered(&format!("{client}{line}"), &[]).unwrap_err();
+        assert!(error.contains("qrlogin.toml:1:9: oauth.clients ") && error.contains(part), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    let error = layered("", &[("QRLOGIN_OAUTH__CLIENTS", "hunter2")]).unwrap_err();
+    assert!(error.contains("is a list of tables, which only a file can hold"), "{error}");
 }
 
 #[test]

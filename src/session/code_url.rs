@@ -52,21 +52,18 @@ impl CodeUrl {
     /// case of it. Text after the code is ignored, because links collect parameters on their way.
     #[must_use]
     pub fn code_in(&self, scanned: &str) -> Option<Code> {
-        let marker = self.marker();
-        let within = |text: &str| {
-            // The marker may occur again behind the code.
-            text.match_indices(marker).find_map(|(at, _)| Code::beginning_of(&text[at + marker.len()..]))
-        };
-        Code::from_scan(scanned).or_else(|| if marker.is_empty() { None } else { within(scanned) })
+        let (marker, text) = (behind_origin(&self.before), behind_origin(scanned));
+        // The marker may occur again behind the code.
+        let within = |(at, _): (usize, &str)| Code::beginning_of(&text[at + marker.len()..]);
+        let own = if marker.is_empty() { None } else { text.match_indices(marker).find_map(within) };
+        own.or_else(|| Code::from_scan(scanned))
     }
+}
 
-    /// Returns what stands between the origin and the code, such as `/approve#`.
-    fn marker(&self) -> &str {
-        let behind_scheme = self.before.find("://").map_or(0, |at| at + "://".len());
-        let origin =
-            self.before[behind_scheme..].find(['/', '?', '#']).map_or(self.before.len(), |at| behind_scheme + at);
-        &self.before[origin..]
-    }
+/// Returns what stands behind the origin of a URL, such as `/approve#`, or the text itself if it has no scheme.
+fn behind_origin(url: &str) -> &str {
+    let Some((_, rest)) = url.split_once("://") else { return url };
+    rest.find(['/', '?', '#']).map_or("", |at| &rest[at..])
 }
 
 #[cfg(test)]
@@ -120,6 +117,19 @@ mod tests {
             ] {
                 assert!(form.code_in(&other).is_none(), "{template}: {other}");
             }
+        }
+    }
+
+    #[test]
+    fn code_is_that_at_the_place_of_the_form_also_if_another_part_looks_like_one() {
+        let other = CodeSecret::new([2; 32]).code(&SessionId::from_random([8; 32]).key(), 0);
+        for template in [
+            format!("https://a.example/q/{other}?c={CODE_PLACEHOLDER}"),
+            format!("https://a.example/q/{other}#{CODE_PLACEHOLDER}"),
+            format!("https://{other}/{CODE_PLACEHOLDER}"),
+        ] {
+            let form = CodeUrl::parse(&template).unwrap();
+            assert!(form.code_in(&form.with(&code().to_string())) == Some(code()), "{template}");
         }
     }
 

@@ -7,13 +7,14 @@ use qrlogin_testing::harness::{Answer, Browser, Server, hash_secret};
 use qrlogin_testing::keys;
 use qrlogin_testing::program::Program;
 use qrlogin_testing::real_time::{sleep_millis, until, within_seconds};
+use qrlogin_testing::services::Postgres;
 use qrlogin_testing::test;
 use serde_json::{Value, json};
 
 use super::device::{begun, polled, session};
 use super::{
     DEVICE_CODE, PUBLIC_URL, REDIRECT_URI, WEB, WEB_SECRET, code, error, phone, post, redeemed, request, server,
-    user_info,
+    user_info, with_clients,
 };
 use crate::approve::provider::query;
 use crate::approve::visitor::Visitor;
@@ -120,6 +121,30 @@ async fn lost_answer_of_the_store_loses_no_login() {
     assert_eq!(next.status, 200, "{next:?}");
     assert_eq!(refresh(&next).await.status, 200);
     server.stop().await;
+}
+
+#[test(needs(Postgres))]
+async fn login_whose_answer_was_lost_with_a_node_is_given_by_another_one() {
+    let postgres = Postgres::shared().await;
+    let url = postgres.database().await;
+    let keys = tempfile::tempdir().unwrap();
+    let node = async || Server::node_with(&url, None, keys.path().join("keys"), |bus| bus, with_clients).await;
+    let (here, there) = (node().await, node().await);
+    let device = begun(&here).await;
+    phone(&here).confirm(&session(&device)).await;
+    here.store.lose_answers(true);
+    assert_eq!(error(&polled(&here, &device).await), (400, "authorization_pending"));
+    // The other node does not know that the first one has not answered, and waits for some seconds.
+    assert_eq!(error(&polled(&there, &device).await), (400, "authorization_pending"));
+    let mut tokens = polled(&there, &device).await;
+    until("the other node takes over", async || {
+        tokens = polled(&there, &device).await;
+        tokens.body["error"] != "authorization_pending"
+    })
+    .await;
+    assert_eq!(tokens.status, 200, "{tokens:?}");
+    here.store.lose_answers(false);
+    assert_eq!(error(&polled(&here, &device).await), (400, "invalid_grant"));
 }
 
 /// Returns the answer to a request whose first write in the store is answered with an error.

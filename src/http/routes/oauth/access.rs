@@ -45,8 +45,7 @@ pub(super) async fn introspect(
     body: String,
 ) -> Response {
     let answer = async {
-        let parameters = Parameters::parse(form_of(&headers, &body)?)?;
-        let client = pages.client(address, &headers, &parameters).await?;
+        let (client, parameters) = pages.received(address, &headers, &body).await?;
         if client.is_public() {
             return Err(OAuthError::InvalidClient("the client must authenticate"));
         }
@@ -63,8 +62,7 @@ pub(super) async fn revoke(
     body: String,
 ) -> Response {
     let answer = async {
-        let parameters = Parameters::parse(form_of(&headers, &body)?)?;
-        let client = pages.client(address, &headers, &parameters).await?;
+        let (client, parameters) = pages.received(address, &headers, &body).await?;
         pages.oauth.revoke(client, parameters.need("token")?).await
     };
     match answer.await {

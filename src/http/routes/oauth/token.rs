@@ -1,5 +1,6 @@
 //! The token endpoint (RFC 6749 §3.2) and the device authorization endpoint (RFC 8628 §3.1).
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -32,8 +33,7 @@ pub(super) async fn token(
     body: String,
 ) -> Response {
     let answer = async {
-        let parameters = Parameters::parse(form_of(&headers, &body)?)?;
-        let client = pages.client(address, &headers, &parameters).await?;
+        let (client, parameters) = pages.received(address, &headers, &body).await?;
         let began = pages.clock.steady();
         loop {
             match pages.exchange(client, &parameters).await {
@@ -100,8 +100,7 @@ pub(super) async fn device_authorization(
     body: String,
 ) -> Response {
     let answer = async {
-        let parameters = Parameters::parse(form_of(&headers, &body)?)?;
-        let client = pages.client(address.0, &headers, &parameters).await?;
+        let (client, parameters) = pages.received(address.0, &headers, &body).await?;
         pages.admit(Call::Generate, address.0)?;
         pages.oauth.begin_device(client, &parameters, describe(address, &headers, None)).await
     };
@@ -121,20 +120,21 @@ pub(super) fn respond(answer: Result<impl Serialize, OAuthError>) -> Response {
 }
 
 impl OAuthPages {
-    /// Returns the client that sent a request. Requests that prove nothing are limited: those of public clients, and those
-    /// with wrong credentials.
-    pub(super) async fn client(
+    /// Returns the client that sent a form to an endpoint, and the parameters in it. Requests that prove nothing are
+    /// limited: those of public clients, and those with wrong credentials.
+    pub(super) async fn received(
         &self,
-        address: std::net::IpAddr,
+        address: IpAddr,
         headers: &HeaderMap,
-        parameters: &Parameters,
-    ) -> Result<&OAuthClient, OAuthError> {
+        body: &str,
+    ) -> Result<(&OAuthClient, Parameters), OAuthError> {
+        let parameters = Parameters::parse(form_of(headers, body)?)?;
         let authorization = headers.get(AUTHORIZATION).map(|field| field.to_str().unwrap_or_default());
-        let authenticated = self.oauth.authenticate(authorization, parameters).await;
+        let authenticated = self.oauth.authenticate(authorization, &parameters).await;
         if !authenticated.as_ref().is_ok_and(|client| !client.is_public()) {
             self.admit(Call::Status, address)?;
         }
-        authenticated
+        Ok((authenticated?, parameters))
     }
 
     async fn exchange(&self, client: &OAuthClient, parameters: &Parameters) -> Result<Tokens, OAuthError> {
