@@ -142,8 +142,8 @@ impl Default for OAuthSettings {
 impl OAuthSettings {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         in_range("oauth.access_ttl_seconds", self.access_ttl_seconds, 60..=86_400)?;
-        in_range("oauth.refresh_ttl_seconds", self.refresh_ttl_seconds, 3600..=10 * 365 * 86_400)?;
-        in_range("oauth.poll_interval_seconds", self.poll_interval_seconds, 1..=60)?;
+        in_range("oauth.refresh_ttl_seconds", self.refresh_ttl_seconds, 60..=10 * 365 * 86_400)?;
+        in_range("oauth.poll_interval_seconds", self.poll_interval_seconds, 1..=3600)?;
         let mut ids = BTreeSet::new();
         for (item, client) in (1..).zip(&self.clients) {
             let refused = |reason: String| {

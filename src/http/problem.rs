@@ -157,6 +157,10 @@ fn login_parts(error: &LoginError) -> (ProblemCode, String) {
             Refusal::OldCode => (ProblemCode::Expired, "the code has rotated; scan the current one"),
             Refusal::Cancelled => (ProblemCode::Cancelled, "the session has been cancelled"),
             Refusal::NotScanned => (ProblemCode::NotScanned, "scan first, and pick the browser's number"),
+            Refusal::NoNumber => (
+                ProblemCode::InvalidRequest,
+                "number is missing; send the number that the user picked from the numbers of the scan",
+            ),
             Refusal::WrongNumber => {
                 (ProblemCode::NumberMismatch, "this is not the number that the browser shows; the session is rejected")
             }

@@ -122,7 +122,6 @@ impl AppState {
             clients,
             risks: Risks::new(settings.risk.clone(), geo),
             code_url: settings.code_url(),
-            compares_numbers: settings.session.number_matching,
             clock: clock.clone(),
             metrics: metrics.clone(),
         });

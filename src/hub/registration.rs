@@ -117,7 +117,7 @@ impl<S: Socket + Send + 'static> Hub<S> {
     /// Returns the rotation period whose code the browser is to show, and the start of the next one.
     fn period(&self, session: &Session, now: Timestamp) -> (u16, SessionTick) {
         let period = self.codes.rotation.period_at(session, now);
-        if self.codes.rotation.period_seconds == 0 || session.scanned_at.is_some() {
+        if self.codes.rotation.period_seconds == 0 || session.scanned_at.is_some() || session.is_of_device() {
             return (period, SessionTick::NEVER);
         }
         let next =

@@ -34,13 +34,17 @@ impl Codes {
     }
 
     /// Returns the number that the browser shows after the scan, or `None` without number matching.
-    pub(super) fn number(&self, session: &SessionKey) -> Option<String> {
-        self.compares_numbers.then(|| self.secret.numbers(session).number)
+    pub(super) fn number(&self, session: &Session) -> Option<String> {
+        self.compares(session).then(|| self.secret.numbers(&session.key).number)
     }
 
     /// Returns the numbers among which the phone user picks, or `None` without number matching.
-    pub(super) fn numbers(&self, session: &SessionKey) -> Option<[String; 3]> {
-        self.compares_numbers.then(|| self.secret.numbers(session).choice)
+    pub(super) fn numbers(&self, session: &Session) -> Option<[String; 3]> {
+        self.compares(session).then(|| self.secret.numbers(&session.key).choice)
+    }
+
+    fn compares(&self, session: &Session) -> bool {
+        self.compares_numbers && !session.is_of_device()
     }
 
     /// Verifies a code that a phone sent. Returns `None` if its MAC is wrong.

@@ -34,11 +34,15 @@ impl Logins {
         let is_confirmed = matches!(verdict, Verdict::Confirm(_));
         let logins = self.clone();
         let decided = self.change(selector, move |session, now| {
+            let number = logins.codes.number(session);
+            if number.is_some() && verdict == Verdict::Confirm(None) {
+                return Err(Refusal::NoNumber);
+            }
             let decision = match &verdict {
                 Verdict::Confirm(picked) => Decision::Confirm {
                     grant: logins.grant(session, &by),
                     claimable_until: now.plus_seconds(logins.policy.claim_seconds),
-                    number_matches: logins.codes.number(&session.key).map(|number| picked.as_ref() == Some(&number)),
+                    number_matches: number.map(|number| picked.as_ref() == Some(&number)),
                 },
                 Verdict::Reject => Decision::Reject,
             };

@@ -42,7 +42,7 @@ impl Logins {
         let session = changed.await?;
         Ok(Scan {
             expires_in_seconds: session.expires_at.seconds_since(self.clock.now()),
-            numbers: self.codes.numbers(&session.key),
+            numbers: self.codes.numbers(&session),
             created_at: session.created_at,
             client: session.client.clone(),
             request: session.request.clone(),

@@ -14,7 +14,7 @@ impl Logins {
         let version = session.version;
         Ok(match (session.status(now), &session.state) {
             (Status::Scanned, State::Scanned(user)) => {
-                Frame::Scanned { version, user: UserView::of(user.clone()), number: self.codes.number(&session.key) }
+                Frame::Scanned { version, user: UserView::of(user.clone()), number: self.codes.number(session) }
             }
             (Status::Confirmed | Status::Claimed, State::Confirmed(confirmation)) if session.request.is_some() => {
                 Frame::Confirmed(Confirmed::Collect { collect: true, user: UserView::of(confirmation.by.clone()) })

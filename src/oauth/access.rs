@@ -113,7 +113,7 @@ impl OAuth {
             Some((_, authorization)) if authorization.client_id != client.settings.id => {
                 Err(OAuthError::UnauthorizedClient)
             }
-            Some((id, _)) => Ok(self.store.delete_record(&id).await.map(drop)?),
+            Some((id, _)) => self.end(id).await,
             None => Ok(()),
         }
     }

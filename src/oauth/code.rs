@@ -53,7 +53,7 @@ impl OAuth {
         check_binding(redirect, parameters)?;
         let Some(issue) = self.collect(&session, now).await? else {
             warn!(event = "code used twice", session = %session.key, client = client.settings.id, "its tokens are revoked");
-            self.store.delete_record(&Authorization::id(session.key)).await?;
+            self.end(Authorization::id(session.key)).await?;
             return Err(UNKNOWN);
         };
         let scopes = issue.stored.authorization.scopes.clone();

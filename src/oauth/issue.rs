@@ -20,7 +20,11 @@ use crate::store::{Record, RecordId, Store};
 /// node has died, or its client has hung up.
 const TAKE_OVER_SECONDS: u32 = 5;
 
-/// Maximum number of attempts to begin an issue while other requests change the same record.
+/// Content of the record of an authorization that was revoked.
+const REVOKED: &str = "revoked";
+/// Time for which the record of a revoked authorization is kept, in seconds: longer than requests and codes last.
+const REVOKED_SECONDS: u32 = 2 * 3600;
+/// Maximum number of attempts to change a record while other requests change it.
 const MAX_ATTEMPTS: usize = 4;
 
 /// The content of an authorization's record.
@@ -97,11 +101,8 @@ impl OAuth {
         {
             return match self.logins.collect(session.key).await {
                 Ok(_) => Ok(Some(issue)),
-                Err(LoginError::Refused(Refusal::AlreadyDecided)) => {
-                    // It was collected before, and the record was deleted since: the tokens have been revoked.
-                    self.store.delete_record(&id).await?;
-                    Ok(None)
-                }
+                // It was collected before, and its record has ended since.
+                Err(LoginError::Refused(Refusal::AlreadyDecided)) => Ok(None),
                 Err(error) => Err(error.into()),
             };
         }
@@ -191,6 +192,28 @@ impl OAuth {
 
     fn begun(&self) -> Delivery {
         Delivery::Begun { node: self.node.clone(), at_millis: self.clock.now().as_millis() }
+    }
+
+    /// Revokes all tokens of an authorization. Its record stays, so that a request that is in progress cannot issue tokens
+    /// afterwards.
+    pub(super) async fn end(&self, id: RecordId) -> Result<(), OAuthError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let found = self.store.read_record(&id).await?;
+            let ended = Record {
+                id,
+                version: found.as_ref().map_or(1, |record| record.version + 1),
+                expires_at: self.clock.now().plus_seconds(REVOKED_SECONDS),
+                data: REVOKED.to_owned(),
+            };
+            let is_ended = match found {
+                Some(_) => self.store.replace_record(&ended).await?,
+                None => self.store.insert_record(&ended).await?,
+            };
+            if is_ended {
+                return Ok(());
+            }
+        }
+        Err(OAuthError::Unavailable)
     }
 
     /// Returns the record of an authorization that has not ended or been revoked, and its version.

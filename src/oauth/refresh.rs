@@ -37,7 +37,7 @@ impl OAuth {
                 client = client.settings.id,
                 "all tokens of the login are revoked"
             );
-            self.store.delete_record(&id).await?;
+            self.end(id).await?;
             return Err(UNKNOWN);
         };
         self.tokens(client, issue, &scopes, None)

@@ -215,7 +215,7 @@ impl Rotation {
     /// Returns the period of the code that is shown at `now`. From the scan on, it is the period of the scan.
     #[must_use]
     pub fn period_at(self, session: &Session, now: Timestamp) -> u16 {
-        if self.period_seconds == 0 {
+        if self.period_seconds == 0 || session.is_of_device() {
             return 0;
         }
         let until = session.scanned_at.map_or(now, |scanned_at| scanned_at.min(now));

@@ -259,6 +259,13 @@ impl Session {
         matches!(self.state, State::Pending | State::Scanned(_))
     }
 
+    /// Returns whether the session is that of a device that may only poll (RFC 8628). It cannot be given another code, nor
+    /// a number to show.
+    #[must_use]
+    pub fn is_of_device(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| request.redirect.is_none())
+    }
+
     /// Returns the phone user that scanned or decided.
     #[must_use]
     pub fn user(&self) -> Option<&PhoneUser> {

@@ -167,6 +167,8 @@ pub enum Refusal {
     OldCode,
     /// The phone has not scanned the code, which number matching requires.
     NotScanned,
+    /// The phone has sent no number, which number matching requires.
+    NoNumber,
     /// The number is not the one that the browser shows. The session is rejected.
     WrongNumber,
     /// Another user has scanned the code, and only that user may decide.

@@ -113,6 +113,7 @@ fn named(before: &Session, step: Result<Step, Refusal>) -> &'static str {
         Err(Refusal::NotDecided) => "!not_decided",
         Err(Refusal::OldCode) => "!old_code",
         Err(Refusal::NotScanned) => "!not_scanned",
+        Err(Refusal::NoNumber) => "!no_number",
         Err(Refusal::WrongNumber) => "!wrong_number",
     }
 }
@@ -297,4 +298,20 @@ proptest! {
         prop_assert!(decisions.len() <= 1, "two decisions: {:?}", decisions);
         prop_assert!(receipts <= 1, "two receipts");
     }
+}
+
+#[test]
+fn result_of_an_oauth_client_is_collected_once_and_not_by_the_browsers_acknowledgement() {
+    let request = OAuthRequest { client_id: "tv".to_owned(), scopes: Vec::new(), redirect: None };
+    let of_client = |state| Session { request: Some(Box::new(request.clone())), ..session(state) };
+    let confirmed = of_client(confirmed_by("ann", false));
+    assert_eq!(named(&confirmed, confirmed.acknowledge(LATE)), "repeated");
+    assert_eq!(named(&confirmed, confirmed.collect(LATE)), "claimed");
+    assert_eq!(named(&confirmed, confirmed.collect(AFTERWARDS)), "!expired");
+    let claimed = of_client(confirmed_by("ann", true));
+    assert_eq!(named(&claimed, claimed.collect(LATE)), "!already_decided");
+    let pending = of_client(State::Pending);
+    assert_eq!(named(&pending, pending.collect(EARLY)), "!not_decided");
+    let of_browser = session(confirmed_by("ann", false));
+    assert_eq!(named(&of_browser, of_browser.collect(LATE)), "!already_decided");
 }

@@ -59,7 +59,10 @@ pub enum Source {
 /// All sources.
 pub const SOURCES: [Source; 4] = [Source::Variable, Source::Flag, Source::File, Source::Unquoted];
 
-/// Returns the default of each setting, with its key.
+/// The setting that is a list of tables, which has no text.
+pub const LIST_OF_TABLES: &str = "oauth.clients";
+
+/// Returns the default of each setting that has a text, with its key.
 pub fn defaults() -> Vec<(String, Value)> {
     let mut defaults = Vec::new();
     for (name, value) in Table::try_from(Settings::default()).unwrap() {
@@ -70,6 +73,7 @@ pub fn defaults() -> Vec<(String, Value)> {
             value => defaults.push((name, value)),
         }
     }
+    defaults.retain(|(key, _)| key != LIST_OF_TABLES);
     defaults
 }
 

@@ -36,8 +36,6 @@ pub(crate) struct Phones {
     pub(crate) risks: Risks,
     /// Form of the URL in a QR code.
     pub(crate) code_url: CodeUrl,
-    /// Whether number matching is on.
-    pub(crate) compares_numbers: bool,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -101,10 +99,6 @@ pub(crate) async fn confirm(
     Phone { address, user: by }: Phone,
     Json(request): Json<ConfirmRequest>,
 ) -> Result<JsonResponse<StatusResponse>, ApiError> {
-    if phones.compares_numbers && request.number.is_none() {
-        let reason = "number is missing; send the number that the user picked from the numbers of the scan";
-        return Err(ApiError::InvalidRequest(reason.to_owned()));
-    }
     let scanned = Scanned { text: &request.code, opened_at: None };
     phones.decide(address, by, scanned, Verdict::Confirm(request.number)).await?;
     Ok(JsonResponse(StatusCode::OK, StatusResponse { status: "confirmed" }))

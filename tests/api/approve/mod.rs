@@ -13,7 +13,7 @@ use provider::{CLIENT_ID, CLIENT_SECRET, TestProvider};
 use visitor::{PUBLIC_URL, Shown, Visitor};
 
 /// Configures the approve page with this provider.
-fn with_provider(settings: &mut Settings, provider: &TestProvider) {
+pub fn with_provider(settings: &mut Settings, provider: &TestProvider) {
     settings.public_url = PUBLIC_URL.to_owned();
     settings.app_auth.hmac_secret = Secret::default();
     settings.approve.issuer = provider.issuer.clone();
@@ -31,7 +31,7 @@ async fn server(provider: &TestProvider, change: impl FnOnce(&mut Settings)) -> 
 }
 
 /// Opens the page of a code, and logs in at the provider if the page asks for it.
-async fn opened(server: &Server, provider: &TestProvider, visitor: &mut Visitor, code: &str) -> Shown {
+pub async fn opened(server: &Server, provider: &TestProvider, visitor: &mut Visitor, code: &str) -> Shown {
     let shown = visitor.open(server, &format!("/q/{code}")).await;
     match &shown.elsewhere {
         Some(authorize) => back(server, visitor, &provider.log_in(authorize)).await,

@@ -152,3 +152,23 @@ async fn device_keeps_polling_while_the_store_does_not_answer() {
     assert_eq!(polled(&server, &device).await.status, 200);
     server.stop().await;
 }
+
+#[test]
+async fn device_that_only_polls_has_a_code_that_stays_and_needs_no_number() {
+    let server = server(|settings| {
+        settings.session.rotate_seconds = 10;
+        settings.session.number_matching = true;
+    })
+    .await;
+    let device = begun(&server).await;
+    server.hands.advance_seconds(100);
+    let mut socket = Browser::open(&server, &session(&device).ws_path, None).await.unwrap();
+    socket.frame("pending").await;
+    server.hands.advance_seconds(20);
+    let scanned = phone(&server).scan(&session(&device)).await;
+    assert_eq!((scanned.status.as_u16(), &scanned.body["numbers"]), (200, &json!(null)));
+    socket.frame("scanned").await;
+    assert_eq!(phone(&server).confirm(&session(&device)).await.status, 200);
+    assert_eq!(polled(&server, &device).await.status, 200);
+    server.stop().await;
+}

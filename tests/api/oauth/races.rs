@@ -16,8 +16,9 @@ use super::{
     DEVICE_CODE, PUBLIC_URL, REDIRECT_URI, WEB, WEB_SECRET, code, error, phone, post, redeemed, request, server,
     user_info, with_clients,
 };
-use crate::approve::provider::query;
+use crate::approve::provider::{TestProvider, query};
 use crate::approve::visitor::Visitor;
+use crate::approve::{self, with_provider};
 
 /// Number of logins of a race.
 const LOGINS: usize = 500;
@@ -40,7 +41,11 @@ async fn collected(server: &Server, device: &Value, pushed: impl Future<Output =
 
 #[test]
 async fn device_code_is_exchanged_once_by_polls_and_push_that_race() {
-    let server = server(|_| {}).await;
+    let provider = TestProvider::start().await;
+    let server = server(|settings| with_provider(settings, &provider)).await;
+    // The user has logged in on the approve page before.
+    let mut user = Visitor::new();
+    approve::opened(&server, &provider, &mut user, &server.generate().await.code).await;
     let login = async |number: usize| {
         let device = begun(&server).await;
         let session = session(&device);
@@ -51,14 +56,19 @@ async fn device_code_is_exchanged_once_by_polls_and_push_that_race() {
             socket.frame("confirmed").await;
         };
         let decided = async {
-            // The user opens the URL of the QR code, or types the code.
+            let mut user = user.clone();
+            // The user opens the URL of the QR code with the camera, or types the code.
             if number.is_multiple_of(2) {
                 let form = query(&[("user_code", device["user_code"].as_str().unwrap())]);
-                let shown = Visitor::new().post(&server, "/device", form, PUBLIC_URL).await;
+                let shown = user.post(&server, "/device", form, PUBLIC_URL).await;
                 assert!(shown.text.contains(session.code.as_str()), "{shown:?}");
+                user.site = Some("same-origin");
             }
-            phone(&server).scan(&session).await;
-            assert_eq!(phone(&server).confirm(&session).await.status, 200);
+            let code = session.code.rsplit('/').next().unwrap();
+            let shown = user.open(&server, &format!("/q/{code}")).await;
+            assert!(shown.text.contains("TV asks for"), "{shown:?}");
+            let shown = user.press(&server, &shown, code, ("action", "confirm")).await;
+            assert_eq!(shown.title(), "You are logged in");
         };
         let (by_push, by_poll, by_another, ()) = tokio::join!(
             collected(&server, &device, pushed),

@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
+use tokio::runtime::Handle;
 
 use super::{OAuthPages, Pages, error_response, form_of};
 use crate::config::DEVICE_CODE_GRANT;
@@ -84,10 +85,11 @@ impl HttpBody for Delivering {
 
 impl Drop for Delivering {
     fn drop(&mut self) {
-        if let Some(issue) = self.issue.take()
+        // Without a runtime, the process ends.
+        if let (Some(issue), Ok(runtime)) = (self.issue.take(), Handle::try_current())
             && self.body.is_end_stream()
         {
-            tokio::spawn(issue.delivered());
+            runtime.spawn(issue.delivered());
         }
     }
 }
