@@ -74,7 +74,7 @@ const stories = {
     await state(page, "cancelled");
     await other.getByRole("button", { name: "Yes, log me in" }).tap();
     await at(other, "failed");
-    assert.match(await message(other), /^Code expired/);
+    assert.match(await message(other), /^Login cancelled/);
     expectRefusal(410);
   },
 
@@ -87,7 +87,7 @@ const stories = {
     await state(page, "ready");
     await other.getByRole("button", { name: "Yes, log me in" }).tap();
     await at(other, "failed");
-    assert.match(await message(other), /^Code expired/);
+    assert.match(await message(other), /^Login cancelled/);
     expectRefusal(410);
   },
 
