@@ -1,88 +1,16 @@
 // Logins on the approve page with a real OpenID provider (oidc-provider), in Chromium and in Firefox:
 // node provider_login.mjs QRLOGIN [PICTURES], with the path of the program, and a directory for pictures of the pages.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
-import { chromium } from "playwright-core";
-import puppeteer from "puppeteer-core";
+import { PHONE, cleanUp, createProvider, freePort, launch, logIn, startServer } from "./approval.mjs";
+import { LANGUAGES, checkAccessibility, checkWidth, mirror } from "./layout.mjs";
 
 const [program, pictures] = process.argv.slice(2);
-const scratch = mkdtempSync(join(tmpdir(), "qrlogin-provider-"));
-const axe = readFileSync(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
-const LANGUAGES = ["en", "zh-CN", "de", "es"];
-const PHONE = { width: 390, height: 844 };
-const children = [];
-const browsers = [];
-
-async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-/** Starts a provider with two people, whose names are in its user info. */
-async function startProvider(port, base) {
-  // The package writes warnings for developers to the console.
-  console.info = console.warn = () => {};
-  const { default: Provider } = await import("oidc-provider");
-  const names = { ann: "Ann Example", bob: "Bob Example" };
-  const provider = new Provider(`http://127.0.0.1:${port}`, {
-    clients: [{
-      client_id: "qrlogin", client_secret: "a client secret", redirect_uris: [`${base}/q/callback`],
-      post_logout_redirect_uris: [`${base}/q/logged-out`],
-    }],
-    claims: { openid: ["sub"], profile: ["name"] },
-    findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, name: names[id] }) }),
-    pkce: { required: () => true },
-    cookies: { keys: ["a key of the provider's cookies"] },
-  });
-  const listen = async () => {
-    const server = provider.listen(port, "127.0.0.1");
-    await once(server, "listening");
-    return () => new Promise((resolve) => {
-      server.close(resolve);
-      server.closeAllConnections();
-    });
-  };
-  return listen;
-}
-
-/** Starts qrlogin with settings, and waits until it listens. */
-async function startServer(port, providerPort, settings) {
-  const environment = {
-    PATH: process.env.PATH,
-    QRLOGIN_LISTEN: `127.0.0.1:${port}`,
-    QRLOGIN_OPS_LISTEN: "127.0.0.1:0",
-    QRLOGIN_PUBLIC_URL: `http://localhost:${port}`,
-    QRLOGIN_APPROVE__ISSUER: `http://127.0.0.1:${providerPort}`,
-    QRLOGIN_APPROVE__CLIENT_ID: "qrlogin",
-    QRLOGIN_APPROVE__CLIENT_SECRET: "a client secret",
-    ...settings,
-  };
-  const server = spawn(program, ["serve"], { cwd: scratch, env: environment, stdio: ["ignore", "ignore", "pipe"] });
-  children.push(server);
-  for await (const line of createInterface({ input: server.stderr })) {
-    if (line.includes("listening")) break;
-  }
-  server.stderr.resume();
-  return async () => {
-    server.kill("SIGTERM");
-    await once(server, "exit");
-  };
-}
-
 const providerPort = await freePort();
 const port = await freePort();
 const base = `http://localhost:${port}`;
-const listen = await startProvider(providerPort, base);
+const listen = await createProvider(providerPort, base);
 let stopProvider = await listen();
 
 async function post(path, body = {}) {
@@ -102,44 +30,6 @@ async function titled(page, title) {
     assert(Date.now() < end, `the page has the title "${seen}", and not "${title}"`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-}
-
-/** Logs in at the provider's own pages. */
-async function logIn(page, name) {
-  await page.waitForSelector("input[name=login]");
-  await page.type("input[name=login]", name);
-  await page.type("input[name=password]", "any");
-  await page.click("button[type=submit]");
-  // Then the provider asks whether qrlogin may know the user.
-  await page.waitForSelector("input[value=consent]", { state: "attached" });
-  await page.click("button[type=submit]");
-}
-
-async function launch(name) {
-  if (name === "Chromium") {
-    const browser = await chromium.launch({
-      executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-      args: [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-      ],
-    });
-    browsers.push(browser);
-    return async (options = {}) => {
-      const context = await browser.newContext({ viewport: PHONE, isMobile: true, hasTouch: true, ...options });
-      return context.newPage();
-    };
-  }
-  const browser = await puppeteer.launch({
-    browser: "firefox", executablePath: process.env.FIREFOX ?? "/usr/bin/firefox-esr", headless: true,
-  });
-  browsers.push(browser);
-  return async () => {
-    const context = await browser.createBrowserContext();
-    const page = await context.newPage();
-    await page.setViewport(PHONE);
-    return page;
-  };
 }
 
 /** The stories of one browser. */
@@ -206,27 +96,6 @@ async function stories(name) {
   console.log(`passed: ${name}: logs in when the provider is back`);
 }
 
-/** Returns the elements that reach out of the page with text at 200 %. Runs in the page. */
-const cutOff = () => {
-  document.documentElement.style.fontSize = "200%";
-  const isCutOff = (element) => {
-    const { left, right } = element.getBoundingClientRect();
-    return left < -1 || right > innerWidth + 1;
-  };
-  const found = [...document.querySelectorAll("main, main *")].filter(isCutOff).map(({ outerHTML }) => outerHTML);
-  // A word that is too long does not widen its element.
-  if (document.documentElement.scrollWidth > innerWidth) found.push("text");
-  document.documentElement.style.fontSize = "";
-  return found;
-};
-
-/** Shows the page from right to left, in mirrored letters. Runs in the page. */
-const mirror = () => {
-  document.documentElement.dir = "rtl";
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) texts.currentNode.data = `\u202e${texts.currentNode.data}\u202c`;
-};
-
 /** Checks the pages with axe, at 320 pixels with text at 200 %, in each language and theme, and from right to left. */
 async function accessibility() {
   const open = await launch("Chromium");
@@ -238,14 +107,12 @@ async function accessibility() {
           mkdirSync(pictures, { recursive: true });
           await page.screenshot({ path: join(pictures, `${what}-${language}-${colorScheme}.png`), fullPage: true });
         }
-        await page.evaluate(axe);
-        const { violations } = await page.evaluate(() => globalThis.axe.run());
-        assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]), [], `${what} ${language}`);
+        await checkAccessibility(page, `${what} ${language}`);
         await page.setViewportSize({ width: 320, height: 700 });
-        assert.deepEqual(await page.evaluate(cutOff), [], `${what} ${language}`);
+        await checkWidth(page, `${what} ${language}`, 200);
         if (language === "en") {
-          await page.evaluate(mirror);
-          assert.deepEqual(await page.evaluate(cutOff), [], `${what} from right to left`);
+          await mirror(page);
+          await checkWidth(page, `${what} from right to left`, 200);
           if (pictures) await page.screenshot({ path: join(pictures, `${what}-rtl-${colorScheme}.png`), fullPage: true });
         }
         await page.setViewportSize(PHONE);
@@ -294,19 +161,17 @@ async function guarded() {
 }
 
 try {
-  let stopServer = await startServer(port, providerPort, { QRLOGIN_LIMITS__ENABLED: "false" });
+  let stopServer = await startServer(program, port, providerPort, { QRLOGIN_LIMITS__ENABLED: "false" });
   for (const name of ["Chromium", "Firefox"]) await stories(name);
   await accessibility();
   await stopServer();
-  stopServer = await startServer(port, providerPort, {
+  stopServer = await startServer(program, port, providerPort, {
     QRLOGIN_SESSION__NUMBER_MATCHING: "true", QRLOGIN_SESSION__ROTATE_SECONDS: "1",
   });
   await guarded();
   await stopServer();
 } finally {
-  for (const browser of browsers) await browser.close();
-  for (const child of children) child.kill("SIGKILL");
+  await cleanUp();
   await stopProvider();
-  rmSync(scratch, { recursive: true, force: true });
 }
 process.exit(0);
