@@ -4,3 +4,7 @@ const login = document.querySelector("qr-login");
 for (const type of ["confirmed", "rejected", "cancelled"]) {
   login.addEventListener(`qr-login:${type}`, () => location.replace(login.dataset.next));
 }
+// Without cookies, the login would end in a page that says so, so the browser goes there before a scan. Chromium sets
+// navigator.cookieEnabled even if the user has blocked cookies.
+document.cookie = "cookies=allowed; SameSite=Strict; Max-Age=5";
+if (!document.cookie.includes("cookies=allowed")) location.assign(login.dataset.next);
