@@ -210,16 +210,14 @@ export class QrLoginElement extends HTMLElement {
   #show() {
     const { name: state } = this.state;
     const { tag, texts, isLoading } = known.find(this, () => this.#show());
-    // The page of a session that the server has begun need not be one with an app.
-    const words = this.session ? { ...texts, on_phone: texts.open_here, open: texts.open_here } : texts;
     const hadFocus = this.#root.activeElement;
     // A user who is on the phone cannot scan its screen.
     const isOnPhone = state === "ready" && matchMedia("(pointer: coarse) and (max-width: 40rem)").matches;
     this.#frame.lang = tag;
     this.#frame.className = `frame ${state}${this.#login.is_connected ? "" : " away"}${isLoading ? " waits" : ""}`;
     this.#showStage(state, isOnPhone);
-    this.#showTexts(state, isOnPhone, words);
-    this.#showButtons(state, words);
+    this.#showTexts(state, isOnPhone, texts);
+    this.#showButtons(state, texts);
     this.#countdown.show(this.state, texts.left, this.#connected && /ready|scanned/.test(state));
     // The focus stays in the element if the focused button disappears.
     if (hadFocus && !this.#root.activeElement) {
@@ -256,7 +254,9 @@ export class QrLoginElement extends HTMLElement {
     let key = state;
     if (isOnPhone) key = "on_phone";
     if (state === "scanned" && number) key = "number";
-    const hintKey = /overload|claimed/.test(reason) ? reason : `${key}_hint`;
+    let hintKey = /overload|claimed/.test(reason) ? reason : `${key}_hint`;
+    // The page of a session that the server has begun has a title of its own, and need not be one with an app.
+    if (this.session && state === "ready") [key, hintKey] = [hintKey, ""];
     setText(this.#message, words[/** @type {keyof Language} */ (key)]);
     setText(this.#hint, words[/** @type {keyof Language} */ (hintKey)] ?? "");
     setText(this.#notice, this.#login.is_connected ? "" : words.offline);
@@ -266,7 +266,7 @@ export class QrLoginElement extends HTMLElement {
 
   /** @param {string} state @param {Language} words */
   #showButtons(state, words) {
-    setText(this.#open, words.open);
+    setText(this.#open, this.session ? words.open_here : words.open);
     setText(this.#copy, this.#isCopied ? words.copied : words.copy);
     for (const [button, text, states] of /** @type {[HTMLElement, string, RegExp][]} */ ([
       [this.#renew, words.refresh, /expired/],
