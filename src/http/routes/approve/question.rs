@@ -170,8 +170,8 @@ fn question(language: &Language, form: &str, user: &AppUser, scan: &ScanResponse
         @if let Some(picture) = &user.user.picture {
             p.who { img src=(picture) alt="" referrerpolicy="no-referrer"; }
         }
-        p { (language.text_with("ask_lead", "{name}", name)) }
         @if let Some(application) = &scan.application { (asks(language, application)) }
+        p { (language.text_with("ask_lead", "{name}", name)) }
         (facts(language, scan))
         @if is_risky { p.risk role="alert" { (language.text("risk_warning")) } }
         p.warning { (language.text("check")) }

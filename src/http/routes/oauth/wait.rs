@@ -126,9 +126,11 @@ fn waiting(
             p role="status" { (language.text("wait_scanned")) }
             @if let Some(number) = number { p.number { bdi { (number) } } }
         } @else {
-            p { (language.text("wait_lead")) }
-            p { img.code src=(code.qr_image) alt=(language.text("wait_picture")); }
-            p { a href=(code.qr_url) target="_blank" rel="noopener" { (language.text("wait_here")) } }
+            div.scan {
+                p { (language.text("wait_lead")) }
+                p { img.code src=(code.qr_image) alt=(language.text("wait_picture")); }
+                p.here { a.button href=(code.qr_url) target="_blank" rel="noopener" { (language.text("wait_here")) } }
+            }
         }
     };
     let title = language.text_with("authorize_title", "{app}", name);
