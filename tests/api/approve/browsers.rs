@@ -1,4 +1,5 @@
-//! The approve page in Chromium and Firefox, with a provider that sites use (oidc-provider).
+//! The approve page and the pages of OpenID Connect in Chromium and Firefox, with a provider that sites use
+//! (oidc-provider).
 
 use std::path::Path;
 use std::process::Stdio;
@@ -8,22 +9,32 @@ use qrlogin_testing::real_time::within_seconds;
 use qrlogin_testing::test;
 use tokio::process::Command;
 
-/// Time in which the script ends, in seconds. It takes about 40 seconds on an idle machine.
+/// Time in which a script ends, in seconds. Each takes less than a minute on an idle machine.
 const SCRIPT_SECONDS: u64 = 300;
 
 #[test(needs(Chromium, Firefox))]
 async fn users_of_a_provider_approve_in_chromium_and_firefox() {
+    run_script("provider_login.mjs", 14).await;
+}
+
+#[test(needs(Chromium, Firefox))]
+async fn pages_of_openid_connect_are_accessible_and_work_with_back_reload_and_blocked_cookies() {
+    run_script("oauth_pages.mjs", 11).await;
+}
+
+/// Runs a script of `e2e/`, and checks how many of its stories passed.
+async fn run_script(script: &str, stories: usize) {
     let e2e = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e");
-    let script = Command::new("node")
-        .arg("provider_login.mjs")
+    let run = Command::new("node")
+        .arg(script)
         .arg(program())
         .current_dir(&e2e)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let ended = within_seconds(SCRIPT_SECONDS, "provider_login.mjs ends", script).await.expect("node starts");
+    let ended = within_seconds(SCRIPT_SECONDS, "the script ends", run).await.expect("node starts");
     let (output, errors) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
     print!("{output}");
     assert!(ended.status.success(), "{output}\n{errors}");
-    assert_eq!(output.matches("passed: ").count(), 14, "{output}");
+    assert_eq!(output.matches("passed: ").count(), stories, "{output}");
 }
