@@ -5,6 +5,7 @@ mod device;
 mod metadata;
 mod races;
 mod refresh_tokens;
+mod rust_clients;
 mod single_sign_on;
 
 use base64::Engine as _;
