@@ -4,12 +4,13 @@ mod provider;
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::config::{ApproveSettings, Secret, Settings};
+use crate::config::{ApproveSettings, AuthMethod, GrantType, OAuthClientSettings, Secret, Settings, SigningAlgorithm};
 use crate::qr::Picture;
 use crate::system::random;
 use crate::telemetry::LineQueue;
@@ -18,6 +19,8 @@ pub use provider::{AuthorizationError, DemoProvider, Logout, PROVIDER_PATH, Toke
 
 /// Client id of the approve page at the demo's provider.
 const CLIENT_ID: &str = "qrlogin-demo";
+/// Id of the client with which programs on this machine log in at the demo.
+const OAUTH_CLIENT_ID: &str = "demo";
 
 /// A user of the demo.
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +50,8 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Returns a demo and its settings: users approve on the approve page and log in at the demo's provider, and the
-    /// database and the keys are in `dir`.
+    /// Returns a demo and its settings: users approve on the approve page and log in at the demo's provider, programs on
+    /// this machine log in as the client `demo`, and the database and the keys are in `dir`.
     ///
     /// `public` is the address of the bound listener. If there is a `terminal`, codes are shown there as well.
     #[must_use]
@@ -78,6 +81,9 @@ impl Demo {
             client_secret: URL_SAFE_NO_PAD.encode(random::bytes::<32>()).into(),
             ..ApproveSettings::default()
         };
+        if !settings.oauth.clients.iter().any(|client| client.id == OAUTH_CLIENT_ID) {
+            settings.oauth.clients.push(oauth_client());
+        }
         // Names by which a browser on this machine may open the demo, and by which the server reaches its provider.
         let names = ["localhost", "127.0.0.1", "[::1]"].map(|host| format!("http://{host}:{port}"));
         settings.allowed_origins.extend(names.into_iter().chain([own_origin]));
@@ -98,6 +104,26 @@ impl Demo {
             // Writing to `LineQueue` never fails.
             drop(terminal.clone().write_all(text.as_bytes()));
         }
+    }
+}
+
+/// Returns a public client for programs on this machine.
+fn oauth_client() -> OAuthClientSettings {
+    OAuthClientSettings {
+        id: OAUTH_CLIENT_ID.to_owned(),
+        name: "A program on this computer".to_owned(),
+        logo: String::new(),
+        redirect_uris: ["127.0.0.1", "localhost"].map(|host| format!("http://{host}/callback")).to_vec(),
+        post_logout_redirect_uris: Vec::new(),
+        grant_types: vec![GrantType::AuthorizationCode, GrantType::DeviceCode],
+        scopes: ["openid", "profile"].map(str::to_owned).to_vec(),
+        auth_method: AuthMethod::None,
+        secret_files: Vec::new(),
+        secret_env: Vec::new(),
+        secret_hashes: Vec::new(),
+        jwks_file: PathBuf::new(),
+        id_token_signed_response_alg: SigningAlgorithm::Rs256,
+        require_pkce: true,
     }
 }
 
@@ -158,6 +184,15 @@ mod tests {
             assert_eq!(metadata["end_session_endpoint"], format!("{public}/demo/provider/logout"));
             assert!(settings.allowed_origins.iter().any(|origin| origin == own), "{listener}");
         }
+    }
+
+    #[test]
+    fn client_of_programs_is_valid_and_can_be_replaced_by_the_settings() {
+        let (_, mut settings) = demo("127.0.0.1:8080", None);
+        assert_eq!(settings.check(), Ok(()));
+        settings.oauth.clients[0].name = "Another".to_owned();
+        let (_, again) = Demo::new(settings.clone(), "127.0.0.1:8080".parse().unwrap(), Path::new("/nowhere"), None);
+        assert_eq!(again.oauth.clients, settings.oauth.clients);
     }
 
     #[test]

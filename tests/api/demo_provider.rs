@@ -7,68 +7,15 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use qrlogin_testing::demo::DemoServer;
 use qrlogin_testing::harness::{START, claims_of};
 use qrlogin_testing::test;
-use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
-use reqwest::{RequestBuilder, StatusCode, redirect};
+use reqwest::RequestBuilder;
 use serde_json::{Value, json};
-use url::{Url, form_urlencoded};
+use url::form_urlencoded;
+
+use crate::demo_visitor::{Shown, Visitor, with_form};
 
 /// A PKCE verifier and its challenge (RFC 7636 appendix B).
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
-
-/// A client that follows no redirects and sends the cookies that it has received.
-struct Visitor {
-    http: reqwest::Client,
-    cookies: BTreeMap<String, String>,
-}
-
-struct Shown {
-    status: StatusCode,
-    location: Option<String>,
-    text: String,
-}
-
-impl Visitor {
-    fn new() -> Self {
-        let http = reqwest::Client::builder().no_proxy().redirect(redirect::Policy::none()).build().unwrap();
-        Self { http, cookies: BTreeMap::new() }
-    }
-
-    async fn get(&mut self, url: &str) -> Shown {
-        let request = self.http.get(url).header("sec-fetch-site", "none");
-        self.send(request).await
-    }
-
-    /// Posts a form from a page of this origin.
-    async fn post(&mut self, url: &str, origin: &str, form: &[(&str, &str)]) -> Shown {
-        let request = self.http.post(url).header("origin", origin);
-        self.send(with_form(request, form)).await
-    }
-
-    async fn send(&mut self, request: RequestBuilder) -> Shown {
-        let cookies = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
-        let response = request.header(COOKIE, cookies.join("; ")).send().await.unwrap();
-        for field in response.headers().get_all(SET_COOKIE) {
-            let (name, value) = field.to_str().unwrap().split(';').next().unwrap().split_once('=').unwrap();
-            self.cookies.insert(name.to_owned(), value.to_owned());
-        }
-        let location = response.headers().get(LOCATION).map(|to| to.to_str().unwrap().to_owned());
-        Shown { status: response.status(), location, text: response.text().await.unwrap() }
-    }
-}
-
-impl Shown {
-    /// Returns a parameter of the URL to which the response redirects.
-    fn parameter(&self, name: &str) -> Option<String> {
-        let url = Url::parse(self.location.as_deref()?).unwrap();
-        url.query_pairs().find_map(|(key, value)| (key == name).then(|| value.into_owned()))
-    }
-}
-
-fn with_form(request: RequestBuilder, form: &[(&str, &str)]) -> RequestBuilder {
-    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-    request.header("content-type", "application/x-www-form-urlencoded").body(body)
-}
 
 /// The demo, and the URLs of its provider.
 struct Provider {
@@ -179,20 +126,7 @@ async fn demo_logs_a_browser_in_by_a_client_that_logs_in_at_its_provider() {
     let session: Value = serde_json::from_str(&generate.text().await.unwrap()).unwrap();
     let url = session["qr_url"].as_str().unwrap();
 
-    let authorize = phone.get(url).await.location.unwrap();
-    let question = phone.get(&authorize).await;
-    assert_eq!(question.status, 200);
-    for text in ["Who are you?", "Ada Lovelace", "Grace Hopper", "Alan Turing"] {
-        assert!(question.text.contains(text), "{}", question.text);
-    }
-    assert!(!question.text.contains("<script"));
-    let callback = phone.post(&authorize, &base, &[("user", "grace")]).await.location.unwrap();
-    let back = phone.get(&callback).await.location.unwrap();
-    assert!(url.ends_with(&back), "{url}, {back}");
-    let asking = phone.get(url).await;
-    assert!(asking.text.contains("You are Grace Hopper."), "{}", asking.text);
-    let form = asking.text.split(r#"name="form" value=""#).nth(1).unwrap().split('"').next().unwrap();
-    let confirmed = phone.post(url, &base, &[("form", form), ("action", "confirm")]).await;
+    let confirmed = phone.approve(&base, url, ("grace", "Grace Hopper")).await;
     assert!(confirmed.text.contains("logged in as Grace Hopper"), "{}", confirmed.text);
 
     let status = phone.http.get(format!("{base}/v1/qr-login/status"));

@@ -12,6 +12,7 @@ mod codes;
 mod crash;
 mod database_file;
 mod demo_provider;
+mod demo_visitor;
 mod endings;
 mod event_streams;
 mod faults;

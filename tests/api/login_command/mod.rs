@@ -1,6 +1,7 @@
-//! The command `login`, against an authorization server of the test.
+//! The command `login`, against an authorization server of the test, and against qrlogin itself.
 
 mod authorization_server;
+mod servers;
 
 use std::process::ExitStatus;
 
