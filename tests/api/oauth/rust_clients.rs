@@ -14,7 +14,7 @@ use openidconnect::{
     AccessTokenHash, AuthorizationCode, ClientId, ClientSecret, CsrfToken, HttpRequest, HttpResponse, IssuerUrl, Nonce,
     OAuth2TokenResponse as _, PkceCodeChallenge, RedirectUrl, Scope, TokenResponse as _,
 };
-use qrlogin::internals::system::clock::Clock;
+use qrlogin::session::Timestamp;
 use qrlogin_testing::harness::{Server, Session};
 use qrlogin_testing::test;
 
@@ -34,9 +34,9 @@ async fn sent(server: &Server, mut request: HttpRequest) -> Result<HttpResponse,
     Ok(response)
 }
 
-/// Returns the time by a clock.
-fn time(clock: &Clock) -> DateTime<Utc> {
-    DateTime::from_timestamp_secs(clock.wall().as_seconds()).unwrap()
+/// Returns a date of the server's clock as the crates take it.
+fn date(time: Timestamp) -> DateTime<Utc> {
+    DateTime::from_timestamp_secs(time.as_seconds()).unwrap()
 }
 
 fn scope(name: &str) -> Scope {
@@ -70,7 +70,7 @@ async fn openidconnect_logs_in_verifies_the_id_token_and_refreshes() {
     let exchange = client.exchange_code(code).unwrap().set_pkce_verifier(code_verifier);
     let tokens = exchange.request_async(&http).await.unwrap();
     let clock = server.clock.clone();
-    let verifier = client.id_token_verifier().set_time_fn(|| time(&clock));
+    let verifier = client.id_token_verifier().set_time_fn(|| date(clock.wall()));
     let id_token = tokens.id_token().unwrap();
     let claims = id_token.claims(&verifier, &nonce).unwrap();
     assert_eq!(claims.subject().as_str(), "ann");
@@ -119,7 +119,7 @@ async fn poll(
     };
     // The limit is the test's: the server is the one to say that a code has expired.
     let limit = Some(Duration::from_secs(3600));
-    let polling = client.exchange_device_access_token(&device).set_time_fn(|| time(&server.clock));
+    let polling = client.exchange_device_access_token(&device).set_time_fn(|| date(server.clock.wall()));
     let polled = polling.request_async(&http, &wait, limit).await;
     let polled = polled.map(|tokens| tokens.access_token().secret().clone()).map_err(|error| match error {
         RequestTokenError::ServerResponse(refusal) => refusal.error().clone(),
