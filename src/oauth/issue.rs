@@ -199,6 +199,9 @@ impl OAuth {
     pub(super) async fn end(&self, id: RecordId) -> Result<(), OAuthError> {
         for _ in 0..MAX_ATTEMPTS {
             let found = self.store.read_record(&id).await?;
+            if found.as_ref().is_some_and(|record| record.data == REVOKED) {
+                return Ok(());
+            }
             let ended = Record {
                 id,
                 version: found.as_ref().map_or(1, |record| record.version + 1),
