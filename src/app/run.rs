@@ -120,7 +120,8 @@ fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server
         geo,
         demo,
     } = parts;
-    let minter = Arc::new(minter(keys, &settings));
+    let keys = Arc::new(keys);
+    let minter = Arc::new(minter(keys.clone(), &settings));
     let codes = Arc::new(Codes {
         secret: code_secret,
         rotation: Rotation { period_seconds: settings.session.rotate_seconds },
@@ -138,7 +139,7 @@ fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server
         pending: pending(&settings),
         metrics: metrics.clone(),
     }));
-    let app_auth = Arc::new(app_auth.with_passed_on(settings.passed_on_claims()));
+    let app_auth = Arc::new(app_auth.with_passed_on(settings.passed_on_claims()).with_own_keys(keys));
     let limits = client_limits(&settings.limits, &clock);
     let hub_parts = HubParts {
         logins: logins.clone(),
@@ -199,7 +200,7 @@ fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server
     Ok((Server { settings, clock, store, logins, hub, upgrades, background }, state))
 }
 
-fn minter(keys: KeyRing, settings: &Settings) -> Minter {
+fn minter(keys: Arc<KeyRing>, settings: &Settings) -> Minter {
     let or_public = |value: &str| if value.is_empty() { settings.public_base() } else { value }.to_owned();
     let token = &settings.token;
     Minter::new(keys, or_public(&token.issuer), or_public(&token.audience), token.ttl_seconds, token.claims.clone())

@@ -188,6 +188,12 @@ impl KeyRing {
         key.is_some_and(|key| key.pair.has_signed(message, signature))
     }
 
+    /// Returns whether a key of the directory has this id.
+    #[must_use]
+    pub fn contains(&self, kid: &str) -> bool {
+        self.keys.read().by_id.contains_key(kid)
+    }
+
     /// Reads the directory again as [`KeyRing::refresh`] does, and logs an error instead of returning it.
     pub fn refresh_or_warn(&self) {
         if let Err(error) = self.refresh()

@@ -1,5 +1,7 @@
 //! Minting of the `web_token`. The decision fixes a grant, and every delivery mints the same token from it.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,7 @@ pub const AMR: [&str; 2] = ["mca", "qr"];
 /// Makes the grant of a decision, and mints the `web_token` of a grant.
 #[derive(Debug)]
 pub struct Minter {
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
     issuer: String,
     audience: String,
     ttl_seconds: u32,
@@ -71,8 +73,14 @@ impl Minter {
     /// Returns a minter of tokens that `issuer` issues for `audience`, and that expire `ttl_seconds` after the
     /// decision. `passed_on` names the claims that are copied from the app token.
     #[must_use]
-    pub fn new(keys: KeyRing, issuer: String, audience: String, ttl_seconds: u32, passed_on: Vec<String>) -> Self {
-        Self { keys, issuer, audience, ttl_seconds, passed_on }
+    pub fn new(
+        keys: impl Into<Arc<KeyRing>>,
+        issuer: String,
+        audience: String,
+        ttl_seconds: u32,
+        passed_on: Vec<String>,
+    ) -> Self {
+        Self { keys: keys.into(), issuer, audience, ttl_seconds, passed_on }
     }
 
     /// Returns the grant of a confirmation by the user `by`. `date` is the time of the decision by the wall clock,

@@ -41,6 +41,9 @@ pub enum InvalidToken {
     /// The token is a `web_token`, which a server like this minted for a browser.
     #[error("a web_token is not an app token")]
     WebToken,
+    /// The token names a signing key of this server, which signs tokens for browsers and clients.
+    #[error("a token of this server is not an app token")]
+    OwnToken,
     /// The header has a `crit` (RFC 7515 §4.1.11), of which no extension is supported.
     #[error("the app token's header has a 'crit' that is not supported")]
     Critical,
@@ -82,6 +85,7 @@ impl InvalidToken {
             Self::Audience => "audience",
             Self::Claim(_) | Self::ControlCharacter(_) => "claim",
             Self::WebToken => "web_token",
+            Self::OwnToken => "own_token",
             Self::Critical => "critical",
             Self::UnknownKey => "unknown_key",
             Self::Inactive => "inactive",

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use tracing::{info, warn};
 use url::Url;
 
-use super::WEB_TOKEN_TYPE;
+use super::{KeyRing, WEB_TOKEN_TYPE};
 use crate::session::Timestamp;
 use crate::system::clock::Clock;
 use fetch::HttpSource;
@@ -40,6 +40,8 @@ pub const MIN_HMAC_SECRET_BYTES: usize = 32;
 pub struct AppAuth {
     verification: Verification,
     rules: ClaimRules,
+    /// Signing keys of this server, whose tokens are not app tokens.
+    own: Option<Arc<KeyRing>>,
 }
 
 /// The way in which tokens are verified.
@@ -111,7 +113,15 @@ impl AppAuth {
     fn with_verification(verification: Verification) -> Self {
         let (user_claim, passed_on) = ("sub".to_owned(), Vec::new());
         let rules = ClaimRules { issuer: None, audience: None, user_claim, max_age_seconds: 0, passed_on };
-        Self { verification, rules }
+        Self { verification, rules, own: None }
+    }
+
+    /// Refuses tokens that name one of these keys, which are those of this server. An OAuth client that holds a user's ID
+    /// token or access token must not be able to act as the user's app.
+    #[must_use]
+    pub fn with_own_keys(mut self, keys: Arc<KeyRing>) -> Self {
+        self.own = Some(keys);
+        self
     }
 
     /// Accepts tokens of this issuer only.
@@ -181,11 +191,15 @@ impl AppAuth {
     /// Returns an error if the token is not valid, if the user's login is too long ago, or if the source does not
     /// answer.
     pub async fn verify(&self, token: &str, address: IpAddr, now: Timestamp) -> Result<AppUser, AuthError> {
-        // Checked first, so that a `web_token` is not sent to an introspection endpoint.
+        // Checked first, so that a token of this server is not sent to an introspection endpoint.
         let header = JoseHeader::of(token);
         let is_web_token = |typ: &String| typ.eq_ignore_ascii_case(WEB_TOKEN_TYPE);
         if header.as_ref().is_some_and(|header| header.typ.as_ref().is_some_and(is_web_token)) {
             return Err(InvalidToken::WebToken.into());
+        }
+        let kid = header.as_ref().and_then(|header| header.kid.as_deref());
+        if kid.is_some_and(|kid| self.own.as_ref().is_some_and(|own| own.contains(kid))) {
+            return Err(InvalidToken::OwnToken.into());
         }
         let claims = match &self.verification {
             Verification::Introspection(introspection) => introspection.introspect(token, address).await?,
