@@ -23,6 +23,7 @@ const MAX_ASSERTION_SECONDS: i64 = 3600;
 struct Assertion {
     sub: String,
     exp: i64,
+    nbf: Option<i64>,
     jti: String,
 }
 
@@ -93,7 +94,11 @@ impl OAuth {
         }
         let invalid = OAuthError::InvalidClient("the assertion of the client is not valid");
         let Some((client, claims)) = self.verify_assertion(assertion) else { return Err(invalid) };
-        let left_seconds = claims.exp - self.clock.wall().as_seconds();
+        let now = self.clock.wall().as_seconds();
+        if claims.nbf.is_some_and(|nbf| nbf > now.saturating_add(LEEWAY_SECONDS)) {
+            return Err(OAuthError::InvalidClient("the assertion is not valid yet"));
+        }
+        let left_seconds = claims.exp.saturating_sub(now);
         if !(-LEEWAY_SECONDS..=MAX_ASSERTION_SECONDS).contains(&left_seconds) {
             return Err(OAuthError::InvalidClient("the assertion has expired, or is valid for more than an hour"));
         }

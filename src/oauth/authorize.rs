@@ -133,9 +133,7 @@ impl OAuth {
                 Some(user)
             }
         };
-        let is_offline = scopes.iter().any(|scope| scope == OFFLINE_ACCESS);
-        // OpenID Connect Core §11: offline access needs the user's consent.
-        let prompt = if is_offline && prompt == Prompt::IfNeeded { Prompt::Always } else { prompt };
+        let (prompt, scopes) = with_consent(prompt, scopes)?;
         let redirect = Redirect {
             uri: String::new(),
             mode,
@@ -147,6 +145,28 @@ impl OAuth {
         };
         let request = OAuthRequest { client_id: client.settings.id.clone(), scopes, redirect: Some(redirect) };
         Ok((request, prompt, max_age_seconds))
+    }
+}
+
+/// Offline access needs the user's consent, and is ignored in a request that must not ask for it (OpenID Connect Core
+/// §11).
+fn with_consent(
+    prompt: Prompt,
+    mut scopes: Vec<String>,
+) -> Result<(Prompt, Vec<String>), (&'static str, &'static str)> {
+    if !scopes.iter().any(|scope| scope == OFFLINE_ACCESS) {
+        return Ok((prompt, scopes));
+    }
+    match prompt {
+        Prompt::IfNeeded | Prompt::Always => Ok((Prompt::Always, scopes)),
+        Prompt::Never => {
+            scopes.retain(|scope| scope != OFFLINE_ACCESS);
+            if scopes.is_empty() {
+                Err(("consent_required", "offline_access needs the user's consent"))
+            } else {
+                Ok((prompt, scopes))
+            }
+        }
     }
 }
 

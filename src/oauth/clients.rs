@@ -138,6 +138,14 @@ impl OAuthClient {
         self.settings.redirect_uris.iter().any(|known| known == uri || is_same_loopback(known, uri))
     }
 
+    /// Returns whether only this client can receive the answer at this redirect URI. Every program on a machine can
+    /// receive what is sent to a loopback address or to a scheme of an app, and can use it if the client needs no secret
+    /// (RFC 8252 §8.6).
+    #[must_use]
+    pub fn is_assured_by(&self, redirect_uri: &str) -> bool {
+        !self.is_public() || redirect_uri.starts_with("https://")
+    }
+
     /// Returns the scopes of a request that the client may have, each once, in their order.
     #[must_use]
     pub fn scopes_of(&self, requested: &str) -> Vec<String> {

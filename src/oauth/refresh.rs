@@ -47,7 +47,7 @@ impl OAuth {
 /// Returns the requested scopes, if all of them were granted (RFC 6749 §6).
 fn narrowed(granted: &[String], requested: &str) -> Result<Vec<String>, OAuthError> {
     let requested: Vec<_> = requested.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
-    if requested.iter().all(|scope| granted.contains(scope)) {
+    if !requested.is_empty() && requested.iter().all(|scope| granted.contains(scope)) {
         Ok(requested)
     } else {
         Err(OAuthError::InvalidScope("the scope exceeds what was granted"))

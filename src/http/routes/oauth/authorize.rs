@@ -21,7 +21,7 @@ use crate::login::NewSession;
 use crate::oauth::{
     Authorize, AuthorizeError, BrowserCookie, ErrorRedirect, OAuthError, PageError, Parameters, Prompt, Sso, SsoCookie,
 };
-use crate::session::{Client, OAuthRequest};
+use crate::session::{Client, OAuthRequest, Redirect};
 use crate::wire::types::WEBSOCKET_PATH;
 
 /// Path of the page's script.
@@ -52,10 +52,15 @@ pub(super) async fn show(
         Err(error) => return refused(&pages, language, &error),
     };
     let cookie = pages.cookies.keep(&browser, "", now);
+    let redirect = authorize.request.redirect.clone();
     let request = Request { pages: &pages, language, address, headers: &headers };
-    match request.answer(authorize).await {
-        Ok(response) => with_cookies(response, [cookie]),
-        Err(error) => pages.error_page(language, &error),
+    match (request.answer(authorize).await, redirect) {
+        (Ok(response), _) => with_cookies(response, [cookie]),
+        (Err(error @ (OAuthError::Unavailable | OAuthError::Internal)), Some(redirect)) => {
+            pages.answer_error(language, &error_redirect(&redirect, error.code(), "the server cannot answer"))
+        }
+        // A client that begins again by itself would be sent back and forth, so the limit is shown to the user.
+        (Err(error), _) => pages.error_page(language, &error),
     }
 }
 
@@ -85,6 +90,10 @@ fn refused(pages: &OAuthPages, language: &Language, error: &AuthorizeError) -> R
     }
 }
 
+fn error_redirect(redirect: &Redirect, error: &'static str, description: &'static str) -> ErrorRedirect {
+    ErrorRedirect { uri: redirect.uri.clone(), mode: redirect.mode, state: redirect.state.clone(), error, description }
+}
+
 /// A request, with what its answer depends on.
 struct Request<'a> {
     pages: &'a Arc<OAuthPages>,
@@ -105,7 +114,8 @@ impl Request<'_> {
         let is_known = |sso: &Sso| {
             oldest.is_none_or(|oldest| sso.auth_time > oldest) && expected.is_none_or(|user| *user == sso.sub)
         };
-        match sso.filter(|sso| prompt != Prompt::Always && is_known(sso)) {
+        let is_assured = request.redirect.as_ref().is_some_and(|redirect| client.is_assured_by(&redirect.uri));
+        match sso.filter(|sso| prompt != Prompt::Always && is_assured && is_known(sso)) {
             Some(sso) => self.answer_known(request, sso).await,
             None if prompt == Prompt::Never => Ok(self.login_required(&request)),
             None => {
@@ -140,16 +150,8 @@ impl Request<'_> {
 
     fn login_required(&self, request: &OAuthRequest) -> Response {
         let Some(redirect) = &request.redirect else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-        self.pages.answer_error(
-            self.language,
-            &ErrorRedirect {
-                uri: redirect.uri.clone(),
-                mode: redirect.mode,
-                state: redirect.state.clone(),
-                error: "login_required",
-                description: "the user must scan a code",
-            },
-        )
+        let error = error_redirect(redirect, "login_required", "the user must scan a code");
+        self.pages.answer_error(self.language, &error)
     }
 
     /// Returns the page with the QR code. Without scripts, the browser goes to a page that refreshes itself.

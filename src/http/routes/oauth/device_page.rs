@@ -15,11 +15,19 @@ use crate::oauth::{OAuthError, Parameters, UserCode};
 use crate::session::network_of;
 use crate::wire::types::CodeView;
 
+/// Name of the form's field that says that a link has filled it in.
+const LINKED: &str = "linked";
+
 /// Answers with the form. A link can fill it in.
 pub(super) async fn show(Extension(pages): Pages, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
     let parameters = Parameters::parse(query.as_deref().unwrap_or_default()).unwrap_or_default();
     let typed = parameters.get("user_code").unwrap_or_default();
-    pages.device_page(Language::of(&headers), StatusCode::OK, typed, false)
+    pages.device_page(
+        Language::of(&headers),
+        StatusCode::OK,
+        typed,
+        Filled { is_linked: !typed.is_empty(), is_wrong: false },
+    )
 }
 
 /// Goes on to the page of the QR code that belongs to the typed code. A wrong code counts against the address.
@@ -32,6 +40,7 @@ pub(super) async fn enter(
     let language = Language::of(&headers);
     let form = form_of(&headers, &body).and_then(Parameters::parse).unwrap_or_default();
     let typed = form.get("user_code").unwrap_or_default();
+    let is_linked = form.get(LINKED).is_some();
     let (rates, guesser) = (pages.limits.rates.as_ref(), network_of(address).to_string());
     if let Some(exceeded) = rates.and_then(|rates| rates.may_try_code(&guesser, address).err()) {
         return pages.error_page(language, &OAuthError::RateLimited(exceeded.retry_after_seconds));
@@ -41,15 +50,24 @@ pub(super) async fn enter(
         None => Ok(None),
     };
     match found {
-        Ok(Some(code)) => pages.go_on(language, &code, is_same_origin(&headers, &pages.origin)),
+        // Another site may have sent the form, or a link with the code.
+        Ok(Some(code)) => pages.go_on(language, &code, !is_linked && is_same_origin(&headers, &pages.origin)),
         Ok(None) => {
             if let Some(rates) = rates {
                 rates.count_wrong_code(&guesser, address);
             }
-            pages.device_page(language, StatusCode::NOT_FOUND, typed, true)
+            pages.device_page(language, StatusCode::NOT_FOUND, typed, Filled { is_linked, is_wrong: true })
         }
         Err(error) => pages.error_page(language, &error),
     }
+}
+
+/// How the form comes to have a code.
+struct Filled {
+    /// A link has filled it in.
+    is_linked: bool,
+    /// The code was sent, and is wrong.
+    is_wrong: bool,
 }
 
 impl OAuthPages {
@@ -65,13 +83,15 @@ impl OAuthPages {
         with_cookies(response, kept)
     }
 
-    fn device_page(&self, language: &Language, status: StatusCode, typed: &str, is_wrong: bool) -> Response {
+    fn device_page(&self, language: &Language, status: StatusCode, typed: &str, filled: Filled) -> Response {
+        let Filled { is_linked, is_wrong } = filled;
         let body = html! {
             form.actions method="post" {
                 label for="user_code" { (language.text("device_lead")) }
                 input #user_code name="user_code" value=(typed) required autofocus autocomplete="one-time-code"
                     autocapitalize="characters" spellcheck="false" placeholder="XXXX-XXXX" maxlength="32"
                     aria-invalid=[is_wrong.then_some("true")] aria-describedby=[is_wrong.then_some("wrong")];
+                @if is_linked { input type="hidden" name=(LINKED) value="1"; }
                 @if is_wrong { p #wrong .risk role="alert" { (language.text("device_wrong")) } }
                 button.yes { (language.text("continue")) }
             }

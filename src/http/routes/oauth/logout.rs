@@ -11,7 +11,7 @@ use super::{OAuthPages, Pages, form_of};
 use crate::http::cookies::with_cookies;
 use crate::http::layers::origin::is_same_origin;
 use crate::http::pages::{Language, Page};
-use crate::oauth::{Parameters, SsoCookie};
+use crate::oauth::{OAuthClient, Parameters, SsoCookie};
 
 /// Answers a logout request.
 pub(super) async fn show(Extension(pages): Pages, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
@@ -32,7 +32,7 @@ async fn log_out(pages: &OAuthPages, headers: &HeaderMap, text: &str, is_confirm
     let language = Language::preferred(parameters.get("ui_locales"), headers);
     let hinted = parameters.get("id_token_hint").map(|hint| pages.oauth.hinted(hint));
     let client_id = parameters.get("client_id");
-    let client_of_hint = hinted.as_ref().and_then(|hinted| hinted.as_ref()).map(|(_, client)| client.as_str());
+    let client_of_hint = hinted.iter().flatten().map(|(_, client)| client.as_str()).next();
     let is_contradiction = client_id.is_some() && client_of_hint.is_some() && client_id != client_of_hint;
     if is_contradiction || matches!(hinted, Some(None)) {
         return pages.text_page(language, StatusCode::BAD_REQUEST, "bad", "no_logout");
@@ -50,9 +50,19 @@ async fn log_out(pages: &OAuthPages, headers: &HeaderMap, text: &str, is_confirm
         }
     };
     let cookie = pages.cookies.read::<SsoCookie>(headers, "", pages.clock.now());
-    // Another site could send the user here. Without an ID token of the user, the user is asked.
-    if client_of_hint.is_none() && !is_confirmed && cookie.is_some() {
-        return pages.logout_question(language, &parameters);
+    let sso = match &cookie {
+        Some(cookie) => pages.oauth.sso(cookie).await,
+        None => Ok(None),
+    };
+    let sso = match sso {
+        Ok(sso) => sso,
+        Err(error) => return pages.error_page(language, &error),
+    };
+    // Another site could send the user here. Without an ID token of this user, the user is asked (OpenID Connect
+    // RP-Initiated Logout §2).
+    let hinted_user = hinted.iter().flatten().map(|(user, _)| user.as_str()).next();
+    if !is_confirmed && sso.is_some_and(|sso| hinted_user != Some(sso.sub.as_str())) {
+        return pages.logout_question(language, client, &parameters);
     }
     if let Some(cookie) = &cookie
         && let Err(error) = pages.oauth.end_sso(cookie).await
@@ -75,13 +85,19 @@ fn with_state(uri: &str, state: Option<&str>) -> Option<HeaderValue> {
 }
 
 impl OAuthPages {
-    fn logout_question(&self, language: &Language, parameters: &Parameters) -> Response {
-        let repeated = ["client_id", "post_logout_redirect_uri", "state"];
+    /// Returns the page that asks the user. Its form repeats the request, without the ID token of another user.
+    fn logout_question(&self, language: &Language, client: Option<&OAuthClient>, parameters: &Parameters) -> Response {
+        let client_id = client.map(|client| client.settings.id.as_str());
+        let repeated = [
+            ("client_id", client_id),
+            ("post_logout_redirect_uri", parameters.get("post_logout_redirect_uri")),
+            ("state", parameters.get("state")),
+        ];
         let body = html! {
             p { (language.text("end_lead")) }
             form.actions method="post" action={ (self.base.path()) "/oauth/logout" } {
-                @for name in repeated {
-                    @if let Some(value) = parameters.get(name) { input type="hidden" name=(name) value=(value); }
+                @for (name, value) in repeated {
+                    @if let Some(value) = value { input type="hidden" name=(name) value=(value); }
                 }
                 button.yes { (language.text("end")) }
             }
