@@ -1,6 +1,7 @@
 //! Checks that the documents agree with the code.
 
 mod architecture;
+mod conformance;
 mod cycles;
 mod map;
 

@@ -42,6 +42,50 @@ async fn metadata_name_the_endpoints_and_claim_nothing_that_is_not_there() {
 }
 
 #[test]
+async fn metadata_have_what_the_conformance_suite_looks_for() {
+    let server = server(|_| {}).await;
+    let answer = server.get("/.well-known/openid-configuration").await;
+    assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/json"));
+    let metadata = answer.body;
+    let lists = |name: &str, value: &str| metadata[name].as_array().is_some_and(|list| list.contains(&json!(value)));
+    for (name, value) in [
+        ("response_types_supported", "code"),
+        ("response_modes_supported", "query"),
+        ("response_modes_supported", "form_post"),
+        ("subject_types_supported", "public"),
+        ("id_token_signing_alg_values_supported", "RS256"),
+        ("grant_types_supported", "authorization_code"),
+        ("scopes_supported", "openid"),
+        ("claims_supported", "sub"),
+        ("claims_supported", "email"),
+        ("code_challenge_methods_supported", "S256"),
+        ("token_endpoint_auth_methods_supported", "client_secret_basic"),
+        ("token_endpoint_auth_methods_supported", "client_secret_post"),
+        ("ui_locales_supported", "zh-CN"),
+    ] {
+        assert!(lists(name, value), "{name}: {value}: {metadata}");
+    }
+    assert!(!lists("id_token_signing_alg_values_supported", "none"));
+    assert_eq!(metadata["end_session_endpoint"], format!("{PUBLIC_URL}/oauth/logout"));
+    // A missing value would mean that request_uri is supported (OpenID Connect Discovery §3).
+    for name in ["request_parameter_supported", "request_uri_parameter_supported", "claims_parameter_supported"] {
+        assert_eq!(metadata[name], false);
+    }
+    for (name, value) in metadata.as_object().unwrap() {
+        let is_url = name.ends_with("_endpoint") || name.ends_with("_uri");
+        assert!(!is_url || value.as_str().unwrap().starts_with("https://"), "{name}: {value}");
+    }
+    let keys = server.get("/.well-known/jwks.json").await.body;
+    let keys = keys["keys"].as_array().unwrap();
+    let kids: std::collections::BTreeSet<_> = keys.iter().map(|key| key["kid"].as_str().unwrap()).collect();
+    assert_eq!(kids.len(), keys.len(), "each key has an id of its own");
+    for key in keys {
+        assert_eq!((&key["use"], key.get("d")), (&json!("sig"), None), "{key}");
+    }
+    server.stop().await;
+}
+
+#[test]
 async fn endpoints_without_cookies_are_open_to_pages_of_every_origin() {
     let server = server(|_| {}).await;
     for (path, is_open) in [

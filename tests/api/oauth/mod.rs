@@ -1,7 +1,12 @@
 //! OpenID Connect and OAuth: clients whose users log in by QR code.
 
+mod attacks;
 mod authorization_code;
+mod client_authentication;
+mod conformance;
 mod device;
+mod errors;
+mod logout;
 mod metadata;
 mod races;
 mod refresh_tokens;

@@ -7,7 +7,7 @@ use super::{code, opened, phone, received, redeemed, request, server, value, wen
 use crate::approve::visitor::Visitor;
 use qrlogin_testing::harness::Server;
 
-async fn logged_in(server: &Server, browser: &mut Visitor) -> String {
+pub async fn logged_in(server: &Server, browser: &mut Visitor) -> String {
     let page = opened(server, browser, &request(&[])).await;
     phone(server).confirm(&page.session).await;
     let response = went_on(server, browser, &page).await;
@@ -15,7 +15,7 @@ async fn logged_in(server: &Server, browser: &mut Visitor) -> String {
     tokens.body["id_token"].as_str().unwrap().to_owned()
 }
 
-async fn asked(server: &Server, browser: &mut Visitor, other: &[(&str, &str)]) -> Option<Vec<(String, String)>> {
+pub async fn asked(server: &Server, browser: &mut Visitor, other: &[(&str, &str)]) -> Option<Vec<(String, String)>> {
     let shown = browser.open(server, &format!("/oauth/authorize?{}", request(other))).await;
     shown.elsewhere.is_some().then(|| received(&shown))
 }
