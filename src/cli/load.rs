@@ -1,13 +1,16 @@
 //! The command `load`.
 
+use std::fs;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use qrlogin_load::{Plan, Transport};
+use qrlogin_load::{OAuthClient, Plan, Transport};
 
 use super::config_flags::ConfigFlags;
 use super::{CliError, app_token, in_runtime, located};
 use crate::config::{Loaded, Settings};
+use crate::secret::shown_path;
 
 /// Lifetime of the app token of a load test, in seconds. It is longer than the longest `--seconds`.
 const LOAD_TOKEN_SECONDS: u32 = 2 * 3600;
@@ -38,6 +41,15 @@ pub(super) struct LoadFlags {
     /// App token of the phone [default: one signed with app_auth.hmac_secret]
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
+    /// Log in to this registered OAuth client, by authorization code
+    #[arg(long, value_name = "ID", requires = "oauth_redirect_uri")]
+    oauth_client: Option<String>,
+    /// Redirect URI of the OAuth client, to which no request is sent
+    #[arg(long, value_name = "URI", requires = "oauth_client")]
+    oauth_redirect_uri: Option<String>,
+    /// File with the secret of the OAuth client, unless it is public
+    #[arg(long, value_name = "FILE", requires = "oauth_client")]
+    oauth_client_secret_file: Option<PathBuf>,
     /// Process id of the server, to measure its memory and processor time
     #[arg(long, value_name = "ID")]
     pid: Option<u32>,
@@ -56,6 +68,9 @@ pub(super) fn load(flags: LoadFlags) -> Result<(), CliError> {
         None => app_token(&settings.app_auth, "load", None, None, LOAD_TOKEN_SECONDS)
             .map_err(|failure| located(&origins, failure))?,
     };
+    let secret = flags.oauth_client_secret_file.as_deref().map(read_secret).transpose()?;
+    let oauth_client = flags.oauth_client.zip(flags.oauth_redirect_uri);
+    let oauth_client = oauth_client.map(|(id, redirect_uri)| OAuthClient { id, redirect_uri, secret });
     let plan = Plan {
         url: flags.url.unwrap_or_else(|| format!("http://{}", settings.listen)),
         transport: flags.transport,
@@ -65,6 +80,7 @@ pub(super) fn load(flags: LoadFlags) -> Result<(), CliError> {
         concurrency: flags.concurrency,
         sources: flags.sources,
         app_token,
+        oauth_client,
         pid: flags.pid,
     };
     let report = in_runtime(async { Ok(qrlogin_load::run(&plan).await?) })?;
@@ -74,4 +90,11 @@ pub(super) fn load(flags: LoadFlags) -> Result<(), CliError> {
         print!("{report}");
     }
     Ok(())
+}
+
+/// Reads the secret of the OAuth client. A line end after it is not a part of it.
+fn read_secret(file: &Path) -> Result<String, CliError> {
+    let text = fs::read_to_string(file);
+    let text = text.map_err(|error| format!("--oauth-client-secret-file: {}: {error}", shown_path(file)))?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }

@@ -10,7 +10,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
-use qrlogin_testing::harness::Server;
+use qrlogin_testing::harness::{Server, hash_secret};
 use qrlogin_testing::keys::app_token;
 use qrlogin_testing::program::{Program, signal};
 use qrlogin_testing::real_time::{sleep_millis, within};
@@ -124,6 +124,87 @@ async fn known_delay_of_answers_is_measured() {
     }
 }
 
+/// Starts a server with two OAuth clients: `web`, whose secret is in a file at the returned path, and `native`, which is
+/// public.
+async fn server_with_clients() -> (Server, tempfile::NamedTempFile) {
+    let secret = "a secret: with 100 % of signs";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{secret}\n")).unwrap();
+    let web = format!(
+        r#"id = "web"
+        name = "Web"
+        redirect_uris = ["https://web.example/callback?a=b"]
+        secret_hashes = ["{}"]"#,
+        hash_secret(secret).unwrap()
+    );
+    let native = r#"id = "native"
+        name = "Native"
+        redirect_uris = ["http://127.0.0.1/callback"]
+        auth_method = "none"
+        id_token_signed_response_alg = "EdDSA""#;
+    let server = Server::start_with(|settings| {
+        settings.oauth.clients = vec![toml::from_str(&web).unwrap(), toml::from_str(native).unwrap()];
+    });
+    (server.await, file)
+}
+
+#[test]
+async fn browsers_log_in_to_an_oauth_client_on_every_transport() {
+    let (server, secret_file) = server_with_clients().await;
+    let secret_file = secret_file.path().to_str().unwrap();
+    let web = ["--oauth-client", "web", "--oauth-redirect-uri", "https://web.example/callback?a=b"];
+    let web = [&web[..], &["--oauth-client-secret-file", secret_file]].concat();
+    let native = ["--oauth-client", "native", "--oauth-redirect-uri", "http://127.0.0.1:9/callback"];
+    for (transport, client, ending) in [
+        ("websocket", &web[..], "1000"),
+        ("websocket-ack", &native, "1000"),
+        ("sse", &web, "1000"),
+        ("poll", &native, "200 OK"),
+    ] {
+        let counts = ["--browsers", "20", "--logins-per-second", "20", "--seconds", "1", "--json"];
+        let (succeeded, out, err) = load(&server, &[client, &["--transport", transport], &counts].concat()).await;
+        assert!(succeeded, "{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(20), &json!(0), &json!({})]);
+        assert_eq!(report["closed"], json!({ ending: 20, "closed by the tool": 20 }), "{transport}");
+        let p50 = |times: &str| report[times]["p50"].as_u64().unwrap();
+        assert!(p50("redirect_micros") > p50("push_micros") && p50("token_micros") > 0, "{report}");
+        assert!(report["logins_per_second"].as_f64() > Some(0.0), "{report}");
+    }
+    let wrong = ["--oauth-client", "web", "--oauth-redirect-uri", "https://web.example/callback?a=b"];
+    let counts = ["--browsers", "1", "--logins-per-second", "2", "--seconds", "1", "--json"];
+    let (_, out, _) = load(&server, &[&wrong[..], &counts].concat()).await;
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["errors"], json!({ "token: the server answered 401: invalid_client": 2 }));
+    assert_eq!((&report["logins"], &report["logins_per_second"]), (&json!(2), &json!(0.0)));
+    server.stop().await;
+}
+
+#[test]
+async fn known_delay_of_answers_is_measured_to_the_redirect_and_in_token_requests() {
+    for late_millis in [5, 60, 900] {
+        let (server, _) = server_with_clients().await;
+        let proxy = late_proxy(server.address, Duration::from_millis(late_millis)).await;
+        let client = ["--oauth-client", "native", "--oauth-redirect-uri", "http://127.0.0.1/callback"];
+        let counts = ["--browsers", "3", "--logins-per-second", "4", "--seconds", "2", "--json"];
+        let token = server.app_token(json!({ "sub": "load" }));
+        let (succeeded, out, err) = load_at(&format!("http://{proxy}"), &token, &[&client[..], &counts].concat()).await;
+        assert!(succeeded, "{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!([&report["logins"], &report["lost"], &report["errors"]], [&json!(8), &json!(0), &json!({})]);
+        // The redirect needs two answers after the confirmation: the frame, and the redirect itself.
+        for (times, answers) in [("push_micros", 1), ("redirect_micros", 2), ("token_micros", 1)] {
+            for figure in ["p50", "p99", "p999", "max"] {
+                let micros = report[times][figure].as_u64().unwrap();
+                let expected = answers * late_millis * 1000;
+                let is_expected = (expected..expected + 5_000_000).contains(&micros);
+                assert!(is_expected, "{times}, {figure}, {late_millis} ms late: {micros} µs");
+            }
+        }
+        server.stop().await;
+    }
+}
+
 #[test]
 async fn stalled_server_is_measured_without_coordinated_omission() {
     let dir = tempfile::tempdir().unwrap();
@@ -165,6 +246,7 @@ async fn errors_are_counted_and_impossible_arguments_refused() {
         (["--url", &server.base, "--browsers", "10000000"], "--browsers: 10000000 need"),
         (["--url", &server.base, "--browsers", &usize::MAX.to_string()], "need"),
         (["--url", &server.base, "--pid", "4194304"], "--pid: "),
+        (["--url", &server.base, "--oauth-client", "web"], "--oauth-redirect-uri"),
     ] {
         let arguments = [&["load", "--token", "t"], &arguments[..]].concat();
         let output = Command::new(qrlogin_testing::program::program()).args(&arguments).kill_on_drop(true).output();

@@ -5,11 +5,15 @@ use std::net::SocketAddr;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap};
+use hyper::http::request::Builder;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::net::TcpStream;
+
+use crate::oauth::{AuthorizePage, OAuthClient};
 
 /// The server that is measured.
 #[derive(Debug)]
@@ -25,10 +29,20 @@ pub(super) struct Api {
     authority: String,
 }
 
-/// The session that a call of `generate` returned.
+/// The session that the server has generated for a browser.
 pub(super) struct Generated {
     pub(super) id: String,
     pub(super) code: String,
+    /// Page that shows the code, if the session is that of an authorization request.
+    pub(super) page: Option<AuthorizePage>,
+}
+
+/// An answer of the server.
+pub(super) struct Answer {
+    call: &'static str,
+    status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
 }
 
 /// An error of an HTTP call.
@@ -52,7 +66,7 @@ pub enum ApiFailure {
         call: &'static str,
         /// Status of the answer.
         status: u16,
-        /// Error code of the answer (`code`), or the first 100 characters of its body.
+        /// Error code of the answer (`code` or `error`), or the first 100 characters of its body.
         code: String,
     },
     /// A task of the load test panicked or was cancelled.
@@ -71,11 +85,14 @@ impl Api {
         Ok(Self { sender, authority: target.authority.clone() })
     }
 
-    /// Generates a session, as a browser.
-    pub(super) async fn generate(&mut self) -> Result<Generated, ApiFailure> {
+    /// Generates a session, as a browser: by an authorization request if there is an OAuth client.
+    pub(super) async fn generate(&mut self, client: Option<&OAuthClient>) -> Result<Generated, ApiFailure> {
+        if let Some(client) = client {
+            return self.authorize(client).await;
+        }
         let answer = self.call("generate", None, &json!({}), StatusCode::CREATED).await?;
         let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
-        Ok(Generated { id: text("session_id"), code: text("code") })
+        Ok(Generated { id: text("session_id"), code: text("code"), page: None })
     }
 
     /// Scans or decides, as a phone. `call` is `scan`, `confirm` or `reject`.
@@ -95,30 +112,48 @@ impl Api {
         body: &Value,
         expected: StatusCode,
     ) -> Result<Value, ApiFailure> {
-        let broken = |source| ApiFailure::Broken { call, source };
-        let mut request = Request::post(format!("/v1/qr-login/{call}"))
-            .header("Host", &self.authority)
-            .header("Content-Type", "application/json");
+        let mut request = Request::post(format!("/v1/qr-login/{call}")).header(CONTENT_TYPE, "application/json");
         if let Some(token) = token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let refused = |status: StatusCode, code: &str| ApiFailure::Refused {
-            call,
-            status: status.as_u16(),
-            code: code.chars().take(100).collect(),
-        };
-        let request = request
-            .body(Full::new(Bytes::from(body.to_string())))
-            .map_err(|error| refused(StatusCode::BAD_REQUEST, &error.to_string()))?;
+        Ok(self.send(call, request, body.to_string()).await?.expect(expected)?.json())
+    }
+
+    /// Sends a request and reads the answer. `call` is its name in errors.
+    pub(super) async fn send(
+        &mut self,
+        call: &'static str,
+        request: Builder,
+        body: String,
+    ) -> Result<Answer, ApiFailure> {
+        let broken = |source| ApiFailure::Broken { call, source };
+        let request = request.header(HOST, &self.authority).body(Full::new(Bytes::from(body))).map_err(|error| {
+            ApiFailure::Refused { call, status: StatusCode::BAD_REQUEST.as_u16(), code: error.to_string() }
+        })?;
         self.sender.ready().await.map_err(broken)?;
-        let response = self.sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
-        let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        if status == expected {
-            Ok(answer)
-        } else {
-            Err(refused(status, answer["code"].as_str().unwrap_or(&String::from_utf8_lossy(&bytes))))
-        }
+        let (head, body) = self.sender.send_request(request).await.map_err(broken)?.into_parts();
+        let body = body.collect().await.map_err(broken)?.to_bytes();
+        Ok(Answer { call, status: head.status, headers: head.headers, body })
+    }
+}
+
+impl Answer {
+    /// Returns the answer if it has this status.
+    pub(super) fn expect(self, status: StatusCode) -> Result<Self, ApiFailure> {
+        if self.status == status { Ok(self) } else { Err(self.refused()) }
+    }
+
+    /// Returns the failure that the answer means if it is not the expected one.
+    pub(super) fn refused(&self) -> ApiFailure {
+        let answer = self.json();
+        // `error` is the error code of OAuth (RFC 6749 §5.2).
+        let code = answer["code"].as_str().or_else(|| answer["error"].as_str());
+        let text = String::from_utf8_lossy(&self.body);
+        let code = code.unwrap_or(&text).chars().take(100).collect();
+        ApiFailure::Refused { call: self.call, status: self.status.as_u16(), code }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
     }
 }

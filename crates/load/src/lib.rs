@@ -9,6 +9,7 @@
 mod api;
 mod browser;
 mod logins;
+mod oauth;
 mod report;
 mod usage;
 
@@ -31,6 +32,7 @@ use crate::report::Course;
 use crate::usage::Usage;
 
 pub use api::ApiFailure;
+pub use oauth::OAuthClient;
 pub use report::Report;
 
 /// Number of connections over which sessions are generated before the handshakes begin.
@@ -74,6 +76,8 @@ pub struct Plan {
     pub sources: Vec<IpAddr>,
     /// App token of the phones.
     pub app_token: String,
+    /// OAuth client to which all browsers log in, or `None` for logins without one.
+    pub oauth_client: Option<OAuthClient>,
     /// Process id of the server, if its memory and processor time are to be measured. It must run on this machine.
     pub pid: Option<u32>,
 }
@@ -108,6 +112,12 @@ pub enum LoadError {
 pub(crate) struct Tally {
     /// Times from when a confirmation was due to the arrival of its token, in microseconds.
     pub(crate) push: Vec<u64>,
+    /// Times from when a confirmation was due to the redirect to the OAuth client, in microseconds.
+    pub(crate) redirect: Vec<u64>,
+    /// Times of the token requests of the OAuth client, in microseconds.
+    pub(crate) token: Vec<u64>,
+    /// Number of logins that ended without an error.
+    pub(crate) completed: u64,
     /// Number of confirmed logins.
     pub(crate) confirmed: u64,
     /// Number of confirmed logins whose token did not arrive.
@@ -148,9 +158,8 @@ impl Shared {
 pub async fn run(plan: &Plan) -> Result<Report, LoadError> {
     let target = Arc::new(target(plan).await?);
     let limit = usage::open_files_limit();
-    // Each login has a phone and a browser.
-    let login_files = 2 * logins::concurrent(plan);
-    if (plan.browsers as u64).saturating_add(SPARE_FILES + u64::from(login_files)) > limit {
+    let files = SPARE_FILES + logins::files(plan);
+    if (plan.browsers as u64).saturating_add(files) > limit {
         return Err(LoadError::Files { wanted: plan.browsers, limit });
     }
     let shared = Shared { tally: Arc::default(), goodbye: CancellationToken::new() };
@@ -203,12 +212,12 @@ async fn generate(plan: &Plan, target: &Arc<Target>) -> Result<Vec<String>, Load
     let mut tasks = JoinSet::new();
     for number in 0..GENERATORS {
         let share = plan.browsers / GENERATORS + usize::from(number < plan.browsers % GENERATORS);
-        let (target, bar) = (target.clone(), bar.clone());
+        let (target, bar, client) = (target.clone(), bar.clone(), plan.oauth_client.clone());
         tasks.spawn(async move {
             let mut api = Api::connect(&target).await?;
             let mut ids = Vec::new();
             for _ in 0..share {
-                ids.push(api.generate().await?.id);
+                ids.push(api.generate(client.as_ref()).await?.id);
                 bar.inc(1);
             }
             Ok::<_, api::ApiFailure>(ids)

@@ -7,10 +7,12 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, ApiFailure, Generated, Target};
 use crate::browser::{Browser, OpenFailure};
+use crate::oauth::OAuthConnections;
 use crate::{Plan, Shared, Transport, bar, report, source};
 
 /// Maximum number of concurrent logins, each with a phone and a browser. If the server is too slow for them, later
@@ -20,14 +22,21 @@ const MAX_LOGINS_AT_ONCE: u32 = 256;
 const LOST_AFTER: Duration = Duration::from_secs(10);
 /// Time between scan and confirmation with long polls, in which the browser polls again.
 const THINKING_TIME: Duration = Duration::from_millis(20);
+
 /// Returns the number of logins of the whole test.
 fn total(plan: &Plan) -> u64 {
     u64::from(plan.logins_per_second) * u64::from(plan.seconds)
 }
 
 /// Returns the number of logins that are in progress at the same time.
-pub(crate) fn concurrent(plan: &Plan) -> u32 {
+fn concurrent(plan: &Plan) -> u32 {
     u32::try_from(total(plan)).unwrap_or(u32::MAX).min(MAX_LOGINS_AT_ONCE)
+}
+
+/// Returns the number of files that the logins need at the same time: sockets of the phone and the browser, and with
+/// OAuth those of [`OAuthConnections`].
+pub(crate) fn files(plan: &Plan) -> u64 {
+    u64::from(concurrent(plan)) * if plan.oauth_client.is_some() { 4 } else { 2 }
 }
 
 /// Returns the time from the start of the schedule to the login of this number, rounded down to a nanosecond.
@@ -64,22 +73,22 @@ pub(crate) async fn run(plan: &Plan, target: &Arc<Target>, shared: &Shared) {
         let (target, shared, schedule) = (target.clone(), shared.clone(), schedule.clone());
         let (plan, bar) = (plan.clone(), bar.clone());
         phones.spawn(async move {
-            let mut phone = None;
+            let mut connections = None;
             let mut is_first = true;
             while let Some(number) = schedule.take() {
-                let prepared = Login::prepare(&mut phone, &plan, &target, &shared, number).await;
+                let prepared = Login::prepare(&mut connections, &plan, &target, &shared, number).await;
                 if std::mem::take(&mut is_first) {
                     // The schedule starts when all tasks have prepared their first login.
                     schedule.are_ready.wait().await;
                 }
-                let done = match (prepared, &mut phone) {
-                    (Ok(login), Some(phone)) => login.finish(phone, &plan, &shared, schedule.due(number)).await,
+                let done = match (prepared, &mut connections) {
+                    (Ok(login), Some(open)) => login.finish(open, &plan, &shared, schedule.due(number)).await,
                     (Err(error), _) => Err(error),
                     (Ok(_), None) => Ok(()),
                 };
                 if let Err(error) = done {
                     shared.note_error(&error);
-                    phone = None;
+                    connections = None;
                 }
                 bar.inc(1);
             }
@@ -112,6 +121,20 @@ impl Schedule {
     }
 }
 
+/// The connections of a task, which its logins use in turn.
+struct Connections {
+    phone: Api,
+    oauth: Option<OAuthConnections>,
+}
+
+impl Connections {
+    async fn open(plan: &Plan, target: &Target) -> Result<Self, ApiFailure> {
+        let phone = Api::connect(target).await?;
+        let oauth = if plan.oauth_client.is_some() { Some(OAuthConnections::open(target).await?) } else { None };
+        Ok(Self { phone, oauth })
+    }
+}
+
 /// A login that has been scanned and is to be confirmed.
 struct Login {
     session: Generated,
@@ -122,24 +145,25 @@ struct Login {
 impl Login {
     /// Generates a session, opens its browser and scans the code.
     async fn prepare(
-        phone: &mut Option<Api>,
+        connections: &mut Option<Connections>,
         plan: &Plan,
         target: &Arc<Target>,
         shared: &Shared,
         number: u64,
     ) -> Result<Self, LoginFailure> {
-        let api = match phone {
-            Some(api) => api,
-            None => phone.insert(Api::connect(target).await?),
+        let Connections { phone, oauth } = match connections {
+            Some(connections) => connections,
+            None => connections.insert(Connections::open(plan, target).await?),
         };
-        let session = api.generate().await?;
+        let generator = oauth.as_mut().map_or(&mut *phone, |oauth| &mut oauth.browser);
+        let session = generator.generate(plan.oauth_client.as_ref()).await?;
         let browser =
             Browser::open(plan.transport, target, &session.id, source(plan, usize::try_from(number).unwrap_or(0)))
                 .await?;
         let (arrived, arrival) = oneshot::channel();
         let theirs = shared.clone();
         let waiting = tokio::spawn(async move { browser.wait(&theirs, Some(arrived)).await });
-        api.phone("scan", &session.code, &plan.app_token).await?;
+        phone.phone("scan", &session.code, &plan.app_token).await?;
         if plan.transport == Transport::Poll {
             // The scan has answered the browser's poll, so give it time to poll again.
             sleep(THINKING_TIME).await;
@@ -147,8 +171,17 @@ impl Login {
         Ok(Self { session, waiting, arrival })
     }
 
-    /// Confirms the login at `due`, waits for its token, and counts the time from `due` to the token's arrival.
-    async fn finish(self, phone: &mut Api, plan: &Plan, shared: &Shared, due: Instant) -> Result<(), LoginFailure> {
+    /// Confirms the login at `due`, waits for its token, and counts the time from `due` to the token's arrival. The
+    /// browser of an OAuth client goes on to the client, which requests its tokens.
+    async fn finish(
+        self,
+        connections: &mut Connections,
+        plan: &Plan,
+        shared: &Shared,
+        due: Instant,
+    ) -> Result<(), LoginFailure> {
+        let Self { session, waiting, arrival } = self;
+        let Connections { phone, oauth } = connections;
         // If the task is ready in time, measure from its wake-up, because the timer may wake it late. If it is late
         // because the server was slow before, measure from when the confirmation was due.
         let started = if Instant::now() < due {
@@ -157,19 +190,46 @@ impl Login {
         } else {
             due
         };
-        phone.phone("confirm", &self.session.code, &plan.app_token).await?;
-        let token = timeout(LOST_AFTER, self.arrival).await;
-        shared.count(|tally| tally.confirmed += 1);
-        if let Ok(Ok(at)) = token {
-            shared.count(|tally| tally.push.push(report::micros(at.saturating_duration_since(started))));
-            drop(self.waiting.await);
-            if matches!(plan.transport, Transport::Sse | Transport::Poll) {
-                phone.acknowledge(&self.session.id).await?;
-            }
-        } else {
+        let since_started = |at: Instant| report::micros(at.saturating_duration_since(started));
+        let confirmed = CancellationToken::new();
+        let confirm = async {
+            phone.phone("confirm", &session.code, &plan.app_token).await?;
+            shared.count(|tally| tally.confirmed += 1);
+            confirmed.cancel();
+            Ok::<_, ApiFailure>(())
+        };
+        let lost = async {
+            confirmed.cancelled().await;
+            sleep(LOST_AFTER).await;
+        };
+        // The browser goes on when the token arrives. It does not wait for the answer to the phone.
+        let follow = async {
+            let at = tokio::select! { at = arrival => at.ok(), () = lost => None };
+            let Some(at) = at else { return Ok((false, None)) };
+            shared.count(|tally| tally.push.push(since_started(at)));
+            let (Some(oauth), Some(page)) = (&mut *oauth, &session.page) else { return Ok((true, None)) };
+            let code = oauth.browser.go_on(page).await?;
+            let redirected = since_started(Instant::now());
+            shared.count(|tally| tally.redirect.push(redirected));
+            Ok((true, Some(code)))
+        };
+        let ((), (has_arrived, code)) = tokio::try_join!(confirm, follow)?;
+        if !has_arrived {
             shared.count(|tally| tally.lost += 1);
-            self.waiting.abort();
+            waiting.abort();
+            return Ok(());
         }
+        if let (Some(oauth), Some(client), Some(code)) = (oauth, &plan.oauth_client, code) {
+            let requested = Instant::now();
+            oauth.client.redeem(client, &code).await?;
+            shared.count(|tally| tally.token.push(report::micros(requested.elapsed())));
+        }
+        drop(waiting.await);
+        // The session of an OAuth client ends with its token request.
+        if plan.oauth_client.is_none() && matches!(plan.transport, Transport::Sse | Transport::Poll) {
+            phone.acknowledge(&session.id).await?;
+        }
+        shared.count(|tally| tally.completed += 1);
         Ok(())
     }
 }
@@ -196,6 +256,7 @@ mod tests {
             concurrency: 1,
             sources: Vec::new(),
             app_token: String::new(),
+            oauth_client: None,
             pid: None,
         }
     }
@@ -211,6 +272,7 @@ mod tests {
         ] {
             let plan = plan(per_second, seconds);
             assert_eq!((total(&plan), concurrent(&plan)), (logins, at_once));
+            assert_eq!(files(&plan), u64::from(at_once) * 2);
         }
     }
 

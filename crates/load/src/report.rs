@@ -25,10 +25,17 @@ pub struct Report {
     pub logins: u64,
     /// Number of logins per second that the plan asked for.
     pub logins_per_second_wanted: u32,
+    /// Number of completed logins per second, from the first session to the end of the last login. It is the capacity of
+    /// the server if the plan asked for more.
+    pub logins_per_second: f64,
     /// Number of confirmed logins whose token did not arrive.
     pub lost: u64,
     /// Time from when a confirmation was due to the arrival of its token.
     pub push_micros: Option<Percentiles>,
+    /// Time from when a confirmation was due to the redirect to the OAuth client, if there is one.
+    pub redirect_micros: Option<Percentiles>,
+    /// Time of a token request of the OAuth client, if there is one.
+    pub token_micros: Option<Percentiles>,
     /// Number of ended connections, by close code or by a text in its place.
     pub closed: BTreeMap<String, u64>,
     /// Number of errors, by text.
@@ -104,8 +111,14 @@ impl Report {
             handshakes_per_second: rounded(browsers, course.opened.iter().map(|part| part.time).sum()),
             logins: tally.confirmed,
             logins_per_second_wanted: plan.logins_per_second,
+            logins_per_second: rounded(
+                tally.completed,
+                course.logins.as_ref().map_or(Duration::ZERO, |part| part.time),
+            ),
             lost: tally.lost,
             push_micros: percentiles(&tally.push),
+            redirect_micros: percentiles(&tally.redirect),
+            token_micros: percentiles(&tally.token),
             server: server_report(course, tally.confirmed),
             closed: tally.closed,
             errors: tally.errors,
@@ -184,10 +197,18 @@ impl fmt::Display for Report {
         }
         row("handshakes/s", &self.handshakes_per_second)?;
         row("logins", &self.logins)?;
+        if self.logins > 0 {
+            row("logins/s", &self.logins_per_second)?;
+        }
         row("lost", &self.lost)?;
-        if let Some(push) = self.push_micros {
-            for (name, value) in [("p50", push.p50), ("p99", push.p99), ("p99.9", push.p999), ("max", push.max)] {
-                row(&format!("confirm to frame, {name}"), &format!("{value} µs"))?;
+        for (what, times) in [
+            ("confirm to frame", self.push_micros),
+            ("confirm to redirect", self.redirect_micros),
+            ("token request", self.token_micros),
+        ] {
+            let Some(times) = times else { continue };
+            for (name, value) in [("p50", times.p50), ("p99", times.p99), ("p99.9", times.p999), ("max", times.max)] {
+                row(&format!("{what}, {name}"), &format!("{value} µs"))?;
             }
         }
         for (code, count) in &self.closed {
@@ -259,6 +280,7 @@ mod tests {
             concurrency: 1,
             sources: Vec::new(),
             app_token: String::new(),
+            oauth_client: None,
             pid: Some(1),
         }
     }
@@ -277,11 +299,13 @@ mod tests {
 
     #[test]
     fn report_is_computed_from_the_tally_and_the_usages() {
-        let tally = Tally { push: vec![400, 600, 800], confirmed: 40, lost: 2, ..Tally::default() };
+        let tally = Tally { push: vec![400, 600, 800], confirmed: 40, completed: 38, lost: 2, ..Tally::default() };
         let report = Report::new(&plan(), &course(), tally);
         assert_eq!((report.browsers, report.browsers_failed), (3000, 10));
         assert!((report.handshakes_per_second - 500.0).abs() < 0.1, "3,000 in 6 s");
         assert_eq!((report.logins, report.lost, report.logins_per_second_wanted), (40, 2, 10));
+        assert!((report.logins_per_second - 10.0).abs() < 0.1, "38 in 4 s, rounded: {}", report.logins_per_second);
+        assert!(report.redirect_micros.is_none() && report.token_micros.is_none());
         let server = report.server.unwrap();
         assert_eq!(server.resident_before, 10_000 * 1024);
         assert_eq!(server.resident_waiting, 11_000 * 1024);
@@ -303,7 +327,10 @@ mod tests {
     fn table_has_a_row_for_each_figure() {
         let tally = Tally {
             push: vec![1_400_000],
+            redirect: vec![1_500_000],
+            token: vec![2_000],
             confirmed: 1,
+            completed: 16,
             closed: [("1000".to_owned(), 5)].into(),
             errors: [("broken".to_owned(), 6)].into(),
             ..Tally::default()
@@ -315,9 +342,12 @@ mod tests {
             "browsers that could not be opened            10",
             "handshakes/s                                500",
             "logins                                        1",
+            "logins/s                                      4",
             "lost                                          0",
             "confirm to frame, p50                1400000 µs",
             "confirm to frame, max                1400000 µs",
+            "confirm to redirect, p99             1500000 µs",
+            "token request, p99.9                    2000 µs",
             "closed with 1000                              5",
             "broken                                        6",
             "server's memory before                  9.7 MiB",
