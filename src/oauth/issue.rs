@@ -15,11 +15,14 @@ use super::{Authorization, OAuth, OAuthError};
 use crate::login::LoginError;
 use crate::session::{Refusal, Session, Status, Timestamp};
 use crate::store::{Record, RecordId, Store};
+use crate::system::clock::Clock;
 
 /// Time after which an issue that another node has begun, and not marked as delivered, is taken over, in seconds. That
 /// node has died, or its client has hung up.
 const TAKE_OVER_SECONDS: u32 = 5;
 
+/// Time in which the HTTP server writes a response to the socket, in seconds.
+const UNTIL_SENT_SECONDS: u32 = 1;
 /// Content of the record of an authorization that was revoked.
 const REVOKED: &str = "revoked";
 /// Time for which the record of a revoked authorization is kept, in seconds: longer than requests and codes last.
@@ -63,12 +66,18 @@ pub struct Issue {
     version: u32,
     expires_at: Timestamp,
     store: Arc<dyn Store>,
+    clock: Clock,
     in_flight: Arc<InFlight>,
 }
 
 impl Issue {
-    /// Marks the issue as delivered. Call this when the response has been sent.
+    /// Marks the issue as delivered. Call this when the HTTP server has taken the response.
+    ///
+    /// The mark is written later, because the server may not have written the response to the socket yet. Until then, this
+    /// node knows the issue as one that it is answering. If it dies, the client can get the issue again, which loses
+    /// nothing; a mark without a response would lose the login.
     pub async fn delivered(self) {
+        self.clock.sleep_seconds(UNTIL_SENT_SECONDS).await;
         let stored = Stored { delivery: Delivery::Done, ..self.stored.clone() };
         let record = record(self.id, self.version + 1, self.expires_at, &stored);
         // Nothing is replaced if the authorization was revoked, or the client has used its next refresh token already.
@@ -169,8 +178,8 @@ impl OAuth {
             false => access_seconds,
         };
         let expires_at = self.clock.now().plus_seconds(seconds);
-        let (store, in_flight) = (self.store.clone(), self.in_flight.clone());
-        Some(Issue { id, stored, version, expires_at, store, in_flight })
+        let (store, clock, in_flight) = (self.store.clone(), self.clock.clone(), self.in_flight.clone());
+        Some(Issue { id, stored, version, expires_at, store, clock, in_flight })
     }
 
     /// Begins an issue again that was begun before and whose answer was lost. Returns `None` if it has been delivered, or

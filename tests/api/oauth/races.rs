@@ -159,7 +159,14 @@ async fn login_whose_answer_was_lost_with_a_node_is_given_by_another_one() {
     .await;
     assert_eq!(tokens.status, 200, "{tokens:?}");
     here.store.lose_answers(false);
-    assert_eq!(error(&polled(&here, &device).await), (400, "invalid_grant"));
+    // The first node learns that the tokens were given when the other one has noted that.
+    let mut again = polled(&here, &device).await;
+    until("the delivery is noted", async || {
+        again = polled(&here, &device).await;
+        again.body["error"] != "authorization_pending"
+    })
+    .await;
+    assert_eq!(error(&again), (400, "invalid_grant"));
 }
 
 /// Returns the answer to a request whose first write in the store is answered with an error.
