@@ -172,3 +172,23 @@ async fn device_that_only_polls_has_a_code_that_stays_and_needs_no_number() {
     assert_eq!(polled(&server, &device).await.status, 200);
     server.stop().await;
 }
+
+#[test]
+async fn device_whose_address_exceeds_its_limit_is_slowed_down_and_gets_its_tokens_later() {
+    let server = server(|settings| {
+        settings.limits.enabled = true;
+        settings.limits.status_per_minute = 2;
+    })
+    .await;
+    let device = begun(&server).await;
+    let mut last = polled(&server, &device).await;
+    while error(&last) == (400, "authorization_pending") {
+        server.hands.advance_seconds(5);
+        last = polled(&server, &device).await;
+    }
+    assert_eq!(error(&last), (400, "slow_down"));
+    phone(&server).confirm(&session(&device)).await;
+    server.hands.advance_seconds(35);
+    assert_eq!(polled(&server, &device).await.status, 200);
+    server.stop().await;
+}

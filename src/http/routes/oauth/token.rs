@@ -23,6 +23,8 @@ use crate::oauth::{Issue, OAuthClient, OAuthError, Parameters, Tokens};
 
 /// Time for which a request is repeated while the store does not answer. Most clients give up after 10 seconds or more.
 const REPEAT: Duration = Duration::from_secs(8);
+/// Interval that a device is told whose address exceeds its limit, in seconds.
+const PAUSE_OF_DEVICES_SECONDS: u32 = 30;
 /// Pause between two repetitions, in seconds.
 const PAUSE_SECONDS: u32 = 1;
 
@@ -134,7 +136,12 @@ impl OAuthPages {
         let authorization = headers.get(AUTHORIZATION).map(|field| field.to_str().unwrap_or_default());
         let authenticated = self.oauth.authenticate(authorization, &parameters).await;
         if !authenticated.as_ref().is_ok_and(|client| !client.is_public()) {
-            self.admit(Call::Status, address)?;
+            let admitted = self.admit(Call::Status, address);
+            // Devices behind one address share its limit. Most give up after another error than this one.
+            if admitted.is_err() && parameters.get("grant_type") == Some(DEVICE_CODE_GRANT) {
+                return Err(OAuthError::SlowDown(PAUSE_OF_DEVICES_SECONDS));
+            }
+            admitted?;
         }
         Ok((authenticated?, parameters))
     }
