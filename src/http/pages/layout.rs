@@ -32,8 +32,9 @@ pub(crate) struct Page<'a> {
     pub(crate) refresh_seconds: Option<u32>,
     /// Paths of the page's modules.
     pub(crate) scripts: &'a [&'a str],
-    /// Other origin to which the page's form is posted.
-    pub(crate) posts_to: Option<&'a str>,
+    /// Whether the page's form goes to another site, or is answered with a redirect to one. Some browsers apply
+    /// `form-action` to redirects too.
+    pub(crate) posts_elsewhere: bool,
 }
 
 impl<'a> Page<'a> {
@@ -57,16 +58,16 @@ impl<'a> Page<'a> {
             without_scripts: None,
             refresh_seconds: None,
             scripts: &[],
-            posts_to: None,
+            posts_elsewhere: false,
         }
     }
 
     /// Returns `Content-Security-Policy`: no framing, and no scripts but those of the page. Pictures can be on any host.
     fn policy(&self) -> String {
         let scripts = if self.scripts.is_empty() { "" } else { "script-src 'self'; connect-src 'self'; " };
-        let posts_to = self.posts_to.unwrap_or_default();
+        let forms = if self.posts_elsewhere { "" } else { "form-action 'self'; " };
         format!(
-            "default-src 'none'; {scripts}style-src 'self'; img-src https: http: data:; form-action 'self' {posts_to}; \
+            "default-src 'none'; {scripts}style-src 'self'; img-src https: http: data:; {forms}\
              base-uri 'none'; frame-ancestors 'none'"
         )
     }

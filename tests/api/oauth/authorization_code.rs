@@ -277,8 +277,9 @@ async fn response_can_be_a_form_and_the_request_too() {
     let shown = browser.open(&server, &next).await;
     assert!(shown.text.contains(&format!(r#"method="post" action="{REDIRECT_URI}""#)), "{}", shown.text);
     assert!(shown.text.contains(r#"name="state" value="a state""#), "{}", shown.text);
+    // The client may answer the form with a redirect to any site.
     let policy = shown.headers["content-security-policy"].to_str().unwrap();
-    assert!(policy.contains("form-action 'self' https://web.example;"), "{policy}");
+    assert!(!policy.contains("form-action"), "{policy}");
     let (_, code) = shown.text.split_once(r#"name="code" value=""#).unwrap();
     assert_eq!(redeemed(&server, code.split('"').next().unwrap()).await.status, 200);
     server.stop().await;

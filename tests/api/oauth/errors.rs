@@ -2,14 +2,14 @@
 
 use qrlogin_testing::harness::{Answer, Server};
 use qrlogin_testing::test;
-use reqwest::Method;
+use reqwest::{Body, Method};
 
 use super::{DEVICE_CODE, WEB, WEB_SECRET, code, error, post, received, redeemed, request, send, server, value};
 use crate::approve::visitor::{PUBLIC_URL, Visitor};
 
 const ENDPOINTS: [&str; 4] = ["/oauth/token", "/oauth/device_authorization", "/oauth/introspect", "/oauth/revoke"];
 
-async fn sent(server: &Server, path: &str, content_type: Option<&str>, body: String) -> Answer {
+async fn sent(server: &Server, path: &str, content_type: Option<&str>, body: impl Into<Body>) -> Answer {
     let mut request = server.http.post(format!("{}{path}", server.base)).basic_auth(WEB, Some(WEB_SECRET)).body(body);
     if let Some(content_type) = content_type {
         request = request.header("content-type", content_type);
@@ -34,10 +34,13 @@ async fn body_that_is_not_a_form_of_single_parameters_is_an_invalid_request() {
             let answer = sent(&server, path, content_type, body.to_owned()).await;
             assert_eq!(error(&answer), (400, "invalid_request"), "{path} {content_type:?}");
         }
+        let not_utf8 = [form.as_bytes(), b"\xff"].concat();
+        let answer = sent(&server, path, Some("application/x-www-form-urlencoded"), not_utf8).await;
+        assert_eq!(error(&answer), (400, "invalid_request"), "{path}");
         let got = server.request(Method::GET, path, None, None).await;
         assert_eq!(got.status, 405, "{path}");
     }
-    let answer = sent(&server, "/oauth/revoke", Some("Application/X-WWW-Form-URLencoded; charset=UTF-8"), form.into());
+    let answer = sent(&server, "/oauth/revoke", Some("Application/X-WWW-Form-URLencoded; charset=UTF-8"), form);
     assert_eq!(answer.await.status, 200);
     server.stop().await;
 }

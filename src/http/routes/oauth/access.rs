@@ -1,5 +1,6 @@
 //! The endpoints that take tokens: UserInfo, introspection and revocation.
 
+use axum::body::Bytes;
 use axum::extract::Extension;
 use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::{HeaderMap, StatusCode};
@@ -17,8 +18,13 @@ pub(super) async fn user_info(Extension(pages): Pages, headers: HeaderMap) -> Re
 }
 
 /// Returns the claims about the user. The token can be in the body (RFC 6750 §2.2).
-pub(super) async fn user_info_by_form(Extension(pages): Pages, headers: HeaderMap, body: String) -> Response {
-    let form = form_of(&headers, &body).and_then(Parameters::parse).unwrap_or_default();
+pub(super) async fn user_info_by_form(Extension(pages): Pages, headers: HeaderMap, body: Bytes) -> Response {
+    // A client that sends the token in the header need not send a form.
+    let form = match form_of(&headers, &body).map(Parameters::parse) {
+        Ok(Ok(form)) => form,
+        Ok(Err(error)) => return error_response(&error),
+        Err(_) => Parameters::default(),
+    };
     match (bearer_token(&headers), form.get("access_token")) {
         (Some(_), Some(_)) => {
             error_response(&OAuthError::InvalidRequest("the token is in the header and in the body".to_owned()))
@@ -42,7 +48,7 @@ pub(super) async fn introspect(
     Extension(pages): Pages,
     ClientAddress(address): ClientAddress,
     headers: HeaderMap,
-    body: String,
+    body: Bytes,
 ) -> Response {
     let answer = async {
         let (client, parameters) = pages.received(address, &headers, &body).await?;
@@ -59,7 +65,7 @@ pub(super) async fn revoke(
     Extension(pages): Pages,
     ClientAddress(address): ClientAddress,
     headers: HeaderMap,
-    body: String,
+    body: Bytes,
 ) -> Response {
     let answer = async {
         let (client, parameters) = pages.received(address, &headers, &body).await?;

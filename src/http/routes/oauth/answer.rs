@@ -59,8 +59,7 @@ impl OAuthPages {
                 };
                 let title = language.text("continue_title");
                 let page = Page::new(StatusCode::OK, language, title, "plain", body, self.base.path());
-                let origin = url.origin().ascii_serialization();
-                Page { scripts: &[SCRIPT_PATH], posts_to: Some(&origin), ..page }.into_response()
+                Page { scripts: &[SCRIPT_PATH], posts_elsewhere: true, ..page }.into_response()
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Extension, RawQuery};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
@@ -66,7 +67,7 @@ pub(super) async fn show(
 
 /// Answers an authorization request in a form (OpenID Connect Core §3.1.2.1). A cross-site POST has no cookies with
 /// `SameSite=Lax`, so the browser repeats the request as a GET.
-pub(super) async fn from_form(Extension(pages): Pages, headers: HeaderMap, body: String) -> Response {
+pub(super) async fn from_form(Extension(pages): Pages, headers: HeaderMap, body: Bytes) -> Response {
     match form_of(&headers, &body).ok().and_then(|form| {
         let url = format!("{}/oauth/authorize?{}", pages.base.path(), form.trim());
         HeaderValue::try_from(url).ok()

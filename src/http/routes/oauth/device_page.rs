@@ -1,5 +1,6 @@
 //! The page on which a user types the code that a device shows (RFC 8628 §3.3).
 
+use axum::body::Bytes;
 use axum::extract::{Extension, RawQuery};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -35,7 +36,7 @@ pub(super) async fn enter(
     Extension(pages): Pages,
     ClientAddress(address): ClientAddress,
     headers: HeaderMap,
-    body: String,
+    body: Bytes,
 ) -> Response {
     let language = Language::of(&headers);
     let form = form_of(&headers, &body).and_then(Parameters::parse).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Logout that a client begins (OpenID Connect RP-Initiated Logout 1.0).
 
+use axum::body::Bytes;
 use axum::extract::{Extension, RawQuery};
 use axum::http::header::{HeaderValue, LOCATION};
 use axum::http::{HeaderMap, StatusCode};
@@ -19,7 +20,7 @@ pub(super) async fn show(Extension(pages): Pages, headers: HeaderMap, RawQuery(q
 }
 
 /// Answers a logout request in a form, of the client or of the page that asks the user.
-pub(super) async fn from_form(Extension(pages): Pages, headers: HeaderMap, body: String) -> Response {
+pub(super) async fn from_form(Extension(pages): Pages, headers: HeaderMap, body: Bytes) -> Response {
     let form = form_of(&headers, &body).unwrap_or_default();
     let is_confirmed = is_same_origin(&headers, &pages.origin);
     log_out(&pages, &headers, form, is_confirmed).await
@@ -102,6 +103,7 @@ impl OAuthPages {
                 button.yes { (language.text("end")) }
             }
         };
-        Page::new(StatusCode::OK, language, language.text("end_title"), "ask", body, self.base.path()).into_response()
+        let page = Page::new(StatusCode::OK, language, language.text("end_title"), "ask", body, self.base.path());
+        Page { posts_elsewhere: true, ..page }.into_response()
     }
 }

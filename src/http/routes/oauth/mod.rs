@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Extension, FromRef};
 use axum::http::header::{CONTENT_TYPE, HeaderValue, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
@@ -144,13 +145,12 @@ fn set_retry_after(response: &mut Response, error: &OAuthError) {
 /// Returns the body of a form.
 ///
 /// # Errors
-/// [`OAuthError::InvalidRequest`] if the body has another type.
-fn form_of<'a>(headers: &HeaderMap, body: &'a str) -> Result<&'a str, OAuthError> {
+/// [`OAuthError::InvalidRequest`] if the body has another type, or is not UTF-8.
+fn form_of<'a>(headers: &HeaderMap, body: &'a Bytes) -> Result<&'a str, OAuthError> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        Ok(body)
-    } else {
-        Err(OAuthError::InvalidRequest("the body must be application/x-www-form-urlencoded".to_owned()))
+    if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Err(OAuthError::InvalidRequest("the body must be application/x-www-form-urlencoded".to_owned()));
     }
+    std::str::from_utf8(body).map_err(|_| OAuthError::InvalidRequest("the body is not UTF-8".to_owned()))
 }

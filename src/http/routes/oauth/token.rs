@@ -33,7 +33,7 @@ pub(super) async fn token(
     Extension(pages): Pages,
     ClientAddress(address): ClientAddress,
     headers: HeaderMap,
-    body: String,
+    body: Bytes,
 ) -> Response {
     let answer = async {
         let (client, parameters) = pages.received(address, &headers, &body).await?;
@@ -101,7 +101,7 @@ pub(super) async fn device_authorization(
     Extension(pages): Pages,
     address: ClientAddress,
     headers: HeaderMap,
-    body: String,
+    body: Bytes,
 ) -> Response {
     let answer = async {
         let (client, parameters) = pages.received(address.0, &headers, &body).await?;
@@ -130,7 +130,7 @@ impl OAuthPages {
         &self,
         address: IpAddr,
         headers: &HeaderMap,
-        body: &str,
+        body: &Bytes,
     ) -> Result<(&OAuthClient, Parameters), OAuthError> {
         let parameters = Parameters::parse(form_of(headers, body)?)?;
         let authorization = headers.get(AUTHORIZATION).map(|field| field.to_str().unwrap_or_default());
