@@ -14,7 +14,7 @@ use crate::http::{self, AppParts, AppState, ClientLimits, OpsState};
 use crate::hub::{Hub, HubParts};
 use crate::limits::{ConnectionQuota, Limits, PerMinute};
 use crate::login::{Codes, LoginParts, Logins, PendingCount, Policy};
-use crate::oauth::{OAuth, OAuthParts};
+use crate::oauth::{Deliveries, OAuth, OAuthParts};
 use crate::session::Rotation;
 use crate::store::{BatchingReader, Store};
 use crate::system::clock::Clock;
@@ -37,6 +37,8 @@ struct Server {
     logins: Arc<Logins>,
     hub: Arc<Hub>,
     upgrades: TaskTracker,
+    /// Deliveries of tokens to OAuth clients.
+    deliveries: Option<Arc<Deliveries>>,
     background: Vec<JoinHandle<()>>,
 }
 
@@ -87,6 +89,9 @@ impl Server {
             self.upgrades.wait().await;
             self.hub.emptied().await;
             self.logins.changes_ended().await;
+            if let Some(deliveries) = self.deliveries {
+                deliveries.ended().await;
+            }
             ops_shutdown.close();
             drop(ops.await);
         };
@@ -165,6 +170,7 @@ fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server
         };
         (OAuth::new(&settings, parts), sealer)
     });
+    let deliveries = oauth.as_ref().map(|(oauth, _)| oauth.deliveries.clone());
     let (geo, upgrades) = (Arc::new(geo), TaskTracker::new());
     let state = AppState::new(
         &settings,
@@ -197,7 +203,7 @@ fn assemble(parts: Parts, shutdown: &Shutdown, reload: Reload) -> Result<(Server
         clock: clock.clone(),
     };
     let background = tasks::spawn(task_parts, reload, shutdown);
-    Ok((Server { settings, clock, store, logins, hub, upgrades, background }, state))
+    Ok((Server { settings, clock, store, logins, hub, upgrades, deliveries, background }, state))
 }
 
 fn minter(keys: Arc<KeyRing>, settings: &Settings) -> Minter {

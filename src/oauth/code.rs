@@ -52,7 +52,10 @@ impl OAuth {
         let redirect = request.and_then(|request| request.redirect.as_ref()).ok_or(UNKNOWN)?;
         check_binding(redirect, parameters)?;
         let Some(issue) = self.collect(&session, now).await? else {
-            warn!(event = "code used twice", session = %session.key, client = client.settings.id, "its tokens are revoked");
+            if let Some(count) = self.replayed_codes.count(self.clock.steady()) {
+                let (session, client) = (session.key, &client.settings.id);
+                warn!(event = "code used twice", %session, client, count, "its tokens are revoked");
+            }
             self.end(Authorization::id(session.key)).await?;
             return Err(UNKNOWN);
         };

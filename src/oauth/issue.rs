@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::{Authorization, OAuth, OAuthError};
@@ -16,13 +19,15 @@ use crate::login::LoginError;
 use crate::session::{Refusal, Session, Status, Timestamp};
 use crate::store::{Record, RecordId, Store};
 use crate::system::clock::Clock;
+use crate::telemetry::warnings::Warnings;
 
 /// Time after which an issue that another node has begun, and not marked as delivered, is taken over, in seconds. That
 /// node has died, or its client has hung up.
 const TAKE_OVER_SECONDS: u32 = 5;
 
-/// Time in which the HTTP server writes a response to the socket, in seconds.
-const UNTIL_SENT_SECONDS: u32 = 1;
+/// Pauses before the attempts to mark an issue as delivered, in seconds. In the first one, the HTTP server writes the
+/// response to the socket. The others outlast an outage of the store of two minutes.
+const MARK_PAUSES_SECONDS: [u32; 8] = [1, 1, 2, 4, 8, 16, 32, 64];
 /// Content of the record of an authorization that was revoked.
 const REVOKED: &str = "revoked";
 /// Time for which the record of a revoked authorization is kept, in seconds: longer than requests and codes last.
@@ -54,9 +59,28 @@ enum Delivery {
     Done,
 }
 
-/// The issues that this node is answering, by authorization and generation.
+/// The issues that this node is answering.
 #[derive(Default)]
-pub(super) struct InFlight(Mutex<HashSet<(RecordId, u32)>>);
+pub struct Deliveries {
+    /// Authorization and generation of each.
+    in_flight: Mutex<HashSet<(RecordId, u32)>>,
+    /// Tasks that mark issues as delivered.
+    tasks: TaskTracker,
+    /// Cancelled when the server has sent its last response.
+    are_ended: CancellationToken,
+    /// Rate limit for warnings of deliveries that were not stored.
+    not_stored: Warnings,
+}
+
+impl Deliveries {
+    /// Waits until all issues that were sent are marked as delivered. Call this when the server has sent its last
+    /// response.
+    pub async fn ended(&self) {
+        self.are_ended.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
 
 /// An issue that this node answers. It must be kept until the response has been sent. If it is dropped before that, the
 /// client can get the same issue again.
@@ -67,7 +91,7 @@ pub struct Issue {
     expires_at: Timestamp,
     store: Arc<dyn Store>,
     clock: Clock,
-    in_flight: Arc<InFlight>,
+    deliveries: Arc<Deliveries>,
 }
 
 impl Issue {
@@ -76,20 +100,38 @@ impl Issue {
     /// The mark is written later, because the server may not have written the response to the socket yet. Until then, this
     /// node knows the issue as one that it is answering. If it dies, the client can get the issue again, which loses
     /// nothing; a mark without a response would lose the login.
-    pub async fn delivered(self) {
-        self.clock.sleep_seconds(UNTIL_SENT_SECONDS).await;
+    pub fn delivered(self, runtime: &Handle) {
+        let deliveries = self.deliveries.clone();
+        deliveries.tasks.spawn_on(self.mark(), runtime);
+    }
+
+    async fn mark(self) {
         let stored = Stored { delivery: Delivery::Done, ..self.stored.clone() };
         let record = record(self.id, self.version + 1, self.expires_at, &stored);
-        // Nothing is replaced if the authorization was revoked, or the client has used its next refresh token already.
-        if let Err(error) = self.store.replace_record(&record).await {
-            warn!(event = "delivery not stored", %error, "the same tokens can be requested again");
+        let mut result = Ok(false);
+        for pause_seconds in MARK_PAUSES_SECONDS {
+            let is_last = tokio::select! {
+                () = self.clock.sleep_seconds(pause_seconds) => false,
+                () = self.deliveries.are_ended.cancelled() => true,
+            };
+            // Nothing is replaced if the authorization was revoked, or the client has used its next refresh token already.
+            result = self.store.replace_record(&record).await;
+            if result.is_ok() {
+                return;
+            }
+            if is_last {
+                break;
+            }
+        }
+        if let (Err(error), Some(count)) = (result, self.deliveries.not_stored.count(self.clock.steady())) {
+            warn!(event = "delivery not stored", %error, count, "the same tokens can be requested again");
         }
     }
 }
 
 impl Drop for Issue {
     fn drop(&mut self) {
-        self.in_flight.0.lock().remove(&(self.id, self.stored.generation));
+        self.deliveries.in_flight.lock().remove(&(self.id, self.stored.generation));
     }
 }
 
@@ -169,7 +211,7 @@ impl OAuth {
 
     /// Returns an issue that this node begins, or `None` if it answers the same already.
     fn issue_of(&self, id: RecordId, stored: Stored, version: u32) -> Option<Issue> {
-        if !self.in_flight.0.lock().insert((id, stored.generation)) {
+        if !self.deliveries.in_flight.lock().insert((id, stored.generation)) {
             return None;
         }
         let access_seconds = self.lifetimes.access_seconds;
@@ -178,8 +220,8 @@ impl OAuth {
             false => access_seconds,
         };
         let expires_at = self.clock.now().plus_seconds(seconds);
-        let (store, clock, in_flight) = (self.store.clone(), self.clock.clone(), self.in_flight.clone());
-        Some(Issue { id, stored, version, expires_at, store, clock, in_flight })
+        let (store, clock, deliveries) = (self.store.clone(), self.clock.clone(), self.deliveries.clone());
+        Some(Issue { id, stored, version, expires_at, store, clock, deliveries })
     }
 
     /// Begins an issue again that was begun before and whose answer was lost. Returns `None` if it has been delivered, or

@@ -42,6 +42,7 @@ use crate::session::{Session, SessionKey, Timestamp};
 use crate::store::Store;
 use crate::system::clock::Clock;
 use crate::system::random;
+use crate::telemetry::warnings::Warnings;
 use crate::token::{Minter, Sealer};
 
 pub use authorization::Authorization;
@@ -49,14 +50,13 @@ pub use authorize::{Authorize, AuthorizeError, ErrorRedirect, PageError, Prompt}
 pub use browser::BrowserCookie;
 pub use clients::{Clients, ClientsError, OAuthClient, hash_secret};
 pub use error::OAuthError;
-pub use issue::Issue;
+pub use issue::{Deliveries, Issue};
 pub use metadata::{AUTHORIZATION_SERVER_METADATA, OPENID_CONFIGURATION};
 pub use parameters::Parameters;
 pub use sso::{Sso, SsoCookie};
 pub use tokens::Tokens;
 pub use user_code::UserCode;
 
-use issue::InFlight;
 use pace::Pace;
 
 /// Maximum number of devices whose pace is remembered. Of more devices, the pace of those that have not polled for the
@@ -69,6 +69,8 @@ pub struct OAuth {
     pub clients: Arc<Clients>,
     /// Issuer of all tokens: `public_url` without slashes at its end.
     pub issuer: String,
+    /// Issues that this node is answering.
+    pub deliveries: Arc<Deliveries>,
     logins: Arc<Logins>,
     codes: Arc<Codes>,
     store: Arc<dyn Store>,
@@ -80,8 +82,10 @@ pub struct OAuth {
     paces: Cache<SessionKey, Arc<Mutex<Pace>>>,
     /// Name of this node, which is another one after a restart.
     node: String,
-    /// Issues that this node is answering.
-    in_flight: Arc<InFlight>,
+    /// Rate limit for warnings of authorization codes that were used before.
+    replayed_codes: Warnings,
+    /// Rate limit for warnings of refresh tokens that were used before.
+    replayed_refresh_tokens: Warnings,
 }
 
 /// Lifetimes of tokens and records, in seconds.
@@ -127,6 +131,7 @@ impl OAuth {
         Self {
             clients,
             issuer: settings.public_base().to_owned(),
+            deliveries: Arc::default(),
             logins,
             codes,
             store,
@@ -136,7 +141,8 @@ impl OAuth {
             lifetimes,
             paces: Cache::new(MAX_DEVICES),
             node: URL_SAFE_NO_PAD.encode(random::bytes::<16>()),
-            in_flight: Arc::default(),
+            replayed_codes: Warnings::default(),
+            replayed_refresh_tokens: Warnings::default(),
         }
     }
 

@@ -32,11 +32,10 @@ impl OAuth {
             Some(requested) => narrowed(granted, requested)?,
         };
         let Some(issue) = self.next(id, (stored, version), token.generation).await? else {
-            warn!(
-                event = "refresh token used twice",
-                client = client.settings.id,
-                "all tokens of the login are revoked"
-            );
+            if let Some(count) = self.replayed_refresh_tokens.count(self.clock.steady()) {
+                let client = &client.settings.id;
+                warn!(event = "refresh token used twice", client, count, "all tokens of the login are revoked");
+            }
             self.end(id).await?;
             return Err(UNKNOWN);
         };

@@ -169,6 +169,47 @@ async fn login_whose_answer_was_lost_with_a_node_is_given_by_another_one() {
     assert_eq!(error(&again), (400, "invalid_grant"));
 }
 
+#[test(needs(Postgres))]
+async fn login_is_not_given_again_by_another_node_after_its_own_has_stopped() {
+    let postgres = Postgres::shared().await;
+    let url = postgres.database().await;
+    let keys = tempfile::tempdir().unwrap();
+    let node = async || Server::node_with(&url, None, keys.path().join("keys"), |bus| bus, with_clients).await;
+    let (here, there) = (node().await, node().await);
+    let device = begun(&here).await;
+    phone(&here).confirm(&session(&device)).await;
+    assert_eq!(polled(&here, &device).await.status, 200);
+    // The node stops before the delivery would be noted otherwise.
+    here.stop().await;
+    assert_eq!(error(&polled(&there, &device).await), (400, "invalid_grant"));
+    there.stop().await;
+}
+
+#[test(needs(Postgres))]
+async fn delivery_is_noted_after_an_outage_of_the_store() {
+    let postgres = Postgres::shared().await;
+    let url = postgres.database().await;
+    let keys = tempfile::tempdir().unwrap();
+    let node = async || Server::node_with(&url, None, keys.path().join("keys"), |bus| bus, with_clients).await;
+    let (here, there) = (node().await, node().await);
+    let device = begun(&here).await;
+    phone(&here).confirm(&session(&device)).await;
+    assert_eq!(polled(&here, &device).await.status, 200);
+    here.store.fail(true);
+    here.hands.advance_seconds(1);
+    // The other node learns from the store alone that the device has its tokens.
+    assert_eq!(error(&polled(&there, &device).await), (400, "authorization_pending"));
+    here.store.fail(false);
+    let mut again = polled(&there, &device).await;
+    until("the delivery is noted", async || {
+        here.hands.advance_seconds(1);
+        again = polled(&there, &device).await;
+        again.body["error"] != "authorization_pending"
+    })
+    .await;
+    assert_eq!(error(&again), (400, "invalid_grant"));
+}
+
 /// Returns the answer to a request whose first write in the store is answered with an error.
 async fn with_a_lost_answer(server: &Server, request: impl Future<Output = Answer>) -> Answer {
     let lost = server.store.lost_answers();

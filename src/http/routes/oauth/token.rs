@@ -91,7 +91,7 @@ impl Drop for Delivering {
         if let (Some(issue), Ok(runtime)) = (self.issue.take(), Handle::try_current())
             && self.body.is_end_stream()
         {
-            runtime.spawn(issue.delivered());
+            issue.delivered(&runtime);
         }
     }
 }
