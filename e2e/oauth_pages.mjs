@@ -19,7 +19,7 @@ const TELEVISION_TEXT = 32;
 const ON_DESKTOP = { viewport: DESKTOP, isMobile: false, hasTouch: false };
 const NARROW = { width: 320, height: 700 };
 
-/** Starts a client that shows the parameters of the response. */
+/** Starts a client that shows the result of the login. A form it answers with a redirect to another origin. */
 async function startClient() {
   const logo = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48"><rect width="48" height="48" rx="10" fill="#c2410c"/>
     <path d="M10 34l9-12 7 7 12-16" fill="none" stroke="#fff" stroke-width="4"/></svg>`;
@@ -27,6 +27,10 @@ async function startClient() {
     let parameters = new URL(request.url, "http://client").search;
     for await (const part of request) parameters += part;
     if (request.url === "/logo.svg") return response.writeHead(200, { "content-type": "image/svg+xml" }).end(logo);
+    if (request.method === "POST") {
+      const location = `http://localhost:${server.address().port}/callback?${parameters}`;
+      return response.writeHead(303, { location }).end();
+    }
     const isBack = request.url.startsWith("/callback");
     const result = /[?&]?(code|error)=/.exec(parameters)?.[1];
     response.writeHead(200, { "content-type": "text/html" });
@@ -50,6 +54,7 @@ id = "charts"
 name = "Example Charts"
 logo = "${client}/logo.svg"
 redirect_uris = ["${client}/callback"]
+post_logout_redirect_uris = ["${client}/start"]
 auth_method = "none"
 [[oauth.clients]]
 id = "tv"
@@ -285,7 +290,6 @@ async function stories(name, open, phone) {
   await titled(page, "Client");
   console.log(`passed: ${name}: a reload shows a new code; Back leads from the client's result to the client`);
 
-  // Puppeteer does not see the end of the next navigation after one to the back/forward cache of Firefox.
   page = await open(ON_DESKTOP);
   await page.goto(authorization());
   const url = await qrUrl(page);
@@ -304,7 +308,15 @@ async function stories(name, open, phone) {
   await titled(page, "Result: code");
   await goBack(page);
   await titled(page, "Client");
-  console.log(`passed: ${name}: Back leads from the result of a form to the client`);
+  console.log(`passed: ${name}: a form reaches the client, which redirects to another site; Back leads to the client`);
+
+  const logout = new URLSearchParams({ client_id: "charts", post_logout_redirect_uri: `${client}/start` });
+  // Puppeteer does not see the end of a navigation after one to the back/forward cache of Firefox.
+  await page.evaluate((url) => { location.href = url; }, `${base}/oauth/logout?${logout}`);
+  await page.waitForSelector("form button");
+  await page.$eval("form button", (button) => { setTimeout(() => button.click()); });
+  await titled(page, "Client");
+  console.log(`passed: ${name}: a logout that the user confirms leads back to the client`);
 
   page = await open(ON_DESKTOP);
   await page.goto(`${base}/device`);
