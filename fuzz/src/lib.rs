@@ -7,6 +7,7 @@ pub mod code;
 pub mod codec;
 pub mod configuration;
 pub mod forwarded;
+pub mod oauth;
 pub mod request_head;
 
 /// Maximum number of pieces whose lengths an input begins with.

@@ -41,6 +41,11 @@ fn forwarded_target_passes_on_its_corpus() {
 }
 
 #[test]
+fn oauth_target_passes_on_its_corpus() {
+    replay("oauth", targets::oauth::run);
+}
+
+#[test]
 fn request_head_target_passes_on_its_corpus() {
     replay("request_head", targets::request_head::run);
 }
