@@ -51,7 +51,7 @@ fn check_parameters(text: &str, client: &OAuthClient) {
         assert_eq!(parameters.get(&name), Some(values[0].as_str()));
         assert_eq!(values.len(), 1, "a parameter has one value");
     }
-    for uri in parameters.get("redirect_uri") {
+    if let Some(uri) = parameters.get("redirect_uri") {
         check_redirect_uri(uri, client);
     }
 }
