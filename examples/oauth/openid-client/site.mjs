@@ -24,7 +24,7 @@ const escape = (text) => String(text).replace(/[&<>"']/g, (sign) => `&#${sign.ch
 site.get("/", (request, response) => {
   const { user } = request.session;
   response.send(user
-    ? `<!doctype html><title>Site</title><p>You are <b id="user">${escape(user.name)}</b>, ${escape(user.email)}.</p>
+    ? `<!doctype html><title>Site</title><p>You are <b id="user">${escape(user.name)}</b>, ${escape(user.email ?? "no e-mail address")}.</p>
        <form method="post" action="/refresh"><button>Refresh</button></form>
        <form method="post" action="/logout"><button>Log out</button></form>`
     : `<!doctype html><title>Site</title><a href="/login">Log in</a>`);
