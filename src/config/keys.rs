@@ -168,7 +168,7 @@ fn name_of(key: &str) -> &str {
 }
 
 /// Returns the number of letters that were added, left out, replaced or swapped, if they are few for the key's length.
-fn edits(key: &str, known: &str) -> Option<usize> {
+pub(super) fn edits(key: &str, known: &str) -> Option<usize> {
     if key.len() > MAX_COMPARED_BYTES {
         return None;
     }

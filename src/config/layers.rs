@@ -11,7 +11,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::clean::is_blank;
-use super::keys::{Known, is_plain};
+use super::keys::{Known, edits, is_plain};
 use super::value::{self, Cleaned};
 use super::{ConfigError, Settings, file};
 
@@ -160,8 +160,14 @@ impl Layers {
             let path = error.path().to_string();
             // The path of an item of a list ends in its index, and that of a table in a list in a key of the table.
             let (key, inner) = path.split_once('[').unwrap_or((&path, ""));
-            let place = item(inner).map(|(item, name)| format!("item {item}{name}: ")).unwrap_or_default();
-            let reason = format!("cannot be used: {place}{}", expected(error.inner()));
+            let place = item(inner);
+            let name = place.as_ref().and_then(|(_, name)| *name);
+            let expected = expected(error.inner(), name.unwrap_or_default());
+            let place = place.map(|(item, name)| match name {
+                Some(name) => format!("item {item}, {name}: "),
+                None => format!("item {item}: "),
+            });
+            let reason = format!("cannot be used: {}{expected}", place.unwrap_or_default());
             ConfigError::value(self.origins.of(key).unwrap_or("default"), key, reason)
         })
     }
@@ -169,15 +175,26 @@ impl Layers {
 
 /// Returns the number of the item, from 1, and its key if it is a table, of a path such as `0].name` within a list. A key
 /// that may hold a value is left out.
-fn item(path: &str) -> Option<(usize, String)> {
+fn item(path: &str) -> Option<(usize, Option<&str>)> {
     let (index, key) = path.split_once(']')?;
     let name = key.strip_prefix('.').map(|name| name.split('[').next().unwrap_or_default());
-    let name = name.filter(|name| is_plain(name)).map(|name| format!(", {name}"));
-    Some((index.parse::<usize>().ok()? + 1, name.unwrap_or_default()))
+    Some((index.parse::<usize>().ok()? + 1, name.filter(|name| is_plain(name))))
 }
 
-/// Returns the part of serde's message that describes the expected value. The rest of the message may quote the value.
-fn expected(error: &toml::de::Error) -> String {
+/// Returns the part of serde's message that describes what was expected for the key `name` of a table, or for a value. The
+/// rest of the message may quote the value.
+fn expected(error: &toml::de::Error, name: &str) -> String {
+    if let Some(key) = error.message().strip_prefix("missing field ") {
+        return format!("the key {key} is missing");
+    }
+    if let Some((_, known)) = error.message().split_once(", expected one of ")
+        && error.message().starts_with("unknown field ")
+    {
+        let known = known.replace('`', "");
+        let nearest = known.split(", ").filter_map(|key| Some((edits(name, key)?, key))).min();
+        let question = nearest.map_or_else(String::new, |(_, key)| format!(" (did you mean {key}?)"));
+        return format!("unknown key{question}; known here: {known}");
+    }
     let wanted = error.message().rsplit_once("expected ").map_or("another value", |(_, wanted)| wanted);
     match wanted {
         "u32" => "expected a whole number from 0 to 4294967295".to_owned(),

@@ -128,8 +128,8 @@ fn error_in_a_table_of_a_list_names_the_table_and_its_key_and_quotes_no_value() 
     assert!(layered(client, &[]).is_ok());
     for (line, part) in [
         ("scopes = 'hunter2'", "item 1, scopes: expected a sequence"),
-        ("naem = 'hunter2'", "item 1, naem: expected one of `id`, `name`"),
-        ("hunter2 = 1", "item 1: expected one of `id`, `name`"),
+        ("naem = 'hunter2'", "item 1, naem: unknown key (did you mean name?); known here: id, name, "),
+        ("hunter2 = 1", "item 1: unknown key; known here: id, name, "),
         ("require_pkce = 'hunter2'", "item 1, require_pkce: expected a boolean"),
         ("redirect_uris = ['http://a.example/hunter2']", "item 1 (a): redirect_uris: an item is plain http"),
         ("secret_env = ['A']", "item 1 (a): auth_method none goes without secrets"),
@@ -138,6 +138,8 @@ fn error_in_a_table_of_a_list_names_the_table_and_its_key_and_quotes_no_value() 
         assert!(error.contains("qrlogin.toml:1:9: oauth.clients ") && error.contains(part), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
+    let error = layered("[[oauth.clients]]\nname = 'A'", &[]).unwrap_err();
+    assert!(error.ends_with("oauth.clients cannot be used: item 1: the key `id` is missing"), "{error}");
     let error = layered("", &[("QRLOGIN_OAUTH__CLIENTS", "hunter2")]).unwrap_err();
     assert!(error.contains("is a list of tables, which only a file can hold"), "{error}");
 }
@@ -398,6 +400,15 @@ fn log_level_with_an_unknown_word_is_refused() {
         let error = layered("", &[("QRLOGIN_LOG__LEVEL", bad)]).unwrap_err();
         assert!(error.contains("log.level") && !error.contains(bad), "{bad}: {error}");
     }
+}
+
+#[test]
+fn printed_settings_are_a_file_to_which_a_client_can_be_added() {
+    let printed = layered("[log]\nlevel = 'debug'", &[]).unwrap().to_toml().unwrap();
+    let client = "[[oauth.clients]]\nid = 'a'\nname = 'A'\nauth_method = 'none'\ngrant_types = ['device_code']\n";
+    assert_eq!(layered(&printed, &[]).unwrap().log.level, "debug");
+    let settings = layered(&format!("{printed}{client}"), &[]).unwrap();
+    assert_eq!(layered(&settings.to_toml().unwrap(), &[]).unwrap(), settings);
 }
 
 #[test]

@@ -346,12 +346,13 @@ impl Settings {
         origin_of(&self.public_url)
     }
 
-    /// Returns the settings as TOML, with secrets hidden.
+    /// Returns the settings as TOML, with secrets hidden. An empty list of clients is left out, because a file that has it
+    /// cannot have a table `[[oauth.clients]]`.
     ///
     /// # Errors
     /// Returns an error if serialization fails, which no value of a setting causes.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
-        toml::to_string(self)
+        Ok(toml::to_string(self)?.replacen("\nclients = []\n", "\n", 1))
     }
 
     /// Returns the settings that are or may hold a secret, with their keys.

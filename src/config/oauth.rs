@@ -218,6 +218,10 @@ impl OAuthClientSettings {
             AuthMethod::None if secrets > 0 || has_keys => {
                 Err("auth_method none goes without secrets and keys".to_owned())
             }
+            AuthMethod::None if !self.require_pkce => {
+                Err("require_pkce cannot be false with auth_method none, because PKCE alone protects the code"
+                    .to_owned())
+            }
             AuthMethod::PrivateKeyJwt if secrets > 0 || !has_keys => {
                 Err("auth_method private_key_jwt needs jwks_file, and no secrets".to_owned())
             }
@@ -308,6 +312,13 @@ mod tests {
         refused(|client| client.secret_hashes = vec![String::new(); 2], "has 3");
         refused(|client| client.auth_method = AuthMethod::None, "without secrets");
         refused(|client| client.auth_method = AuthMethod::PrivateKeyJwt, "needs jwks_file");
+        refused(
+            |client| {
+                client.secret_env.clear();
+                (client.auth_method, client.require_pkce) = (AuthMethod::None, false);
+            },
+            "require_pkce cannot be false",
+        );
         refused(|client| client.jwks_file = "keys.json".into(), "goes with auth_method private_key_jwt");
     }
 

@@ -109,7 +109,7 @@ fn check_secure(url: &Url) -> Result<(), String> {
         "https" => Ok(()),
         "http" if is_loopback(url) => Ok(()),
         "http" => Err("has a plain http URL, which is only for this machine (127.0.0.1, localhost)".to_owned()),
-        _ => Err("has a URL that is not https".to_owned()),
+        _ => Err("has a URL that is not https; write https://…".to_owned()),
     }
 }
 
