@@ -40,13 +40,25 @@ impl OAuth {
         parameters: &Parameters,
     ) -> Result<&OAuthClient, OAuthError> {
         let basic = authorization.map(basic_credentials).transpose()?;
+        let client = self.authenticated(basic.as_ref(), parameters).await;
+        if let Err(OAuthError::InvalidClient(reason)) = &client {
+            self.warn_of_client(basic.as_ref().map(|(id, _)| id.as_str()).or(parameters.get("client_id")), reason);
+        }
+        client
+    }
+
+    async fn authenticated(
+        &self,
+        basic: Option<&(String, Zeroizing<String>)>,
+        parameters: &Parameters,
+    ) -> Result<&OAuthClient, OAuthError> {
         let secret = parameters.get("client_secret");
         let assertion = parameters.get("client_assertion");
         if [basic.is_some(), secret.is_some(), assertion.is_some()].into_iter().filter(|is_used| *is_used).count() > 1 {
             return Err(OAuthError::InvalidRequest("the client authenticates in more than one way".to_owned()));
         }
         let named = parameters.get("client_id");
-        let client = match (&basic, assertion) {
+        let client = match (basic, assertion) {
             (Some(raw), _) => self.with_basic(raw)?,
             (_, Some(assertion)) => self.with_assertion(assertion, parameters).await?,
             _ => {

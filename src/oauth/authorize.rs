@@ -72,10 +72,15 @@ impl OAuth {
     /// See [`AuthorizeError`].
     pub fn authorize(&self, parameters: &Parameters, browser: &str) -> Result<Authorize<'_>, AuthorizeError> {
         let page = AuthorizeError::Page;
-        let client = parameters.get("client_id").and_then(|id| self.clients.find(id));
-        let client = client.ok_or(page(PageError::Client))?;
-        let uri = parameters.get("redirect_uri").filter(|uri| client.has_redirect_uri(uri));
-        let uri = uri.ok_or(page(PageError::RedirectUri))?.to_owned();
+        let Some(client) = parameters.get("client_id").and_then(|id| self.clients.find(id)) else {
+            self.warn_of_client(None, "its client_id is not registered");
+            return Err(page(PageError::Client));
+        };
+        let Some(uri) = parameters.get("redirect_uri").filter(|uri| client.has_redirect_uri(uri)) else {
+            self.warn_of_redirect_uri(&client.settings.id, parameters.get("redirect_uri"));
+            return Err(page(PageError::RedirectUri));
+        };
+        let uri = uri.to_owned();
         let state = parameters.get("state").map(str::to_owned);
         let mode = response_mode(parameters.get("response_mode"));
         let refused = |(error, description)| {

@@ -36,26 +36,26 @@ pub struct OAuthClient {
     pub(super) keys: Option<JwkSet>,
 }
 
-/// The reason why a client cannot be used. Holds its id.
+/// The reason why a client cannot be used. Holds its id, and the key of its table if it has a choice.
 #[derive(Debug, Error)]
 pub enum ClientsError {
     /// A file cannot be read.
-    #[error("oauth.clients: {0}: {file}: {error}", file = shown_path(.1), error = .2)]
-    File(String, std::path::PathBuf, std::io::Error),
+    #[error("oauth.clients: {0}: {1}: {file}: {error}", file = shown_path(.2), error = .3)]
+    File(String, &'static str, std::path::PathBuf, std::io::Error),
     /// A file of keys is not a JWK Set.
-    #[error("oauth.clients: {0}: {file} is not a JWK Set (RFC 7517) of public keys", file = shown_path(.1))]
+    #[error("oauth.clients: {0}: jwks_file: {file} is not a JWK Set (RFC 7517) of public keys", file = shown_path(.1))]
     Keys(String, std::path::PathBuf),
     /// An environment variable is not set.
-    #[error("oauth.clients: {0}: the environment variable {1} is not set")]
+    #[error("oauth.clients: {0}: secret_env: the environment variable {1} is not set")]
     Variable(String, String),
     /// A secret is too short.
     #[error(
-        "oauth.clients: {0}: a secret has fewer than {MIN_SECRET_BYTES} characters; make one with `openssl rand -base64 32`"
+        "oauth.clients: {0}: {1}: a secret has fewer than {MIN_SECRET_BYTES} characters; make one with `openssl rand -hex 32`"
     )]
-    Short(String),
+    Short(String, &'static str),
     /// A hash is malformed.
     #[error(
-        "oauth.clients: {0}: an item of secret_hashes is not of the form {HASH_PREFIX}… (qrlogin hash-secret makes it)"
+        "oauth.clients: {0}: secret_hashes: an item is not of the form {HASH_PREFIX}… (qrlogin hash-secret makes it)"
     )]
     Hash(String),
 }
@@ -93,12 +93,13 @@ impl OAuthClient {
         let id = || settings.id.clone();
         let mut secrets = Vec::new();
         for path in &settings.secret_files {
-            let text = fs::read_to_string(path).map_err(|error| ClientsError::File(id(), path.clone(), error))?;
-            secrets.push(hash_of(&Zeroizing::new(text)).ok_or_else(|| ClientsError::Short(id()))?);
+            let text = fs::read_to_string(path);
+            let text = text.map_err(|error| ClientsError::File(id(), "secret_files", path.clone(), error))?;
+            secrets.push(hash_of(&Zeroizing::new(text)).ok_or_else(|| ClientsError::Short(id(), "secret_files"))?);
         }
         for name in &settings.secret_env {
             let text = std::env::var(name).map_err(|_| ClientsError::Variable(id(), name.clone()))?;
-            secrets.push(hash_of(&Zeroizing::new(text)).ok_or_else(|| ClientsError::Short(id()))?);
+            secrets.push(hash_of(&Zeroizing::new(text)).ok_or_else(|| ClientsError::Short(id(), "secret_env"))?);
         }
         for hash in &settings.secret_hashes {
             secrets.push(parse_hash(hash).ok_or_else(|| ClientsError::Hash(id()))?);
@@ -189,7 +190,7 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 fn read_keys(id: &str, path: &Path) -> Result<JwkSet, ClientsError> {
-    let text = fs::read(path).map_err(|error| ClientsError::File(id.to_owned(), path.into(), error))?;
+    let text = fs::read(path).map_err(|error| ClientsError::File(id.to_owned(), "jwks_file", path.into(), error))?;
     let keys: Option<JwkSet> = serde_json::from_slice(&text).ok();
     keys.filter(|keys| !keys.keys.is_empty()).ok_or_else(|| ClientsError::Keys(id.to_owned(), path.into()))
 }

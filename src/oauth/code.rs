@@ -4,7 +4,6 @@ use aws_lc_rs::constant_time;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use tracing::warn;
 
 use super::clients::sha256;
 use super::{Authorization, OAuth, OAuthClient, OAuthError, Parameters, Tokens};
@@ -52,10 +51,7 @@ impl OAuth {
         let redirect = request.and_then(|request| request.redirect.as_ref()).ok_or(UNKNOWN)?;
         check_binding(redirect, parameters)?;
         let Some(issue) = self.collect(&session, now).await? else {
-            if let Some(count) = self.replayed_codes.count(self.clock.steady()) {
-                let (session, client) = (session.key, &client.settings.id);
-                warn!(event = "code used twice", %session, client, count, "its tokens are revoked");
-            }
+            self.warn_of_replayed_code(session.key, &client.settings.id);
             self.end(Authorization::id(session.key)).await?;
             return Err(UNKNOWN);
         };

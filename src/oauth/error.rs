@@ -29,7 +29,7 @@ pub enum OAuthError {
     #[error("the user has not decided yet")]
     AuthorizationPending,
     /// The device polls faster than its interval, which grows by 5 seconds (RFC 8628 §3.5).
-    #[error("poll less often: every {0} seconds at most")]
+    #[error("poll less often: at most once in {0} seconds")]
     SlowDown(u32),
     /// The user has rejected the login (RFC 8628 §3.5).
     #[error("the login was rejected")]

@@ -25,6 +25,7 @@ mod metadata;
 mod pace;
 mod parameters;
 mod refresh;
+mod refusals;
 mod sso;
 mod tokens;
 mod user_code;
@@ -42,7 +43,6 @@ use crate::session::{Session, SessionKey, Timestamp};
 use crate::store::Store;
 use crate::system::clock::Clock;
 use crate::system::random;
-use crate::telemetry::warnings::Warnings;
 use crate::token::{Minter, Sealer};
 
 pub use authorization::Authorization;
@@ -58,6 +58,7 @@ pub use tokens::Tokens;
 pub use user_code::UserCode;
 
 use pace::Pace;
+use refusals::Refusals;
 
 /// Maximum number of devices whose pace is remembered. Of more devices, the pace of those that have not polled for the
 /// longest time is forgotten, so they may poll once too early.
@@ -82,10 +83,7 @@ pub struct OAuth {
     paces: Cache<SessionKey, Arc<Mutex<Pace>>>,
     /// Name of this node, which is another one after a restart.
     node: String,
-    /// Rate limit for warnings of authorization codes that were used before.
-    replayed_codes: Warnings,
-    /// Rate limit for warnings of refresh tokens that were used before.
-    replayed_refresh_tokens: Warnings,
+    refusals: Refusals,
 }
 
 /// Lifetimes of tokens and records, in seconds.
@@ -141,8 +139,7 @@ impl OAuth {
             lifetimes,
             paces: Cache::new(MAX_DEVICES),
             node: URL_SAFE_NO_PAD.encode(random::bytes::<16>()),
-            replayed_codes: Warnings::default(),
-            replayed_refresh_tokens: Warnings::default(),
+            refusals: Refusals::default(),
         }
     }
 

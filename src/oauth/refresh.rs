@@ -1,8 +1,6 @@
 //! Refresh tokens (RFC 6749 §6). Each use gives a new one, and a second use of an old one ends the family (RFC 9700
 //! §4.14.2).
 
-use tracing::warn;
-
 use super::authorization::parse_sid;
 use super::tokens::RefreshToken;
 use super::{OAuth, OAuthClient, OAuthError, Parameters, Tokens};
@@ -32,10 +30,7 @@ impl OAuth {
             Some(requested) => narrowed(granted, requested)?,
         };
         let Some(issue) = self.next(id, (stored, version), token.generation).await? else {
-            if let Some(count) = self.replayed_refresh_tokens.count(self.clock.steady()) {
-                let client = &client.settings.id;
-                warn!(event = "refresh token used twice", client, count, "all tokens of the login are revoked");
-            }
+            self.warn_of_replayed_refresh_token(&client.settings.id);
             self.end(id).await?;
             return Err(UNKNOWN);
         };

@@ -224,3 +224,31 @@ async fn invalid_geoip_files_and_signing_keys_are_warned_of_once_a_minute() {
         }
     }
 }
+
+#[test]
+async fn refused_oauth_client_is_warned_of_once_a_minute_without_its_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let hash = qrlogin_testing::harness::hash_secret("the secret of a web application").unwrap();
+    let client = "[[oauth.clients]]\nid = 'charts'\nname = 'Charts'\nredirect_uris = ['https://charts.example/cb']\n";
+    fs::write(dir.path().join("qrlogin.toml"), format!("{client}secret_hashes = ['{hash}']\n")).unwrap();
+    let program = Program::serve_with(&dir, "info", &[]);
+    for _ in 0..3 {
+        let request =
+            program.http.post(format!("{}/oauth/token", program.base)).basic_auth("charts", Some("swordfish"));
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        assert_eq!(request.body("grant_type=refresh_token").send().await.unwrap().status(), 401);
+    }
+    let line = warned(&program, "client refused").await;
+    assert!(line.contains("charts") && line.contains("its credentials are wrong"), "{line}");
+    assert_eq!(warnings(&program, "client refused").len(), 1);
+    assert!(!program.log().contains("swordfish"), "{}", program.log());
+    drop(program);
+
+    let program = Program::serve_with(&dir, "info", &[]);
+    let query = "client_id=charts&response_type=code&redirect_uri=https://charts.example/wrong?state=swordfish";
+    let page = program.http.get(format!("{}/oauth/authorize?{query}", program.base)).send().await.unwrap();
+    assert_eq!(page.status(), 400);
+    let line = warned(&program, "client refused").await;
+    assert!(line.contains("charts") && line.contains("'https://charts.example/wrong' is not registered"), "{line}");
+    assert!(!program.log().contains("swordfish"), "{}", program.log());
+}
