@@ -32,6 +32,14 @@ const AUTH_METHODS: [CoreClientAuthMethod; 4] = [
     CoreClientAuthMethod::None,
 ];
 
+/// Algorithms that sign the assertions of clients.
+const ASSERTION_ALGORITHMS: [CoreJwsSigningAlgorithm; 4] = [
+    CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
+    CoreJwsSigningAlgorithm::RsaSsaPssSha256,
+    CoreJwsSigningAlgorithm::EcdsaP256Sha256,
+    CoreJwsSigningAlgorithm::EdDsa,
+];
+
 /// The metadata of the server.
 pub type Metadata = ProviderMetadata<
     OtherMetadata,
@@ -56,7 +64,9 @@ pub struct OtherMetadata {
     revocation_endpoint: String,
     end_session_endpoint: String,
     introspection_endpoint_auth_methods_supported: Vec<CoreClientAuthMethod>,
+    introspection_endpoint_auth_signing_alg_values_supported: Vec<CoreJwsSigningAlgorithm>,
     revocation_endpoint_auth_methods_supported: Vec<CoreClientAuthMethod>,
+    revocation_endpoint_auth_signing_alg_values_supported: Vec<CoreJwsSigningAlgorithm>,
     code_challenge_methods_supported: Vec<String>,
     prompt_values_supported: Vec<String>,
     /// RFC 9207 §3.
@@ -79,7 +89,9 @@ impl OAuth {
             revocation_endpoint: at("/oauth/revoke"),
             end_session_endpoint: at("/oauth/logout"),
             introspection_endpoint_auth_methods_supported: AUTH_METHODS[..3].to_vec(),
+            introspection_endpoint_auth_signing_alg_values_supported: ASSERTION_ALGORITHMS.to_vec(),
             revocation_endpoint_auth_methods_supported: AUTH_METHODS.to_vec(),
+            revocation_endpoint_auth_signing_alg_values_supported: ASSERTION_ALGORITHMS.to_vec(),
             code_challenge_methods_supported: texts(&["S256"]),
             prompt_values_supported: texts(&["none", "login", "consent", "select_account"]),
             authorization_response_iss_parameter_supported: true,
@@ -111,12 +123,7 @@ impl OAuth {
             ]))
             .set_acr_values_supported(Some(vec![AuthenticationContextClass::new(ACR.to_owned())]))
             .set_token_endpoint_auth_methods_supported(Some(AUTH_METHODS.to_vec()))
-            .set_token_endpoint_auth_signing_alg_values_supported(Some(vec![
-                CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
-                CoreJwsSigningAlgorithm::RsaSsaPssSha256,
-                CoreJwsSigningAlgorithm::EcdsaP256Sha256,
-                CoreJwsSigningAlgorithm::EdDsa,
-            ]))
+            .set_token_endpoint_auth_signing_alg_values_supported(Some(ASSERTION_ALGORITHMS.to_vec()))
             .set_ui_locales_supported(Some(LANGUAGES.map(|tag| LanguageTag::new(tag.to_owned())).to_vec()))
             .set_claims_parameter_supported(Some(false))
             .set_request_parameter_supported(Some(false))

@@ -13,8 +13,9 @@ use url::Url;
 use crate::config::Settings;
 use crate::wire::types::WEBSOCKET_PATH;
 
-/// Prefixes of the paths of all routes. A unit test compares them with the OpenAPI document.
-const ROUTES: [&str; 6] = ["/v1/", "/q/", "/js/", "/demo/", "/.well-known/", "/openapi.json"];
+/// Prefixes of the paths of all routes. Tests compare them with the OpenAPI document and with the metadata of the OAuth
+/// server.
+const ROUTES: [&str; 8] = ["/v1/", "/q/", "/js/", "/demo/", "/.well-known/", "/openapi.json", "/oauth/", "/device"];
 
 /// The path of `public_url`.
 pub(crate) struct BasePath {

@@ -4,8 +4,10 @@ use qrlogin_testing::harness::Server;
 use qrlogin_testing::test;
 use serde_json::json;
 
-use super::{server, with_clients};
-use crate::approve::visitor::PUBLIC_URL;
+use super::device::begun;
+use super::{opened, phone, redeemed, request, server, value, went_on, with_clients};
+use crate::approve::provider::query;
+use crate::approve::visitor::{PUBLIC_URL, Visitor};
 
 #[test]
 async fn metadata_name_the_endpoints_and_claim_nothing_that_is_not_there() {
@@ -113,6 +115,40 @@ async fn server_without_clients_has_no_endpoints() {
     for path in ["/.well-known/openid-configuration", "/oauth/authorize", "/oauth/token", "/device"] {
         assert_eq!(server.get(path).await.status, 404, "{path}");
     }
+    server.stop().await;
+}
+
+#[test]
+async fn endpoints_of_an_issuer_with_a_path_are_answered_below_it() {
+    let server = Server::start_with(|settings| {
+        with_clients(settings);
+        settings.public_url = "https://login.example/sign/in".to_owned();
+    })
+    .await;
+    let metadata = server.get("/.well-known/openid-configuration").await.body;
+    let endpoints: Vec<_> =
+        metadata.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_endpoint")).collect();
+    assert_eq!(endpoints.len(), 7);
+    for (name, url) in endpoints {
+        let path = url.as_str().unwrap().strip_prefix("https://login.example").unwrap();
+        assert!(path.starts_with("/sign/in/oauth/"), "{path}");
+        for path in [path, path.strip_prefix("/sign/in").unwrap()] {
+            assert_ne!(server.post(path, json!({})).await.status, 404, "{name}: {path}");
+        }
+    }
+    // The page goes on to a path below the issuer.
+    let mut browser = Visitor::new();
+    let page = opened(&server, &mut browser, &request(&[])).await;
+    assert!(page.next.starts_with("/sign/in/oauth/wait/"), "{}", page.next);
+    phone(&server).confirm(&page.session).await;
+    let code = value(&went_on(&server, &mut browser, &page).await, "code").to_owned();
+    assert_eq!(redeemed(&server, &code).await.status, 200);
+    // So does a device.
+    let device = begun(&server).await;
+    assert_eq!(device["verification_uri"], "https://login.example/sign/in/device");
+    let form = query(&[("user_code", device["user_code"].as_str().unwrap())]);
+    let shown = browser.post(&server, "/sign/in/device", form, "https://login.example").await;
+    assert_eq!(shown.title(), "Continue to the login", "{shown:?}");
     server.stop().await;
 }
 
