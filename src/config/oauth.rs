@@ -190,6 +190,9 @@ impl OAuthClientSettings {
         }
         // RFC 6749 §3.3.
         let is_letter = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+        if self.scopes.is_empty() {
+            return Err("scopes must not be empty, because each request needs one".to_owned());
+        }
         if self.scopes.iter().any(|scope| scope.is_empty() || !scope.bytes().all(is_letter)) {
             return Err("scopes: an item is not a scope".to_owned());
         }
@@ -244,6 +247,18 @@ fn redirect_uri(text: &str) -> Result<(), String> {
     if url.fragment().is_some() {
         return Err("has a fragment (RFC 6749 §3.1.2)".to_owned());
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("has a user name or a password".to_owned());
+    }
+    if text.contains('*') {
+        return Err("has a *, which is no wildcard: redirect URIs are compared exactly (RFC 9700 §2.1)".to_owned());
+    }
+    if text.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
+        return Err("has white space or control characters".to_owned());
+    }
+    if !text.starts_with(&format!("{}:", url.scheme())) || (url.has_host() && !has_two_slashes(text)) {
+        return Err("is not written as scheme://host/path".to_owned());
+    }
     let is_loopback = match url.host() {
         Some(Host::Domain(domain)) => domain == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -258,6 +273,11 @@ fn redirect_uri(text: &str) -> Result<(), String> {
         scheme if scheme.contains('.') => Ok(()),
         _ => Err("has a scheme that is neither https nor a reversed domain name (RFC 8252 §7.1)".to_owned()),
     }
+}
+
+/// Returns whether the scheme of a URI is followed by exactly two slashes. The parser accepts any number of them.
+fn has_two_slashes(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(_, rest)| !rest.starts_with(['/', '\\']))
 }
 
 fn is_plain(id: &str) -> bool {
@@ -308,6 +328,7 @@ mod tests {
         refused(|client| client.scopes.push("offline_access".to_owned()), "refresh_token go together");
         refused(|client| client.grant_types.push(GrantType::RefreshToken), "refresh_token go together");
         refused(|client| client.scopes.push("a b".to_owned()), "not a scope");
+        refused(|client| client.scopes.clear(), "scopes must not be empty");
         refused(|client| client.secret_env.clear(), "1 to 2 secrets");
         refused(|client| client.secret_hashes = vec![String::new(); 2], "has 3");
         refused(|client| client.auth_method = AuthMethod::None, "without secrets");
@@ -333,7 +354,24 @@ mod tests {
         ] {
             assert_eq!(redirect_uri(good), Ok(()), "{good}");
         }
-        for bad in ["/cb", "http://a.example/cb", "https://a.example/cb#x", "javascript:alert(1)", "data:text/html,x"] {
+        for bad in [
+            "/cb",
+            "http://a.example/cb",
+            "https://a.example/cb#x",
+            "javascript:alert(1)",
+            "data:text/html,x",
+            "https://*.a.example/cb",
+            "https://a.example/*",
+            "https://a.example/cb ",
+            " https://a.example/cb",
+            "https://a.example/c\u{1}b",
+            "https://user@a.example/cb",
+            "https://user:pass@a.example/cb",
+            "https:a.example/cb",
+            "https:///a.example/cb",
+            "https:\\\\a.example/cb",
+            "HTTPS://a.example/cb",
+        ] {
             assert!(redirect_uri(bad).is_err(), "{bad}");
         }
     }

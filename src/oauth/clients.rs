@@ -7,13 +7,14 @@ use std::path::Path;
 use aws_lc_rs::constant_time;
 use aws_lc_rs::digest;
 use jsonwebtoken::jwk::JwkSet;
+use serde_json::Value;
 use thiserror::Error;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use crate::config::{AuthMethod, OAuthClientSettings, OAuthSettings, SigningAlgorithm};
 use crate::secret::shown_path;
-use crate::token::KeyKind;
+use crate::token::{KeyKind, check_jwk};
 
 /// Minimum length of a client secret, in bytes. 128 random bits in base64url have 22 characters.
 const MIN_SECRET_BYTES: usize = 22;
@@ -45,6 +46,12 @@ pub enum ClientsError {
     /// A file of keys is not a JWK Set.
     #[error("oauth.clients: {0}: jwks_file: {file} is not a JWK Set (RFC 7517) of public keys", file = shown_path(.1))]
     Keys(String, std::path::PathBuf),
+    /// A key of the set cannot verify assertions. Holds its number in the set, from 1, and the reason.
+    #[error("oauth.clients: {0}: jwks_file: {file}: key {2} cannot be used: {3}", file = shown_path(.1))]
+    Key(String, std::path::PathBuf, usize, String),
+    /// A secret has white space around it, or control characters in it (RFC 6749, appendix A.2).
+    #[error("oauth.clients: {0}: {1}: a secret must be one line, without white space around it or control characters")]
+    Spaces(String, &'static str),
     /// An environment variable is not set.
     #[error("oauth.clients: {0}: secret_env: the environment variable {1} is not set")]
     Variable(String, String),
@@ -95,11 +102,11 @@ impl OAuthClient {
         for path in &settings.secret_files {
             let text = fs::read_to_string(path);
             let text = text.map_err(|error| ClientsError::File(id(), "secret_files", path.clone(), error))?;
-            secrets.push(hash_of(&Zeroizing::new(text)).ok_or_else(|| ClientsError::Short(id(), "secret_files"))?);
+            secrets.push(hashed(&settings.id, "secret_files", &Zeroizing::new(text))?);
         }
         for name in &settings.secret_env {
             let text = std::env::var(name).map_err(|_| ClientsError::Variable(id(), name.clone()))?;
-            secrets.push(hash_of(&Zeroizing::new(text)).ok_or_else(|| ClientsError::Short(id(), "secret_env"))?);
+            secrets.push(hashed(&settings.id, "secret_env", &Zeroizing::new(text))?);
         }
         for hash in &settings.secret_hashes {
             secrets.push(parse_hash(hash).ok_or_else(|| ClientsError::Hash(id()))?);
@@ -167,11 +174,24 @@ pub fn hash_secret(secret: &str) -> Option<String> {
     Some(hash.iter().fold(HASH_PREFIX.to_owned(), |text, byte| format!("{text}{byte:02x}")))
 }
 
+/// Returns the hash of a client's secret, which the setting `key` names.
+fn hashed(id: &str, key: &'static str, text: &str) -> Result<[u8; 32], ClientsError> {
+    let secret = without_line_end(text);
+    if secret.trim() != secret || secret.contains(char::is_control) {
+        return Err(ClientsError::Spaces(id.to_owned(), key));
+    }
+    hash_of(text).ok_or_else(|| ClientsError::Short(id.to_owned(), key))
+}
+
 /// Returns the hash of a secret without the line end that files have. Returns `None` if it is too short.
 fn hash_of(text: &str) -> Option<[u8; 32]> {
-    let secret = text.strip_suffix('\n').unwrap_or(text);
-    let secret = secret.strip_suffix('\r').unwrap_or(secret);
+    let secret = without_line_end(text);
     (secret.len() >= MIN_SECRET_BYTES).then(|| sha256(secret.as_bytes()))
+}
+
+fn without_line_end(text: &str) -> &str {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    line.strip_suffix('\r').unwrap_or(line)
 }
 
 fn parse_hash(text: &str) -> Option<[u8; 32]> {
@@ -191,8 +211,18 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 fn read_keys(id: &str, path: &Path) -> Result<JwkSet, ClientsError> {
     let text = fs::read(path).map_err(|error| ClientsError::File(id.to_owned(), "jwks_file", path.into(), error))?;
-    let keys: Option<JwkSet> = serde_json::from_slice(&text).ok();
-    keys.filter(|keys| !keys.keys.is_empty()).ok_or_else(|| ClientsError::Keys(id.to_owned(), path.into()))
+    let malformed = || ClientsError::Keys(id.to_owned(), path.into());
+    let set: Value = serde_json::from_slice(&text).map_err(|_| malformed())?;
+    let keys = set.get("keys").and_then(Value::as_array).filter(|keys| !keys.is_empty()).ok_or_else(malformed)?;
+    for (number, key) in (1..).zip(keys) {
+        let unusable = |reason| ClientsError::Key(id.to_owned(), path.into(), number, reason);
+        check_jwk(key).map_err(unusable)?;
+        // The library that verifies assertions has no ES512.
+        if key.get("crv").and_then(Value::as_str) == Some("P-521") {
+            return Err(unusable("its crv is not P-256, P-384 or Ed25519".to_owned()));
+        }
+    }
+    serde_json::from_value(set).map_err(|_| malformed())
 }
 
 /// Returns whether both are plain http URIs of the same loopback address that differ in the port only.
@@ -273,6 +303,50 @@ mod tests {
         assert_eq!(hash_secret("a secret of 22 letters\r\n"), hash_secret("a secret of 22 letters"));
         for bad in ["", "sha256:", "sha256:zz", &format!("sha256:{}é", "a".repeat(62))] {
             assert_eq!(parse_hash(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_of_a_client_are_public_keys_that_can_verify() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.json");
+        let read = |text: String| {
+            fs::write(&path, text).unwrap();
+            read_keys("a", &path).map(|set| set.keys.len()).map_err(|error| error.to_string())
+        };
+        // RFC 8037, appendix A.2.
+        let good = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+        assert_eq!(read(format!(r#"{{"keys":[{good}]}}"#)), Ok(1));
+        let private = good.replace("\"x\"", "\"d\":\"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A\",\"x\"");
+        let short = format!(r#"{{"kty":"RSA","e":"AQAB","n":"g{}"}}"#, "A".repeat(85));
+        for (key, reason) in [
+            (private.as_str(), "it is a private key"),
+            (r#"{"kty":"oct","k":"c2VjcmV0"}"#, "its kty is not"),
+            (r#"{"kty":"OKP","crv":"X25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#, "its crv is not"),
+            (&good.replace("\"kty\"", "\"use\":\"enc\",\"kty\""), "its use is not sig"),
+            (&short, "fewer than 2,048 bits"),
+        ] {
+            let error = read(format!(r#"{{"keys":[{good},{key}]}}"#)).unwrap_err();
+            assert!(error.contains("oauth.clients: a: jwks_file: ") && error.contains("key 2 "), "{error}");
+            assert!(error.contains(reason), "{error}");
+        }
+        for malformed in ["", "[]", "{}", r#"{"keys":[]}"#, good] {
+            assert!(read(malformed.to_owned()).unwrap_err().contains("is not a JWK Set"), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn secret_is_one_line_without_blanks() {
+        let secret = "a-secret-of-22-letters";
+        for line_end in ["", "\n", "\r\n"] {
+            let hash = hashed("a", "secret_files", &format!("{secret}{line_end}"));
+            assert_eq!(hash.ok(), Some(sha256(secret.as_bytes())));
+        }
+        for bad in
+            [format!(" {secret}"), format!("{secret} \n"), format!("{secret}\n{secret}\n"), format!("{secret}\0")]
+        {
+            let error = hashed("a", "secret_files", &bad).unwrap_err().to_string();
+            assert!(error.starts_with("oauth.clients: a: secret_files: a secret must be one line"), "{error}");
         }
     }
 

@@ -13,7 +13,8 @@ mod secret_files;
 mod signing_key;
 
 pub use app_auth::{
-    AppAuth, AppAuthError, AppUser, AuthError, ClaimRules, InvalidToken, MIN_HMAC_SECRET_BYTES, sign_app_token,
+    AppAuth, AppAuthError, AppUser, AuthError, ClaimRules, InvalidToken, MIN_HMAC_SECRET_BYTES, check_jwk,
+    sign_app_token,
 };
 pub use key_dir::KeyError;
 pub use key_ring::{KeyRing, PUBLISH_TIME};

@@ -89,6 +89,15 @@ pub(super) enum Unusable {
     NotOnCurve,
 }
 
+/// Checks that a JWK (RFC 7517) is a public key that can verify signatures.
+///
+/// # Errors
+/// Returns the reason if it is not, as a sentence about the key.
+pub fn check_jwk(published: &Value) -> Result<(), String> {
+    VerifyingKey::of_jwk(published).map_err(|reason| reason.to_string())?;
+    if published.get("d").is_some() { Err("it is a private key".to_owned()) } else { Ok(()) }
+}
+
 /// The members of a JWK that matter here (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
 #[derive(Deserialize)]
 struct Jwk {

@@ -32,6 +32,7 @@ use key_set::KeySet;
 
 pub use claims::{AppUser, ClaimRules};
 pub use error::{AppAuthError, AuthError, InvalidToken};
+pub use key::check_jwk;
 
 /// Minimum length of the secret of HS256, in bytes: the length of its hash (RFC 7518 §3.2).
 pub const MIN_HMAC_SECRET_BYTES: usize = 32;
