@@ -89,7 +89,10 @@ pub enum DeviceError {
     /// The issuer cannot be used.
     #[error("the issuer {0}")]
     Issuer(String),
-    /// The server does not answer, or its answer cannot be used.
+    /// The server's answer cannot be used. Holds the path of the member that is wrong, or `.` for the whole.
+    #[error("the server's answer is not one of RFC 8628{}", member(.0))]
+    Malformed(String),
+    /// The server does not answer.
     #[error("the server does not answer: {0}")]
     Unavailable(String),
     /// The server refused the client or its request.
@@ -295,11 +298,16 @@ fn of_poll(error: RequestTokenError<RequestError, DeviceCodeErrorResponse>) -> D
     }
 }
 
+/// Returns the part of an error's text that names a member of the answer.
+fn member(path: &str) -> String {
+    if path == "." { String::new() } else { format!(": the member {path}") }
+}
+
 fn of_failed_request<T: ErrorResponse + 'static>(error: RequestTokenError<RequestError, T>) -> DeviceError {
     DeviceError::Unavailable(match error {
         RequestTokenError::Request(error) => explain(&error),
-        // The body can hold tokens, so it is not a part of the text. The error names the member and its type only.
-        RequestTokenError::Parse(error, _) => format!("its answer is not one of RFC 8628, at {}", error.path()),
+        // The body can hold tokens, so it is not a part of the text. The error names the member only.
+        RequestTokenError::Parse(error, _) => return DeviceError::Malformed(error.path().to_string()),
         RequestTokenError::Other(reason) => cleaned(&reason),
         RequestTokenError::ServerResponse(response) => cleaned(&format!("{response:?}")),
     })
