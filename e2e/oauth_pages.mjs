@@ -162,7 +162,7 @@ const PAGES = {
   },
   client: (page) => page.goto(authorization({ client_id: "unknown" })),
   redirect: (page) => page.goto(authorization({ redirect_uri: `${client}/other` })),
-  parameters: (page) => page.goto(`${authorization()}&state=again`),
+  parameters: (page) => page.goto(`${base}/oauth/logout?state=once&state=again`),
   cookies: async (page) => {
     await page.goto(authorization());
     const next = await page.getAttribute("qr-login", "data-next");

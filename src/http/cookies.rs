@@ -13,6 +13,9 @@ use crate::token::{Kept, Sealer};
 /// Maximum length of `Set-Cookie`, in bytes. Browsers keep cookies of 4,096 bytes (RFC 6265bis §5.6).
 const MAX_FIELD_BYTES: usize = 4000;
 
+/// Maximum number of cookies of one kind that are read.
+const MAX_OF_A_KIND: usize = 16;
+
 /// The cookies, and the key that seals them.
 pub(crate) struct Cookies {
     pub(crate) sealer: Arc<Sealer>,
@@ -32,6 +35,15 @@ impl Cookies {
         let mut pairs = pairs.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
         let value = pairs.find_map(|(key, value)| (key == name).then_some(value))?;
         self.sealer.kept(value, now)
+    }
+
+    /// Returns the values of all cookies for `T`, whatever their part is.
+    pub(crate) fn read_all<T: Kept>(&self, headers: &HeaderMap, now: Timestamp) -> Vec<T> {
+        let name = self.name::<T>("");
+        let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+        let pairs = pairs.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let named = pairs.filter(|(key, _)| key.starts_with(&name)).take(MAX_OF_A_KIND);
+        named.filter_map(|(_, value)| self.sealer.kept(value, now)).collect()
     }
 
     /// Returns whether the browser has sent any cookie of these pages.
@@ -104,6 +116,7 @@ mod tests {
         assert_eq!(read("-x", now), Some(5));
         assert_eq!(read("-y", now), None);
         assert_eq!(read("-x", now.plus_seconds(3600)), None);
+        assert_eq!(cookies.read_all::<Opened>(&headers, now).len(), 1);
         assert!(cookies.are_sent(&headers) && !cookies.are_sent(&HeaderMap::new()));
     }
 

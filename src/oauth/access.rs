@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::authorization::parse_sid;
 use super::issue::Stored;
-use super::tokens::{ACCESS_TOKEN_TYPE, ID_TOKEN_TYPE, RefreshToken};
+use super::tokens::{ACCESS_TOKEN_TYPE, ID_TOKEN_TYPE, RefreshToken, number_of};
 use super::{Authorization, OAuth, OAuthClient, OAuthError};
 use crate::store::RecordId;
 
@@ -42,7 +42,9 @@ impl OAuth {
             return Err(OAuthError::InvalidToken);
         }
         let id = text("sid").and_then(parse_sid).ok_or(OAuthError::InvalidToken)?;
-        let (stored, _) = self.stored(&id).await?.ok_or(OAuthError::InvalidToken)?;
+        let number = text("jti").and_then(number_of).ok_or(OAuthError::InvalidToken)?;
+        let found = self.stored(&id).await?.filter(|(stored, _)| !stored.is_superseded(number));
+        let (stored, _) = found.ok_or(OAuthError::InvalidToken)?;
         let authorization = stored.authorization;
         let scopes = text("scope").unwrap_or_default().split(' ').map(str::to_owned).collect();
         Ok(Access { claims, id, authorization, scopes })
@@ -68,11 +70,10 @@ impl OAuth {
     /// [`OAuthError::Unavailable`] if the store failed.
     pub async fn introspect(&self, client: &OAuthClient, token: &str) -> Result<Introspection, OAuthError> {
         let inactive = Introspection { active: false, claims: Map::new() };
-        if let Some((id, generation)) = self.refresh_token(token) {
+        if let Some((id, number)) = self.refresh_token(token) {
             let found = self.stored(&id).await?.map(|(stored, _)| stored);
-            let is_active = |stored: &Stored| {
-                stored.authorization.client_id == client.settings.id && stored.generation == generation
-            };
+            let is_active =
+                |stored: &Stored| stored.authorization.client_id == client.settings.id && stored.number == number;
             return Ok(found.filter(is_active).map_or(inactive, |Stored { authorization, .. }| {
                 let mut claims = Map::new();
                 claims.insert("iss".to_owned(), self.issuer.clone().into());
@@ -98,7 +99,7 @@ impl OAuth {
     /// §2.2).
     ///
     /// # Errors
-    /// [`OAuthError::UnauthorizedClient`] if the token is of another client, [`OAuthError::Unavailable`] if the store
+    /// [`OAuthError::TokenOfAnother`] if the token is of another client, [`OAuthError::Unavailable`] if the store
     /// failed.
     pub async fn revoke(&self, client: &OAuthClient, token: &str) -> Result<(), OAuthError> {
         let found = match self.refresh_token(token) {
@@ -111,7 +112,7 @@ impl OAuth {
         };
         match found {
             Some((_, authorization)) if authorization.client_id != client.settings.id => {
-                Err(OAuthError::UnauthorizedClient)
+                Err(OAuthError::TokenOfAnother)
             }
             Some((id, _)) => self.end(id).await,
             None => Ok(()),
@@ -120,7 +121,7 @@ impl OAuth {
 
     fn refresh_token(&self, token: &str) -> Option<(RecordId, u32)> {
         let token: RefreshToken = self.sealer.kept(token, self.clock.now())?;
-        Some((parse_sid(&token.sid)?, token.generation))
+        Some((parse_sid(&token.sid)?, token.number))
     }
 
     /// Returns the user and the client of an ID token that this server has issued, also if it has expired, as hints have

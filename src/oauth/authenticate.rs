@@ -1,7 +1,7 @@
 //! Authentication of clients at the endpoints (RFC 6749 §2.3, RFC 7523 §2.2).
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -10,6 +10,7 @@ use super::clients::sha256;
 use super::{OAuth, OAuthClient, OAuthError, Parameters};
 use crate::config::AuthMethod;
 use crate::store::{Record, RecordId};
+use crate::system::random;
 
 /// Value of `client_assertion_type` (RFC 7523 §2.2).
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -22,8 +23,9 @@ const MAX_ASSERTION_SECONDS: i64 = 3600;
 #[derive(Deserialize)]
 struct Assertion {
     sub: String,
-    exp: i64,
-    nbf: Option<i64>,
+    /// A NumericDate can have a fraction (RFC 7519 §2).
+    exp: f64,
+    nbf: Option<f64>,
     jti: String,
 }
 
@@ -107,22 +109,32 @@ impl OAuth {
         let invalid = OAuthError::InvalidClient("the assertion of the client is not valid");
         let Some((client, claims)) = self.verify_assertion(assertion) else { return Err(invalid) };
         let now = self.clock.wall().as_seconds();
-        if claims.nbf.is_some_and(|nbf| nbf > now.saturating_add(LEEWAY_SECONDS)) {
+        if claims.nbf.is_some_and(|nbf| whole_seconds(nbf) > now.saturating_add(LEEWAY_SECONDS)) {
             return Err(OAuthError::InvalidClient("the assertion is not valid yet"));
         }
-        let left_seconds = claims.exp.saturating_sub(now);
+        let left_seconds = whole_seconds(claims.exp).saturating_sub(now);
         if !(-LEEWAY_SECONDS..=MAX_ASSERTION_SECONDS).contains(&left_seconds) {
             return Err(OAuthError::InvalidClient("the assertion has expired, or is valid for more than an hour"));
         }
         let id = RecordId(sha256(format!("assertion {} {}", client.settings.id, claims.jti).as_bytes()));
         let seconds = u32::try_from(left_seconds + LEEWAY_SECONDS).unwrap_or_default();
-        let used =
-            Record { id, version: 1, expires_at: self.clock.now().plus_seconds(seconds + 1), data: String::new() };
-        if self.store.insert_record(&used).await? {
+        let expires_at = self.clock.now().plus_seconds(seconds + 1);
+        // The random value tells this use from another one, if the store has stored it and its answer was lost.
+        let used = Record { id, version: 1, expires_at, data: URL_SAFE_NO_PAD.encode(random::bytes::<16>()) };
+        if self.repeated(|| self.is_first_use(&used)).await? {
             Ok(client)
         } else {
             Err(OAuthError::InvalidClient("the assertion was used before"))
         }
+    }
+
+    /// Stores the use of an assertion. Returns whether it is the first one.
+    async fn is_first_use(&self, used: &Record) -> Result<bool, OAuthError> {
+        if self.store.insert_record(used).await? {
+            return Ok(true);
+        }
+        let stored = self.store.read_record(&used.id).await?;
+        Ok(stored.is_some_and(|stored| stored.data == used.data))
     }
 
     /// Returns the client whose key has signed an assertion for this server, and the claims.
@@ -149,6 +161,12 @@ impl OAuth {
         });
         verified.map(|verified| (client, verified.claims)).next()
     }
+}
+
+/// Returns the whole seconds of a NumericDate, or the nearest time that an `i64` can hold.
+#[expect(clippy::cast_possible_truncation, reason = "a cast of a float saturates")]
+const fn whole_seconds(date: f64) -> i64 {
+    date.floor() as i64
 }
 
 const UNKNOWN: OAuthError = OAuthError::InvalidClient("the client is unknown, or its credentials are wrong");

@@ -1,6 +1,6 @@
 //! Authorization requests (RFC 6749 §4.1.1, OpenID Connect Core §3.1.2.1), checked without input or output.
 
-use super::{OAuth, OAuthClient, OAuthError, Parameters};
+use super::{OAuth, OAuthClient, OAuthError, Parameters, ParametersFault};
 use crate::config::{GrantType, OFFLINE_ACCESS};
 use crate::session::{OAuthRequest, Redirect, ResponseMode};
 
@@ -46,7 +46,7 @@ pub enum PageError {
     Client,
     /// `redirect_uri` is missing, or is not one of the client's.
     RedirectUri,
-    /// The parameters cannot be read: one is repeated, or they are too long.
+    /// The parameters cannot be read.
     Parameters,
 }
 
@@ -104,6 +104,11 @@ impl OAuth {
         browser: &str,
         mode: Option<ResponseMode>,
     ) -> Result<(OAuthRequest, Prompt, Option<i64>), (&'static str, &'static str)> {
+        match parameters.fault() {
+            None => {}
+            Some(ParametersFault::Repeated(_)) => return Err(("invalid_request", "a parameter is repeated")),
+            Some(ParametersFault::TooLong) => return Err(("invalid_request", "the parameters are too long")),
+        }
         let mode = mode.ok_or(("invalid_request", "response_mode must be query or form_post"))?;
         if parameters.get("request").is_some() {
             return Err(("request_not_supported", "request objects are not supported"));

@@ -6,8 +6,11 @@ use super::clients::sha256;
 use crate::system::random;
 use crate::token::Kept;
 
+/// Length of the part of the name that distinguishes cookies, in characters.
+const PART_CHARS: usize = 8;
+
 /// The cookie that ties an authorization request to the browser that made it. Its page then is of no use in another
-/// browser.
+/// browser. A browser that makes its first two requests at the same time gets two cookies, so each has a name of its own.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct BrowserCookie {
     secret: String,
@@ -23,6 +26,12 @@ impl BrowserCookie {
     #[must_use]
     pub fn random() -> Self {
         Self { secret: URL_SAFE_NO_PAD.encode(random::bytes::<16>()) }
+    }
+
+    /// Returns the part of the cookie's name that distinguishes it from the browser's others.
+    #[must_use]
+    pub fn part(&self) -> String {
+        format!("-{}", &self.hash()[..PART_CHARS])
     }
 
     /// Returns the hash that the request keeps.

@@ -19,6 +19,9 @@ pub enum OAuthError {
     /// The client may not use this grant (RFC 6749 §5.2).
     #[error("the client may not use this grant; add it to its grant_types")]
     UnauthorizedClient,
+    /// The token is of another client (RFC 7009 §2.1).
+    #[error("the token was issued to another client")]
+    TokenOfAnother,
     /// The grant is not supported (RFC 6749 §5.2).
     #[error("this grant_type is not supported")]
     UnsupportedGrantType,
@@ -62,7 +65,7 @@ impl OAuthError {
             Self::InvalidRequest(_) => "invalid_request",
             Self::InvalidClient(_) => "invalid_client",
             Self::InvalidGrant(_) => "invalid_grant",
-            Self::UnauthorizedClient => "unauthorized_client",
+            Self::UnauthorizedClient | Self::TokenOfAnother => "unauthorized_client",
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::InvalidScope(_) => "invalid_scope",
             Self::AuthorizationPending => "authorization_pending",

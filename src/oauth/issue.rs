@@ -1,8 +1,8 @@
 //! Issues of tokens, each of which reaches the client once.
 //!
 //! An issue is begun in the store before the response is sent, and marked as delivered afterwards. While a node answers,
-//! a second request for the same issue is a replay. If the answer was lost, because the store failed, the client hung up
-//! or the node died, the issue is not marked, and the client's next request gets it.
+//! a second request for the same tokens is a replay. If the answer was lost, because the store failed, the client hung up
+//! or the node died, the issue is not marked, and the client's next request gets another issue, which supersedes it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,9 +39,22 @@ const MAX_ATTEMPTS: usize = 4;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Stored {
     pub(super) authorization: Authorization,
-    /// Number of the last issue, and of its refresh token, from 1.
-    pub(super) generation: u32,
+    /// Number of the last issue, and of its tokens, from 1.
+    pub(super) number: u32,
+    /// Number of the refresh token that the last issue was requested with. 0 for the first issue.
+    requested_with: u32,
+    /// Numbers of the issues that another one has superseded, because their answer may have been lost. Their tokens are
+    /// refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    superseded: Vec<u32>,
     delivery: Delivery,
+}
+
+impl Stored {
+    /// Returns whether the access token of this issue is refused.
+    pub(super) fn is_superseded(&self, number: u32) -> bool {
+        self.superseded.contains(&number)
+    }
 }
 
 /// The state of the last issue.
@@ -62,7 +75,7 @@ enum Delivery {
 /// The issues that this node is answering.
 #[derive(Default)]
 pub struct Deliveries {
-    /// Authorization and generation of each.
+    /// Authorization and number of each.
     in_flight: Mutex<HashSet<(RecordId, u32)>>,
     /// Tasks that mark issues as delivered.
     tasks: TaskTracker,
@@ -131,7 +144,7 @@ impl Issue {
 
 impl Drop for Issue {
     fn drop(&mut self) {
-        self.deliveries.in_flight.lock().remove(&(self.id, self.stored.generation));
+        self.deliveries.in_flight.lock().remove(&(self.id, self.stored.number));
     }
 }
 
@@ -146,7 +159,8 @@ impl OAuth {
             return Err(OAuthError::InvalidGrant("the login is not confirmed"));
         };
         let id = Authorization::id(session.key);
-        let stored = Stored { authorization, generation: 1, delivery: self.begun() };
+        let delivery = self.begun();
+        let stored = Stored { authorization, number: 1, requested_with: 0, superseded: Vec::new(), delivery };
         if session.status(now) != Status::Claimed
             && let Some(issue) = self.first(id, stored).await?
         {
@@ -158,7 +172,7 @@ impl OAuth {
             };
         }
         let Some((stored, version)) = self.stored(&id).await? else { return Ok(None) };
-        if stored.generation > 1 {
+        if stored.requested_with > 0 {
             return Ok(None);
         }
         let Some(issue) = self.taken_over(id, stored, version).await? else { return Ok(None) };
@@ -168,22 +182,22 @@ impl OAuth {
         }
     }
 
-    /// Begins the issue that a refresh token asks for. `generation` is that of the token, and `stored` is the record of its
+    /// Begins the issue that a refresh token asks for. `number` is that of the token, and `stored` is the record of its
     /// authorization, as it was read with its version. Returns `None` for a replay.
     pub(super) async fn next(
         &self,
         id: RecordId,
         (mut stored, mut version): (Stored, u32),
-        generation: u32,
+        number: u32,
     ) -> Result<Option<Issue>, OAuthError> {
         for _ in 0..MAX_ATTEMPTS {
-            if stored.generation == generation + 1 {
+            if stored.requested_with == number {
                 return self.taken_over(id, stored, version).await;
             }
-            if stored.generation != generation {
+            if stored.number != number {
                 return Ok(None);
             }
-            let next = Stored { generation: generation + 1, delivery: self.begun(), ..stored };
+            let next = Stored { number: number + 1, requested_with: number, delivery: self.begun(), ..stored };
             if let Some(issue) = self.begin(id, next, version).await? {
                 return Ok(Some(issue));
             }
@@ -209,9 +223,9 @@ impl OAuth {
         Ok(if self.store.replace_record(&record).await? { Some(issue) } else { None })
     }
 
-    /// Returns an issue that this node begins, or `None` if it answers the same already.
+    /// Returns an issue that this node begins, or `None` if it has begun the same already.
     fn issue_of(&self, id: RecordId, stored: Stored, version: u32) -> Option<Issue> {
-        if !self.deliveries.in_flight.lock().insert((id, stored.generation)) {
+        if !self.deliveries.in_flight.lock().insert((id, stored.number)) {
             return None;
         }
         let access_seconds = self.lifetimes.access_seconds;
@@ -224,21 +238,25 @@ impl OAuth {
         Some(Issue { id, stored, version, expires_at, store, clock, deliveries })
     }
 
-    /// Begins an issue again that was begun before and whose answer was lost. Returns `None` if it has been delivered, or
-    /// this node is answering it: the request is a replay.
+    /// Begins an issue in place of the last one, whose answer was lost. Returns `None` if that has been delivered, or this
+    /// node is answering it: the request is a replay.
     ///
     /// # Errors
     /// [`OAuthError::Unavailable`] if another node may be answering it.
     async fn taken_over(&self, id: RecordId, stored: Stored, version: u32) -> Result<Option<Issue>, OAuthError> {
         let Delivery::Begun { node, at_millis } = &stored.delivery else { return Ok(None) };
+        if self.deliveries.in_flight.lock().contains(&(id, stored.number)) {
+            return Ok(None);
+        }
         if *node != self.node {
             let taken_over_at = Timestamp::from_millis(*at_millis).plus_seconds(TAKE_OVER_SECONDS);
             if self.clock.now() < taken_over_at {
                 return Err(OAuthError::Unavailable);
             }
         }
-        let stored = Stored { delivery: self.begun(), ..stored };
-        self.begin(id, stored, version).await
+        let number = stored.number + 1;
+        let superseded = stored.superseded.iter().copied().chain([stored.number]).collect();
+        self.begin(id, Stored { number, superseded, delivery: self.begun(), ..stored }, version).await
     }
 
     fn begun(&self) -> Delivery {

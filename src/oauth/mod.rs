@@ -52,7 +52,7 @@ pub use clients::{Clients, ClientsError, OAuthClient, hash_secret};
 pub use error::OAuthError;
 pub use issue::{Deliveries, Issue};
 pub use metadata::{AUTHORIZATION_SERVER_METADATA, OPENID_CONFIGURATION};
-pub use parameters::Parameters;
+pub use parameters::{Parameters, ParametersFault};
 pub use sso::{Sso, SsoCookie};
 pub use tokens::Tokens;
 pub use user_code::UserCode;
@@ -63,6 +63,12 @@ use refusals::Refusals;
 /// Maximum number of devices whose pace is remembered. Of more devices, the pace of those that have not polled for the
 /// longest time is forgotten, so they may poll once too early.
 const MAX_DEVICES: usize = 100_000;
+
+/// Time for which a request is repeated while the store does not answer, in seconds. Most clients wait for 20 seconds or
+/// more.
+const REPEAT_SECONDS: u32 = 8;
+/// Pause between two repetitions, in seconds.
+const PAUSE_SECONDS: u32 = 1;
 
 /// The use cases of OpenID Connect and OAuth.
 pub struct OAuth {
@@ -147,6 +153,25 @@ impl OAuth {
     #[must_use]
     pub const fn has_sso(&self) -> bool {
         self.lifetimes.sso_seconds > 0
+    }
+
+    /// Repeats a request while the store does not answer. Most clients would give up after an error.
+    ///
+    /// # Errors
+    /// [`OAuthError::Unavailable`] if the store does not answer within [`REPEAT_SECONDS`], and the errors of the request.
+    pub async fn repeated<T, F>(&self, request: impl Fn() -> F) -> Result<T, OAuthError>
+    where
+        F: Future<Output = Result<T, OAuthError>>,
+    {
+        let answered = async {
+            loop {
+                match request().await {
+                    Err(OAuthError::Unavailable) => self.clock.sleep_seconds(PAUSE_SECONDS).await,
+                    answer => return answer,
+                }
+            }
+        };
+        self.clock.timeout(REPEAT_SECONDS, answered).await.unwrap_or(Err(OAuthError::Unavailable))
     }
 
     /// Returns a session of an OAuth client and the time of the read.

@@ -29,7 +29,7 @@ impl OAuth {
             None => granted.clone(),
             Some(requested) => narrowed(granted, requested)?,
         };
-        let Some(issue) = self.next(id, (stored, version), token.generation).await? else {
+        let Some(issue) = self.next(id, (stored, version), token.number).await? else {
             self.warn_of_replayed_refresh_token(&client.settings.id);
             self.end(id).await?;
             return Err(UNKNOWN);

@@ -8,7 +8,6 @@ use zeroize::Zeroizing;
 use super::authorization::sid;
 use super::issue::Stored;
 use super::{Issue, OAuth, OAuthClient, OAuthError};
-use crate::system::random;
 use crate::token::{AMR, Kept, KeyKind};
 
 /// Authentication context of all logins, the value of `acr` (OpenID Connect Core §2).
@@ -44,8 +43,8 @@ pub struct Tokens {
 pub(super) struct RefreshToken {
     /// Authorization, as `sid`.
     pub(super) sid: String,
-    /// Number of the token in its family, from 1.
-    pub(super) generation: u32,
+    /// Number of the issue.
+    pub(super) number: u32,
 }
 
 impl Kept for RefreshToken {
@@ -99,7 +98,7 @@ impl OAuth {
         scopes: &[String],
         nonce: Option<&str>,
     ) -> Result<Tokens, OAuthError> {
-        let Stored { authorization, generation, .. } = &issue.stored;
+        let Stored { authorization, number, .. } = &issue.stored;
         let (kind, sid) = (client.signing_kind(), sid(&issue.id));
         let (now, scope) = (self.clock.wall().as_seconds(), scopes.join(" "));
         let access_seconds = self.lifetimes.access_seconds;
@@ -111,7 +110,7 @@ impl OAuth {
             scope: &scope,
             iat: now,
             exp: now + i64::from(access_seconds),
-            jti: URL_SAFE_NO_PAD.encode(random::bytes::<16>()),
+            jti: jti(&sid, *number),
             auth_time: authorization.auth_time,
             acr: ACR,
             amr: AMR,
@@ -134,7 +133,7 @@ impl OAuth {
             user: authorization.claims_for(scopes),
         };
         let id_token = is_openid.then(|| self.minter.sign(kind, ID_TOKEN_TYPE, &id_claims())).transpose()?;
-        let refresh = RefreshToken { sid: sid.clone(), generation: *generation };
+        let refresh = RefreshToken { sid: sid.clone(), number: *number };
         let refresh_token = authorization.is_offline().then(|| self.sealer.keep(&refresh, self.clock.now()));
         let response = TokenResponse {
             access_token,
@@ -146,6 +145,16 @@ impl OAuth {
         };
         Ok(Tokens { response, issue })
     }
+}
+
+/// Returns the id of an issue's access token.
+fn jti(sid: &str, number: u32) -> String {
+    format!("{sid}.{number}")
+}
+
+/// Returns the number of the issue of an access token with this id.
+pub(super) fn number_of(jti: &str) -> Option<u32> {
+    jti.rsplit_once('.')?.1.parse().ok()
 }
 
 /// Returns the first half of the access token's hash, of the length that belongs to the algorithm (OpenID Connect Core

@@ -174,6 +174,39 @@ async fn errors_go_to_the_client_with_its_state() {
 }
 
 #[test]
+async fn repeated_or_too_long_parameter_is_an_error_that_the_client_gets() {
+    let server = server(|_| {}).await;
+    let long = format!("ui_locales={}", "x".repeat(9000));
+    for more in ["scope=openid", "unknown=1&unknown=2", &long] {
+        let shown = Visitor::new().open(&server, &format!("/oauth/authorize?{}&{more}", request(&[]))).await;
+        let response = received(&shown);
+        assert_eq!((value(&response, "error"), value(&response, "state")), ("invalid_request", "a state"), "{more}");
+    }
+    let shown = Visitor::new().open(&server, &format!("/oauth/authorize?{}&state=another", request(&[]))).await;
+    assert_eq!((value(&received(&shown), "error"), value(&received(&shown), "state")), ("invalid_request", ""));
+    // RFC 8707 §2 permits several resources.
+    let more = "resource=https://a.example&resource=https://b.example";
+    let shown = Visitor::new().open(&server, &format!("/oauth/authorize?{}&{more}", request(&[]))).await;
+    assert_eq!(shown.status, 200);
+    server.stop().await;
+}
+
+#[test]
+async fn two_first_requests_of_a_browser_at_the_same_time_are_both_answered() {
+    let server = server(|_| {}).await;
+    let browser = Visitor::new();
+    // Neither request has the cookie that the response to the other one sets.
+    let (mut first, mut second) = (browser.clone(), browser);
+    let pages = [opened(&server, &mut first, &request(&[])).await, opened(&server, &mut second, &request(&[])).await];
+    first.cookies.extend(second.cookies);
+    for page in pages {
+        phone(&server).confirm(&page.session).await;
+        assert!(!value(&went_on(&server, &mut first, &page).await, "code").is_empty());
+    }
+    server.stop().await;
+}
+
+#[test]
 async fn error_without_a_checked_redirect_uri_is_a_page_in_the_visitors_language() {
     let server = server(|_| {}).await;
     for (changed, wrong, title) in [
@@ -193,9 +226,10 @@ async fn error_without_a_checked_redirect_uri_is_a_page_in_the_visitors_language
         assert_eq!((shown.status.as_u16(), shown.title()), (400, title), "{changed}={wrong}");
         assert_eq!(shown.elsewhere, None);
     }
-    let repeated = format!("{}&state=another", request(&[]));
-    let shown = Visitor::new().open(&server, &format!("/oauth/authorize?{repeated}&ui_locales=xx+es")).await;
-    assert_eq!((shown.status.as_u16(), shown.title()), (400, "Malformed request"));
+    for repeated in ["client_id=web", "redirect_uri=https://evil.example/callback"] {
+        let shown = Visitor::new().open(&server, &format!("/oauth/authorize?{}&{repeated}", request(&[]))).await;
+        assert_eq!((shown.status.as_u16(), shown.elsewhere.as_deref()), (400, None), "{repeated}");
+    }
     server.stop().await;
 }
 
@@ -225,6 +259,8 @@ async fn page_of_a_request_goes_on_in_its_own_browser_only() {
     let mut other = Visitor::new();
     let shown = other.open(&server, &page.next).await;
     assert_eq!((shown.status.as_u16(), shown.title()), (400, "Cookies are blocked"));
+    let shown = other.open(&server, "/oauth/wait/%ff").await;
+    assert_eq!((shown.status.as_u16(), shown.title()), (400, "This login is no longer valid"));
     opened(&server, &mut other, &request(&[])).await;
     let shown = other.open(&server, &page.next).await;
     assert_eq!((shown.status.as_u16(), shown.title()), (400, "This login is no longer valid"));
@@ -244,6 +280,8 @@ async fn browser_without_scripts_sees_the_code_and_goes_on_by_itself() {
     let server = server(|settings| settings.session.number_matching = true).await;
     let mut browser = Visitor::new();
     let page = opened(&server, &mut browser, &request(&[])).await;
+    let german = opened(&server, &mut browser, &request(&[("ui_locales", "de")])).await;
+    assert!(browser.open(&server, &german.next).await.text.contains(r#"<html lang="de""#));
     let refresh = format!(r#"<noscript><meta http-equiv="refresh" content="0;url={}"></noscript>"#, page.next);
     assert!(page.shown.text.contains(&refresh), "{}", page.shown.text);
     let shown = browser.open(&server, &page.next).await;

@@ -72,6 +72,10 @@ async fn assertion_is_accepted_for_the_issuer_and_for_each_endpoint_once() {
         claims["exp"] = (claims["exp"].as_i64().unwrap() + 1).into();
         assert_eq!(error(&services.sent(&services.signed(claims)).await), (401, "invalid_client"), "its id is reused");
     }
+    // RFC 7519 §2 permits fractions of a second.
+    let mut claims = services.claims("fraction");
+    claims["exp"] = (claims["exp"].as_f64().unwrap() + 0.5).into();
+    assert_eq!(services.sent(&services.signed(claims)).await.status, 200);
     // The same id of another client is another one.
     let mut claims = services.claims("id 0");
     (claims["iss"], claims["sub"]) = (json!("other"), json!("other"));

@@ -186,6 +186,40 @@ async fn login_is_not_given_again_by_another_node_after_its_own_has_stopped() {
 }
 
 #[test(needs(Postgres))]
+async fn tokens_of_an_answer_that_another_node_gives_again_are_refused() {
+    let postgres = Postgres::shared().await;
+    let url = postgres.database().await;
+    let keys = tempfile::tempdir().unwrap();
+    let node = async || Server::node_with(&url, None, keys.path().join("keys"), |bus| bus, with_clients).await;
+    let (here, there) = (node().await, node().await);
+    let refresh = async |server: &Server, tokens: &Answer| {
+        let token = tokens.body["refresh_token"].as_str().unwrap().to_owned();
+        post(server, "/oauth/token", &[("grant_type", "refresh_token"), ("refresh_token", &token)]).await
+    };
+    // The first node answers and cannot note it, as if it had been killed.
+    let code = code(&here, &request(&[("scope", "openid offline_access")])).await;
+    let lost = redeemed(&here, &code).await;
+    assert_eq!(user_info(&here, &lost.body["access_token"]).await.status, 200);
+    here.store.fail(true);
+    let mut tokens = redeemed(&there, &code).await;
+    assert_eq!(
+        (user_info(&there, &lost.body["access_token"]).await.status.as_u16(), tokens.status.as_u16()),
+        (401, 200)
+    );
+    // So is the answer to a refresh, whose tokens end the family if they are used nevertheless.
+    here.store.fail(false);
+    let lost = refresh(&here, &tokens).await;
+    here.store.fail(true);
+    tokens = refresh(&there, &tokens).await;
+    assert_eq!((lost.status.as_u16(), tokens.status.as_u16()), (200, 200));
+    here.store.fail(false);
+    assert_eq!(user_info(&here, &lost.body["access_token"]).await.status, 401);
+    assert_eq!(user_info(&here, &tokens.body["access_token"]).await.status, 200);
+    assert_eq!(error(&refresh(&here, &lost).await), (400, "invalid_grant"));
+    assert_eq!(user_info(&here, &tokens.body["access_token"]).await.status, 401);
+}
+
+#[test(needs(Postgres))]
 async fn delivery_is_noted_after_an_outage_of_the_store() {
     let postgres = Postgres::shared().await;
     let url = postgres.database().await;

@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use axum::extract::Extension;
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{HeaderValue, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
@@ -22,20 +22,29 @@ pub(super) async fn user_info_by_form(Extension(pages): Pages, headers: HeaderMa
     // A client that sends the token in the header need not send a form.
     let form = match form_of(&headers, &body).map(Parameters::parse) {
         Ok(Ok(form)) => form,
-        Ok(Err(error)) => return error_response(&error),
+        Ok(Err(error)) => return refused_as_bearer(&error),
         Err(_) => Parameters::default(),
     };
     match (bearer_token(&headers), form.get("access_token")) {
         (Some(_), Some(_)) => {
-            error_response(&OAuthError::InvalidRequest("the token is in the header and in the body".to_owned()))
+            refused_as_bearer(&OAuthError::InvalidRequest("the token is in the header and in the body".to_owned()))
         }
         (in_header, in_body) => user_info_of(&pages, in_header.or(in_body)).await,
     }
 }
 
+/// Returns the response for a request with more than one token (RFC 6750 §3).
+fn refused_as_bearer(error: &OAuthError) -> Response {
+    let mut response = error_response(error);
+    let challenge = HeaderValue::from_static(r#"Bearer error="invalid_request""#);
+    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    response
+}
+
 async fn user_info_of(pages: &OAuthPages, token: Option<&str>) -> Response {
     match token {
-        Some(token) => respond(pages.oauth.user_info(token).await),
+        // A client that has new tokens and gets an error here may lose them.
+        Some(token) => respond(pages.oauth.repeated(|| pages.oauth.user_info(token)).await),
         None => {
             // A request without a token gets no error code (RFC 6750 §3.1).
             (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response()

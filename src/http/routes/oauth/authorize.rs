@@ -40,19 +40,16 @@ pub(super) async fn show(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let parameters = match Parameters::parse(query.as_deref().unwrap_or_default()) {
-        Ok(parameters) => parameters,
-        Err(_) => return refused(&pages, Language::of(&headers), &AuthorizeError::Page(PageError::Parameters)),
-    };
+    let parameters = Parameters::read(query.as_deref().unwrap_or_default());
     let language = Language::preferred(parameters.get("ui_locales"), &headers);
     let now = pages.clock.now();
-    let known = pages.cookies.read::<BrowserCookie>(&headers, "", now);
+    let known = pages.cookies.read_all::<BrowserCookie>(&headers, now).into_iter().next();
     let browser = known.unwrap_or_else(BrowserCookie::random);
     let authorize = match pages.oauth.authorize(&parameters, &browser.hash()) {
         Ok(authorize) => authorize,
         Err(error) => return refused(&pages, language, &error),
     };
-    let cookie = pages.cookies.keep(&browser, "", now);
+    let cookie = pages.cookies.keep(&browser, &browser.part(), now);
     let redirect = authorize.request.redirect.clone();
     let request = Request { pages: &pages, language, address, headers: &headers };
     match (request.answer(authorize).await, redirect) {
@@ -160,7 +157,7 @@ impl Request<'_> {
         let (pages, language, session) = (self.pages, self.language, &generated.session);
         let code = pages.codes.current(session, session.created_at).map_err(|_| OAuthError::Internal)?;
         let base = pages.base.path();
-        let next = Ticket::path(pages, session.key).ok_or(OAuthError::Internal)?;
+        let next = Ticket::path(pages, session.key, language).ok_or(OAuthError::Internal)?;
         let session_id = generated.id.expose();
         let view = json!({
             "session_id": *session_id,

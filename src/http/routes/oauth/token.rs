@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Extension;
@@ -21,12 +20,8 @@ use crate::http::layers::client::{ClientAddress, describe};
 use crate::limits::Call;
 use crate::oauth::{Issue, OAuthClient, OAuthError, Parameters, Tokens};
 
-/// Time for which a request is repeated while the store does not answer. Most clients give up after 10 seconds or more.
-const REPEAT: Duration = Duration::from_secs(8);
 /// Interval that a device is told whose address exceeds its limit, in seconds.
 const PAUSE_OF_DEVICES_SECONDS: u32 = 30;
-/// Pause between two repetitions, in seconds.
-const PAUSE_SECONDS: u32 = 1;
 
 /// Exchanges a code, a device code or a refresh token for tokens.
 pub(super) async fn token(
@@ -37,15 +32,7 @@ pub(super) async fn token(
 ) -> Response {
     let answer = async {
         let (client, parameters) = pages.received(address, &headers, &body).await?;
-        let began = pages.clock.steady();
-        loop {
-            match pages.exchange(client, &parameters).await {
-                Err(OAuthError::Unavailable) if pages.clock.steady() < began + REPEAT => {
-                    pages.clock.sleep_seconds(PAUSE_SECONDS).await;
-                }
-                answer => return answer,
-            }
-        }
+        pages.oauth.repeated(|| pages.exchange(client, &parameters)).await
     };
     match answer.await {
         Ok(Tokens { response, issue }) => delivering(respond(Ok(response)), issue),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -26,6 +27,8 @@ const REFRESH_SECONDS: u32 = 2;
 #[derive(Serialize, Deserialize)]
 pub(super) struct Ticket {
     session: SessionKey,
+    /// Tag of the language of the page.
+    language: String,
 }
 
 impl Kept for Ticket {
@@ -35,13 +38,14 @@ impl Kept for Ticket {
 
 impl Ticket {
     /// Returns the path of a session's page, as browsers request it.
-    pub(super) fn path(pages: &OAuthPages, key: SessionKey) -> Option<String> {
-        let sealed = pages.cookies.sealer.keep(&Self { session: key }, pages.clock.now())?;
+    pub(super) fn path(pages: &OAuthPages, key: SessionKey, language: &Language) -> Option<String> {
+        let ticket = Self { session: key, language: language.tag.to_owned() };
+        let sealed = pages.cookies.sealer.keep(&ticket, pages.clock.now())?;
         Some(format!("{}/oauth/wait/{sealed}", pages.base.path()))
     }
 
-    fn open(pages: &OAuthPages, sealed: &str) -> Option<SessionKey> {
-        pages.cookies.sealer.kept(sealed, pages.clock.now()).map(|ticket: Self| ticket.session)
+    fn open(pages: &OAuthPages, sealed: &str) -> Option<Self> {
+        pages.cookies.sealer.kept(sealed, pages.clock.now())
     }
 }
 
@@ -49,24 +53,25 @@ impl Ticket {
 pub(super) async fn show(
     Extension(pages): Pages,
     ClientAddress(address): ClientAddress,
-    Path(ticket): Path<String>,
+    ticket: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Response {
-    let language = Language::of(&headers);
+    let ticket = ticket.ok().and_then(|Path(sealed)| Ticket::open(&pages, &sealed));
+    let language = Language::preferred(ticket.as_ref().map(|ticket| ticket.language.as_str()), &headers);
     let stale = || pages.text_page(language, StatusCode::BAD_REQUEST, "bad", "stale");
     if let Err(error) = pages.admit(Call::Status, address) {
         return pages.error_page(language, &error);
     }
-    let Some(key) = Ticket::open(&pages, &ticket) else { return stale() };
-    let (session, now) = match pages.oauth.session(key).await {
+    let Some(ticket) = ticket else { return stale() };
+    let (session, now) = match pages.oauth.session(ticket.session).await {
         Ok(found) => found,
         Err(error) => return pages.error_page(language, &error),
     };
     let Some(redirect) = session.request.as_deref().and_then(|request| request.redirect.as_ref()) else {
         return stale();
     };
-    let cookie = pages.cookies.read::<BrowserCookie>(&headers, "", now);
-    if cookie.is_none_or(|cookie| cookie.hash() != redirect.browser) {
+    let cookies = pages.cookies.read_all::<BrowserCookie>(&headers, now);
+    if !cookies.iter().any(|cookie| cookie.hash() == redirect.browser) {
         let key = if pages.cookies.are_sent(&headers) { "stale" } else { "cookies" };
         return pages.text_page(language, StatusCode::BAD_REQUEST, "bad", key);
     }
