@@ -62,9 +62,9 @@ site.get("/callback", async (request, response) => {
 site.post("/refresh", async (request, response) => {
   const { refreshToken, user } = request.session;
   const tokens = await client.refreshTokenGrant(provider, refreshToken);
-  request.session.user = await client.fetchUserInfo(provider, tokens.access_token, user.sub);
-  // Each refresh token is used once.
+  // Each refresh token is used once. The next one is kept before anything else can fail.
   request.session.refreshToken = tokens.refresh_token;
+  request.session.user = await client.fetchUserInfo(provider, tokens.access_token, user.sub);
   response.redirect("/");
 });
 
