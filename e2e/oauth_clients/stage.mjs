@@ -1,7 +1,7 @@
 // A client of examples/oauth with a private server: both run on free ports, with a temporary directory for what they
 // write. The stories open the client in a browser, and act as the phone by the API.
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { createHmac, randomBytes, randomInt } from "node:crypto";
 import { once } from "node:events";
 import { chmodSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -9,12 +9,12 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 export const examples = fileURLToPath(new URL("../../examples/oauth", import.meta.url));
 /** The longest time for which a client installs packages. The time for a whole story is maxSeconds of its file. */
 const START_SECONDS = 600;
-/** zbarimg complains about a missing D-Bus. */
-const QUIET = { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] };
+const run = promisify(execFile);
 /** The port of the client in its qrlogin.toml, in place of which it has a free one here. */
 const EXAMPLE_PORT = "127.0.0.1:3000";
 /** The user of the phone: claims of the app token. */
@@ -26,7 +26,7 @@ export const ada = {
 const ports = new Set();
 
 /** Returns a port that was free a moment ago, below those that the system gives to outgoing connections. */
-async function freePort() {
+export async function freePort() {
   for (;;) {
     const port = randomInt(20_000, 30_000);
     if (ports.has(port)) continue;
@@ -43,7 +43,7 @@ async function freePort() {
   }
 }
 
-const pause = (milliseconds) => new Promise((next) => setTimeout(next, milliseconds));
+export const pause = (milliseconds) => new Promise((next) => setTimeout(next, milliseconds));
 
 /** Runs an action, and fails if it takes longer. */
 export async function within(seconds, act) {
@@ -88,7 +88,7 @@ export class Stage {
     const settings = readFileSync(join(examples, this.name, "qrlogin.toml"), "utf8");
     const config = join(this.scratch, "qrlogin.toml");
     writeFileSync(config, settings.replaceAll(EXAMPLE_PORT, `127.0.0.1:${clientPort}`));
-    const server = this.#spawn(this.program, ["serve", "--config", config], {
+    const server = this.spawn(this.program, ["serve", "--config", config], {
       ...this.inherited,
       CLIENT_SECRET: this.secret,
       QRLOGIN_LISTEN: `127.0.0.1:${port}`,
@@ -100,15 +100,16 @@ export class Stage {
     }, "server.log");
     // Some clients read the server's metadata when they start.
     await this.#responds(`http://127.0.0.1:${opsPort}/readyz`, server);
-    const client = this.#spawn(join(examples, this.name, "run"), [], this.environment, "client.log");
+    const client = this.spawn(join(examples, this.name, "run"), [], this.environment, "client.log");
     await this.#responds(this.url, client);
     this.setupSeconds = ((performance.now() - since) / 1000).toFixed(1);
   }
 
-  #spawn(command, args, env, log, stdout) {
+  /** Starts a program, which ends with the stage. Its output is in a log unless it has pipes. */
+  spawn(command, args, env, log, { stdin = "ignore", stdout } = {}) {
     const file = openSync(join(this.scratch, log), "a");
     // A process group of its own, so that the processes of a client end with it.
-    const stdio = ["ignore", stdout ?? file, file];
+    const stdio = [stdin, stdout ?? file, file];
     const child = spawn(command, args, { cwd: this.scratch, env, stdio, detached: true });
     child.once("error", (error) => writeFileSync(file, `${command}: ${error.message}\n`));
     this.#children.push(child);
@@ -146,7 +147,8 @@ export class Stage {
     await page.locator("qr-login .frame.ready, img.code").waitFor();
     const picture = join(this.scratch, "page.png");
     await page.screenshot({ path: picture });
-    const code = execFileSync("zbarimg", ["-q", "--raw", picture], QUIET).trim();
+    const { stdout } = await run("zbarimg", ["-q", "--raw", picture]);
+    const code = stdout.trim();
     assert(code.startsWith(`${this.issuer}/q/`), code);
     return code;
   }
@@ -179,7 +181,7 @@ export class Stage {
 
   /** Runs a file of the client to its end. */
   async runFile(name) {
-    const child = this.#spawn(join(examples, this.name, "run"), [name], this.environment, "program.log");
+    const child = this.spawn(join(examples, this.name, "run"), [name], this.environment, "program.log");
     const [status] = await once(child, "exit");
     assert.equal(status, 0, name);
   }
@@ -193,7 +195,9 @@ export class Stage {
 
   /** Runs a program of the client, approves the login at the URL that it prints, and returns the lines after that. */
   async runProgram(...args) {
-    const child = this.#spawn(join(examples, this.name, "run"), args, this.environment, "program.log", "pipe");
+    const child = this.spawn(join(examples, this.name, "run"), args, this.environment, "program.log", {
+      stdout: "pipe",
+    });
     let output = "";
     child.stdout.setEncoding("utf8").on("data", (text) => {
       output += text;
