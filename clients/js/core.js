@@ -227,7 +227,7 @@ class QrLogin extends EventTarget {
     else if (code === SUPERSEDED || refusal?.code === "replaced") this.#end("replaced");
     // The server deletes a session some time after its end.
     else if (refusal?.status === 404 && this.#sessionId) this.#end("expired");
-    else if (refusal && !/408|429|5../.test(`${refusal.status}`)) this.#block(refusal);
+    else if (refusal && !/408|429|5../.test(/** @type {any} */ (refusal.status))) this.#block(refusal);
     else return false;
     return true;
   }
@@ -291,7 +291,7 @@ class QrLogin extends EventTarget {
   async #waitOn(index, firstMessageMs, signal) {
     const sessionId = this.#sessionId;
     const givenUp = new AbortController();
-    const giveUp = () => givenUp.abort();
+    const giveUp = () => givenUp.abort("");
     let giveUpAt = performance.now() + firstMessageMs;
     let checkedAt = Date.now();
     const checking = setInterval(() => {
@@ -359,13 +359,13 @@ class QrLogin extends EventTarget {
     }
     if (status === "pending") this.#setState({ ...state, name: "ready" });
     else if (status === "rotated") this.#setState(state);
-    else if (status === "scanned") this.#setState({ ...state, name: "scanned", user, number });
+    else if (status === "scanned") this.#setState({ ...state, name: status, user, number });
     else if (frame.claimed) this.#end("expired", "claimed");
     else if (status === "confirmed") {
       const { web_token, token_type, collect } = frame;
       const detail = collect ? { collect, user } : { web_token, token_type, expires_in, user };
       // An OAuth client collects the login at the server, and there is no token to acknowledge.
-      return this.#setState({ ...state, name: "confirmed", user }, detail) && !collect;
+      return this.#setState({ ...state, name: status, user }, detail) && !collect;
     } else if (FINAL_STATES.includes(status)) this.#end(status, frame.reason);
     return false;
   }

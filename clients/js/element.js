@@ -100,8 +100,8 @@ export class QrLoginElement extends HTMLElement {
   /** Session that the server has begun: a response of `generate`. Its attribute has it as JSON. */
   get session() {
     try {
-      // Without the attribute, this parses "null".
-      return JSON.parse(`${this.getAttribute("session")}`);
+      // Without the attribute, this parses null.
+      return JSON.parse(/** @type {any} */ (this.getAttribute("session")));
     } catch {
       // The core reports a session without an id.
       return {};
@@ -182,7 +182,7 @@ export class QrLoginElement extends HTMLElement {
 
   /** @param {string} type @param {object} detail */
   #dispatch(type, detail) {
-    const options = { detail, bubbles: true, composed: true, cancelable: true };
+    const options = { detail, cancelable: true, bubbles: true, composed: true };
     return this.dispatchEvent(new CustomEvent(`qr-login:${type}`, options));
   }
 

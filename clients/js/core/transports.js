@@ -8,7 +8,7 @@ import { pause } from "./pause.js";
  * for all that arrives, with a function that makes the server respond, if the transport has one. It calls `receive` for
  * each message, which acknowledges a token: on the connection if `sendAck` returns true, or else by a request.
  * `receive` resolves to whether the login is over. `heartbeatMs` is the time between two heartbeats of the server, 0 if
- * it is unknown.
+ * it is unknown. The reason of `signal` is empty if the connection is given up for another one.
  * @typedef {(
  *   base: string, sessionId: any, signal: AbortSignal, onAlive: (probe?: () => void) => void, receive: Receive,
  *   heartbeatMs: number,
@@ -37,9 +37,10 @@ const waitOnWebSocket = (base, sessionId, signal, onAlive, receive) =>
     const socket = new WebSocket(`${base.replace("http", "ws")}/v1/ws/qr`, protocols);
     const close = () => socket.close(1000);
     signal.addEventListener("abort", () => {
-      // Closing a socket before it is open would log an error. An open one is closed in a microtask: a listener of
-      // confirmed may have stopped the login, and the acknowledgement is sent after it returns.
-      if (socket.readyState) queueMicrotask(close);
+      // Closing a socket before it is open logs an error. One that is given up must not open later, because it would
+      // supersede the next connection. An open one is closed in a microtask: a listener of confirmed may have stopped
+      // the login, and the acknowledgement is sent after it returns.
+      if (socket.readyState || !signal.reason) queueMicrotask(close);
       else socket.onopen = close;
       resolve({});
     });
@@ -68,7 +69,7 @@ const waitOnWebSocket = (base, sessionId, signal, onAlive, receive) =>
 const waitOnEvents = async (base, sessionId, signal, onAlive, receive) => {
   const { body, headers } = await open(base, "/v1/sse/qr", sessionId, signal);
   // A proxy may have responded with a page of its own.
-  if (!body || !/^text\/event-stream/.test(`${headers.get("content-type")}`)) return {};
+  if (!body || !/^text\/event-stream/.test(/** @type {any} */ (headers.get("content-type")))) return {};
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   while (true) {

@@ -228,6 +228,19 @@ test("a transport on which nothing arrives within 4 seconds is given up for the 
   await page.connected(login, "poll");
 });
 
+// A server that accepted it later would let it supersede the next connection.
+test("a WebSocket that is given up before it opens is closed", { timeout }, async (t) => {
+  const page = await Page.open(t);
+  let hasEnded = false;
+  page.server.instead.ws = (_, socket) => socket.on("end", () => (hasEnded = true)).resume();
+  const login = page.create();
+  login.start();
+  await until(() => page.server.count("ws") === 1);
+  await page.clock.advance(4500);
+  await page.connected(login, "sse");
+  await until(() => hasEnded, "the WebSocket is closed");
+});
+
 test("a page without WebSocket waits on events", { timeout }, async (t) => {
   const page = await Page.open(t);
   delete globalThis.WebSocket;
