@@ -28,8 +28,8 @@ import { transports } from "./core/transports.js";
  * @property {string | null} [endpoint] URL of the server; default: the root of the page's host
  * @property {string | null} [client_info] description of the page, which the phone shows
  * @property {Storage | null} [storage] storage of the session id, for reloads; default: sessionStorage
- * @property {Record<string, any> | null} [session] response of `generate` to the page's server, which has begun the
- *   session. No other session is begun or continued then
+ * @property {Record<string, any> | null} [session] session that has begun already: the response of `generate` or of the
+ *   device authorization endpoint (RFC 8628). No other session is begun or continued then
  */
 
 /** Time in which a transport must deliver something, and the server must respond to a cancel. */
@@ -242,27 +242,29 @@ class QrLogin extends EventTarget {
     this.#probe = undefined;
   }
 
-  /** Continues the session from before a reload, or generates a new one. @param {AbortSignal} signal */
+  /** Continues the given session or the one from before a reload, or generates a new one. @param {AbortSignal} signal */
   async #findSession(signal) {
-    const stored = this.#store("getItem");
-    if (stored) {
+    const given = this.#givenSession;
+    // The response of the device authorization endpoint has no picture. A given session has no storage.
+    const known = given?.device_code ?? this.#store("getItem");
+    if (known) {
       try {
-        const view = await getStatus(this.#base, "", stored, signal);
-        if (view.status !== "expired" && !view.claimed) {
-          this.#sessionId = stored;
-          return await this.#receive(view, stored);
+        const view = await getStatus(this.#base, "", known, signal);
+        if (given || (view.status !== "expired" && !view.claimed)) {
+          this.#sessionId = known;
+          return this.#receive(view, known);
         }
       } catch (/** @type {any} */ error) {
-        if (error.status !== 404) throw error;
+        if (error.code !== "not_found") throw error;
+        if (given) return this.#end("expired");
       }
       this.#forget();
     }
-    const given = this.#givenSession;
     const answer = given ?? (await post(this.#base, "generate", { client_info: this.#clientInfo }, signal));
+    this.#sessionId = answer?.session_id;
     // A proxy or captive portal may have responded instead of the server.
-    if (!answer?.session_id) throw given ? refused(400, "invalid_session") : Error();
-    this.#sessionId = answer.session_id;
-    this.#store("setItem", answer.session_id);
+    if (!this.#sessionId) throw given ? refused(400, "invalid_session") : Error();
+    this.#store("setItem", this.#sessionId);
     this.#show({ ...answer, status: "pending" });
   }
 

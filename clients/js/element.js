@@ -97,7 +97,7 @@ export class QrLoginElement extends HTMLElement {
     return this.#login.state;
   }
 
-  /** Session that the server has begun: a response of `generate`. Its attribute has it as JSON. */
+  /** Session that has begun already: a response of `generate` or of the device endpoint. Its attribute has it as JSON. */
   get session() {
     try {
       // Without the attribute, this parses null.

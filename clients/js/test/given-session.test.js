@@ -181,7 +181,7 @@ test("cancel() cancels a given session", { timeout }, async (t) => {
   assert.deepEqual(page.server.cancelled, [page.server.session.id]);
 });
 
-for (const session of [{}, { session_id: "" }, [], "text"]) {
+for (const session of [{}, { session_id: "" }, { error: "invalid_client" }, [], "text"]) {
   test(`a given session ${JSON.stringify(session)} is shown as blocked`, { timeout }, async (t) => {
     const page = await Page.open(t);
     page.server.instead.generate = disconnect;

@@ -199,6 +199,21 @@ export class Page {
     return this.server.session;
   }
 
+  /** Begins a session of a device, and returns the response of the device authorization endpoint (RFC 8628). */
+  async beginDevice() {
+    const { session_id, qr_url, expires_in } = await this.begin();
+    this.server.requests = [];
+    return {
+      device_code: session_id,
+      user_code: "BCDF-GHJK",
+      verification_uri: `${this.server.url}/device`,
+      verification_uri_complete: qr_url,
+      expires_in,
+      interval: 5,
+      ws_uri: `${this.server.url.replace("http", "ws")}/v1/ws/qr/${session_id}`,
+    };
+  }
+
   /** Requests a session, as the server of a page does, and returns the response. */
   async begin() {
     const response = await fetch(`${this.server.url}/v1/qr-login/generate`, { method: "POST" });
