@@ -51,7 +51,7 @@ export async function createProvider(port, base) {
   };
 }
 
-/** Starts qrlogin with settings and arguments, and waits until it listens. Returns the function that stops it. */
+/** Starts qrlogin with settings and arguments, and waits until it listens. Returns the function that ends it by a signal. */
 export async function startServer(program, port, providerPort, settings, args = []) {
   const environment = {
     PATH: process.env.PATH,
@@ -74,9 +74,10 @@ export async function startServer(program, port, providerPort, settings, args = 
   }
   if (!isListening) throw new Error(lines.join("\n"));
   server.stderr.resume();
-  return async () => {
-    server.kill("SIGTERM");
-    await once(server, "exit");
+  return async (signal = "SIGTERM") => {
+    const hasEnded = once(server, "exit");
+    server.kill(signal);
+    await hasEnded;
   };
 }
 
