@@ -248,7 +248,7 @@ const stories = {
     const tree = await phone.locator("qr-approve").ariaSnapshot();
     const asking = [
       "status:", "Log in\\?", "A browser wants to log in as you", "term: Site", "definition:", "term: Address",
-      "Confirm only if you see this code", 'button "Yes, log me in"', 'button "No, that was not me"',
+      "Confirm only if you began this login", 'button "Yes, log me in"', 'button "No, that was not me"',
       "timer: Expires in",
     ];
     assert.match(tree, new RegExp(asking.join("[^]*")));

@@ -127,7 +127,7 @@ async fn demo_logs_a_browser_in_by_a_client_that_logs_in_at_its_provider() {
     let url = session["qr_url"].as_str().unwrap();
 
     let confirmed = phone.approve(&base, url, ("grace", "Grace Hopper")).await;
-    assert!(confirmed.text.contains("logged in as Grace Hopper"), "{}", confirmed.text);
+    assert!(confirmed.text.contains("The login as Grace Hopper is confirmed"), "{}", confirmed.text);
 
     let status = phone.http.get(format!("{base}/v1/qr-login/status"));
     let status = status.header("x-qr-session", session["session_id"].as_str().unwrap()).send().await.unwrap();

@@ -20,7 +20,7 @@ async fn users_of_a_provider_approve_in_chromium_and_firefox() {
 
 #[test(needs(Chromium, Firefox))]
 async fn pages_of_openid_connect_are_accessible_and_work_with_back_reload_and_blocked_cookies() {
-    run_script("oauth_pages.mjs", &[], 11).await;
+    run_script("oauth_pages.mjs", &[], 13).await;
 }
 
 #[test(needs(Chromium, Firefox, Postgres))]
