@@ -1,6 +1,7 @@
 //! Tokens are given once, whoever asks for them at the same time, and also when an answer is lost.
 
 use std::process::Command;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use qrlogin_testing::harness::{Answer, Browser, Server, hash_secret};
@@ -10,6 +11,7 @@ use qrlogin_testing::real_time::{sleep_millis, until, within_seconds};
 use qrlogin_testing::services::Postgres;
 use qrlogin_testing::test;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::device::{begun, polled, session};
 use super::{
@@ -26,6 +28,16 @@ const LOGINS: usize = 500;
 const CONCURRENT: usize = 10;
 /// Number of logins during which a server is killed.
 const LOGINS_OF_A_KILL: usize = 120;
+
+/// Starts two nodes on one database of Postgres. The first value has what must be kept as long as they run.
+async fn two_nodes() -> ((TempDir, Arc<Postgres>), Server, Server) {
+    let postgres = Postgres::shared().await;
+    let url = postgres.database().await;
+    let keys = tempfile::tempdir().unwrap();
+    let node = async || Server::node_with(&url, None, keys.path().join("keys"), |bus| bus, with_clients).await;
+    let (here, there) = (node().await, node().await);
+    ((keys, postgres), here, there)
+}
 
 /// Polls until the device gets an answer other than that it must wait. `pushed` ends when the device is told to collect.
 async fn collected(server: &Server, device: &Value, pushed: impl Future<Output = ()>) -> Answer {
@@ -140,11 +152,7 @@ async fn lost_answer_of_the_store_loses_no_login() {
 
 #[test(needs(Postgres))]
 async fn login_whose_answer_was_lost_with_a_node_is_given_by_another_one() {
-    let postgres = Postgres::shared().await;
-    let url = postgres.database().await;
-    let keys = tempfile::tempdir().unwrap();
-    let node = async || Server::node_with(&url, None, keys.path().join("keys"), |bus| bus, with_clients).await;
-    let (here, there) = (node().await, node().await);
+    let (_kept, here, there) = two_nodes().await;
     let device = begun(&here).await;
     phone(&here).confirm(&session(&device)).await;
     here.store.lose_answers(true);
@@ -171,11 +179,7 @@ async fn login_whose_answer_was_lost_with_a_node_is_given_by_another_one() {
 
 #[test(needs(Postgres))]
 async fn login_is_not_given_again_by_another_node_after_its_own_has_stopped() {
-    let postgres = Postgres::shared().await;
-    let url = postgres.database().await;
-    let keys = tempfile::tempdir().unwrap();
-    let node = async || Server::node_with(&url, None, keys.path().join("keys"), |bus| bus, with_clients).await;
-    let (here, there) = (node().await, node().await);
+    let (_kept, here, there) = two_nodes().await;
     let device = begun(&here).await;
     phone(&here).confirm(&session(&device)).await;
     assert_eq!(polled(&here, &device).await.status, 200);
@@ -187,11 +191,7 @@ async fn login_is_not_given_again_by_another_node_after_its_own_has_stopped() {
 
 #[test(needs(Postgres))]
 async fn tokens_of_an_answer_that_another_node_gives_again_are_refused() {
-    let postgres = Postgres::shared().await;
-    let url = postgres.database().await;
-    let keys = tempfile::tempdir().unwrap();
-    let node = async || Server::node_with(&url, None, keys.path().join("keys"), |bus| bus, with_clients).await;
-    let (here, there) = (node().await, node().await);
+    let (_kept, here, there) = two_nodes().await;
     let refresh = async |server: &Server, tokens: &Answer| {
         let token = tokens.body["refresh_token"].as_str().unwrap().to_owned();
         post(server, "/oauth/token", &[("grant_type", "refresh_token"), ("refresh_token", &token)]).await
@@ -221,11 +221,7 @@ async fn tokens_of_an_answer_that_another_node_gives_again_are_refused() {
 
 #[test(needs(Postgres))]
 async fn delivery_is_noted_after_an_outage_of_the_store() {
-    let postgres = Postgres::shared().await;
-    let url = postgres.database().await;
-    let keys = tempfile::tempdir().unwrap();
-    let node = async || Server::node_with(&url, None, keys.path().join("keys"), |bus| bus, with_clients).await;
-    let (here, there) = (node().await, node().await);
+    let (_kept, here, there) = two_nodes().await;
     let device = begun(&here).await;
     phone(&here).confirm(&session(&device)).await;
     assert_eq!(polled(&here, &device).await.status, 200);
