@@ -31,25 +31,21 @@ impl Cookies {
     /// Returns the value of the cookie for `T`. `part` distinguishes several cookies of one kind.
     pub(crate) fn read<T: Kept>(&self, headers: &HeaderMap, part: &str, now: Timestamp) -> Option<T> {
         let name = self.name::<T>(part);
-        let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let mut pairs = pairs.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let value = pairs.find_map(|(key, value)| (key == name).then_some(value))?;
+        let value = pairs(headers).find_map(|(key, value)| (key == name).then_some(value))?;
         self.sealer.kept(value, now)
     }
 
-    /// Returns the values of all cookies for `T`, whatever their part is.
+    /// Returns the values of all cookies for `T`, of any part.
     pub(crate) fn read_all<T: Kept>(&self, headers: &HeaderMap, now: Timestamp) -> Vec<T> {
         let name = self.name::<T>("");
-        let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let pairs = pairs.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let named = pairs.filter(|(key, _)| key.starts_with(&name)).take(MAX_OF_A_KIND);
+        let named = pairs(headers).filter(|(key, _)| key.starts_with(&name)).take(MAX_OF_A_KIND);
         named.filter_map(|(_, value)| self.sealer.kept(value, now)).collect()
     }
 
     /// Returns whether the browser has sent any cookie of these pages.
     pub(crate) fn are_sent(&self, headers: &HeaderMap) -> bool {
         let prefix = self.prefix();
-        headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).any(|line| line.contains(prefix))
+        pairs(headers).any(|(key, _)| key.starts_with(prefix))
     }
 
     /// Returns `Set-Cookie` with this value, or `None` if it is too long for a cookie.
@@ -78,6 +74,12 @@ impl Cookies {
     const fn prefix(&self) -> &'static str {
         if self.is_secure { "__Host-qrlogin-" } else { "qrlogin-" }
     }
+}
+
+/// Returns the names and values of a request's cookies.
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let lines = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='))
 }
 
 /// Adds cookies to a response.
