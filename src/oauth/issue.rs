@@ -96,7 +96,7 @@ impl Deliveries {
 }
 
 /// An issue that this node answers. It must be kept until the response has been sent. If it is dropped before that, the
-/// client can get the same issue again.
+/// client can get another one in its place.
 pub struct Issue {
     pub(super) id: RecordId,
     pub(super) stored: Stored,
@@ -111,8 +111,8 @@ impl Issue {
     /// Marks the issue as delivered. Call this when the HTTP server has taken the response.
     ///
     /// The mark is written later, because the server may not have written the response to the socket yet. Until then, this
-    /// node knows the issue as one that it is answering. If it dies, the client can get the issue again, which loses
-    /// nothing; a mark without a response would lose the login.
+    /// node knows the issue as one that it is answering. If it dies, the client can get another issue in its place. A
+    /// mark without a response would lose the login.
     pub fn delivered(self, runtime: &Handle) {
         let deliveries = self.deliveries.clone();
         deliveries.tasks.spawn_on(self.mark(), runtime);
@@ -137,7 +137,7 @@ impl Issue {
             }
         }
         if let (Err(error), Some(count)) = (result, self.deliveries.not_stored.count(self.clock.steady())) {
-            warn!(event = "delivery not stored", %error, count, "the same tokens can be requested again");
+            warn!(event = "delivery not stored", %error, count, "a request with the same code or refresh token gets tokens again");
         }
     }
 }
